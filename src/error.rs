@@ -1,0 +1,66 @@
+//! The error type: one enum whose variants are decisions, not causes.
+//!
+//! Four callers branch on it (stop, retry, compact, exit code); everybody else only
+//! passes it up to a human. A message says what was tried, on what, why it failed and,
+//! where known, how to mend it: lower case, no full stop. There is no `From<io::Error>`,
+//! so that a bare `?` cannot lose the path.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Clone, PartialEq)]
+pub(crate) enum Error {
+    /// The run's or the program's `Stop` was set.
+    Stopped,
+    /// Worth another try; `after` is what the server asked for (Retry-After).
+    Retry {
+        after: Option<Duration>,
+        why: String,
+    },
+    /// The conversation is larger than the model's window: compact, then try once more.
+    ContextFull(String),
+    /// The command line or the environment is wrong: exit code 2.
+    Usage(String),
+    /// Everything else: exit code 1, or a sentence in the channel.
+    Failed(String),
+}
+
+impl Error {
+    pub(crate) fn failed(what: impl Into<String>) -> Error {
+        Error::Failed(what.into())
+    }
+
+    pub(crate) fn retry(why: impl Into<String>) -> Error {
+        Error::Retry {
+            after: None,
+            why: why.into(),
+        }
+    }
+
+    /// `cannot read /data/C1/log.jsonl: permission denied`
+    pub(crate) fn io(verb: &str, path: impl AsRef<Path>, err: &io::Error) -> Error {
+        Error::Failed(format!("cannot {verb} {}: {err}", path.as_ref().display()))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Stopped => f.write_str("stopped"),
+            Error::Retry { why, .. } => f.write_str(why),
+            Error::ContextFull(text) | Error::Usage(text) | Error::Failed(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -3,6 +3,7 @@ mod json;
 mod llm;
 mod log;
 mod run;
+mod secret;
 mod stop;
 mod time;
 fn main() {}

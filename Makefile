@@ -1,0 +1,47 @@
+# The usual ways to build, try, test and install mom. `make install` takes 2 jobs, which
+# fits in 1 GB of memory; JOBS=8 is faster where there is more.
+
+PREFIX = /usr/local
+DESTDIR =
+JOBS = 2
+CARGO = cargo
+BUILD = $(or $(CARGO_TARGET_DIR),target)/release
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+mandir = $(DESTDIR)$(PREFIX)/share/man/man1
+compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+
+.PHONY: all demo test check bench install uninstall clean
+
+all:
+	$(CARGO) build --release --locked --jobs $(JOBS)
+
+# A short conversation without keys and network; goes on with you at a terminal.
+demo: all
+	tests/demo.sh $(BUILD)/mom
+
+# Everything; starts a Docker engine when there is none and it can.
+test:
+	tests/engine.sh $(CARGO) test --locked
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	if command -v shellcheck >/dev/null; then shellcheck docker.sh tests/*.sh .ci/run; fi
+	$(MAKE) test
+
+# Figures beside their goals; fails when one is missed.
+bench:
+	tests/engine.sh $(CARGO) bench --locked
+
+install: all
+	install -D -m 755 $(BUILD)/mom $(bindir)/mom
+	install -D -m 755 docker.sh $(bindir)/mom-sandbox
+	install -D -m 644 src/install/mom.1 $(mandir)/mom.1
+	install -D -m 644 src/install/mom.bash $(compdir)/mom
+
+uninstall:
+	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom
+
+clean:
+	$(CARGO) clean

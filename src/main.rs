@@ -3,7 +3,9 @@ mod json;
 mod llm;
 mod log;
 mod run;
+mod sandbox;
 mod secret;
 mod stop;
 mod time;
+mod tools;
 fn main() {}

@@ -2,6 +2,7 @@ mod error;
 mod json;
 mod llm;
 mod log;
+mod queue;
 mod run;
 mod sandbox;
 mod secret;

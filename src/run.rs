@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::llm::Usage;
+use crate::tools::Upload;
 
 /// What to do: someone's message or an event, and where the answer goes.
 #[derive(Clone, Debug)]
@@ -29,7 +30,6 @@ pub(crate) struct Asked {
 }
 
 /// What a run tells its front end while it works, in order.
-#[derive(Clone, Debug)]
 pub(crate) enum Update {
     /// The next piece of the model's text; `TurnEnd` closes it.
     TextDelta(String),
@@ -47,11 +47,7 @@ pub(crate) enum Update {
     /// `Compacting context...`, `Retrying (1/3)...`: a line of the status.
     Note(String),
     /// A file for the conversation; an error becomes the tool's result.
-    Upload {
-        name: String,
-        title: String,
-        bytes: Vec<u8>,
-    },
+    Upload(Upload),
     /// What the run used, at its end.
     Usage(UsageReport),
 }

@@ -78,6 +78,8 @@ pub(crate) struct ToolResult {
     pub(crate) name: String,
     pub(crate) content: Vec<Content>,
     pub(crate) is_error: bool,
+    /// A JSON object for the session file, not for the model.
+    pub(crate) details: Option<String>,
     pub(crate) timestamp_ms: i64,
 }
 

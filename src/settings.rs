@@ -1,0 +1,179 @@
+//! settings.json of the data directory: harmless knobs only, since the agent can write it.
+//! Model, keys, URLs, allow-lists and sandbox never come from here. Any missing, unreadable
+//! or absurd value is the default or the nearest sensible one, with a warning.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Defaults and names are the original's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// False: no compaction at all, a full window becomes a plain error.
+    pub(crate) compaction: bool,
+    /// Tokens: compact when the context holds more than the window less this.
+    pub(crate) reserve_tokens: u64,
+    /// Tokens: how much of the newest part is kept word for word.
+    pub(crate) keep_recent_tokens: u64,
+    /// Further tries of a failed model request; 0 when retrying is switched off.
+    pub(crate) retries_max: u32,
+    /// Pause before the first of them; doubles with each.
+    pub(crate) retry_base: Duration,
+    /// A longer pause asked for by a server is a failure at once.
+    pub(crate) retry_pause_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        parse("{}").0
+    }
+}
+
+/// What the text of settings.json sets, and a sentence for each value that was not taken as
+/// it stands.
+pub(crate) fn parse(text: &str) -> (Settings, Vec<String>) {
+    let mut warnings = Vec::new();
+    let root: Value = serde_json::from_str(text).unwrap_or_else(|err| {
+        warnings.push(format!(
+            "settings.json: not valid JSON ({err}), using the defaults"
+        ));
+        Value::Null
+    });
+    if !root.is_object() && warnings.is_empty() {
+        warnings.push("settings.json: not a JSON object, using the defaults".to_owned());
+    }
+    let mut reader = Reader { root, warnings };
+    let retry = reader.flag("retry", "enabled");
+    let settings = Settings {
+        compaction: reader.flag("compaction", "enabled"),
+        reserve_tokens: reader.number("compaction", "reserveTokens", 16_384, 1_000..=500_000),
+        keep_recent_tokens: reader.number(
+            "compaction",
+            "keepRecentTokens",
+            20_000,
+            1_000..=500_000,
+        ),
+        retries_max: match reader.number("retry", "maxRetries", 3, 0..=20) {
+            n if retry => n as u32,
+            _ => 0,
+        },
+        retry_base: Duration::from_millis(reader.number(
+            "retry",
+            "baseDelayMs",
+            2_000,
+            100..=60_000,
+        )),
+        retry_pause_max: Duration::from_millis(reader.number(
+            "retry",
+            "maxDelayMs",
+            60_000,
+            1_000..=3_600_000,
+        )),
+    };
+    (settings, reader.warnings)
+}
+
+struct Reader {
+    root: Value,
+    warnings: Vec<String>,
+}
+
+impl Reader {
+    /// True unless the file says false.
+    fn flag(&mut self, group: &str, key: &str) -> bool {
+        match &self.root[group][key] {
+            Value::Null => true,
+            Value::Bool(value) => *value,
+            other => {
+                let text = format!(
+                    "settings.json: {group}.{key} must be true or false, not {}",
+                    cut(other)
+                );
+                self.warnings.push(text);
+                true
+            }
+        }
+    }
+
+    fn number(
+        &mut self,
+        group: &str,
+        key: &str,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> u64 {
+        let value = &self.root[group][key];
+        if value.is_null() {
+            return default;
+        }
+        // `as` saturates: negative numbers become 0, huge ones the maximum.
+        let (used, why) = match value.as_u64().or(value.as_f64().map(|n| n as u64)) {
+            Some(number) if range.contains(&number) => return number,
+            Some(number) => (
+                number.clamp(*range.start(), *range.end()),
+                "is out of range",
+            ),
+            None => (default, "is not a number"),
+        };
+        let text = format!(
+            "settings.json: {group}.{key} {} {why}, using {used}",
+            cut(value)
+        );
+        self.warnings.push(text);
+        used
+    }
+}
+
+fn cut(value: &Value) -> String {
+    value.to_string().chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerant() {
+        let default = Settings::default();
+        assert_eq!(
+            (default.reserve_tokens, default.keep_recent_tokens),
+            (16_384, 20_000)
+        );
+        assert_eq!((default.compaction, default.retries_max), (true, 3));
+        for (text, reserve, retries, warnings) in [
+            (
+                r#"{"defaultModel":"x","compaction":{"reserveTokens":8000}}"#,
+                8_000,
+                3,
+                0,
+            ),
+            (
+                r#"{"retry":{"enabled":false,"maxRetries":7}}"#,
+                16_384,
+                0,
+                0,
+            ),
+            (r#"{"compaction":{"reserveTokens":-5}}"#, 1_000, 3, 1),
+            (
+                r#"{"compaction":{"reserveTokens":1e99},"retry":{"maxRetries":1e9}}"#,
+                500_000,
+                20,
+                2,
+            ),
+            (
+                r#"{"compaction":{"reserveTokens":"8000"},"retry":{"enabled":0}}"#,
+                16_384,
+                3,
+                2,
+            ),
+            (r#"{"compaction":[1],"retry":"no"}"#, 16_384, 3, 0),
+            (r#"{"compaction":"#, 16_384, 3, 1),
+            ("[]", 16_384, 3, 1),
+        ] {
+            let (settings, told) = parse(text);
+            assert_eq!(settings.reserve_tokens, reserve, "{text}");
+            assert_eq!(settings.retries_max, retries, "{text}");
+            assert_eq!(told.len(), warnings, "{text}: {told:?}");
+        }
+    }
+}

@@ -72,6 +72,11 @@ impl Container {
         container
     }
 
+    /// The option that sends mom's tools into it.
+    pub(crate) fn sandbox(&self) -> String {
+        format!("--sandbox=docker:{}", self.name)
+    }
+
     /// What `sh -c script` prints in the container, the end trimmed.
     pub(crate) fn sh(&self, script: &str) -> String {
         docker_ok(&["exec", "-i", &self.name, "sh", "-c", script])

@@ -1,6 +1,14 @@
-//! The integration tests: mom as built, against fakes and a real Docker engine.
+//! The integration tests: mom as built, against a Slack and models in this process and a
+//! real Docker engine.
 
 mod docker;
+mod http;
+mod llm;
+mod mom;
 mod scratch;
+mod slack;
+mod tls;
+mod watch;
 
 mod docker_sh;
+mod fakes;

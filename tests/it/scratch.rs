@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
+use serde_json::Value;
+
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -22,6 +24,26 @@ impl Scratch {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// The text of a file in it.
+    pub(crate) fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+    }
+
+    /// Writes a file, with the directories above it.
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("below the directory"))
+            .expect("create directories");
+        fs::write(path, bytes).expect("write a file");
+    }
+
+    /// The lines of a JSONL file in it.
+    pub(crate) fn jsonl(&self, name: &str) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"));
+        self.read(name).lines().map(parse).collect()
     }
 }
 

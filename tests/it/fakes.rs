@@ -1,0 +1,1 @@
+//! The fakes themselves: they refuse what the real services refuse.

@@ -1,0 +1,258 @@
+//! The real program under test: started in a workspace of its own with a clean environment,
+//! its output read as it comes, ended by its pid when the test is over.
+
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::Value;
+
+use crate::llm::{self, FakeLlm};
+use crate::scratch::Scratch;
+use crate::slack::{self, FakeSlack};
+use crate::tls;
+use crate::watch::{GUARD, Watched};
+
+/// A call of mom to be made.
+pub(crate) struct Call {
+    command: Command,
+    home: Arc<Scratch>,
+}
+
+impl Call {
+    /// `mom` with nothing but PATH, HOME, TZ and the fakes' CA in its environment.
+    pub(crate) fn new(home: &Arc<Scratch>) -> Call {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mom"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.dir())
+            .env("TZ", "Europe/Berlin")
+            .env("SSL_CERT_FILE", tls::CA_FILE);
+        Call {
+            command,
+            home: Arc::clone(home),
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: &str) -> Call {
+        self.command.arg(arg);
+        self
+    }
+
+    /// The data directory `data` in the home, as the last argument.
+    pub(crate) fn data(mut self) -> Call {
+        self.command.arg(self.home.path("data"));
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Call {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn env_remove(mut self, name: &str) -> Call {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub(crate) fn slack(self, slack: &FakeSlack) -> Call {
+        self.env("MOM_SLACK_APP_TOKEN", slack::APP_TOKEN)
+            .env("MOM_SLACK_BOT_TOKEN", slack::BOT_TOKEN)
+            .env("MOM_SLACK_API_URL", &slack.api_url())
+    }
+
+    pub(crate) fn llm(self, llm: &FakeLlm) -> Call {
+        self.env("ANTHROPIC_API_KEY", llm::KEY)
+            .env("ANTHROPIC_BASE_URL", &llm.url())
+    }
+
+    pub(crate) fn spawn(mut self) -> Mom {
+        let piped = |command: &mut Command| {
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+        };
+        let mut child = piped(&mut self.command).unwrap();
+        let stdout = Arc::new(Watched::default());
+        let log = Arc::new(Watched::default());
+        let readers = vec![
+            read_lines("stdout", child.stdout.take().unwrap(), &stdout),
+            read_lines("stderr", child.stderr.take().unwrap(), &log),
+        ];
+        Mom {
+            stdin: child.stdin.take(),
+            child,
+            home: self.home,
+            stdout,
+            log,
+            readers,
+        }
+    }
+
+    /// Runs it to its end with this input.
+    pub(crate) fn run(self, input: &str) -> Ended {
+        let mut mom = self.spawn();
+        mom.type_text(input);
+        mom.close_stdin();
+        mom.ended()
+    }
+}
+
+fn read_lines(
+    name: &str,
+    from: impl Read + Send + 'static,
+    into: &Arc<Watched<String>>,
+) -> JoinHandle<()> {
+    let into = Arc::clone(into);
+    let read = move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            into.change(|text| text.push_str(&String::from_utf8_lossy(&line)));
+            line.clear();
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(read)
+        .unwrap()
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// `None` when a signal killed it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// mom, running.
+pub(crate) struct Mom {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    pub(crate) home: Arc<Scratch>,
+    stdout: Arc<Watched<String>>,
+    log: Arc<Watched<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Mom {
+    /// `mom DIR` on these fakes, tools on the host; returns when she is connected.
+    pub(crate) fn start(slack: &FakeSlack, llm: &FakeLlm) -> Mom {
+        Mom::start_in(&Arc::new(Scratch::new()), slack, llm)
+    }
+
+    /// The same in a home that is there already, after a restart or with prepared files.
+    pub(crate) fn start_in(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm) -> Mom {
+        let mom = Call::new(home).slack(slack).llm(llm).data().spawn();
+        slack.wait_connected();
+        mom
+    }
+
+    /// The text of a file in the data directory.
+    pub(crate) fn data(&self, file: &str) -> String {
+        self.home.read(&format!("data/{file}"))
+    }
+
+    pub(crate) fn jsonl(&self, file: &str) -> Vec<Value> {
+        self.home.jsonl(&format!("data/{file}"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn type_text(&mut self, text: &str) {
+        // It may have left already, with an error that the test wants to see.
+        self.stdin
+            .as_mut()
+            .expect("stdin is open")
+            .write_all(text.as_bytes())
+            .ok();
+    }
+
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().clone()
+    }
+
+    /// Waits for a log line with this text in it; the line.
+    pub(crate) fn wait_log(&self, text: &str) -> String {
+        self.wait_line(&self.log, text)
+    }
+
+    /// The same for what it prints on stdout.
+    pub(crate) fn wait_stdout(&self, text: &str) -> String {
+        self.wait_line(&self.stdout, text)
+    }
+
+    fn wait_line(&self, output: &Watched<String>, text: &str) -> String {
+        let find = |all: &mut String| {
+            all.lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        };
+        output
+            .poll(find)
+            .unwrap_or_else(|| panic!("mom never said {text:?}"))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// SIGTERM, and how she ended.
+    pub(crate) fn terminate(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// SIGKILL; returns when she is gone.
+    pub(crate) fn kill9(self) -> Ended {
+        self.signal(Signal::KILL);
+        self.ended()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn ended(mut self) -> Ended {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let guard = GUARD.try_into().unwrap();
+        assert_eq!(poll(&mut fds, Some(&guard)), Ok(1), "mom does not end");
+        let code = self.child.wait().unwrap().code();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        Ended {
+            code,
+            stdout: self.stdout.lock().clone(),
+            stderr: self.log(),
+        }
+    }
+}
+
+impl Drop for Mom {
+    fn drop(&mut self) {
+        // She may be gone already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            show(&self.log());
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows mom's log")]
+fn show(log: &str) {
+    eprintln!("--- mom's log\n{log}---");
+}

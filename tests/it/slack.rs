@@ -1,0 +1,767 @@
+//! FakeSlack: a workspace in the test process. It speaks the Web API and Socket Mode to
+//! mom, refuses what the real one refuses, and shows the test what a person would see.
+//!
+//! When it is dropped the test fails if mom made a call that Slack refuses and that the
+//! test did not announce with `allow`. Scripted faults do not count.
+
+mod socket;
+mod web;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use crate::http::{Gate, Peer, Request, Scheme, Server, base_url};
+use crate::watch::Watched;
+use socket::{Frame, Socket};
+
+pub(crate) const APP_TOKEN: &str = "xapp-1-test";
+pub(crate) const BOT_TOKEN: &str = "xoxb-test";
+/// mom herself.
+pub(crate) const BOT: &str = "U0BOT";
+const BOT_ID: &str = "B0BOT";
+
+/// What goes wrong with one call of a Web API method (or of `socket`, the opening of one).
+#[derive(Clone)]
+pub(crate) enum Fault {
+    /// HTTP 200 and `ok:false` with this code, without the effect.
+    Code(&'static str),
+    /// HTTP 429 with this Retry-After in seconds.
+    Limited(u32),
+    /// A status with an HTML body.
+    Html(u16),
+    /// The connection ends before the effect, or after it.
+    Drop,
+    DropAfter,
+    /// Nothing happens until the gate opens: before the effect, or between effect and answer.
+    Stall(Gate),
+    StallAfter(Gate),
+}
+
+/// A Web API call as it came in and as it was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) args: Map<String, Value>,
+    /// The JSON of the answer; a string naming the fault when there was none.
+    pub(crate) answer: Value,
+    pub(crate) at: Instant,
+}
+
+impl Call {
+    pub(crate) fn arg(&self, name: &str) -> &str {
+        self.args.get(name).and_then(Value::as_str).unwrap_or("")
+    }
+
+    pub(crate) fn ok(&self) -> bool {
+        self.answer["ok"] == true
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Ack {
+    pub(crate) envelope_id: String,
+    /// The ts of the message that the envelope was about.
+    pub(crate) ts: String,
+    /// From the sending of the envelope.
+    pub(crate) after: Duration,
+    pub(crate) payload: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Public,
+    Private,
+    Im,
+    Mpim,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Is mom in it?
+    pub(crate) is_member: bool,
+    /// By time, thread replies among them.
+    pub(crate) messages: Vec<Message>,
+    names: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message {
+    pub(crate) ts: String,
+    /// The root's ts, for replies only.
+    pub(crate) thread_ts: Option<String>,
+    pub(crate) user: String,
+    pub(crate) text: String,
+    pub(crate) blocks: Vec<Value>,
+    pub(crate) metadata: Value,
+    pub(crate) files: Vec<Value>,
+    /// Names, in the order they came.
+    pub(crate) reactions: Vec<String>,
+    /// What stood here before each edit, oldest first.
+    pub(crate) earlier: Vec<String>,
+    /// A deleted root whose replies stay.
+    pub(crate) tombstone: bool,
+    /// The `parse` argument: `none` keeps Slack from linking @here and #names.
+    pub(crate) parse: String,
+}
+
+impl Message {
+    /// What a person reads: the blocks when there are any, else the text; `[Label]` is a button.
+    pub(crate) fn shown(&self) -> String {
+        if self.tombstone {
+            return "(deleted)".into();
+        }
+        let mut parts: Vec<String> = self.blocks.iter().map(block_text).collect();
+        if parts
+            .iter()
+            .all(|part| part.starts_with('[') || part.is_empty())
+        {
+            parts.insert(0, self.text.clone());
+        }
+        for file in &self.files {
+            parts.push(format!(
+                "({}, {} bytes)",
+                file["name"].as_str().unwrap_or(""),
+                file["size"]
+            ));
+        }
+        parts.extend(self.reactions.iter().map(|name| format!(":{name}:")));
+        parts.retain(|part| !part.is_empty());
+        parts.join(" ")
+    }
+
+    /// The labels of its buttons.
+    pub(crate) fn buttons(&self) -> Vec<String> {
+        let elements = self
+            .blocks
+            .iter()
+            .filter_map(|block| block["elements"].as_array());
+        elements
+            .flatten()
+            .filter_map(|element| element["text"]["text"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Whom or what this message rings or links: `<@U07>`, `<!channel>`, `<#C01>`, and bare
+    /// `@here` and its kin unless parse is none.
+    pub(crate) fn pings(&self) -> Vec<String> {
+        let all = format!("{} {}", self.text, Value::from(self.blocks.clone()));
+        let inside = all
+            .split('<')
+            .skip(1)
+            .filter(|part| part.starts_with(['@', '!', '#']));
+        let mut pings: Vec<String> = inside
+            .map(|part| format!("<{}>", part.split('>').next().unwrap_or("")))
+            .collect();
+        let bare = ["@here", "@channel", "@everyone"].into_iter();
+        pings.extend(
+            bare.filter(|name| self.parse != "none" && self.text.contains(name))
+                .map(str::to_owned),
+        );
+        pings
+    }
+}
+
+fn block_text(block: &Value) -> String {
+    let elements = block["elements"].as_array().cloned().unwrap_or_default();
+    let labels = elements
+        .iter()
+        .map(|element| match element["type"].as_str() {
+            Some("button") => format!("[{}]", element["text"]["text"].as_str().unwrap_or("")),
+            _ => element["text"].as_str().unwrap_or("").to_owned(),
+        });
+    match &block["text"] {
+        Value::String(text) => text.clone(),
+        Value::Object(text) => text["text"].as_str().unwrap_or("").to_owned(),
+        _ => labels.collect::<Vec<_>>().join(" "),
+    }
+}
+
+impl Channel {
+    /// The message with this ts. Panics when there is none.
+    pub(crate) fn message(&self, ts: &str) -> &Message {
+        let found = self.messages.iter().find(|message| message.ts == ts);
+        found.unwrap_or_else(|| panic!("no message {ts} in {}:\n{self}", self.id))
+    }
+
+    /// What stands in the channel itself, without threads.
+    pub(crate) fn roots(&self) -> Vec<&Message> {
+        self.messages
+            .iter()
+            .filter(|message| message.thread_ts.is_none())
+            .collect()
+    }
+
+    pub(crate) fn replies(&self, root: &str) -> Vec<&Message> {
+        let is_reply = |message: &&Message| message.thread_ts.as_deref() == Some(root);
+        self.messages.iter().filter(is_reply).collect()
+    }
+
+    /// mom's messages in the channel itself.
+    pub(crate) fn answers(&self) -> Vec<&Message> {
+        self.roots()
+            .into_iter()
+            .filter(|message| message.user == BOT)
+            .collect()
+    }
+}
+
+/// `name: text`, a line each, replies indented below their root.
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |message: &Message| {
+            self.names
+                .get(&message.user)
+                .cloned()
+                .unwrap_or_else(|| message.user.clone())
+        };
+        for root in self.roots() {
+            writeln!(f, "{}: {}", name(root), root.shown())?;
+            for reply in self.replies(&root.ts) {
+                writeln!(
+                    f,
+                    "  {}: {}",
+                    name(reply),
+                    reply.shown().replace('\n', "\n  ")
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file in the workspace, uploaded by a person or by mom.
+#[derive(Clone)]
+pub(crate) struct File {
+    pub(crate) object: Value,
+    pub(crate) bytes: Vec<u8>,
+    /// What the download answers: the bytes, or Slack's HTML login page.
+    pub(crate) login_page: bool,
+    complete: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) channels: BTreeMap<String, Channel>,
+    pub(crate) users: BTreeMap<String, Value>,
+    pub(crate) files: BTreeMap<String, File>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) acks: Vec<Ack>,
+    /// Granted to the bot token.
+    pub(crate) scopes: BTreeSet<String>,
+    /// Assistant statuses set, as `channel/thread_ts: status`.
+    pub(crate) statuses: Vec<String>,
+    /// What real Slack refuses, found so far.
+    pub(crate) complaints: Vec<String>,
+    /// `(method, calls to go, fault)`; 0 to go: every call.
+    faults: Vec<(String, u32, Fault)>,
+    limits: BTreeMap<String, (usize, Duration)>,
+    /// When a 429 told to come again, by method (and channel).
+    blocked_until: BTreeMap<String, Instant>,
+    latency: Duration,
+    allowed: BTreeSet<String>,
+    tickets: BTreeSet<String>,
+    base: String,
+    last_us: u64,
+    next: u64,
+    say_hello: bool,
+}
+
+impl State {
+    /// A new ts: the present, but later than any before.
+    fn new_ts(&mut self) -> String {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        self.last_us = (self.last_us + 1).max(now.as_micros() as u64);
+        format!(
+            "{}.{:06}",
+            self.last_us / 1_000_000,
+            self.last_us % 1_000_000
+        )
+    }
+
+    fn new_id(&mut self, prefix: &str) -> String {
+        self.next += 1;
+        format!("{prefix}{:04}", self.next)
+    }
+
+    fn im_of(&mut self, user: &str) -> String {
+        let id = format!("D{}", &user[1..]);
+        if !self.channels.contains_key(&id) {
+            self.add_channel(&id, user, Kind::Im);
+        }
+        id
+    }
+
+    fn add_channel(&mut self, id: &str, name: &str, kind: Kind) {
+        let channel = Channel {
+            id: id.into(),
+            name: name.into(),
+            kind,
+            is_member: true,
+            messages: Vec::new(),
+            names: BTreeMap::new(),
+        };
+        self.channels.insert(id.into(), channel);
+    }
+
+    fn add_user(&mut self, id: &str, name: &str) {
+        let user = json!({"id": id, "name": name, "real_name": name, "deleted": false, "is_bot": id == BOT,
+            "team_id": "T01", "tz": "Europe/Berlin", "profile": {"display_name": name, "real_name": name}});
+        self.users.insert(id.into(), user);
+    }
+
+    /// Sends an event of the Events API to one of the open sockets, in turn; without any it
+    /// is lost, as Slack gives up after some tries.
+    fn emit(&mut self, event: Value) {
+        let event_id = self.new_id("Ev");
+        let payload = json!({"token": "legacy", "team_id": "T01", "api_app_id": "A01", "type": "event_callback",
+            "event_id": event_id, "event_time": self.last_us / 1_000_000, "is_ext_shared_channel": false,
+            "authorizations": [{"team_id": "T01", "user_id": BOT, "is_bot": true}], "event": event});
+        self.send(
+            json!({"type": "events_api", "payload": payload, "accepts_response_payload": false,
+            "retry_attempt": 0, "retry_reason": ""}),
+        );
+    }
+
+    fn send(&mut self, mut envelope: Value) -> String {
+        let id = format!("{}-4e5f-8a9b", self.new_id("e"));
+        envelope["envelope_id"] = id.as_str().into();
+        let ready = self
+            .sockets
+            .iter_mut()
+            .filter(|socket| socket.takes_events());
+        if let Some(socket) = ready.min_by_key(|socket| socket.sent.len()) {
+            socket.send_envelope(&id, envelope);
+        }
+        id
+    }
+}
+
+pub(crate) struct FakeSlack {
+    state: Arc<Watched<State>>,
+    /// How far `next_call` has read, by method.
+    read: Mutex<BTreeMap<String, usize>>,
+    pub(crate) server: Server,
+}
+
+impl FakeSlack {
+    /// A workspace with #general (C01), #ops (C02), the private #den (G01), and the people
+    /// lena (U07) and otto (U08).
+    pub(crate) fn start() -> FakeSlack {
+        FakeSlack::with(Scheme::Http)
+    }
+
+    /// The same over HTTPS and wss.
+    pub(crate) fn start_tls() -> FakeSlack {
+        FakeSlack::with(Scheme::Https)
+    }
+
+    fn with(scheme: Scheme) -> FakeSlack {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut state = State {
+            base: base_url(scheme, listener.local_addr().unwrap()),
+            say_hello: true,
+            ..State::default()
+        };
+        for (id, name) in [("U07", "lena"), ("U08", "otto"), (BOT, "mom")] {
+            state.add_user(id, name);
+        }
+        for (id, name, kind) in [
+            ("C01", "general", Kind::Public),
+            ("C02", "ops", Kind::Public),
+            ("G01", "den", Kind::Private),
+        ] {
+            state.add_channel(id, name, kind);
+        }
+        state.scopes = web::SCOPES.iter().map(|scope| scope.to_string()).collect();
+        let state = Arc::new(Watched::new(state));
+        let ours = Arc::clone(&state);
+        let handler =
+            Arc::new(move |request: &Request, peer: &Peer<'_>| web::answer(&ours, request, peer));
+        FakeSlack {
+            state,
+            read: Mutex::default(),
+            server: Server::start("slack", scheme, listener, handler),
+        }
+    }
+
+    /// For MOM_SLACK_API_URL.
+    pub(crate) fn api_url(&self) -> String {
+        format!("{}/api", self.server.url())
+    }
+
+    // What people do.
+
+    /// `lena  @mom text` in a channel; the ts of her message.
+    pub(crate) fn mention(&self, channel: &str, user: &str, text: &str) -> String {
+        self.say(channel, user, &format!("<@{BOT}> {text}")).send()
+    }
+
+    pub(crate) fn dm(&self, user: &str, text: &str) -> String {
+        let channel = self.state.change(|state| state.im_of(user));
+        self.say(&channel, user, text).send()
+    }
+
+    /// A message to be sent, with what else belongs to it.
+    pub(crate) fn say(&self, channel: &str, user: &str, text: &str) -> Say<'_> {
+        let message = Message {
+            user: user.into(),
+            text: text.into(),
+            ..Message::default()
+        };
+        Say {
+            slack: self,
+            channel: channel.into(),
+            message,
+            extra: Map::new(),
+        }
+    }
+
+    /// A person changes a message of theirs.
+    pub(crate) fn edit(&self, channel: &str, ts: &str, text: &str) {
+        self.state.change(|state| {
+            web::change_message(state, channel, ts, |message| {
+                text.clone_into(&mut message.text)
+            });
+        });
+    }
+
+    pub(crate) fn delete(&self, channel: &str, ts: &str) {
+        self.state
+            .change(|state| web::delete_message(state, channel, ts));
+    }
+
+    /// A person presses the button with this label.
+    pub(crate) fn press(&self, channel: &str, ts: &str, user: &str, label: &str) {
+        let message = self.channel(channel).message(ts).clone();
+        let elements = message
+            .blocks
+            .iter()
+            .filter_map(|block| block["elements"].as_array());
+        let button = elements
+            .flatten()
+            .find(|element| element["text"]["text"] == label);
+        let mut action = button
+            .unwrap_or_else(|| panic!("no button {label}: {message:?}"))
+            .clone();
+        action["action_ts"] = ts.into();
+        let payload = json!({"type": "block_actions", "user": {"id": user}, "channel": {"id": channel},
+            "message": message.json(Some(&self.channel(channel)), true), "actions": [action],
+            "container": {"type": "message", "message_ts": ts, "channel_id": channel},
+            "response_url": format!("{}/response", self.server.url()), "trigger_id": "1.2.3"});
+        self.send(
+            json!({"type": "interactive", "payload": payload, "accepts_response_payload": false}),
+        );
+    }
+
+    /// A file on Slack's disk, to be shared with `Say::file`.
+    pub(crate) fn file(&self, name: &str, mimetype: &str, bytes: &[u8]) -> String {
+        self.state.change(|state| {
+            let id = state.new_id("F");
+            let url = format!("{}/files-pri/T01-{id}/{name}", state.base);
+            let object = json!({"id": id, "name": name, "title": name, "mimetype": mimetype, "size": bytes.len(),
+                "mode": "hosted", "is_external": false, "url_private": url, "url_private_download": url});
+            let file = File {
+                object,
+                bytes: bytes.to_vec(),
+                login_page: false,
+                complete: true,
+            };
+            state.files.insert(id.clone(), file);
+            id
+        })
+    }
+
+    // What Slack does.
+
+    /// Any envelope but its id; waits for a socket. The id.
+    pub(crate) fn send(&self, envelope: Value) -> String {
+        self.wait_connected();
+        self.state.change(|state| state.send(envelope))
+    }
+
+    /// An event of the Events API.
+    pub(crate) fn emit(&self, event: Value) {
+        self.wait_connected();
+        self.state.change(|state| state.emit(event));
+    }
+
+    /// Everything that was sent about this message comes once more, as after a missed ack.
+    pub(crate) fn redeliver(&self, ts: &str) {
+        self.wait_connected();
+        self.state.change(|state| {
+            let all = state.sockets.iter().flat_map(|socket| socket.sent.values());
+            let again: Vec<Value> = all
+                .filter(|sent| sent.ts == ts)
+                .map(|sent| sent.envelope.clone())
+                .collect();
+            for mut envelope in again {
+                envelope["retry_attempt"] = 1.into();
+                envelope["retry_reason"] = "timeout".into();
+                state.send(envelope);
+            }
+        });
+    }
+
+    /// A disconnect frame on every open socket; Slack closes them some time later (`cut`).
+    pub(crate) fn disconnect(&self, reason: &str) {
+        let frame = json!({"type": "disconnect", "reason": reason, "debug_info": {"host": "fake"}});
+        self.to_sockets(|socket| {
+            socket.push(Frame::Text(frame.to_string()));
+            socket.retired = true;
+        });
+    }
+
+    pub(crate) fn ping(&self) {
+        self.to_sockets(|socket| socket.push(Frame::Ping));
+    }
+
+    /// Every socket ends without a close frame.
+    pub(crate) fn cut(&self) {
+        self.to_sockets(|socket| socket.push(Frame::Cut));
+    }
+
+    /// Half-open: the sockets stay, nothing is read or written any more.
+    pub(crate) fn freeze(&self) {
+        self.to_sockets(|socket| {
+            socket.push(Frame::Freeze);
+            socket.retired = true;
+        });
+    }
+
+    fn to_sockets(&self, act: impl FnMut(&mut Socket)) {
+        self.state.change(|state| {
+            state
+                .sockets
+                .iter_mut()
+                .filter(|socket| socket.open)
+                .for_each(act)
+        });
+    }
+
+    /// Whether new sockets are greeted.
+    pub(crate) fn say_hello(&self, say_hello: bool) {
+        self.state.change(|state| state.say_hello = say_hello);
+    }
+
+    /// The n-th call from now (1: the next) of a method goes wrong; 0: all of them.
+    pub(crate) fn fault(&self, method: &str, nth: u32, fault: Fault) {
+        self.state
+            .change(|state| state.faults.push((method.into(), nth, fault)));
+    }
+
+    /// No fault of this method is left.
+    pub(crate) fn mend(&self, method: &str) {
+        self.state
+            .change(|state| state.faults.retain(|fault| fault.0 != method));
+    }
+
+    /// At most so many calls of a method in a period (of each channel, for chat.postMessage).
+    pub(crate) fn limit(&self, method: &str, calls: usize, period: Duration) {
+        self.state
+            .change(|state| state.limits.insert(method.into(), (calls, period)));
+    }
+
+    /// How long every Web API call takes.
+    pub(crate) fn latency(&self, latency: Duration) {
+        self.state.change(|state| state.latency = latency);
+    }
+
+    /// The test expects refusals with this error code.
+    pub(crate) fn allow(&self, code: &str) {
+        self.state.change(|state| state.allowed.insert(code.into()));
+    }
+
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        self.state.change(change)
+    }
+
+    // What the test sees.
+
+    pub(crate) fn channel(&self, id: &str) -> Channel {
+        let state = self.state.lock();
+        let mut channel = state.channels[id].clone();
+        let name = |user: &Value| user["name"].as_str().unwrap_or("").to_owned();
+        channel.names = state
+            .users
+            .iter()
+            .map(|(id, user)| (id.clone(), name(user)))
+            .collect();
+        channel
+    }
+
+    /// Waits for a fact; panics with what there is when it does not come.
+    pub(crate) fn wait_until<R>(&self, what: &str, look: impl FnMut(&mut State) -> Option<R>) -> R {
+        self.state
+            .poll(look)
+            .unwrap_or_else(|| panic!("{what}: it never came.\n{}", self.story()))
+    }
+
+    /// Waits until the channel, drawn as text, looks so; the channel then.
+    pub(crate) fn wait_channel(&self, id: &str, look: impl Fn(&Channel) -> bool) -> Channel {
+        self.wait_until(&format!("channel {id} as expected"), |state| {
+            state
+                .channels
+                .get(id)
+                .filter(|channel| look(channel))
+                .map(|_| ())
+        });
+        self.channel(id)
+    }
+
+    /// The next call of this method that no `next_call` has returned yet.
+    pub(crate) fn next_call(&self, method: &str) -> Call {
+        let mut read = self.read.lock().unwrap();
+        let at = read.entry(method.into()).or_default();
+        let call = self.wait_until(method, |state| {
+            state
+                .calls
+                .iter()
+                .filter(|call| call.method == method)
+                .nth(*at)
+                .cloned()
+        });
+        *at += 1;
+        call
+    }
+
+    pub(crate) fn calls(&self, method: &str) -> Vec<Call> {
+        let state = self.state.lock();
+        state
+            .calls
+            .iter()
+            .filter(|call| call.method == method)
+            .cloned()
+            .collect()
+    }
+
+    /// Waits until everything sent about this message is acked.
+    pub(crate) fn wait_acked(&self, ts: &str) -> Vec<Ack> {
+        self.wait_until(&format!("ack for {ts}"), |state| {
+            let all = state.sockets.iter().flat_map(|socket| socket.sent.values());
+            let all = all.filter(|sent| sent.ts == ts).count();
+            let acks: Vec<Ack> = state
+                .acks
+                .iter()
+                .filter(|ack| ack.ts == ts)
+                .cloned()
+                .collect();
+            (all > 0 && all == acks.len()).then_some(acks)
+        })
+    }
+
+    /// Waits for a socket that takes events.
+    pub(crate) fn wait_connected(&self) {
+        self.wait_until("a socket", |state| {
+            state.sockets.iter().any(Socket::takes_events).then_some(())
+        });
+    }
+
+    /// All calls and channels, for a failed test.
+    pub(crate) fn story(&self) -> String {
+        let mut story = String::new();
+        for call in &self.state.lock().calls {
+            let answer: String = call.answer.to_string().chars().take(200).collect();
+            story += &format!(
+                "{} {} -> {answer}\n",
+                call.method,
+                Value::from(call.args.clone())
+            );
+        }
+        let ids: Vec<String> = self.state.lock().channels.keys().cloned().collect();
+        for id in ids {
+            story += &format!("--- {id}\n{}", self.channel(&id));
+        }
+        story
+    }
+}
+
+impl Drop for FakeSlack {
+    fn drop(&mut self) {
+        let complaints = std::mem::take(&mut self.state.lock().complaints);
+        if !std::thread::panicking() {
+            assert!(complaints.is_empty(), "Slack would refuse: {complaints:#?}");
+        }
+    }
+}
+
+/// A person's message on its way.
+pub(crate) struct Say<'a> {
+    slack: &'a FakeSlack,
+    channel: String,
+    message: Message,
+    extra: Map<String, Value>,
+}
+
+impl Say<'_> {
+    pub(crate) fn thread(mut self, root: &str) -> Self {
+        self.message.thread_ts = Some(root.into());
+        self
+    }
+
+    pub(crate) fn file(mut self, id: &str) -> Self {
+        let object = self.slack.state.lock().files[id].object.clone();
+        self.message.files.push(object);
+        self
+    }
+
+    /// A field of the event as Slack might send it: `bot_id`, `subtype`, broken ones.
+    pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
+        self.extra.insert(key.into(), value);
+        self
+    }
+
+    /// Into the channel and over the sockets; a mention outside a DM gives both its events,
+    /// now in one order, now in the other.
+    pub(crate) fn send(self) -> String {
+        self.slack.wait_connected();
+        let slack = self.slack;
+        slack.state.change(|state| {
+            let (channel, extra) = (self.channel.clone(), self.extra.clone());
+            let ts = self.store(state);
+            let message = state.channels[&channel].message(&ts).clone();
+            let mut event = web::message_event(&state.channels[&channel], &message);
+            event.as_object_mut().unwrap().extend(extra);
+            let mut events = VecDeque::from([event.clone()]);
+            let mentioned = message.text.contains(&format!("<@{BOT}>"));
+            if mentioned && state.channels[&channel].kind != Kind::Im {
+                event["type"] = "app_mention".into();
+                event.as_object_mut().unwrap().remove("channel_type");
+                event.as_object_mut().unwrap().remove("subtype");
+                match state.next % 2 {
+                    0 => events.push_back(event),
+                    _ => events.push_front(event),
+                }
+            }
+            events.into_iter().for_each(|event| state.emit(event));
+            ts
+        })
+    }
+
+    /// Into the channel only, as while mom is away.
+    pub(crate) fn send_unheard(self) -> String {
+        let slack = self.slack;
+        slack.state.change(|state| self.store(state))
+    }
+
+    fn store(mut self, state: &mut State) -> String {
+        self.message.ts = state.new_ts();
+        let ts = self.message.ts.clone();
+        let channel = state
+            .channels
+            .get_mut(&self.channel)
+            .expect("a channel of the fake");
+        channel.messages.push(self.message);
+        ts
+    }
+}

@@ -1,0 +1,51 @@
+//! A value that threads change and tests wait for: waiting is for facts, never for time.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for a fact before it fails. A guard against a hang, nothing else.
+pub(crate) const GUARD: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub(crate) struct Watched<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T> Watched<T> {
+    pub(crate) fn new(value: T) -> Watched<T> {
+        Watched {
+            value: Mutex::new(value),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// To look at; changes made through the guard wake nobody. A failed test must still be
+    /// able to clean up, so a poisoned lock is taken as it is.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// The first `Some` that `look` gives, or `None` after `GUARD`.
+    pub(crate) fn poll<R>(&self, mut look: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
+        let until = Instant::now() + GUARD;
+        let mut value = self.lock();
+        loop {
+            if let Some(result) = look(&mut value) {
+                return Some(result);
+            }
+            let left = until.checked_duration_since(Instant::now())?;
+            value = self
+                .changed
+                .wait_timeout(value, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod secret;
 mod settings;
 mod skills;
 mod stop;
+mod text;
 mod time;
 mod tools;
 fn main() {}

@@ -1,0 +1,362 @@
+//! Text for people: cutting, escaping for Slack, and figures as they are said. Pure.
+//!
+//! Slack counts UTF-16 units after escaping (facts: Slack docs, "Formatting message text"),
+//! Rust counts bytes: nothing outside this file slices text by number.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Breaks what Slack would take for a token or a fence; shown as nothing.
+pub(crate) const ZERO_WIDTH_SPACE: char = '\u{200B}';
+
+/// At most `chars_max` characters; what was longer ends in `…`.
+pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars_max) {
+        None => Cow::Borrowed(text),
+        Some(_) => {
+            let kept: String = text.chars().take(chars_max.saturating_sub(1)).collect();
+            Cow::Owned(kept + if chars_max > 0 { "…" } else { "" })
+        }
+    }
+}
+
+/// The first line's worth of a text: white space and control characters become one space.
+pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
+    let mut out = String::new();
+    // Four bytes a character at most: a long text is not walked to its end.
+    for word in text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+    {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+        if out.len() > chars_max.saturating_mul(4) {
+            break;
+        }
+    }
+    cut(&out, chars_max).into_owned()
+}
+
+/// Length as Slack counts it: UTF-16 units.
+pub(crate) fn utf16_len(text: &str) -> usize {
+    text.chars().map(char::len_utf16).sum()
+}
+
+/// The longest start of `text` of at most `units_max` UTF-16 units, on a character boundary.
+pub(crate) fn utf16_prefix(text: &str, units_max: usize) -> &str {
+    let mut units = 0;
+    for (at, c) in text.char_indices() {
+        units += c.len_utf16();
+        if units > units_max {
+            return text.get(..at).unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// The longest end of `text` of at most `units_max` UTF-16 units, on a character boundary.
+pub(crate) fn utf16_suffix(text: &str, units_max: usize) -> &str {
+    let mut units = 0;
+    for (at, c) in text.char_indices().rev() {
+        units += c.len_utf16();
+        if units > units_max {
+            return text.get(at + c.len_utf8()..).unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// What stays of a long text: its head and its end, at line ends where there are any near,
+/// and between them how much is missing and where all of it is. At most `units_max` UTF-16
+/// units of `text` are kept; the note comes on top (under 200 units).
+pub(crate) fn cut_middle<'a>(text: &'a str, units_max: usize, path: Option<&str>) -> Cow<'a, str> {
+    if utf16_len(text) <= units_max {
+        return Cow::Borrowed(text);
+    }
+    // The end says how it went: it gets the larger part.
+    let mut head = utf16_prefix(text, units_max * 2 / 5);
+    let mut tail = utf16_suffix(text, units_max * 3 / 5);
+    if let Some((lines, _)) = head.rsplit_once('\n') {
+        head = lines;
+    }
+    if let Some((_, lines)) = tail.split_once('\n') {
+        tail = lines;
+    }
+    let missing = text
+        .get(head.len()..text.len() - tail.len())
+        .unwrap_or_default();
+    let count = match missing.trim_matches('\n').split('\n').count() {
+        1 => format!("{} characters", missing.chars().count()),
+        lines => format!("{lines} lines"),
+    };
+    let place = match path {
+        Some(path) => format!(", all in {}", one_line(path, 150)),
+        None => String::new(),
+    };
+    Cow::Owned(format!("{head}\n... ({count} left out{place})\n{tail}"))
+}
+
+/// Slack's three escapes, for text that must form no mention, link or broadcast.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 16);
+    for c in text.chars() {
+        escape_char(&mut out, c);
+    }
+    out
+}
+
+pub(crate) fn escape_char(out: &mut String, c: char) {
+    match c {
+        '&' => out.push_str("&amp;"),
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        // Slack refuses or drops NUL; other control characters show as boxes.
+        c if c.is_control() && c != '\n' && c != '\t' => {}
+        c => out.push(c),
+    }
+}
+
+/// The reverse, for text that came from Slack.
+pub(crate) fn unescape(text: &str) -> String {
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&")
+}
+
+/// A fenced code block that its content can neither leave nor ping from.
+pub(crate) fn code_block(text: &str) -> String {
+    format!("```\n{}\n```", fence_safe(&escape(text.trim_matches('\n'))))
+}
+
+/// Runs of three backticks broken up, so that they close no fence.
+pub(crate) fn fence_safe(text: &str) -> Cow<'_, str> {
+    if !text.contains("```") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut ticks = 0;
+    for c in text.chars() {
+        ticks = if c == '`' { ticks + 1 } else { 0 };
+        if ticks == 3 {
+            out.push(ZERO_WIDTH_SPACE);
+            ticks = 1;
+        }
+        out.push(c);
+    }
+    Cow::Owned(out)
+}
+
+/// `812B`, `1.2KB`, `34.0MB`: powers of 1024.
+pub(crate) fn bytes(count: u64) -> String {
+    const KIB: f64 = 1024.0;
+    let size = count as f64;
+    if count < 1024 {
+        format!("{count}B")
+    } else if size < KIB * KIB {
+        format!("{:.1}KB", size / KIB)
+    } else if size < KIB * KIB * KIB {
+        format!("{:.1}MB", size / KIB / KIB)
+    } else {
+        format!("{:.1}GB", size / KIB / KIB / KIB)
+    }
+}
+
+/// `310`, `4.2k`, `128k`, `1M`, `1.3M`.
+pub(crate) fn tokens(count: u64) -> String {
+    let figure = |value: f64, unit: &str| format!("{value:.1}{unit}").replace(".0", "");
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..9_950 => figure(count as f64 / 1e3, "k"),
+        9_950..999_500 => format!("{:.0}k", count as f64 / 1e3),
+        _ => figure(count as f64 / 1e6, "M"),
+    }
+}
+
+/// `0.3 s`, `12.4 s`, `41 s`, `1m 40s`, `2h 5m`.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    // 59.96 s would read `60.0 s`.
+    if seconds < 59.95 {
+        return format!("{seconds:.1}").replace(".0", "") + " s";
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        format!("{}m {}s", whole / 60, whole % 60)
+    } else {
+        format!("{}h {}m", whole / 3600, whole % 3600 / 60)
+    }
+}
+
+/// `$0`, `$0.0004`, `$0.011`, `$0.42`, `$12.30`.
+pub(crate) fn dollars(amount: f64) -> String {
+    match amount {
+        a if a <= 0.0 => "$0".to_owned(),
+        a if a < 0.000_05 => "<$0.0001".to_owned(),
+        a if a < 0.001 => format!("${a:.4}"),
+        a if a < 0.1 => format!("${a:.3}"),
+        a => format!("${a:.2}"),
+    }
+}
+
+/// `1 step`, `12 steps`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// The known name nearest to what was typed, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|name| (edits(typed, name), *name))
+        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions, replacements (Levenshtein).
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for j in 0..b.len() {
+            let replace = diagonal + usize::from(from != b[j]);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_on_character_boundaries() {
+        for (text, max, want) in [
+            ("", 0, ""),
+            ("ab", 2, "ab"),
+            ("abc", 2, "a…"),
+            ("äöü", 2, "ä…"),
+            ("ab", 0, ""),
+            ("👍👍👍", 2, "👍…"),
+        ] {
+            assert_eq!(cut(text, max), want, "{text} {max}");
+        }
+        assert_eq!(utf16_len("a👍ä"), 4);
+        assert_eq!(utf16_prefix("a👍ä", 2), "a");
+        assert_eq!(utf16_prefix("a👍ä", 3), "a👍");
+        assert_eq!(utf16_suffix("ä👍a", 2), "a");
+        assert_eq!(utf16_suffix("ä👍a", 3), "👍a");
+        assert_eq!(one_line(" a\n\n b\0\tc ", 9), "a b c");
+        assert_eq!(one_line(&"x ".repeat(100_000), 5), "x x …");
+    }
+
+    #[test]
+    fn cuts_the_middle_and_counts() {
+        let lines: String = (1..=100).map(|i| format!("line {i}\n")).collect();
+        let out = cut_middle(&lines, 100, Some("scratch/out.txt"));
+        assert!(out.starts_with("line 1\nline 2\n"), "{out}");
+        assert!(out.ends_with("line 99\nline 100\n"), "{out}");
+        assert!(
+            out.contains(" lines left out, all in scratch/out.txt)"),
+            "{out}"
+        );
+        let kept = out.lines().filter(|line| line.starts_with("line")).count();
+        assert!(
+            out.contains(&format!("({} lines", 100 - kept)),
+            "{kept} kept of {out}"
+        );
+        assert_eq!(
+            cut_middle(&"ä".repeat(100), 10, None),
+            format!(
+                "{}\n... (90 characters left out)\n{}",
+                "ä".repeat(4),
+                "ä".repeat(6)
+            )
+        );
+        assert_eq!(cut_middle("short", 10, None), "short");
+    }
+
+    #[test]
+    fn escapes_and_fences() {
+        assert_eq!(
+            escape("<!channel> & <@U1>\0"),
+            "&lt;!channel&gt; &amp; &lt;@U1&gt;"
+        );
+        assert_eq!(unescape(&escape("&lt; <a> &amp;")), "&lt; <a> &amp;");
+        for hostile in ["```", "a```\n<!here>\n````b`````", "`````````"] {
+            let block = code_block(hostile);
+            let inner = block
+                .strip_prefix("```\n")
+                .and_then(|rest| rest.strip_suffix("\n```"))
+                .unwrap();
+            assert!(!inner.contains("```") && !inner.contains('<'), "{block}");
+        }
+    }
+
+    #[test]
+    fn figures() {
+        for (count, want) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1229, "1.2KB"),
+            (34 << 20, "34.0MB"),
+        ] {
+            assert_eq!(bytes(count), want);
+        }
+        for (count, want) in [
+            (310, "310"),
+            (4_210, "4.2k"),
+            (9_960, "10k"),
+            (128_000, "128k"),
+            (999_600, "1M"),
+            (1_000_000, "1M"),
+            (1_310_000, "1.3M"),
+        ] {
+            assert_eq!(tokens(count), want);
+        }
+        for (ms, want) in [
+            (0, "0 s"),
+            (41_000, "41 s"),
+            (312, "0.3 s"),
+            (59_940, "59.9 s"),
+            (59_960, "1m 0s"),
+            (100_000, "1m 40s"),
+            (7_500_000, "2h 5m"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), want);
+        }
+        for (amount, want) in [
+            (0.0, "$0"),
+            (0.00001, "<$0.0001"),
+            (0.0004, "$0.0004"),
+            (0.0112, "$0.011"),
+            (0.42, "$0.42"),
+            (12.3, "$12.30"),
+        ] {
+            assert_eq!(dollars(amount), want);
+        }
+    }
+
+    #[test]
+    fn nearest_name() {
+        let known = ["--sandbox", "--model", "--chat", "--check"];
+        for (typed, want) in [
+            ("--sandbx", Some("--sandbox")),
+            ("--modle", Some("--model")),
+            ("--chats", Some("--chat")),
+            ("--verbose", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(typed, &known), want, "{typed}");
+        }
+    }
+}

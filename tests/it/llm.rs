@@ -315,6 +315,11 @@ impl FakeLlm {
         self.state.change(|state| state.allowed.push(text.into()));
     }
 
+    /// What mom did wrong so far; the test takes it upon itself.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().complaints)
+    }
+
     /// The next request that no `next_request` has returned yet.
     pub(crate) fn next_request(&self) -> Asked {
         let mut read = self.read.lock().unwrap();

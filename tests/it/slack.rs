@@ -582,6 +582,11 @@ impl FakeSlack {
         self.state.change(|state| state.allowed.insert(code.into()));
     }
 
+    /// What mom did wrong so far; the test takes it upon itself.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().complaints)
+    }
+
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         self.state.change(change)
     }

@@ -1,3 +1,4 @@
+mod cron;
 mod error;
 mod json;
 mod llm;

@@ -1,3 +1,6 @@
+mod cli;
+mod command;
+mod config;
 mod cron;
 mod error;
 mod json;
@@ -9,6 +12,7 @@ mod run;
 mod sandbox;
 mod secret;
 mod settings;
+mod signals;
 mod skills;
 mod stop;
 mod text;

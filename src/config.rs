@@ -1,0 +1,394 @@
+//! What mom is told from outside: command line, environment, key files. The data directory
+//! is not among them: the agent can write there, so nothing in it configures the host.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::cli::Options;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::secret::Secret;
+
+pub(crate) const MODEL_DEFAULT: &str = "anthropic/claude-sonnet-5-5";
+pub(crate) const SLACK_API_DEFAULT: &str = "https://slack.com/api";
+pub(crate) const APP_TOKEN: &str = "MOM_SLACK_APP_TOKEN";
+pub(crate) const BOT_TOKEN: &str = "MOM_SLACK_BOT_TOKEN";
+
+/// Plain data, read once at start.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// `host`, `docker:NAME` or `podman:NAME`, as typed.
+    pub(crate) sandbox: String,
+    /// `PROVIDER/ID`
+    pub(crate) model: String,
+    /// `None`: everyone.
+    pub(crate) allow_users: Option<Vec<String>>,
+    pub(crate) allow_channels: Option<Vec<String>>,
+    /// Without a trailing slash.
+    pub(crate) slack_api_url: String,
+}
+
+impl Config {
+    pub(crate) fn new(options: Options) -> Config {
+        let or_env = |typed: Option<String>, name| typed.or_else(|| variable(name));
+        let url = variable("MOM_SLACK_API_URL").unwrap_or_else(|| SLACK_API_DEFAULT.to_owned());
+        Config {
+            sandbox: options.sandbox.unwrap_or_else(|| "host".to_owned()),
+            model: or_env(options.model, "MOM_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
+            allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
+            allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
+            slack_api_url: url.trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+fn ids(list: String) -> Vec<String> {
+    list.split([',', ' '])
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A variable that is set and not blank.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Names the file descriptor over which the secrets came, after the re-execution.
+const SECRETS_FD: &str = "MOM_SECRETS_FD";
+/// What a pipe holds without a reader (pipe(7)): secrets beyond that are refused.
+const SECRETS_BYTES_MAX: usize = 64 * 1024;
+
+/// The secrets of the environment, taken out of it.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    environment: HashMap<String, Secret>,
+    /// `~/.pi/mom/auth.json`, shared with the original.
+    auth: Option<Value>,
+    /// `$CREDENTIALS_DIRECTORY`, set by systemd for LoadCredential=.
+    credentials: Option<PathBuf>,
+}
+
+impl Keys {
+    /// Reads the secrets and makes sure that neither a child nor `/proc/PID/environ` shows
+    /// them: the kernel keeps the environment a program was started with readable for its
+    /// user, so mom starts herself once more without them and gets them through a pipe.
+    pub(crate) fn take() -> Result<Keys> {
+        let environment = match env::var(SECRETS_FD) {
+            Ok(fd) => inherited(&fd)?,
+            Err(_) => {
+                let secrets: Vec<(String, String)> = env::vars()
+                    .filter(|(name, _)| is_secret_name(name))
+                    .collect();
+                if !secrets.is_empty() {
+                    return Err(start_again(&secrets));
+                }
+                HashMap::new()
+            }
+        };
+        // Closes /proc/PID to the same user, and ptrace with it. Best effort: where it is
+        // refused mom runs as before.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+        Ok(Keys {
+            environment,
+            auth: auth_file(),
+            credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        })
+    }
+
+    /// A key by the name of its variable: the environment, then systemd's credentials.
+    pub(crate) fn variable(&self, name: &str) -> Option<Secret> {
+        if let Some(secret) = self.environment.get(name) {
+            return Some(secret.clone());
+        }
+        let text = fs::read_to_string(self.credentials.as_ref()?.join(name)).ok()?;
+        Some(Secret::new(&text)).filter(|secret| !secret.expose().is_empty())
+    }
+
+    /// A provider's key: auth.json (as the original has it), then the variables in order.
+    pub(crate) fn provider(&self, provider: &str, variables: &[&str]) -> Result<Option<Secret>> {
+        let entry = self.auth.as_ref().and_then(|auth| auth.get(provider));
+        if let Some(entry) = entry {
+            if let Some(secret) = self.auth_entry(provider, entry)? {
+                return Ok(Some(secret));
+            }
+        }
+        Ok(variables.iter().find_map(|name| self.variable(name)))
+    }
+
+    /// Every secret that must never be printed.
+    pub(crate) fn all(&self) -> Vec<Secret> {
+        let mut all: Vec<Secret> = self.environment.values().cloned().collect();
+        let entries = self.auth.as_ref().and_then(Value::as_object);
+        for entry in entries.into_iter().flat_map(|entries| entries.values()) {
+            for field in ["key", "access", "refresh"] {
+                all.extend(entry.get(field).and_then(Value::as_str).map(Secret::new));
+            }
+        }
+        let files = self
+            .credentials
+            .as_ref()
+            .and_then(|dir| fs::read_dir(dir).ok());
+        for file in files.into_iter().flatten().flatten() {
+            all.extend(
+                fs::read_to_string(file.path())
+                    .ok()
+                    .map(|text| Secret::new(&text)),
+            );
+        }
+        all
+    }
+
+    fn auth_entry(&self, provider: &str, entry: &Value) -> Result<Option<Secret>> {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        match (text("type"), text("key")) {
+            (Some("api_key"), Some(key)) => match key.strip_prefix('!') {
+                Some(command) => key_from_command(provider, command).map(Some),
+                None => {
+                    let named = self.environment.get(key).cloned();
+                    let named = named.or_else(|| variable(key).map(|text| Secret::new(&text)));
+                    Ok(named.or_else(|| Some(Secret::new(key))))
+                }
+            },
+            (Some("oauth"), _) => Err(Error::Failed(format!(
+                "the entry {provider:?} in ~/.pi/mom/auth.json is a subscription login, which \
+                 mom can't use: put an API key there or set its variable"
+            ))),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    ["_TOKEN", "_KEY", "_SECRET", "_PASSWORD"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// Returns only if the execution failed.
+fn start_again(secrets: &[(String, String)]) -> Error {
+    let failed = |what: &str, err: &dyn std::fmt::Display| {
+        Error::Failed(format!(
+            "cannot hide the keys of the environment: {what}: {err}"
+        ))
+    };
+    let mut list = Vec::new();
+    for (name, value) in secrets {
+        list.extend_from_slice(format!("{name}={value}\0").as_bytes());
+    }
+    if list.len() > SECRETS_BYTES_MAX {
+        return failed("variables", &"more than 64 KiB of tokens and keys");
+    }
+    // No CLOEXEC: the next incarnation reads it.
+    let (reader, writer) = match rustix::pipe::pipe() {
+        Ok(ends) => ends,
+        Err(err) => return failed("pipe", &err),
+    };
+    if let Err(err) = File::from(writer).write_all(&list) {
+        return failed("pipe", &err);
+    }
+    let program = match env::current_exe() {
+        Ok(program) => program,
+        Err(err) => return failed("/proc/self/exe", &err),
+    };
+    let mut command = Command::new(program);
+    command
+        .args(env::args_os().skip(1))
+        .env(SECRETS_FD, reader.as_raw_fd().to_string());
+    for (name, _) in secrets {
+        command.env_remove(name);
+    }
+    failed("exec", &command.exec())
+}
+
+fn inherited(fd: &str) -> Result<HashMap<String, Secret>> {
+    let bad = || Error::Usage(format!("{SECRETS_FD} is mom's own variable: unset it"));
+    let number: u32 = fd.parse().map_err(|_| bad())?;
+    // Opened by its name: making an OwnedFd of a number would need `unsafe`.
+    let path = format!("/proc/self/fd/{number}");
+    let mut pipe = File::open(&path).map_err(|_| bad())?;
+    if !is_pipe(&pipe) {
+        return Err(bad());
+    }
+    let mut list = String::new();
+    pipe.read_to_string(&mut list).map_err(|_| bad())?;
+    let pairs = list
+        .split_terminator('\0')
+        .filter_map(|pair| pair.split_once('='));
+    Ok(pairs
+        .map(|(name, value)| (name.to_owned(), Secret::new(value)))
+        .collect())
+}
+
+fn is_pipe(file: &File) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    file.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
+}
+
+/// `~/.pi/mom/auth.json`; absent, unreadable or broken means no keys from there.
+fn auth_file() -> Option<Value> {
+    let path = Path::new(&variable("HOME")?).join(".pi/mom/auth.json");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(err) => {
+            log::warning!(
+                "",
+                "cannot read {}: {err}; its keys are not used",
+                path.display()
+            );
+            return None;
+        }
+    };
+    let others = fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+    if others {
+        log::warning!(
+            "",
+            "{0} can be read by others: chmod 600 {0}",
+            path.display()
+        );
+    }
+    match serde_json::from_str(&text) {
+        Ok(value) => Some(value),
+        Err(err) => {
+            log::warning!(
+                "",
+                "{} is not valid JSON ({err}); its keys are not used",
+                path.display()
+            );
+            None
+        }
+    }
+}
+
+/// `!pass show openai`: a command's trimmed output is the key. `timeout` (coreutils and
+/// busybox have it) bounds it to the 10 s of the original.
+fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
+    let failed = |why: String| {
+        Error::Failed(format!(
+            "the key command of {provider:?} in ~/.pi/mom/auth.json failed: {why}"
+        ))
+    };
+    let output = Command::new("timeout")
+        .args(["10", "sh", "-c", command])
+        .output()
+        .map_err(|err| failed(err.to_string()))?;
+    let key = Secret::new(&String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() || key.expose().is_empty() {
+        return Err(failed(format!(
+            "{}, {} bytes of output",
+            output.status,
+            key.expose().len()
+        )));
+    }
+    Ok(key)
+}
+
+/// Both Slack tokens, or one message that names what is missing or swapped and where to
+/// get it.
+pub(crate) fn slack_tokens(keys: &Keys) -> Result<(Secret, Secret)> {
+    let kinds = [
+        (
+            APP_TOKEN,
+            "xapp-",
+            "Basic Information > App-Level Tokens, scope connections:write",
+        ),
+        (BOT_TOKEN, "xoxb-", "Install App > Bot User OAuth Token"),
+    ];
+    let found = kinds.map(|(name, ..)| keys.variable(name));
+    let missing: Vec<String> = kinds
+        .iter()
+        .zip(&found)
+        .filter(|(_, token)| token.is_none())
+        .map(|((name, start, place), _)| format!("{name} ({start}..., from {place})"))
+        .collect();
+    let [Some(app), Some(bot)] = found else {
+        return Err(Error::Failed(format!(
+            "no Slack token in {}; `mom --manifest` creates the app, `mom --chat` works \
+             without Slack",
+            missing.join(" and ")
+        )));
+    };
+    let starts = |token: &Secret, start: &str| token.expose().starts_with(start);
+    if starts(&app, "xoxb-") && starts(&bot, "xapp-") {
+        return Err(Error::Failed(format!(
+            "the Slack tokens are swapped: {APP_TOKEN} takes the xapp- token, {BOT_TOKEN} the \
+             xoxb- token"
+        )));
+    }
+    for ((name, start, place), token) in kinds.iter().zip([&app, &bot]) {
+        if !starts(token, start) {
+            return Err(Error::Failed(format!(
+                "{name} does not start with {start}: take the token from {place}"
+            )));
+        }
+    }
+    Ok((app, bot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(pairs: &[(&str, &str)], auth: Option<&str>) -> Keys {
+        Keys {
+            environment: pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Secret::new(value)))
+                .collect(),
+            auth: auth.map(|text| serde_json::from_str(text).unwrap()),
+            credentials: None,
+        }
+    }
+
+    #[test]
+    fn slack_tokens_say_what_is_wrong() {
+        for (app, bot, want) in [
+            ("", "", "MOM_SLACK_APP_TOKEN (xapp-"),
+            ("xapp-1", "", "no Slack token in MOM_SLACK_BOT_TOKEN"),
+            ("xoxb-1", "xapp-1", "swapped"),
+            (
+                "xapp-1",
+                "xoxp-1",
+                "MOM_SLACK_BOT_TOKEN does not start with xoxb-",
+            ),
+        ] {
+            let pairs: Vec<_> = [(APP_TOKEN, app), (BOT_TOKEN, bot)]
+                .into_iter()
+                .filter(|(_, value)| !value.is_empty())
+                .collect();
+            let text = slack_tokens(&keys(&pairs, None)).unwrap_err().to_string();
+            assert!(text.contains(want), "{app} {bot}: {text}");
+        }
+        assert!(slack_tokens(&keys(&[(APP_TOKEN, "xapp-1"), (BOT_TOKEN, "xoxb-1")], None)).is_ok());
+    }
+
+    #[test]
+    fn auth_file_beats_the_environment() {
+        let auth = r#"{"a":{"type":"api_key","key":"literal-key"},
+            "b":{"type":"api_key","key":"B_VAR_KEY"},
+            "c":{"type":"api_key","key":"!printf ' from-command\n'"},
+            "d":{"type":"api_key","key":"!exit 3"},
+            "e":{"type":"oauth","access":"x","refresh":"y","expires":1}}"#;
+        let keys = keys(&[("A_KEY", "from-env"), ("B_VAR_KEY", "named")], Some(auth));
+        let key = |provider| {
+            let found = keys.provider(provider, &["X_KEY", "A_KEY"]);
+            found.map(|key| key.map(|key| key.expose().to_owned()))
+        };
+        assert_eq!(key("a").unwrap().as_deref(), Some("literal-key"));
+        assert_eq!(key("b").unwrap().as_deref(), Some("named"));
+        assert_eq!(key("c").unwrap().as_deref(), Some("from-command"));
+        assert!(key("d").is_err());
+        assert!(key("e").unwrap_err().to_string().contains("API key"));
+        assert_eq!(key("other").unwrap().as_deref(), Some("from-env"));
+    }
+}

@@ -1,0 +1,46 @@
+//! SIGTERM and SIGINT set a `Stop`, so that whatever waits in poll(2) sees them; a second
+//! one ends the program at once. SIGHUP is ignored: there is nothing to reload, and a lost
+//! terminal must not end the bot.
+
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+use crate::error::{Error, Result};
+
+/// Exit code of a second signal: 128 + SIGINT, as shells have it.
+const SECOND_SIGNAL: i32 = 130;
+
+/// Calls `on_signal` on a thread of its own for each SIGTERM and SIGINT. `impatient`: a
+/// second signal exits at once. The thread lasts as long as the program.
+pub(crate) fn watch(impatient: bool, on_signal: impl Fn() + Send + 'static) -> Result<()> {
+    let failed = |err: std::io::Error| Error::failed(format!("cannot watch for signals: {err}"));
+    let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
+    let seen = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        if impatient {
+            // In this order: the first signal finds the flag down and raises it.
+            flag::register_conditional_shutdown(signal, SECOND_SIGNAL, seen.clone())
+                .map_err(failed)?;
+            flag::register(signal, seen.clone()).map_err(failed)?;
+        }
+        low_level::pipe::register(signal, writer.try_clone().map_err(failed)?).map_err(failed)?;
+    }
+    flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(failed)?;
+    let wait = move || {
+        let mut byte = [0];
+        while reader.read_exact(&mut byte).is_ok() {
+            on_signal();
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map_err(failed)?;
+    Ok(())
+}

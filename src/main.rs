@@ -6,6 +6,7 @@ mod error;
 mod json;
 mod llm;
 mod log;
+mod net;
 mod prompt;
 mod queue;
 mod run;

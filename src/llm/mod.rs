@@ -1,10 +1,22 @@
 //! What the run loop and the providers say to each other: messages in, a streamed reply
 //! out. One file per wire format beside this one; `open` picks by `PROVIDER/ID`.
 
+mod anthropic;
+mod call;
+mod draft;
+pub(crate) mod models;
+mod offline;
+mod prepare;
+mod sse;
+
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::net::Net;
+use crate::secret::Secret;
 use crate::stop::Stop;
+use models::{CacheLifetime, Service};
 
 /// A language model behind some wire format. The only trait of ours.
 pub(crate) trait Provider: Send + Sync {
@@ -18,6 +30,153 @@ pub(crate) trait Provider: Send + Sync {
         stop: &Stop,
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<Reply>;
+}
+
+/// What `--model` is when nobody says.
+pub(crate) const MODEL_DEFAULT: &str = "anthropic/claude-sonnet-5-5";
+
+/// The provider for `spec` (`PROVIDER/ID`, a known id alone, or `offline`). `setting` looks a
+/// variable up: keys, base URLs, PI_CACHE_RETENTION.
+///
+/// # Errors
+/// `Usage`, with what to set or what it should have been called.
+pub(crate) fn open(
+    spec: &str,
+    setting: &dyn Fn(&str) -> Option<Secret>,
+    net: &Net,
+) -> Result<Box<dyn Provider>> {
+    if spec == "offline" {
+        return Ok(Box::new(offline::Offline::new()));
+    }
+    let (service, id) = parse_spec(spec)?;
+    let set = |name: &str| setting(name).filter(|value| !value.expose().is_empty());
+    let key = service.key_variables.iter().find_map(|name| set(name));
+    if key.is_none() && !service.local {
+        return Err(missing_key(service, &set));
+    }
+    let lifetime = match set("PI_CACHE_RETENTION") {
+        Some(value) if value.expose() == "long" => CacheLifetime::OneHour,
+        _ => CacheLifetime::FiveMinutes,
+    };
+    let endpoint = call::Endpoint {
+        net: net.clone(),
+        service,
+        base_url: base_url(service, &set)?,
+        key,
+        no_images: false.into(),
+    };
+    let model = models::model(service, id, lifetime);
+    let near = models::near(service.name, id);
+    if !models::is_known(&model) && !near.is_empty() {
+        log::warning!(
+            "",
+            "{spec} is not a model I know; near it: {}",
+            near.join(", ")
+        );
+    }
+    Ok(match model.api {
+        "anthropic-messages" => Box::new(anthropic::Anthropic {
+            endpoint,
+            model,
+            lifetime,
+        }),
+        _ => {
+            let text = format!("{spec}: chat completions are not spoken yet");
+            return Err(Error::Usage(text));
+        }
+    })
+}
+
+fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
+    let names = || models::SERVICES.iter().map(|service| service.name);
+    if let Some((name, id)) = spec.split_once('/') {
+        if let (Some(service), false) = (models::find_service(name), id.is_empty()) {
+            return Ok((service, id));
+        }
+    }
+    if let Some(service) = models::provider_of(spec).and_then(models::find_service) {
+        return Ok((service, spec));
+    }
+    let name = spec.split('/').next().unwrap_or_default();
+    let near = models::nearest(name, names().chain(["offline"]));
+    Err(Error::Usage(match near.first() {
+        Some(near) if *near == name => {
+            format!("--model={spec} names no model: write {name}/ID, like {MODEL_DEFAULT}")
+        }
+        Some(near) if spec.contains('/') => {
+            format!("--model={spec}: there is no provider {name}; did you mean {near}?")
+        }
+        _ => format!(
+            "--model={spec}: write PROVIDER/ID, like {MODEL_DEFAULT}; providers: offline, {}",
+            names().collect::<Vec<_>>().join(", ")
+        ),
+    }))
+}
+
+fn missing_key(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Error {
+    let has_key = |other: &&Service| other.key_variables.iter().any(|name| set(name).is_some());
+    let others = models::SERVICES.iter().filter(has_key);
+    let others: Vec<&str> = others.map(|other| other.name).collect();
+    let instead = match others.as_slice() {
+        [] => "without an account, try --model=offline or --model=ollama/ID".to_owned(),
+        others => format!(
+            "a key is set for {}: use --model=PROVIDER/ID",
+            others.join(", ")
+        ),
+    };
+    Error::Usage(format!(
+        "no key for {}: set {}; {instead}",
+        service.name,
+        service.key_variables.join(" or ")
+    ))
+}
+
+/// The address requests start with, without a slash at its end.
+fn base_url(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Result<String> {
+    let given = set(service.base_url_variable);
+    let url = match (&given, service.name) {
+        (Some(url), _) => url.expose().to_owned(),
+        (None, "ollama") => match set("OLLAMA_HOST") {
+            Some(host) => ollama_url(host.expose()),
+            None => service.base_url.to_owned(),
+        },
+        (None, "custom") => {
+            let text = "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1";
+            return Err(Error::Usage(text.to_owned()));
+        }
+        (None, _) => service.base_url.to_owned(),
+    };
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        let variable = service.base_url_variable;
+        return Err(Error::Usage(format!(
+            "{variable} is {url:?}; it must start with http:// or https://"
+        )));
+    }
+    let url = url.trim_end_matches('/');
+    // The variable is documented without it, and set with it all the same.
+    let version = if service.name == "anthropic" {
+        "/v1"
+    } else {
+        ""
+    };
+    Ok(url.strip_suffix(version).unwrap_or(url).to_owned())
+}
+
+/// `host`, `host:port`, `http://host:port`, `:port`; an address to listen on becomes one to
+/// connect to.
+fn ollama_url(host: &str) -> String {
+    let (scheme, rest) = host.split_once("://").unwrap_or(("http", host));
+    let rest = rest.trim_end_matches('/');
+    let (name, port) = match rest.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (name, port),
+        _ if scheme == "https" => (rest, "443"),
+        _ => (rest, "11434"),
+    };
+    let name = match name {
+        "" | "0.0.0.0" | "[::]" => "127.0.0.1",
+        name => name,
+    };
+    format!("{scheme}://{name}:{port}/v1")
 }
 
 /// Everything one request is made of.
@@ -56,6 +215,22 @@ pub(crate) enum Message {
     },
     Assistant(Assistant),
     ToolResult(ToolResult),
+}
+
+impl Message {
+    /// What came from a person or a tool; nothing for the model's own messages.
+    pub(crate) fn content(&self) -> &[Content] {
+        match self {
+            Message::User { content, .. } => content,
+            Message::ToolResult(result) => &result.content,
+            Message::Assistant(_) => &[],
+        }
+    }
+
+    fn has_image(&self) -> bool {
+        let mut content = self.content().iter();
+        content.any(|content| matches!(content, Content::Image(_)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +289,8 @@ pub(crate) enum Block {
 pub(crate) struct ToolCall {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// A JSON object, byte for byte as the model wrote it (whole and valid: a call that was
-    /// cut off never becomes a `ToolCall`; see `Reply::cut_call`).
+    /// A JSON object on one line, otherwise byte for byte as the model wrote it (whole and
+    /// valid: a call that was cut off never becomes a `ToolCall`; see `Reply::cut_call`).
     pub(crate) arguments: String,
     /// Gemini's `thought_signature`, to be echoed with the call.
     pub(crate) signature: Option<String>,
@@ -203,9 +378,161 @@ pub(crate) struct Price {
     pub(crate) cache_read: f64,
     /// For the cache lifetime in use.
     pub(crate) cache_write: f64,
+    /// Input tokens above which a request is dearer, and the factors for input and output.
+    pub(crate) step: Option<(u64, f64, f64)>,
 }
 
 /// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
 pub(crate) const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
 /// Before the first byte of a local server, which may be loading the model.
 pub(crate) const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn model(provider: &str, id: &str) -> Model {
+        let service = models::find_service(provider).unwrap();
+        models::model(service, id, CacheLifetime::FiveMinutes)
+    }
+
+    pub(super) fn turn(messages: &[Message]) -> Turn<'_> {
+        Turn {
+            system: "",
+            messages,
+            run_start: 0,
+            tools: &[],
+            output_tokens_max: 16_000,
+        }
+    }
+
+    pub(super) fn user(text: &str) -> Message {
+        Message::User {
+            content: vec![Content::Text(text.to_owned())],
+            timestamp_ms: 0,
+        }
+    }
+
+    /// As user message, with `len` bytes of base64.
+    pub(super) fn image(text: &str, len: usize) -> Message {
+        let image = Image {
+            mime: "image/png".to_owned(),
+            data: "A".repeat(len),
+        };
+        Message::User {
+            content: vec![Content::Image(image), Content::Text(text.to_owned())],
+            timestamp_ms: 0,
+        }
+    }
+
+    pub(super) fn said(blocks: Vec<Block>) -> Message {
+        Message::Assistant(Assistant {
+            blocks,
+            api: "anthropic-messages".to_owned(),
+            provider: "anthropic".to_owned(),
+            model: "claude-sonnet-5-5".to_owned(),
+            usage: Usage::default(),
+            stop_reason: StopReason::ToolUse,
+            timestamp_ms: 0,
+        })
+    }
+
+    pub(super) fn thought(text: &str, signature: &str) -> Block {
+        Block::Thinking {
+            text: text.to_owned(),
+            signature: signature.to_owned(),
+            redacted: false,
+        }
+    }
+
+    pub(super) fn call(id: &str, name: &str) -> Block {
+        Block::ToolCall(ToolCall {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            arguments: r#"{"b":1, "a":2}"#.to_owned(),
+            signature: None,
+        })
+    }
+
+    pub(super) fn result(call_id: &str, text: &str) -> Message {
+        Message::ToolResult(ToolResult {
+            call_id: call_id.to_owned(),
+            name: "bash".to_owned(),
+            content: vec![Content::Text(text.to_owned())],
+            is_error: false,
+            details: None,
+            timestamp_ms: 0,
+        })
+    }
+
+    #[test]
+    fn specs() {
+        for (spec, settings, want) in [
+            ("offline", &[][..], "offline/offline"),
+            ("anthropic/x", &[("ANTHROPIC_API_KEY", "k")], "anthropic/x"),
+            (
+                "claude-haiku-5-5",
+                &[("ANTHROPIC_API_KEY", "k")],
+                "anthropic/claude-haiku-5-5",
+            ),
+            (
+                "anthropic/x",
+                &[("ANTHROPIC_API_KEY", " ")],
+                "no key for anthropic: set ANTHROPIC_API_KEY; without an account, try \
+                 --model=offline or --model=ollama/ID",
+            ),
+            (
+                "gemini/x",
+                &[("OPENAI_API_KEY", "k")],
+                "no key for gemini: set GEMINI_API_KEY or GOOGLE_API_KEY; a key is set for \
+                 openai, custom: use --model=PROVIDER/ID",
+            ),
+            (
+                "antropic/x",
+                &[],
+                "--model=antropic/x: there is no provider antropic; did you mean anthropic?",
+            ),
+            (
+                "ollama",
+                &[],
+                "--model=ollama names no model: write ollama/ID, like anthropic/claude-sonnet-5-5",
+            ),
+            (
+                "custom/x",
+                &[],
+                "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1",
+            ),
+            (
+                "ollama/x",
+                &[("OLLAMA_BASE_URL", "localhost")],
+                "OLLAMA_BASE_URL is \"localhost\"; it must start with http:// or https://",
+            ),
+        ] {
+            let setting = |name: &str| {
+                let found = settings.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| Secret::new(value))
+            };
+            let got = match open(spec, &setting, &Net::default()) {
+                Ok(provider) => format!("{}/{}", provider.model().provider, provider.model().id),
+                Err(err) => err.to_string(),
+            };
+            assert_eq!(got, want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn ollama_host() {
+        for (host, want) in [
+            ("0.0.0.0", "http://127.0.0.1:11434/v1"),
+            ("pi.local", "http://pi.local:11434/v1"),
+            ("pi.local:80", "http://pi.local:80/v1"),
+            (":1", "http://127.0.0.1:1/v1"),
+            ("http://0.0.0.0:1234/", "http://127.0.0.1:1234/v1"),
+            ("https://x", "https://x:443/v1"),
+            ("[::]:5", "http://127.0.0.1:5/v1"),
+            ("[::1]", "http://[::1]:11434/v1"),
+        ] {
+            assert_eq!(ollama_url(host), want, "{host}");
+        }
+    }
+}

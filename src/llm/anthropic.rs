@@ -1,0 +1,580 @@
+//! Anthropic's Messages API (https://platform.claude.com/docs/en/api/messages): the request's
+//! text, and its stream of events made into a reply.
+
+use std::ops::ControlFlow;
+
+use serde_json::Value;
+
+use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::draft::{self, Draft, End};
+use super::models::{self, CacheLifetime};
+use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
+use super::{Block, Delta, Image, Model, Provider, Reply, Turn};
+use crate::error::{Error, Result};
+use crate::json::{Obj, array, quote};
+use crate::log;
+use crate::stop::Stop;
+
+/// Works for all models as long as no sampling parameters are sent.
+const VERSION: &str = "2023-06-01";
+
+pub(super) struct Anthropic {
+    pub(super) endpoint: Endpoint,
+    pub(super) model: Model,
+    pub(super) lifetime: CacheLifetime,
+}
+
+impl Provider for Anthropic {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn stream(
+        &self,
+        turn: &Turn<'_>,
+        stop: &Stop,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<Reply> {
+        with_remedies(&self.endpoint, &self.model, turn, |omit| {
+            let body = self.request(turn, omit);
+            let headers = [
+                ("x-api-key", self.endpoint.bearer()),
+                ("anthropic-version", VERSION),
+            ];
+            let mut stream = Stream::default();
+            self.endpoint
+                .stream("/v1/messages", &headers, &body, stop, &mut |data| {
+                    stream.event(data, on_delta)
+                })?;
+            stream.finish(&self.model)
+        })
+    }
+}
+
+impl Anthropic {
+    fn request(&self, turn: &Turn<'_>, omit: Omit) -> String {
+        let prepared = prepare(turn, self.endpoint.service, &self.model, omit);
+        let last = prepared.entries.len().saturating_sub(1);
+        let messages = prepared.entries.iter().enumerate().map(|(index, entry)| {
+            let (role, mut blocks) = message(entry);
+            // The end of the previous run, which this run's requests share, and the end of
+            // this request, which the next one begins with.
+            if index == last || index + 1 == prepared.run_start {
+                if let Some(block) = blocks.last_mut() {
+                    *block = self.cached(block);
+                }
+            }
+            Obj::new()
+                .str("role", role)
+                .raw("content", &array(blocks))
+                .end()
+        });
+        let mut request = Obj::new()
+            .str("model", &self.model.id)
+            .num(
+                "max_tokens",
+                turn.output_tokens_max.min(self.model.output_tokens_max),
+            )
+            .bool("stream", true);
+        // These think on their own; without this their thinking comes without words.
+        if models::is_known(&self.model) && !self.model.id.contains("-4-") {
+            let thinking = Obj::new()
+                .str("type", "adaptive")
+                .str("display", "summarized");
+            request = request.raw("thinking", &thinking.end());
+        }
+        if !turn.tools.is_empty() {
+            let tools = turn.tools.iter().map(|tool| {
+                Obj::new()
+                    .str("name", tool.name)
+                    .str("description", tool.description)
+                    .raw("input_schema", tool.schema)
+                    .end()
+            });
+            request = request.raw("tools", &array(tools));
+        }
+        if !turn.system.trim().is_empty() {
+            request = request.raw("system", &array([self.cached(&text(turn.system))]));
+        }
+        request.raw("messages", &array(messages)).end()
+    }
+
+    /// The block with a cache breakpoint. No thinking block ever stands last.
+    fn cached(&self, block: &str) -> String {
+        let control = match self.lifetime {
+            CacheLifetime::FiveMinutes => r#"{"type":"ephemeral"}"#,
+            CacheLifetime::OneHour => r#"{"type":"ephemeral","ttl":"1h"}"#,
+        };
+        let open = block.strip_suffix('}').unwrap_or(block);
+        format!(r#"{open},"cache_control":{control}}}"#)
+    }
+}
+
+fn message(entry: &Entry<'_>) -> (&'static str, Vec<String>) {
+    match entry {
+        Entry::User(parts) => ("user", parts.iter().map(part).collect()),
+        Entry::Assistant(blocks) => ("assistant", blocks.iter().map(said).collect()),
+        Entry::Results(answers) => {
+            let mut blocks: Vec<String> = answers.iter().map(result).collect();
+            // A failed result takes only text.
+            let failed = answers.iter().filter(|answer| answer.is_error);
+            blocks.extend(
+                failed
+                    .flat_map(|answer| answer.content.iter())
+                    .filter_map(|part| match part {
+                        Part::Image(data) => Some(image(data)),
+                        Part::Text(_) => None,
+                    }),
+            );
+            ("user", blocks)
+        }
+    }
+}
+
+fn said(said: &Said<'_>) -> String {
+    match said {
+        Said::Text(words) => text(words),
+        Said::Thinking {
+            signature,
+            redacted: true,
+            ..
+        } => Obj::new()
+            .str("type", "redacted_thinking")
+            .str("data", signature)
+            .end(),
+        Said::Thinking {
+            text, signature, ..
+        } => Obj::new()
+            .str("type", "thinking")
+            .str("thinking", text)
+            .str("signature", signature)
+            .end(),
+        Said::Call { id, call } => Obj::new()
+            .str("type", "tool_use")
+            .str("id", id)
+            .str("name", &call.name)
+            .raw("input", &call.arguments)
+            .end(),
+    }
+}
+
+fn result(answer: &Answer<'_>) -> String {
+    let parts = answer.content.iter();
+    let parts = parts.filter(|part| !answer.is_error || matches!(part, Part::Text(_)));
+    let mut blocks: Vec<String> = parts.map(part).collect();
+    if blocks.is_empty() {
+        blocks.push(text("(see the image below)"));
+    }
+    let result = Obj::new()
+        .str("type", "tool_result")
+        .str("tool_use_id", &answer.call_id)
+        .raw("content", &array(blocks));
+    if answer.is_error {
+        return result.bool("is_error", true).end();
+    }
+    result.end()
+}
+
+fn part(part: &Part<'_>) -> String {
+    match part {
+        Part::Text(words) => text(words),
+        Part::Image(data) => image(data),
+    }
+}
+
+fn text(words: &str) -> String {
+    format!(r#"{{"type":"text","text":{}}}"#, quote(words))
+}
+
+fn image(image: &Image) -> String {
+    let source = Obj::new()
+        .str("type", "base64")
+        .str("media_type", &image.mime)
+        .str("data", &image.data);
+    Obj::new()
+        .str("type", "image")
+        .raw("source", &source.end())
+        .end()
+}
+
+/// The events of one reply.
+#[derive(Default)]
+struct Stream {
+    draft: Draft,
+    /// The stream's `index` of each block in the draft.
+    indexes: Vec<(u64, usize)>,
+    stop_reason: String,
+    refusal: Option<String>,
+    failure: Option<Refusal>,
+    ended: bool,
+}
+
+impl Stream {
+    fn event(
+        &mut self,
+        data: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<ControlFlow<()>> {
+        let Ok(event) = serde_json::from_str::<Value>(data) else {
+            return Err(Error::retry(
+                "the model's server sent an event that is not JSON",
+            ));
+        };
+        match event["type"].as_str().unwrap_or_default() {
+            "message_start" => self.usage(&event["message"]["usage"]),
+            "content_block_start" => self.start(&event)?,
+            "content_block_delta" => self.delta(&event, on_delta),
+            "message_delta" => {
+                let delta = &event["delta"];
+                if let Some(reason) = delta["stop_reason"].as_str() {
+                    self.stop_reason = reason.to_owned();
+                }
+                let details = &delta["stop_details"];
+                let why = details["explanation"]
+                    .as_str()
+                    .or(details["category"].as_str());
+                self.refusal = why.map(str::to_owned).or(self.refusal.take());
+                self.usage(&event["usage"]);
+            }
+            "message_stop" => self.ended = true,
+            _ if event["error"].is_null() => {}
+            _ => self.failure = Some(Refusal::read(data)),
+        }
+        if self.ended || self.failure.is_some() {
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Cumulative counts; a null keeps the earlier one.
+    fn usage(&mut self, counts: &Value) {
+        let usage = &mut self.draft.usage;
+        for (name, count) in [
+            ("input_tokens", &mut usage.input),
+            ("output_tokens", &mut usage.output),
+            ("cache_read_input_tokens", &mut usage.cache_read),
+            ("cache_creation_input_tokens", &mut usage.cache_write),
+        ] {
+            *count = counts[name].as_u64().unwrap_or(*count);
+        }
+    }
+
+    fn start(&mut self, event: &Value) -> Result<()> {
+        let block = &event["content_block"];
+        let field = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
+        let position = self
+            .draft
+            .push(match block["type"].as_str().unwrap_or_default() {
+                "text" => Block::Text(field("text")),
+                "thinking" => Block::Thinking {
+                    text: field("thinking"),
+                    signature: field("signature"),
+                    redacted: false,
+                },
+                "redacted_thinking" => Block::Thinking {
+                    text: String::new(),
+                    signature: field("data"),
+                    redacted: true,
+                },
+                "tool_use" => draft::call(&field("id"), &field("name")),
+                other => {
+                    log::debug!("", "a block of type {other} is left out");
+                    return Ok(());
+                }
+            })?;
+        self.indexes
+            .push((event["index"].as_u64().unwrap_or(0), position));
+        Ok(())
+    }
+
+    fn delta(&mut self, event: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) {
+        let index = event["index"].as_u64().unwrap_or(0);
+        let known = self.indexes.iter().rev().find(|(other, _)| *other == index);
+        let Some(&(_, position)) = known else { return };
+        let delta = &event["delta"];
+        let piece = |name: &str| delta[name].as_str().unwrap_or_default();
+        match &mut self.draft.blocks[position] {
+            Block::Text(text) => {
+                text.push_str(piece("text"));
+                on_delta(Delta::Text(piece("text")));
+            }
+            Block::Thinking {
+                text, signature, ..
+            } => {
+                text.push_str(piece("thinking"));
+                signature.push_str(piece("signature"));
+                on_delta(Delta::Thinking(piece("thinking")));
+            }
+            Block::ToolCall(call) => call.arguments.push_str(piece("partial_json")),
+        }
+    }
+
+    fn finish(self, model: &Model) -> std::result::Result<Reply, Fault> {
+        if let Some(failure) = self.failure {
+            return Err(Fault::Refused(failure));
+        }
+        if !self.ended {
+            return Err(Error::retry("the model's answer broke off before its end").into());
+        }
+        let end = match self.stop_reason.as_str() {
+            "end_turn" | "tool_use" | "stop_sequence" => End::Done,
+            "max_tokens" | "model_context_window_exceeded" => End::Cut,
+            "refusal" | "sensitive" => {
+                End::Refused(self.refusal.unwrap_or_else(|| "no reason given".to_owned()))
+            }
+            other => {
+                log::warning!(
+                    "",
+                    "{}: stop reason {other:?} taken as the end of the turn",
+                    model.id
+                );
+                End::Done
+            }
+        };
+        Ok(self.draft.finish(end, model)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason, ToolSpec, sse};
+    use super::*;
+    use crate::net::Net;
+
+    const ID: &str = "claude-sonnet-5-5";
+
+    fn request(id: &str, lifetime: CacheLifetime, turn: &Turn<'_>) -> String {
+        let service = models::find_service("anthropic").unwrap();
+        let anthropic = Anthropic {
+            endpoint: Endpoint {
+                net: Net::default(),
+                service,
+                base_url: String::new(),
+                key: None,
+                no_images: false.into(),
+            },
+            model: models::model(service, id, lifetime),
+            lifetime,
+        };
+        anthropic.request(turn, Omit::default())
+    }
+
+    #[test]
+    fn a_request_in_a_tool_loop() {
+        let failed = match image("no", 4) {
+            Message::User { content, .. } => content,
+            _ => Vec::new(),
+        };
+        let mut no = result("2", "");
+        if let Message::ToolResult(result) = &mut no {
+            result.content = failed;
+            result.is_error = true;
+        }
+        let calls = vec![thought("", "sig"), call("1", "bash"), call("2", "read")];
+        let messages = [
+            user("a"),
+            said(vec![Block::Text("b".to_owned())]),
+            user("c"),
+            said(calls),
+            no,
+            result("1", "d"),
+        ];
+        let tools = [ToolSpec {
+            name: "bash",
+            description: "Runs",
+            schema: r#"{"z":1,"a":2}"#,
+        }];
+        let turn = Turn {
+            system: "S",
+            run_start: 2,
+            tools: &tools,
+            ..turn(&messages)
+        };
+        let want = concat!(
+            r#"{"model":"claude-sonnet-5-5","max_tokens":16000,"stream":true,"#,
+            r#""thinking":{"type":"adaptive","display":"summarized"},"#,
+            r#""tools":[{"name":"bash","description":"Runs","input_schema":{"z":1,"a":2}}],"#,
+            r#""system":[{"type":"text","text":"S","cache_control":{"type":"ephemeral"}}],"#,
+            r#""messages":[{"role":"user","content":[{"type":"text","text":"a"}]},"#,
+            r#"{"role":"assistant","content":[{"type":"text","text":"b","cache_control":{"type":"ephemeral"}}]},"#,
+            r#"{"role":"user","content":[{"type":"text","text":"c"}]},"#,
+            r#"{"role":"assistant","content":[{"type":"thinking","thinking":"","signature":"sig"},"#,
+            r#"{"type":"tool_use","id":"1","name":"bash","input":{"b":1, "a":2}},"#,
+            r#"{"type":"tool_use","id":"2","name":"read","input":{"b":1, "a":2}}]},"#,
+            r#"{"role":"user","content":["#,
+            r#"{"type":"tool_result","tool_use_id":"1","content":[{"type":"text","text":"d"}]},"#,
+            r#"{"type":"tool_result","tool_use_id":"2","content":[{"type":"text","text":"no"}],"is_error":true},"#,
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"},"cache_control":{"type":"ephemeral"}}]}]}"#,
+        );
+        assert_eq!(request(ID, CacheLifetime::FiveMinutes, &turn), want);
+        let hour = want.replace(
+            r#"{"type":"ephemeral"}"#,
+            r#"{"type":"ephemeral","ttl":"1h"}"#,
+        );
+        assert_eq!(request(ID, CacheLifetime::OneHour, &turn), hour);
+        let old = want
+            .replace(
+                r#""thinking":{"type":"adaptive","display":"summarized"},"#,
+                "",
+            )
+            .replace(ID, "claude-opus-4-8");
+        // Its thinking is another model's now, and empty.
+        let old = old.replace(
+            r#"{"type":"thinking","thinking":"","signature":"sig"},"#,
+            "",
+        );
+        assert_eq!(
+            request("claude-opus-4-8", CacheLifetime::FiveMinutes, &turn),
+            old
+        );
+        assert!(serde_json::from_str::<Value>(want).is_ok());
+    }
+
+    /// Feeds a transcript; returns the deltas and what became of the stream.
+    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        let mut deltas = String::new();
+        let mut stream = Stream::default();
+        let mut on_delta = |delta: Delta<'_>| match delta {
+            Delta::Text(piece) => deltas += piece,
+            Delta::Thinking(piece) => deltas += &format!("({piece})"),
+        };
+        let fed = sse::Parser::default().feed(transcript.as_bytes(), &mut |data| {
+            stream.event(data, &mut on_delta)
+        });
+        let reply = match fed {
+            Ok(_) => stream.finish(&model("anthropic", ID)),
+            Err(err) => Err(err.into()),
+        };
+        (deltas, reply)
+    }
+
+    #[test]
+    fn a_reply_with_thinking_and_tools() {
+        let transcript = include_str!("../../tests/data/anthropic-tools.sse");
+        let (deltas, reply) = replay(transcript);
+        let reply = reply.unwrap();
+        assert_eq!(deltas, "(Look at )(the disk.)()One moment.");
+        let calls = reply.blocks.iter().filter_map(|block| match block {
+            Block::ToolCall(call) => Some((call.id.as_str(), call.arguments.as_str())),
+            _ => None,
+        });
+        let want = [
+            ("toolu_1", r#"{"label": "Disk", "command": "df -h"}"#),
+            ("toolu_2", "{}"),
+        ];
+        assert_eq!(calls.collect::<Vec<_>>(), want);
+        assert_eq!(reply.blocks[0], thought("Look at the disk.", "EqQB"));
+        assert_eq!(reply.blocks[2], Block::Text("One moment.".to_owned()));
+        assert_eq!(reply.stop_reason, StopReason::ToolUse);
+        let usage = reply.usage;
+        assert_eq!((usage.input, usage.output, usage.total()), (12, 80, 3192));
+        let cost = (12.0 * 2.0 + 80.0 * 10.0 + 3000.0 * 0.1 + 100.0 * 2.5) / 1e6;
+        assert!((usage.cost.unwrap().total() - cost).abs() < 1e-12);
+
+        let cut = &transcript[..transcript.find("event: message_stop").unwrap()];
+        assert!(matches!(
+            replay(cut).1,
+            Err(Fault::Other(Error::Retry { .. }))
+        ));
+    }
+
+    #[test]
+    fn endings() {
+        let text = r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":"hi"}}"#;
+        let tool = r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"bash","input":{}}}"#;
+        for (block, delta, want) in [
+            (text, r#""end_turn""#, "Stop 1 None None"),
+            (text, r#""stop_sequence""#, "Stop 1 None None"),
+            (text, r#""pause_turn""#, "Stop 1 None None"),
+            (text, r#""next_years""#, "Stop 1 None None"),
+            (text, "null", "Stop 1 None None"),
+            (text, r#""max_tokens""#, "Length 1 None None"),
+            (
+                text,
+                r#""model_context_window_exceeded""#,
+                "Length 1 None None",
+            ),
+            (tool, r#""tool_use""#, "ToolUse 1 None None"),
+            (tool, r#""max_tokens""#, "Length 0 None Some(\"bash\")"),
+            (
+                text,
+                r#""sensitive""#,
+                "Stop 0 Some(\"no reason given\") None",
+            ),
+            (
+                text,
+                r#""refusal","stop_details":{"type":"refusal","category":"cyber","explanation":null}"#,
+                "Stop 0 Some(\"cyber\") None",
+            ),
+        ] {
+            let (_, reply) = replay(&format!(
+                "{block}\n\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":{delta}}}}}\n\n\
+                 data: {{\"type\":\"message_stop\"}}\n\n"
+            ));
+            let reply = reply.unwrap();
+            let got = format!(
+                "{:?} {} {:?} {:?}",
+                reply.stop_reason,
+                reply.blocks.len(),
+                reply.refusal,
+                reply.cut_call
+            );
+            assert_eq!(got, want, "{delta}");
+        }
+        let overloaded = "data: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+        match replay(overloaded).1 {
+            Err(Fault::Refused(refusal)) => assert_eq!(refusal.code, "overloaded_error"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            replay("data: {\"x\n\n").1,
+            Err(Fault::Other(Error::Retry { .. }))
+        ));
+    }
+
+    #[test]
+    fn arguments_in_small_pieces() {
+        let mut transcript = String::from(
+            "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"write\",\"input\":{}}}\n\n",
+        );
+        let arguments = Obj::new()
+            .str("content", &"0123456789".repeat(10_240))
+            .end();
+        for piece in arguments.as_bytes().chunks(20) {
+            let piece = quote(&String::from_utf8_lossy(piece));
+            transcript += &format!(
+                "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"input_json_delta\",\"partial_json\":{piece}}}}}\n\n"
+            );
+        }
+        transcript += "data: {\"type\":\"message_stop\"}\n\n";
+        match &replay(&transcript).1.unwrap().blocks[..] {
+            [Block::ToolCall(call)] => assert_eq!(call.arguments, arguments),
+            other => panic!("{} blocks", other.len()),
+        }
+    }
+
+    #[test]
+    fn hostile_events_do_no_harm() {
+        for data in [
+            "null",
+            "[]",
+            "1",
+            "{}",
+            r#"{"type":1}"#,
+            r#"{"type":"content_block_delta","index":9,"delta":{"text":"x"}}"#,
+            r#"{"type":"content_block_start","index":-1,"content_block":null}"#,
+            r#"{"type":"message_delta","delta":null,"usage":{"output_tokens":-5}}"#,
+            r#"{"type":"message_start","message":[]}"#,
+        ] {
+            let (_, reply) = replay(&format!("data: {data}\n\n"));
+            assert!(
+                matches!(reply, Err(Fault::Other(Error::Retry { .. }))),
+                "{data}"
+            );
+        }
+        let start =
+            "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"text\"}}\n\n";
+        assert!(replay(&start.repeat(2000)).1.is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! A reply while it is streamed: pieces come in, a `Reply` goes out. What counts as a whole
+//! tool call, and what an ending means, is decided here for every wire format.
+
+use serde_json::Value;
+
+use super::{Block, Model, Reply, StopReason, ToolCall, Usage};
+use crate::error::{Error, Result};
+
+/// Blocks of one reply; real ones have a few dozen.
+const BLOCKS_MAX: usize = 1024;
+
+/// How the stream ended, in the provider's words.
+#[derive(Debug, PartialEq)]
+pub(super) enum End {
+    /// The model was done, or wants its tools run.
+    Done,
+    /// The output limit, or the end of the window.
+    Cut,
+    /// What the provider says of it.
+    Refused(String),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// Arguments of calls as far as they have come: not yet JSON.
+    pub(super) blocks: Vec<Block>,
+    pub(super) usage: Usage,
+}
+
+impl Draft {
+    /// # Errors
+    /// `Failed` when the reply has more blocks than any model writes.
+    pub(super) fn push(&mut self, block: Block) -> Result<usize> {
+        if self.blocks.len() == BLOCKS_MAX {
+            return Err(Error::failed(format!(
+                "the model's reply has more than {BLOCKS_MAX} blocks"
+            )));
+        }
+        self.blocks.push(block);
+        Ok(self.blocks.len() - 1)
+    }
+
+    /// Appends to the last block when it is text, else opens one.
+    pub(super) fn text(&mut self, piece: &str) -> Result<()> {
+        match self.blocks.last_mut() {
+            Some(Block::Text(text)) => text.push_str(piece),
+            _ => {
+                self.push(Block::Text(piece.to_owned()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Likewise for thinking that came in the field `source`.
+    pub(super) fn thinking(&mut self, piece: &str, source: &str) -> Result<()> {
+        match self.blocks.last_mut() {
+            Some(Block::Thinking {
+                text, signature, ..
+            }) if signature == source => {
+                text.push_str(piece);
+            }
+            _ => {
+                self.push(Block::Thinking {
+                    text: piece.to_owned(),
+                    signature: source.to_owned(),
+                    redacted: false,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `ContextFull` when the server cut the prompt in silence: only for those that do.
+    pub(super) fn finish(mut self, end: End, model: &Model) -> Result<Reply> {
+        let usage = Usage {
+            cost: self
+                .usage
+                .cost
+                .or(model.price.map(|price| price.cost(&self.usage))),
+            ..self.usage
+        };
+        if let End::Refused(why) = end {
+            return Ok(Reply {
+                blocks: Vec::new(),
+                stop_reason: StopReason::Stop,
+                refusal: Some(why),
+                cut_call: None,
+                usage,
+            });
+        }
+        let mut cut_call = None;
+        let last = self.blocks.len().saturating_sub(1);
+        let mut index = 0;
+        self.blocks.retain_mut(|block| {
+            let is_last = index == last;
+            index += 1;
+            match block {
+                Block::Text(text) => !text.trim().is_empty(),
+                Block::Thinking {
+                    text, signature, ..
+                } => !text.is_empty() || !signature.is_empty(),
+                Block::ToolCall(call) => {
+                    let cut = end == End::Cut && is_last;
+                    match arguments(&call.arguments) {
+                        Some(whole) if !(cut && call.arguments.is_empty()) => {
+                            call.arguments = whole;
+                            true
+                        }
+                        _ if cut => {
+                            cut_call = Some(std::mem::take(&mut call.name));
+                            false
+                        }
+                        _ => {
+                            call.arguments = broken(&call.arguments);
+                            true
+                        }
+                    }
+                }
+            }
+        });
+        // What the server says of tools is less reliable than the calls themselves.
+        let calls = self
+            .blocks
+            .iter()
+            .any(|block| matches!(block, Block::ToolCall(_)));
+        let stop_reason = match end {
+            End::Cut if cut_call.is_some() || !calls => StopReason::Length,
+            _ if calls => StopReason::ToolUse,
+            _ => StopReason::Stop,
+        };
+        Ok(Reply {
+            blocks: self.blocks,
+            stop_reason,
+            refusal: None,
+            cut_call,
+            usage,
+        })
+    }
+}
+
+/// The arguments as one line that is a JSON object, or `None` when they are none.
+fn arguments(text: &str) -> Option<String> {
+    match serde_json::from_str(text.trim()) {
+        // A line break can stand between tokens only: within a string it is escaped.
+        Ok(Value::Object(_)) => Some(text.trim().replace(['\n', '\r'], " ")),
+        Ok(Value::Null) => Some("{}".to_owned()),
+        // Some local models write the object as a string.
+        Ok(Value::String(inner)) if inner.trim_start().starts_with('{') => arguments(&inner),
+        Ok(_) => None,
+        Err(_) => text.trim().is_empty().then(|| "{}".to_owned()),
+    }
+}
+
+/// For a call the model wrote wrongly: the check against the tool's schema refuses it, and
+/// the model sees what it wrote.
+fn broken(text: &str) -> String {
+    crate::json::Obj::new().str("invalid_json", text).end()
+}
+
+pub(super) fn call(id: &str, name: &str) -> Block {
+    Block::ToolCall(ToolCall {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        arguments: String::new(),
+        signature: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_whole_cut_and_broken() {
+        let model = super::super::tests::model("anthropic", "claude-sonnet-5-5");
+        for (arguments, end, want, cut) in [
+            (
+                r#"{"b":1, "a":"\n"}"#,
+                End::Done,
+                Some(r#"{"b":1, "a":"\n"}"#),
+                false,
+            ),
+            ("{\n\"a\": 1\r\n}", End::Cut, Some("{ \"a\": 1  }"), false),
+            ("", End::Done, Some("{}"), false),
+            (" null ", End::Done, Some("{}"), false),
+            (r#""{\"a\":1}""#, End::Done, Some(r#"{"a":1}"#), false),
+            ("", End::Cut, None, true),
+            (r#"{"a":"#, End::Cut, None, true),
+            (
+                r#"{"a":"#,
+                End::Done,
+                Some(r#"{"invalid_json":"{\"a\":"}"#),
+                false,
+            ),
+            ("[1]", End::Done, Some(r#"{"invalid_json":"[1]"}"#), false),
+        ] {
+            let mut draft = Draft::default();
+            draft.text(" \n").unwrap();
+            draft.push(call("1", "bash")).unwrap();
+            if let Some(Block::ToolCall(call)) = draft.blocks.last_mut() {
+                call.arguments = arguments.to_owned();
+            }
+            let reply = draft.finish(end, &model).unwrap();
+            let found = reply.blocks.first().map(|block| match block {
+                Block::ToolCall(call) => call.arguments.as_str(),
+                _ => "no call",
+            });
+            assert_eq!(found, want, "{arguments}");
+            assert_eq!(reply.cut_call.is_some(), cut, "{arguments}");
+            let reason = if cut {
+                StopReason::Length
+            } else {
+                StopReason::ToolUse
+            };
+            assert_eq!(reply.stop_reason, reason, "{arguments}");
+        }
+    }
+}

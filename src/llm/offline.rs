@@ -1,0 +1,187 @@
+//! `--model=offline`: no language model, no key, no network. The message is run as one bash
+//! command and its output is the answer. For trying mom, the sandbox and Slack.
+
+use super::{Block, Content, Delta, Message, Model, Provider, Reply, StopReason, Turn, Usage};
+use crate::error::Result;
+use crate::json::Obj;
+use crate::llm::ToolCall;
+use crate::stop::Stop;
+use crate::text;
+
+const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=offline`): \
+    whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";
+
+const LABEL_CHARS_MAX: usize = 60;
+
+pub(super) struct Offline {
+    model: Model,
+}
+
+impl Offline {
+    pub(super) fn new() -> Offline {
+        Offline {
+            model: Model {
+                provider: "offline",
+                api: "offline",
+                id: "offline".to_owned(),
+                // Nothing is ever too long for it.
+                context_window: 1_000_000_000,
+                output_tokens_max: 1_000_000,
+                price: None,
+                takes_images: false,
+            },
+        }
+    }
+}
+
+impl Provider for Offline {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn stream(
+        &self,
+        turn: &Turn<'_>,
+        stop: &Stop,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<Reply> {
+        stop.check()?;
+        let block = answer(turn.messages);
+        let stop_reason = match &block {
+            Block::Text(text) => {
+                on_delta(Delta::Text(text));
+                StopReason::Stop
+            }
+            _ => StopReason::ToolUse,
+        };
+        Ok(Reply {
+            blocks: vec![block],
+            stop_reason,
+            refusal: None,
+            cut_call: None,
+            usage: Usage::default(),
+        })
+    }
+}
+
+fn answer(messages: &[Message]) -> Block {
+    let said = messages
+        .last()
+        .map_or("".into(), |message| words(message.content()));
+    if let Some(Message::ToolResult(result)) = messages.last() {
+        let heading = if result.is_error {
+            "The command failed:\n"
+        } else {
+            ""
+        };
+        return Block::Text(format!("{heading}{}", fenced(&said)));
+    }
+    let command = command(&said);
+    if command.is_empty() {
+        return Block::Text(NOTHING_TO_RUN.to_owned());
+    }
+    Block::ToolCall(ToolCall {
+        // Unique within the conversation, the same when the turn is tried again.
+        id: format!("offline_{}", messages.len()),
+        name: "bash".to_owned(),
+        arguments: Obj::new()
+            .str(
+                "label",
+                &format!("Run {}", text::one_line(&command, LABEL_CHARS_MAX)),
+            )
+            .str("command", &command)
+            .end(),
+        signature: None,
+    })
+}
+
+fn words(content: &[Content]) -> String {
+    let texts = content.iter().filter_map(|content| match content {
+        Content::Text(text) => Some(text.as_str()),
+        Content::Image(_) => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// The message as it was typed: without the `[time] [name]: ` or `[EVENT:..] ` before it
+/// and the attachments behind it, and with what Slack encodes decoded.
+fn command(said: &str) -> String {
+    let mut rest = said
+        .split("\n\n<slack_attachments>\n")
+        .next()
+        .unwrap_or_default();
+    let heads = [("[2", "] ["), ("[", "]: "), ("[EVENT:", "] ")];
+    for (start, end) in heads {
+        if !rest.starts_with(start) {
+            continue;
+        }
+        let Some((head, _)) = rest.split_once(end) else {
+            continue;
+        };
+        if !head.contains('\n') {
+            // The bracket of the next head stays.
+            rest = &rest[head.len() + end.trim_end_matches('[').len()..];
+        }
+    }
+    let mut command = String::new();
+    while let Some((before, link)) = rest.split_once("<http") {
+        let Some((link, after)) = link.split_once('>') else {
+            break;
+        };
+        let url = link.split('|').next().unwrap_or_default();
+        command += &format!("{before}http{url}");
+        rest = after;
+    }
+    command += rest;
+    text::unescape(&command).trim().to_owned()
+}
+
+/// A code block whose fence is longer than any run of backticks inside.
+fn fenced(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}\n{}\n{fence}", text.trim_end_matches('\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands() {
+        for (said, want) in [
+            ("[2026-01-05 10:12:45+01:00] [lena]: ls -l", "ls -l"),
+            ("[2026-01-05 10:12:45+01:00] [lena]:  ls\npwd ", "ls\npwd"),
+            ("[lena]: ls", "ls"),
+            ("[2026-01-05 10:12:45+01:00] [x]: a [b]: c", "a [b]: c"),
+            (
+                "[2026-01-05 10:12:45+01:00] [unknown]: [EVENT:x.json:periodic:0 9 * * 1] ls",
+                "ls",
+            ),
+            (
+                "[x]: curl <https://a.b/c?d&amp;e|a.b> <http://d> &lt; f &gt;&gt; g <h",
+                "curl https://a.b/c?d&e http://d < f >> g <h",
+            ),
+            ("[ -d /tmp ] && echo '[x]'", "[ -d /tmp ] && echo '[x]'"),
+            (
+                "[lena]: ls\n\n<slack_attachments>\n/a/b\n</slack_attachments>",
+                "ls",
+            ),
+            ("[2026-01-05 10:12:45+01:00] [lena]: ", ""),
+            ("", ""),
+        ] {
+            assert_eq!(command(said), want, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn fences() {
+        for (text, want) in [
+            ("a\n", "```\na\n```"),
+            ("```\nx\n```", "````\n```\nx\n```\n````"),
+            ("", "```\n\n```"),
+        ] {
+            assert_eq!(fenced(text), want);
+        }
+    }
+}

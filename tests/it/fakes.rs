@@ -406,14 +406,15 @@ fn tls_is_that_of_the_fixture() {
 }
 
 /// Status and body, or why it is broken.
-fn ask(llm: &FakeLlm, body: &Value) -> (u16, String) {
-    let request = ureq::post(format!("{}/v1/messages", llm.url()))
-        .config()
-        .http_status_as_error(false)
-        .build();
-    let request = request
-        .header("x-api-key", llm::KEY)
-        .header("anthropic-version", "2023-06-01");
+fn ask(llm: &FakeLlm, path: &str, body: &Value) -> (u16, String) {
+    let request = ureq::post(format!("{}/v1/{path}", llm.url()));
+    let request = request.config().http_status_as_error(false).build();
+    let request = match path {
+        "messages" => request
+            .header("x-api-key", llm::KEY)
+            .header("anthropic-version", "2023-06-01"),
+        _ => request.header("Authorization", format!("Bearer {}", llm::OPENAI_KEY)),
+    };
     let mut response = request
         .header("content-type", "application/json")
         .send(body.to_string())
@@ -491,7 +492,7 @@ fn the_model_refuses_what_the_api_refuses() {
             json!([user("a"), {"role": "assistant", "content": [result]}, user("b")]),
         ),
     ] {
-        let (status, body) = ask(&llm, &request(messages.clone()));
+        let (status, body) = ask(&llm, "messages", &request(messages.clone()));
         assert!(status == 400 && body.contains(want), "{want}: {body}");
         assert_eq!(llm.complaints().len(), 1, "{want}");
     }
@@ -516,7 +517,7 @@ fn the_model_refuses_what_the_api_refuses() {
     ] {
         let mut body = request(json!([user("a")]));
         body[field] = value;
-        let (_, answer) = ask(&llm, &body);
+        let (_, answer) = ask(&llm, "messages", &body);
         assert!(answer.contains(want), "{want}: {answer}");
     }
     llm.complaints();
@@ -527,7 +528,7 @@ fn the_model_streams_and_binds_its_thinking() {
     let llm = FakeLlm::start();
     llm.reply(Reply::thinking("hm").and_tool("bash", r#"{"b":1,"a":2}"#));
     let first = request(json!([{"role": "user", "content": "hä?"}]));
-    let (_, stream) = ask(&llm, &first);
+    let (_, stream) = ask(&llm, "messages", &first);
     let data = stream
         .lines()
         .filter_map(|line| line.strip_prefix("data: "));
@@ -545,10 +546,119 @@ fn the_model_streams_and_binds_its_thinking() {
     messages.push(json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": "ok",
         "cache_control": {"type": "ephemeral"}}]}));
     llm.reply_text("done");
-    assert_eq!(ask(&llm, &second).0, 200);
+    assert_eq!(ask(&llm, "messages", &second).0, 200);
     second["system"] = "You are someone else.".into();
     llm.allow("different conversation");
-    assert_eq!(ask(&llm, &second).0, 400);
+    assert_eq!(ask(&llm, "messages", &second).0, 400);
     llm.reply(Reply::text("a long enough text").cut());
-    assert!(ask(&llm, &first).1.starts_with("broken: "));
+    assert!(ask(&llm, "messages", &first).1.starts_with("broken: "));
+}
+
+#[test]
+fn completions_refuse_what_openai_refuses() {
+    let llm = FakeLlm::start();
+    let tools = json!([{"type": "function", "function": {"name": "bash", "description": "", "parameters": {"type": "object"}}}]);
+    let base =
+        json!({"model": "gpt-5.5", "stream": true, "messages": [{"role": "user", "content": "a"}]});
+    let call = |id: &str, arguments: &str| {
+        json!({"role": "assistant", "content": null, "tool_calls": [{"id": id, "type": "function",
+            "function": {"name": "bash", "arguments": arguments}}]})
+    };
+    let result = json!({"role": "tool", "tool_call_id": "c1", "content": "ok"});
+    for (want, change) in [
+        ("Unrecognized", json!({"temperature_": 1})),
+        ("stream", json!({"stream": false})),
+        ("too short", json!({"tools": []})),
+        ("max_completion_tokens", json!({"max_tokens": 10})),
+        (
+            "not supported for gpt-5.6",
+            json!({"model": "gpt-5.6-sol", "tools": tools}),
+        ),
+        (
+            "does not support 'none'",
+            json!({"model": "gpt-6-astra", "tools": tools, "reasoning_effort": "none"}),
+        ),
+        ("must be followed", json!({"messages": [call("c1", "{}")]})),
+        (
+            "must be followed",
+            json!({"messages": [call("c1", "{}"), {"role": "user", "content": "b"}]}),
+        ),
+        ("no tool_call before", json!({"messages": [result]})),
+        (
+            "bad tool call",
+            json!({"messages": [call("c1", "{"), result]}),
+        ),
+        (
+            "bad tool call",
+            json!({"messages": [call(&"c".repeat(41), "{}"), result]}),
+        ),
+        (
+            "neither content",
+            json!({"messages": [{"role": "assistant", "content": null}]}),
+        ),
+        (
+            "content part",
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}),
+        ),
+    ] {
+        let mut body = base.clone();
+        body.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let (status, answer) = ask(&llm, "chat/completions", &body);
+        assert!(status == 400 && answer.contains(want), "{want}: {answer}");
+    }
+    llm.complaints();
+    llm.reply(
+        Reply::text("hä?")
+            .and_tool("bash", r#"{"a":1}"#)
+            .usage(7, 5, 3, 0),
+    );
+    let mut body = base.clone();
+    body["messages"] = json!([{"role": "user", "content": "a"}, call("c1", "{}"), result]);
+    body["stream_options"] = json!({"include_usage": true});
+    let (_, stream) = ask(&llm, "chat/completions", &body);
+    for part in [
+        r#""content":"hä?""#,
+        r#""arguments":"{\"a\":1}""#,
+        r#""finish_reason":"tool_calls""#,
+        r#""prompt_tokens":10"#,
+        "[DONE]",
+    ] {
+        assert!(stream.contains(part), "{part}: {stream}");
+    }
+    assert_eq!(llm.next_request().model(), "gpt-5.5");
+}
+
+#[test]
+fn responses_refuse_what_openai_refuses() {
+    let llm = FakeLlm::start();
+    llm.reply(Reply::thinking("hm").and_tool("bash", "{}"));
+    llm.reply_text("done");
+    let mut body = json!({"model": "gpt-6-astra", "stream": true, "store": false, "input": [{"role": "user", "content": "a"}]});
+    let (_, stream) = ask(&llm, "responses", &body);
+    let data = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "));
+    let events = data.map(|data| serde_json::from_str::<Value>(data).unwrap());
+    let done: Vec<Value> = events
+        .filter(|event| event["type"] == "response.output_item.done")
+        .collect();
+    let input = body["input"].as_array_mut().unwrap();
+    input.extend(done.iter().map(|event| event["item"].clone()));
+    let unanswered = ask(&llm, "responses", &body);
+    assert!(
+        unanswered.1.contains("No tool output found"),
+        "{unanswered:?}"
+    );
+    let input = body["input"].as_array_mut().unwrap();
+    input.push(json!({"type": "function_call_output", "call_id": done[1]["item"]["call_id"], "output": "ok"}));
+    assert!(
+        ask(&llm, "responses", &body)
+            .1
+            .contains("response.completed")
+    );
+    body["input"][1]["encrypted_content"] = "made up".into();
+    assert_eq!(ask(&llm, "responses", &body).0, 400);
+    assert_eq!(llm.complaints().len(), 2);
 }

@@ -5,8 +5,10 @@
 //! than the script knows.
 
 mod anthropic;
+mod openai;
+mod responses;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +18,40 @@ use serde_json::{Value, json};
 use crate::http::{Answer, Body, Chunks, Gate, Peer, Reply as HttpReply, Request, Scheme, Server};
 use crate::watch::Watched;
 
+/// For ANTHROPIC_API_KEY.
 pub(crate) const KEY: &str = "sk-ant-test";
+/// For OPENAI_API_KEY and the keys of its kin.
+pub(crate) const OPENAI_KEY: &str = "sk-test";
+
+/// A refusal: status, error type, message.
+type Refused = (u16, &'static str, String);
+
+/// One wire format: its rules, its errors, its stream.
+struct Api {
+    check: fn(&State, &Request, &Value) -> Result<(), Refused>,
+    error: fn(u16, &str, &str) -> HttpReply,
+    error_event: fn(&str) -> String,
+    stream: fn(&mut State, &Reply, &Value) -> String,
+}
+
+const ANTHROPIC: Api = Api {
+    check: anthropic::check,
+    error: anthropic::error,
+    error_event: anthropic::error_event,
+    stream: anthropic::stream,
+};
+const COMPLETIONS: Api = Api {
+    check: openai::check,
+    error: openai::error,
+    error_event: openai::error_event,
+    stream: openai::stream,
+};
+const RESPONSES: Api = Api {
+    check: responses::check,
+    error: openai::error,
+    error_event: responses::error_event,
+    stream: responses::stream,
+};
 
 /// One scripted answer: what the model says, how it stops, and how the stream misbehaves.
 #[derive(Clone)]
@@ -203,28 +238,40 @@ impl Asked {
         texts(&messages[messages.len() - 1 - from_end]["content"])
     }
 
-    /// The results of the last message's tool calls, as text, in order.
+    pub(crate) fn model(&self) -> &str {
+        self.body["model"].as_str().unwrap_or("")
+    }
+
+    /// The results of the last tool calls, as text, in order; in all three wire formats.
     pub(crate) fn tool_results(&self) -> Vec<String> {
-        let last = self.body["messages"]
-            .as_array()
-            .and_then(|all| all.last())
-            .unwrap();
-        let blocks = last["content"].as_array().cloned().unwrap_or_default();
-        let results = blocks.iter().filter(|block| block["type"] == "tool_result");
-        results.map(|block| texts(&block["content"])).collect()
+        let all = [list(&self.body["messages"]), list(&self.body["input"])].concat();
+        let is_result = |message: &&Value| {
+            message["role"] == "tool" || message["type"] == "function_call_output"
+        };
+        let mut results: Vec<String> = all.iter().rev().take_while(is_result).map(texts).collect();
+        results.reverse();
+        let blocks = all.last().map_or(&[][..], |last| list(&last["content"]));
+        results.extend(
+            blocks
+                .iter()
+                .filter(|block| block["type"] == "tool_result")
+                .map(texts),
+        );
+        results
     }
 }
 
-/// The text of a string or of the text blocks in an array, results of tools included.
-fn texts(content: &Value) -> String {
-    match content {
+/// All text in a message, a block or a list of them, results of tools included.
+fn texts(value: &Value) -> String {
+    match value {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => {
-            let text = blocks.iter().map(|block| match &block["text"] {
-                Value::String(text) => text.clone(),
-                _ => texts(&block["content"]),
-            });
-            text.collect::<Vec<_>>().join("\n")
+        Value::Array(items) => items.iter().map(texts).collect::<Vec<_>>().join("\n"),
+        Value::Object(_) => {
+            let fields = ["text", "content", "output"].into_iter();
+            fields
+                .map(|key| texts(&value[key]))
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
         }
         _ => String::new(),
     }
@@ -243,7 +290,10 @@ pub(crate) struct State {
     allowed: Vec<String>,
     /// Tokens that fit, a token being four bytes of the request; 0: any number.
     window: usize,
-    anthropic: anthropic::Memory,
+    /// Signatures and sealed reasoning that were issued.
+    sealed: HashSet<String>,
+    /// Answers to other requests, by path: `/v1/models`, `/props`, `/api/show`.
+    pages: BTreeMap<String, Value>,
 }
 
 pub(crate) struct FakeLlm {
@@ -277,7 +327,7 @@ impl FakeLlm {
         }
     }
 
-    /// For ANTHROPIC_BASE_URL.
+    /// For ANTHROPIC_BASE_URL; OPENAI_BASE_URL and its kin are this with `/v1`.
     pub(crate) fn url(&self) -> String {
         self.server.url()
     }
@@ -303,6 +353,12 @@ impl FakeLlm {
     pub(crate) fn otherwise(&self, responder: impl FnMut(&Asked) -> Reply + Send + 'static) {
         self.state
             .change(|state| state.otherwise = Some(Box::new(responder)));
+    }
+
+    /// What any other path answers.
+    pub(crate) fn page(&self, path: &str, page: Value) {
+        self.state
+            .change(|state| state.pages.insert(path.into(), page));
     }
 
     /// Requests longer than this are refused as too long.
@@ -366,10 +422,16 @@ impl Drop for FakeLlm {
 }
 
 fn answer(state: &Arc<Watched<State>>, request: &Request) -> Answer {
-    let known = request.method == "POST" && request.path == "/v1/messages";
-    if !known {
-        return Answer::Reply(anthropic::error(404, "not_found_error", &request.path));
-    }
+    let api = match request.path.as_str() {
+        "/v1/messages" => ANTHROPIC,
+        "/v1/chat/completions" => COMPLETIONS,
+        "/v1/responses" => RESPONSES,
+        path => {
+            let page = state.lock().pages.get(path).cloned();
+            let missing = || openai::error(404, "not_found_error", path);
+            return Answer::Reply(page.map_or_else(missing, |page| HttpReply::json(200, &page)));
+        }
+    };
     let asked = Asked {
         path: request.path.clone(),
         body: serde_json::from_slice(&request.body).unwrap_or_default(),
@@ -377,12 +439,12 @@ fn answer(state: &Arc<Watched<State>>, request: &Request) -> Answer {
     };
     let reply = state.change(|state| {
         state.asked.push(asked.clone());
-        if let Err((status, kind, why)) = anthropic::check(state, request, &asked.body) {
+        if let Err((status, kind, why)) = (api.check)(state, request, &asked.body) {
             let expected = state.allowed.iter().any(|text| why.contains(text.as_str()));
             if !expected {
                 state.complaints.push(why.clone());
             }
-            return Err(anthropic::error(status, kind, &why));
+            return Err((api.error)(status, kind, &why));
         }
         let scripted = state.script.pop_front();
         let otherwise = state.otherwise.as_mut();
@@ -393,7 +455,7 @@ fn answer(state: &Arc<Watched<State>>, request: &Request) -> Answer {
                     "a request that the script does not know: {}",
                     asked.raw
                 ));
-                anthropic::error(400, "invalid_request_error", "the script is at its end")
+                (api.error)(400, "invalid_request_error", "the script is at its end")
             })
     });
     let reply = match reply {
@@ -410,11 +472,11 @@ fn answer(state: &Arc<Watched<State>>, request: &Request) -> Answer {
     }
     let stream = match &reply.raw {
         Some(raw) => raw.clone(),
-        None => state.change(|state| anthropic::stream(state, &reply, &asked.body)),
+        None => state.change(|state| (api.stream)(state, &reply, &asked.body)),
     };
     let ours = Arc::clone(state);
     let send = move |chunks: &mut Chunks<'_>| {
-        let sent = send(chunks, &stream, &reply);
+        let sent = send(chunks, &stream, &reply, &api);
         if sent.is_err() && !matches!(reply.middle, Some(Middle::Cut)) {
             ours.change(|state| state.hung_up += 1);
         }
@@ -430,7 +492,7 @@ fn answer(state: &Arc<Watched<State>>, request: &Request) -> Answer {
 
 /// The stream in small chunks that respect neither lines nor characters; its middle is the
 /// end of the event nearest to it.
-fn send(chunks: &mut Chunks<'_>, stream: &str, reply: &Reply) -> std::io::Result<()> {
+fn send(chunks: &mut Chunks<'_>, stream: &str, reply: &Reply, api: &Api) -> std::io::Result<()> {
     let middle = stream.as_bytes()[..stream.len() / 2]
         .windows(2)
         .rposition(|two| two == b"\n\n");
@@ -445,9 +507,33 @@ fn send(chunks: &mut Chunks<'_>, stream: &str, reply: &Reply) -> std::io::Result
             return Err(std::io::ErrorKind::BrokenPipe.into());
         }
         Some(Middle::Stall(gate)) => chunks.pause(gate)?,
-        Some(Middle::Error(kind)) => return chunks.send(anthropic::error_event(kind).as_bytes()),
+        Some(Middle::Error(kind)) => return chunks.send((api.error_event)(kind).as_bytes()),
     }
     second
         .chunks(reply.chunk_bytes)
         .try_for_each(|chunk| chunks.send(chunk))
+}
+
+/// The deltas of a text.
+fn pieces<'a>(text: &'a str, reply: &Reply) -> impl Iterator<Item = &'a str> {
+    let (mut rest, size) = (text, reply.delta_bytes);
+    std::iter::from_fn(move || {
+        let at = (size..rest.len())
+            .find(|at| rest.is_char_boundary(*at))
+            .unwrap_or(rest.len());
+        let (piece, tail) = rest.split_at(at);
+        rest = tail;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// A tool's or a function's name, or an id.
+fn is_name(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or("");
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(fits)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -7,17 +7,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
-use super::{Block, KEY, Reply, State};
+use super::{Block, KEY, Refused, Reply, State, is_name, list, pieces};
 use crate::http::{Reply as HttpReply, Request};
-
-/// Status, error type, message.
-type Refused = (u16, &'static str, String);
-
-/// Signatures that were issued; each is bound to what stood before it.
-#[derive(Default)]
-pub(super) struct Memory {
-    signatures: HashSet<String>,
-}
 
 pub(super) fn error(status: u16, kind: &str, message: &str) -> HttpReply {
     let body = json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"});
@@ -61,7 +52,7 @@ pub(super) fn stream(state: &mut State, reply: &Reply, request: &Value) -> Strin
             ),
             Block::Thinking(text) => {
                 let signature = signature(&before, text);
-                state.anthropic.signatures.insert(signature.clone());
+                state.sealed.insert(signature.clone());
                 let mut all = deltas("thinking_delta", "thinking", text, reply);
                 all.push(json!({"type": "signature_delta", "signature": signature}));
                 (
@@ -96,17 +87,9 @@ pub(super) fn stream(state: &mut State, reply: &Reply, request: &Value) -> Strin
 }
 
 fn deltas(kind: &str, field: &str, text: &str, reply: &Reply) -> Vec<Value> {
-    let mut rest = text;
-    let mut all = Vec::new();
-    while !rest.is_empty() {
-        let mut at = reply.delta_bytes.min(rest.len());
-        while !rest.is_char_boundary(at) {
-            at += 1;
-        }
-        all.push(json!({"type": kind, field: &rest[..at]}));
-        rest = &rest[at..];
-    }
-    all
+    pieces(text, reply)
+        .map(|piece| json!({"type": kind, field: piece}))
+        .collect()
 }
 
 /// A signature stands for everything before the block, and for the block.
@@ -141,10 +124,6 @@ fn remove_cache_marks(value: &mut Value) {
         }
         _ => {}
     }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn blocks(content: &Value) -> Vec<Value> {
@@ -254,18 +233,13 @@ fn text_block(block: &Value, at: &str) -> Result<(), String> {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    (1..=64).contains(&text.len()) && text.chars().all(fits)
-}
-
 fn check_tools(body: &Value) -> Result<(), String> {
     let mut names = HashSet::new();
     for tool in list(&body["tools"]) {
         let name = tool["name"].as_str().unwrap_or("");
         let schema = &tool["input_schema"];
         let required = list(&schema["required"]).iter().filter_map(Value::as_str);
-        let good = is_name(name)
+        let good = is_name(&tool["name"])
             && tool["description"].is_string()
             && schema["type"] == "object"
             && required
@@ -367,8 +341,7 @@ fn check_block(block: &Value, role: &str, at: &str) -> Result<(), String> {
         ("text", _) => text_block(block, at),
         ("image", "user") => check_image(block, at),
         ("tool_use", "assistant") => {
-            let good = is_name(block["id"].as_str().unwrap_or(""))
-                && is_name(block["name"].as_str().unwrap_or(""));
+            let good = is_name(&block["id"]) && is_name(&block["name"]);
             if good && block["input"].is_object() {
                 Ok(())
             } else {
@@ -494,8 +467,7 @@ fn check_thinking(state: &State, body: &Value) -> Result<(), String> {
             }
             let thinking = block["thinking"].as_str().unwrap_or("");
             let bound = signature(&prefix(body, n), thinking);
-            if block["signature"] != bound.as_str() || !state.anthropic.signatures.contains(&bound)
-            {
+            if block["signature"] != bound.as_str() || !state.sealed.contains(&bound) {
                 return Err(format!(
                     "messages.{n}.content.{m}: Invalid `signature` in `thinking` block: it is bound to a different conversation"
                 ));

@@ -6,7 +6,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use serde_json::{Value, json};
@@ -199,6 +199,3 @@ fn heard(state: &mut State, n: usize, message: &Message) {
         payload,
     });
 }
-
-/// Slack acks are due within this time; measured by tests about load only.
-pub(crate) const ACK_MAX: Duration = Duration::from_secs(3);

@@ -72,8 +72,10 @@ pub(crate) struct Reply {
 pub(crate) enum Body {
     Whole(Vec<u8>),
     /// Sent in chunks, by a closure that also learns of the peer's hanging up.
-    Stream(Box<dyn FnOnce(&mut Chunks<'_>) -> io::Result<()> + Send>),
+    Stream(Box<Sender>),
 }
+
+pub(crate) type Sender = dyn FnOnce(&mut Chunks<'_>) -> io::Result<()> + Send;
 
 impl Reply {
     pub(crate) fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {

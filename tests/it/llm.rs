@@ -61,8 +61,8 @@ pub(crate) struct Reply {
     stop_reason: String,
     /// input, output, cache read, cache write
     usage: [u64; 4],
-    /// Sent instead of all that: status, headers, body.
-    status: Option<(u16, Vec<(String, String)>, String)>,
+    /// Sent instead of all that.
+    status: Option<Status>,
     /// Sent as the stream, byte for byte.
     raw: Option<String>,
     /// Sent after the first half of the stream.
@@ -72,6 +72,9 @@ pub(crate) struct Reply {
     /// Bytes in one delta of a tool's arguments or of text.
     delta_bytes: usize,
 }
+
+/// Status, headers, body.
+type Status = (u16, Vec<(String, String)>, String);
 
 #[derive(Clone)]
 enum Block {

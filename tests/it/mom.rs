@@ -14,7 +14,7 @@ use crate::llm::{self, FakeLlm};
 use crate::scratch::Scratch;
 use crate::slack::{self, FakeSlack};
 use crate::tls;
-use crate::watch::{GUARD, Watched};
+use crate::watch::{GUARD, Watched, show};
 
 /// A call of mom to be made.
 pub(crate) struct Call {
@@ -247,12 +247,7 @@ impl Drop for Mom {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            show(&self.log());
+            show("mom's log", &self.log());
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a failed test shows mom's log")]
-fn show(log: &str) {
-    eprintln!("--- mom's log\n{log}---");
 }

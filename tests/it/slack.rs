@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Map, Value, json};
 
 use crate::http::{Gate, Peer, Request, Scheme, Server, base_url};
-use crate::watch::Watched;
+use crate::watch::{Watched, show};
 use socket::{Frame, Socket};
 
 pub(crate) const APP_TOKEN: &str = "xapp-1-test";
@@ -609,7 +609,7 @@ impl FakeSlack {
     pub(crate) fn wait_until<R>(&self, what: &str, look: impl FnMut(&mut State) -> Option<R>) -> R {
         self.state
             .poll(look)
-            .unwrap_or_else(|| panic!("{what}: it never came.\n{}", self.story()))
+            .unwrap_or_else(|| panic!("{what}: it never came"))
     }
 
     /// Waits until the channel, drawn as text, looks so; the channel then.
@@ -693,10 +693,11 @@ impl FakeSlack {
 
 impl Drop for FakeSlack {
     fn drop(&mut self) {
-        let complaints = std::mem::take(&mut self.state.lock().complaints);
-        if !std::thread::panicking() {
-            assert!(complaints.is_empty(), "Slack would refuse: {complaints:#?}");
+        if std::thread::panicking() {
+            return show("Slack", &self.story());
         }
+        let complaints = self.complaints();
+        assert!(complaints.is_empty(), "Slack would refuse: {complaints:#?}");
     }
 }
 

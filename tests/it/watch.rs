@@ -49,3 +49,9 @@ impl<T> Watched<T> {
         }
     }
 }
+
+/// What a failed test leaves for whoever reads its output.
+#[expect(clippy::print_stderr, reason = "a failed test shows what there was")]
+pub(crate) fn show(title: &str, text: &str) {
+    eprintln!("--- {title}\n{text}---");
+}

@@ -180,7 +180,7 @@ fn check_body(body: &Value) -> Result<(), String> {
     if limit
         .iter()
         .filter(|limit| !limit.is_null())
-        .any(|limit| !limit.as_u64().is_some_and(|n| n > 0))
+        .any(|limit| limit.as_u64().is_none_or(|n| n == 0))
     {
         return Err("max tokens must be a positive integer".into());
     }

@@ -110,7 +110,7 @@ pub(super) fn check(state: &State, request: &Request, body: &Value) -> Result<()
 fn check_body(state: &State, body: &Value) -> Result<(), String> {
     if body
         .get("max_output_tokens")
-        .is_some_and(|max| !max.as_u64().is_some_and(|n| n >= 16))
+        .is_some_and(|max| max.as_u64().is_none_or(|n| n < 16))
     {
         return Err("max_output_tokens: at least 16".into());
     }

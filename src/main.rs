@@ -15,6 +15,7 @@ mod secret;
 mod settings;
 mod signals;
 mod skills;
+mod slack;
 mod stop;
 mod text;
 mod time;

@@ -1,0 +1,1174 @@
+//! The model's Markdown as Slack shows it: pieces that fit a message each, and the same
+//! text in Slack's own mrkdwn and in plain words. Pure.
+//!
+//! Nobody is pinged by accident. Slack reads its `<...>` tokens in `markdown` blocks too,
+//! and decodes entities without reading the result as a token. So of what stands in angle
+//! brackets only people, channels and http(s) or mailto links stay alive; the rest is
+//! escaped. In code, where an entity would show as it is, a zero-width space breaks the
+//! token instead. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
+
+use crate::text::{self, ZERO_WIDTH_SPACE};
+
+/// UTF-16 units of all `markdown` blocks of a message (Slack docs, markdown block).
+const MARKDOWN_UNITS_MAX: usize = 12_000;
+/// For `text`: chat.update refuses more than 4,000, chat.postMessage advises it.
+pub(crate) const MRKDWN_UNITS_MAX: usize = 3_900;
+/// For notifications and screen readers; the limit is 4,000.
+const FALLBACK_UNITS_MAX: usize = 3_000;
+/// What a heading or a fence weighs on top. Slack makes blocks of its own of a markdown
+/// block (these two end the run of text before them), allows 50 of them, and adds about
+/// 100 units for a heading: both were observed as `msg_blocks_too_long` below 12,000.
+const BLOCK_UNITS: usize = 500;
+/// How far the end of a link or an emphasis is looked for, in bytes: hostile text must not
+/// cost quadratic time.
+const LOOK_AHEAD: usize = 2_000;
+
+/// One message of an answer.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Piece {
+    /// For a `markdown` block.
+    pub(crate) markdown: String,
+    /// The plain text beside the block; never blank.
+    pub(crate) fallback: String,
+}
+
+impl Piece {
+    /// The same for when Slack refuses the block: texts of at most `MRKDWN_UNITS_MAX`.
+    pub(crate) fn mrkdwn(&self) -> Vec<String> {
+        split(&mrkdwn(&self.markdown), MRKDWN_UNITS_MAX)
+    }
+}
+
+/// The answer in order, nothing cut; at least one piece.
+pub(crate) fn pieces(markdown: &str) -> Vec<Piece> {
+    split(&neutralise(markdown), MARKDOWN_UNITS_MAX)
+        .into_iter()
+        .map(|markdown| {
+            let fallback = plain(&markdown);
+            Piece { markdown, fallback }
+        })
+        .collect()
+}
+
+/// Slack's own markup. An open fence is closed.
+pub(crate) fn mrkdwn(markdown: &str) -> String {
+    convert(markdown, Dialect::Mrkdwn)
+}
+
+fn plain(markdown: &str) -> String {
+    let text = convert(markdown, Dialect::Plain);
+    let text = text.trim();
+    match cut_at(text, FALLBACK_UNITS_MAX) {
+        0 => "(an answer without words)".to_owned(),
+        at if at == text.len() => text.to_owned(),
+        at => format!("{}…", text.get(..at).unwrap_or_default()),
+    }
+}
+
+/// Where a walk over lines stands with code fences.
+#[derive(Default)]
+struct Fences {
+    open: Option<(char, usize)>,
+}
+
+#[derive(PartialEq)]
+enum Line {
+    Text,
+    Opens,
+    Code,
+    Closes,
+}
+
+impl Fences {
+    fn line(&mut self, line: &str) -> Line {
+        let line = line.trim();
+        let mark = line.chars().next().filter(|c| matches!(c, '`' | '~'));
+        let run = line.chars().take_while(|c| Some(*c) == mark).count();
+        match (self.open, mark) {
+            (Some((open, least)), Some(mark))
+                if mark == open && run >= least && line.len() == run =>
+            {
+                self.open = None;
+                Line::Closes
+            }
+            (Some(_), _) => Line::Code,
+            (None, Some(mark))
+                if run >= 3
+                    && !(mark == '`' && line.get(run..).is_some_and(|info| info.contains('`'))) =>
+            {
+                self.open = Some((mark, run));
+                Line::Opens
+            }
+            (None, _) => Line::Text,
+        }
+    }
+}
+
+// Splitting.
+
+/// Parts of at most `units_max`, at paragraphs where possible, else at lines, else at words.
+/// A fence that is cut is closed and opened again. White space at the seams is dropped.
+fn split(text: &str, units_max: usize) -> Vec<String> {
+    let mut parts = Parts {
+        units_max,
+        done: Vec::new(),
+        part: String::new(),
+        units: 0,
+    };
+    for block in blocks(text) {
+        parts.add(block);
+    }
+    parts.flush();
+    if parts.done.is_empty() {
+        parts.done.push(String::new());
+    }
+    parts.done
+}
+
+struct Parts {
+    units_max: usize,
+    done: Vec<String>,
+    part: String,
+    units: usize,
+}
+
+impl Parts {
+    fn add(&mut self, block: &str) {
+        let units = weigh(block);
+        if self.units + units <= self.units_max {
+            self.push(block, units);
+        } else if units <= self.units_max {
+            self.flush();
+            self.push(block, units);
+        } else {
+            self.add_lines(block);
+        }
+    }
+
+    /// A block that is too long for one part.
+    fn add_lines(&mut self, block: &str) {
+        if self.units > self.units_max / 2 {
+            self.flush();
+        }
+        let opener = block.lines().next().unwrap_or_default();
+        let mut fences = Fences::default();
+        fences.line(opener);
+        // A fence too long to be meant is split like text.
+        let open = fences.open.filter(|(_, run)| *run < 80);
+        let mark = open.map(|(mark, run)| mark.to_string().repeat(run));
+        // A hostile opener may be as long as a part: it is opened again without its words.
+        let again = match &mark {
+            Some(mark) if opener.len() > 80 => mark.as_str(),
+            _ => opener,
+        };
+        let room = match &mark {
+            Some(mark) => self.units_max - mark.len() - 1,
+            None => self.units_max,
+        };
+        for line in block.split_inclusive('\n') {
+            let mut rest = line;
+            while !rest.is_empty() {
+                let fresh = self.part.trim().is_empty() || self.part.trim() == again.trim();
+                let mut at = rest.len();
+                if self.units + units(rest) > room {
+                    if !fresh {
+                        if let Some(mark) = &mark {
+                            self.part.truncate(self.part.trim_end().len());
+                            self.push(&format!("\n{mark}"), 0);
+                        }
+                        self.flush();
+                        if mark.is_some() {
+                            self.push(&format!("{again}\n"), units(again) + 1);
+                        }
+                        continue;
+                    }
+                    at = cut_at(rest, room.saturating_sub(self.units).max(1));
+                }
+                let (head, tail) = rest.split_at(at);
+                self.push(head, units(head));
+                rest = tail;
+            }
+        }
+    }
+
+    fn push(&mut self, text: &str, units: usize) {
+        self.part.push_str(text);
+        self.units += units;
+    }
+
+    fn flush(&mut self) {
+        let part = std::mem::take(&mut self.part);
+        self.units = 0;
+        let part = part.trim_end().trim_start_matches(['\n', '\r']);
+        if !part.is_empty() {
+            self.done.push(part.to_owned());
+        }
+    }
+}
+
+/// Paragraphs, headings with what follows them, fenced code: together they are the text.
+fn blocks(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut fences = Fences::default();
+    let (mut start, mut at) = (0, 0);
+    let (mut after_blank, mut after_heading) = (false, false);
+    for line in text.split_inclusive('\n') {
+        let kind = fences.line(line);
+        let blank = line.trim().is_empty();
+        let is_seam = match kind {
+            Line::Opens => !after_heading,
+            Line::Text => !blank && (after_blank && !after_heading || is_heading(line)),
+            Line::Code | Line::Closes => false,
+        };
+        if is_seam && at > start {
+            found.push(text.get(start..at).unwrap_or_default());
+            start = at;
+        }
+        at += line.len();
+        // What follows a fence is a block of its own, blank line or not.
+        after_blank = blank || kind == Line::Closes;
+        after_heading = is_heading(line) && kind == Line::Text || after_heading && blank;
+    }
+    found.push(text.get(start..).unwrap_or_default());
+    found
+}
+
+fn is_heading(line: &str) -> bool {
+    let line = line.trim_start();
+    let rest = line.trim_start_matches('#');
+    (1..=6).contains(&(line.len() - rest.len())) && rest.starts_with([' ', '\t'])
+}
+
+fn weigh(block: &str) -> usize {
+    let mut fences = Fences::default();
+    let extra = block.lines().filter(|line| match fences.line(line) {
+        Line::Opens => true,
+        Line::Text => is_heading(line),
+        Line::Code | Line::Closes => false,
+    });
+    units(block) + BLOCK_UNITS * extra.count()
+}
+
+/// UTF-16 units after escaping.
+fn units(text: &str) -> usize {
+    text.chars().map(char_units).sum()
+}
+
+fn char_units(c: char) -> usize {
+    match c {
+        '&' => 5,
+        '<' | '>' => 4,
+        c => c.len_utf16(),
+    }
+}
+
+/// Where to cut `text` so that its start has at most `units_max` (but one character at
+/// least): after a word if there is one near, never inside a token or an entity.
+fn cut_at(text: &str, units_max: usize) -> usize {
+    let mut weight = 0;
+    let over = text.char_indices().find(|(_, c)| {
+        weight += char_units(*c);
+        weight > units_max
+    });
+    let Some((end, first)) = over else {
+        return text.len();
+    };
+    let head = text.get(..end).unwrap_or_default();
+    let space = head.rfind([' ', '\n']).map(|at| at + 1);
+    let end = space.filter(|at| *at > end / 2).unwrap_or(end);
+    let head = text.get(..end).unwrap_or_default();
+    let open = |opens, closes| {
+        let at = head.rfind(opens)?;
+        (!head.get(at..)?.contains(closes) && head.len() - at < 500).then_some(at)
+    };
+    let end = open('<', '>').unwrap_or(end).min(end);
+    let entity = open('&', ';').filter(|at| head.len() - at < 6);
+    match entity.unwrap_or(end).min(end) {
+        0 => head.len().max(first.len_utf8()),
+        end => end,
+    }
+}
+
+// Safe Markdown, mrkdwn and plain text: one walk, three ways to write.
+
+#[derive(Clone, Copy, PartialEq)]
+enum Dialect {
+    /// Markdown stays Markdown.
+    Block,
+    Mrkdwn,
+    Plain,
+}
+
+fn neutralise(markdown: &str) -> String {
+    let mut fences = Fences::default();
+    let mut out = String::with_capacity(markdown.len());
+    for line in markdown.split_inclusive('\n') {
+        match fences.line(line) {
+            Line::Text => out.push_str(&inline(line, Dialect::Block)),
+            _ => push_code(&mut out, line, Dialect::Block),
+        }
+    }
+    out
+}
+
+fn convert(markdown: &str, dialect: Dialect) -> String {
+    let mut out = String::with_capacity(markdown.len());
+    let mut fences = Fences::default();
+    let mut lines = markdown.lines().peekable();
+    while let Some(line) = lines.next() {
+        match fences.line(line) {
+            Line::Text => {
+                if line.contains('|') && lines.peek().is_some_and(|next| is_table_rule(next)) {
+                    let mut rows = vec![cells(line)];
+                    lines.next();
+                    while let Some(row) =
+                        lines.next_if(|row| row.contains('|') && !row.contains("```"))
+                    {
+                        rows.push(cells(row));
+                    }
+                    push_table(&mut out, &rows, dialect);
+                } else {
+                    push_line(&mut out, line, dialect);
+                }
+            }
+            Line::Code => {
+                push_code(&mut out, line, dialect);
+                out.push('\n');
+            }
+            Line::Opens | Line::Closes if dialect == Dialect::Mrkdwn => out.push_str("```\n"),
+            Line::Opens | Line::Closes => {}
+        }
+    }
+    if fences.open.is_some() && dialect == Dialect::Mrkdwn {
+        out.push_str("```\n");
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn push_line(out: &mut String, line: &str, dialect: Dialect) {
+    let body = line.trim_start();
+    let indent = line.get(..line.len() - body.len()).unwrap_or_default();
+    let bullet = ["- ", "* ", "+ "]
+        .iter()
+        .find_map(|bullet| body.strip_prefix(bullet));
+    if is_rule(body) {
+        if dialect == Dialect::Mrkdwn {
+            out.push_str("──────────");
+        }
+    } else if is_heading(line) {
+        let title = body.trim_matches('#').trim();
+        let title = inline(title, dialect);
+        let mark = match dialect {
+            Dialect::Mrkdwn if !title.is_empty() && !title.contains('*') => "*",
+            _ => "",
+        };
+        out.push_str(&format!("{mark}{title}{mark}"));
+    } else if let Some(item) = bullet {
+        out.push_str(&format!("{indent}• {}", inline(item, dialect)));
+    } else if let Some(quote) = body.strip_prefix('>') {
+        let mark = if dialect == Dialect::Mrkdwn { "> " } else { "" };
+        out.push_str(mark);
+        out.push_str(&inline(quote.trim_start(), dialect));
+    } else {
+        out.push_str(indent);
+        out.push_str(&inline(body, dialect));
+    }
+    out.push('\n');
+}
+
+/// `---`, `* * *`, `___`
+fn is_rule(body: &str) -> bool {
+    let mark = body.chars().next().unwrap_or_default();
+    matches!(mark, '-' | '*' | '_')
+        && body.chars().all(|c| c == mark || c.is_whitespace())
+        && body.chars().filter(|c| *c == mark).count() >= 3
+}
+
+/// `| --- | :-: |`
+fn is_table_rule(line: &str) -> bool {
+    line.contains('-')
+        && line.contains('|')
+        && line
+            .chars()
+            .all(|c| matches!(c, '|' | '-' | ':' | ' ' | '\t'))
+}
+
+fn cells(row: &str) -> Vec<String> {
+    let row = row.trim();
+    let row = row.strip_prefix('|').unwrap_or(row);
+    let row = row.strip_suffix('|').unwrap_or(row);
+    let mut cells = vec![String::new()];
+    let mut chars = row.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, cells.last_mut()) {
+            ('\\', Some(cell)) if chars.next_if_eq(&'|').is_some() => cell.push('|'),
+            ('|', _) => cells.push(String::new()),
+            (c, Some(cell)) => cell.push(c),
+            (_, None) => {}
+        }
+    }
+    cells
+        .iter()
+        .map(|cell| {
+            // What is still alive here are tokens: code pings too.
+            let cell = inline(cell.trim(), Dialect::Plain);
+            text::fence_safe(&cell.replace('<', "&lt;").replace('>', "&gt;")).into_owned()
+        })
+        .collect()
+}
+
+fn push_table(out: &mut String, rows: &[Vec<String>], dialect: Dialect) {
+    if dialect != Dialect::Mrkdwn {
+        for row in rows {
+            out.push_str(&row.join(", "));
+            out.push('\n');
+        }
+        return;
+    }
+    let width = |cell: &String| text::unescape(cell).chars().count();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter()
+                .filter_map(|row| row.get(column))
+                .map(width)
+                .max()
+                .unwrap_or(0)
+        })
+        // One endless cell must not pad all the others.
+        .map(|widest| widest.min(60))
+        .collect();
+    out.push_str("```\n");
+    for (number, row) in rows.iter().enumerate() {
+        let padded: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, widest)| {
+                format!("{cell}{}", " ".repeat(widest.saturating_sub(width(cell))))
+            })
+            .collect();
+        out.push_str(padded.join("  ").trim_end());
+        out.push('\n');
+        if number == 0 {
+            let rules: Vec<String> = widths.iter().map(|widest| "-".repeat(*widest)).collect();
+            out.push_str(&rules.join("  "));
+            out.push('\n');
+        }
+    }
+    out.push_str("```\n");
+}
+
+/// Code, in a fence or a span.
+fn push_code(out: &mut String, code: &str, dialect: Dialect) {
+    if dialect != Dialect::Block {
+        out.push_str(&text::fence_safe(&text::escape(code)));
+        return;
+    }
+    let mut rest = code;
+    while let Some(at) = rest.find('<') {
+        let (head, tail) = rest.split_at(at + 1);
+        out.push_str(head);
+        if is_ping(tail) {
+            out.push(ZERO_WIDTH_SPACE);
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+}
+
+/// After a `<`: would Slack ring or link someone?
+fn is_ping(tail: &str) -> bool {
+    let mut chars = tail.chars();
+    let kinds = match chars.next() {
+        Some('@') => "UW",
+        Some('#') => "CGD",
+        Some('!') => {
+            let word = chars.take(7).collect::<String>().to_ascii_lowercase();
+            return ["channel", "here", "everyon", "group", "subteam"]
+                .iter()
+                .any(|name| word.starts_with(name));
+        }
+        _ => return false,
+    };
+    chars.next().is_some_and(|kind| kinds.contains(kind))
+        && chars
+            .next()
+            .is_some_and(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+}
+
+/// A line without its block marks.
+fn inline(line: &str, dialect: Dialect) -> String {
+    let mut writer = Inline {
+        line,
+        dialect,
+        at: 0,
+        out: String::with_capacity(line.len()),
+        closers: Vec::new(),
+    };
+    while writer.step() {}
+    writer.out
+}
+
+struct Inline<'a> {
+    line: &'a str,
+    dialect: Dialect,
+    at: usize,
+    out: String,
+    /// Where an emphasis ends, how long its mark is, and what is written for it.
+    closers: Vec<(usize, usize, &'static str)>,
+}
+
+impl<'a> Inline<'a> {
+    fn rest(&self) -> &'a str {
+        self.line.get(self.at..).unwrap_or_default()
+    }
+
+    fn before(&self) -> Option<char> {
+        self.line.get(..self.at)?.chars().next_back()
+    }
+
+    /// Writes the next thing; false at the end of the line.
+    fn step(&mut self) -> bool {
+        let rest = self.rest();
+        let Some(c) = rest.chars().next() else {
+            return false;
+        };
+        let next = rest.chars().nth(1);
+        match c {
+            '\\' if next.is_some_and(|c| c.is_ascii_punctuation()) => self.backslash(next),
+            '`' => self.code(),
+            '<' => self.token(),
+            '@' if self.is_broadcast() => {
+                self.out.push('@');
+                self.out.push(ZERO_WIDTH_SPACE);
+                self.at += 1;
+            }
+            'h' if !self.before().is_some_and(char::is_alphanumeric) && is_url(rest) => self.url(),
+            ']' if self.dialect == Dialect::Block => {
+                self.out.push(']');
+                // A link to anything but the web shows as it is written.
+                if rest.get(1..).is_some_and(|rest| {
+                    rest.strip_prefix('(')
+                        .is_some_and(|rest| !is_link(rest.trim_start_matches([' ', '<'])))
+                }) {
+                    self.out.push(ZERO_WIDTH_SPACE);
+                }
+                self.at += 1;
+            }
+            _ if self.dialect == Dialect::Block => self.copy(c),
+            '!' if next == Some('[') && link(rest.get(1..).unwrap_or_default()).is_some() => {
+                self.at += 1;
+            }
+            '[' => match link(rest) {
+                Some((label, target, length)) => self.link(label, target, length),
+                None => self.copy(c),
+            },
+            '*' | '_' | '~' => self.emphasis(c),
+            '&' if ["&amp;", "&lt;", "&gt;"]
+                .iter()
+                .any(|entity| rest.starts_with(entity)) =>
+            {
+                self.copy(c);
+            }
+            _ => {
+                text::escape_char(&mut self.out, c);
+                self.at += c.len_utf8();
+            }
+        }
+        true
+    }
+
+    fn copy(&mut self, c: char) {
+        self.out.push(c);
+        self.at += c.len_utf8();
+    }
+
+    fn backslash(&mut self, next: Option<char>) {
+        self.at += 1;
+        match next {
+            // Markdown knows the backslash, Slack's tokens do not.
+            Some('<') | None => {}
+            Some(next) if self.dialect == Dialect::Block => {
+                self.out.push('\\');
+                if next != '@' && next != ']' {
+                    self.copy(next);
+                }
+            }
+            Some(next) => {
+                text::escape_char(&mut self.out, next);
+                self.at += next.len_utf8();
+            }
+        }
+    }
+
+    /// A span of code, or backticks that open none.
+    fn code(&mut self) {
+        let rest = self.rest();
+        let run = rest.len() - rest.trim_start_matches('`').len();
+        let (ticks, inner) = rest.split_at(run);
+        let mut from = 0;
+        let end = loop {
+            let Some(at) = inner.get(from..).and_then(|rest| rest.find('`')) else {
+                break None;
+            };
+            let tail = inner.get(from + at..).unwrap_or_default();
+            let closing = tail.len() - tail.trim_start_matches('`').len();
+            if closing == run {
+                break Some(from + at);
+            }
+            from += at + closing;
+            if from > LOOK_AHEAD {
+                break None;
+            }
+        };
+        let Some(end) = end else {
+            self.out.push_str(ticks);
+            self.at += run;
+            return;
+        };
+        let (code, _) = inner.split_at(end);
+        let mark = match self.dialect {
+            Dialect::Block => ticks,
+            Dialect::Mrkdwn => "`",
+            Dialect::Plain => "",
+        };
+        self.out.push_str(mark);
+        push_code(&mut self.out, code, self.dialect);
+        self.out.push_str(mark);
+        self.at += run + end + run;
+    }
+
+    /// `<@U01>`, `<#C01|ops>`, `<https://x|label>` live; any other `<` is only a sign.
+    fn token(&mut self) {
+        let rest = self.rest();
+        let end = rest.bytes().take(LOOK_AHEAD).position(|byte| byte == b'>');
+        let inner = end
+            .and_then(|end| rest.get(1..end))
+            .filter(|inner| is_live(inner));
+        let Some(inner) = inner else {
+            self.out.push_str("&lt;");
+            self.at += 1;
+            return;
+        };
+        self.at += inner.len() + 2;
+        if self.dialect == Dialect::Block || inner.starts_with(['@', '#']) {
+            self.out.push_str(&format!("<{inner}>"));
+        } else {
+            let (target, label) = inner.split_once('|').unwrap_or((inner, inner));
+            self.push_link(&text::escape(label), target);
+        }
+    }
+
+    fn url(&mut self) {
+        let rest = self.rest();
+        let mut depth = 0;
+        let end = rest.find(|c: char| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            depth < 0 || c.is_whitespace() || c.is_control() || "<>\"`|*]\\".contains(c)
+        });
+        let url = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '_', '~']);
+        self.at += url.len();
+        match self.dialect {
+            Dialect::Block => self.out.push_str(url),
+            _ => self.push_link(&text::escape(url), url),
+        }
+    }
+
+    fn link(&mut self, label: &str, target: &str, length: usize) {
+        let label = inline(label, Dialect::Plain);
+        // Tokens within a label would end the link.
+        let label = label.replace('<', "&lt;").replace('>', "&gt;");
+        if is_link(target) {
+            self.push_link(&label, target);
+        } else {
+            let target = text::escape(target);
+            self.out.push_str(&match label == target {
+                true => label,
+                false => format!("{label} ({target})"),
+            });
+        }
+        self.at += length;
+    }
+
+    /// `label` is escaped, `target` is not.
+    fn push_link(&mut self, label: &str, target: &str) {
+        let target = text::escape(target).replace('|', "%7C");
+        let bare = label.is_empty() || label == target;
+        self.out.push_str(&match (self.dialect, bare) {
+            (Dialect::Mrkdwn, true) => format!("<{target}>"),
+            (Dialect::Mrkdwn, false) => format!("<{target}|{}>", label.replace('|', "¦")),
+            (_, true) => target,
+            (_, false) => format!("{label} ({target})"),
+        });
+    }
+
+    fn emphasis(&mut self, c: char) {
+        let rest = self.rest();
+        // Those that a span of code has swallowed.
+        self.closers.retain(|(at, ..)| *at >= self.at);
+        if let Some((_, length, mark)) = self
+            .closers
+            .iter()
+            .position(|(at, ..)| *at == self.at)
+            .map(|index| self.closers.remove(index))
+        {
+            self.out.push_str(mark);
+            self.at += length;
+            return;
+        }
+        let run = rest.len() - rest.trim_start_matches(c).len();
+        let (length, mark) = match (c, run) {
+            ('~', 2) => (2, "~"),
+            ('*' | '_', 1) => (1, "_"),
+            ('*' | '_', 2..) => (2, "*"),
+            _ => (0, ""),
+        };
+        let mark = match self.dialect {
+            Dialect::Mrkdwn => mark,
+            _ => "",
+        };
+        // Within a word only `**` means something; `snake_case` does not.
+        let word_before = self.before().is_some_and(char::is_alphanumeric);
+        let opens = length > 0 && (!word_before || (c == '*' && length == 2));
+        let end = opens.then(|| closer(rest, c, length)).flatten();
+        match end {
+            Some(end) => {
+                self.closers.push((self.at + end, length, mark));
+                self.out.push_str(mark);
+                self.at += length;
+            }
+            None => {
+                let (marks, _) = rest.split_at(run);
+                self.out.push_str(marks);
+                self.at += run;
+            }
+        }
+    }
+
+    /// `@channel`, `@here` or `@everyone` as a word of its own.
+    fn is_broadcast(&self) -> bool {
+        if self.before().is_some_and(|c| c.is_alphanumeric()) {
+            return false;
+        }
+        ["@channel", "@here", "@everyone"].iter().any(|word| {
+            self.rest()
+                .get(..word.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(word))
+                && !self
+                    .rest()
+                    .get(word.len()..)
+                    .and_then(|rest| rest.trim_start_matches('_').chars().next())
+                    .is_some_and(char::is_alphanumeric)
+        })
+    }
+}
+
+/// Where the mark of `length` `c`s that opens `rest` is closed again.
+fn closer(rest: &str, c: char, length: usize) -> Option<usize> {
+    let mut before = c;
+    let mut chars = rest.char_indices().skip(length).peekable();
+    if chars.peek().is_none_or(|(_, first)| first.is_whitespace()) {
+        return None;
+    }
+    while let Some((at, found)) = chars.next() {
+        if at > LOOK_AHEAD {
+            return None;
+        }
+        if found == c {
+            let mut run = 1;
+            while chars.next_if(|(_, next)| *next == c).is_some() {
+                run += 1;
+            }
+            let ends_word =
+                c == '*' || !chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
+            // A longer run closes the inner emphasis first: `**a *b***`.
+            if run >= length
+                && (run == length || run >= 3)
+                && !before.is_whitespace()
+                && before != c
+                && ends_word
+            {
+                return Some(if length == 1 { at } else { at + run - 2 });
+            }
+        }
+        before = found;
+    }
+    None
+}
+
+/// `[label](target "title")` at the start of `rest`: label, target, length in bytes.
+fn link(rest: &str) -> Option<(&str, &str, usize)> {
+    let mut depth = 0;
+    let close = rest
+        .char_indices()
+        .take_while(|(at, _)| *at < LOOK_AHEAD)
+        .find(|(_, c)| {
+            match c {
+                '[' => depth += 1,
+                ']' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        })?
+        .0;
+    let label = rest.get(1..close)?;
+    let inner = rest.get(close + 1..)?.strip_prefix('(')?;
+    let mut depth = 1;
+    let end = inner
+        .char_indices()
+        .take_while(|(at, _)| *at < LOOK_AHEAD)
+        .find(|(_, c)| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        })?
+        .0;
+    let target = inner.get(..end)?.trim();
+    let target = target.split([' ', '\t']).next().unwrap_or_default();
+    let target = target.trim_start_matches('<').trim_end_matches('>');
+    (!target.is_empty()).then_some((label, target, close + end + 3))
+}
+
+fn is_url(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| {
+        text.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            && text
+                .get(scheme.len()..)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || c == '['))
+    })
+}
+
+fn is_link(text: &str) -> bool {
+    is_url(text)
+        || text
+            .get(..7)
+            .is_some_and(|start| start.eq_ignore_ascii_case("mailto:"))
+}
+
+/// The inside of `<...>` that Slack may act on.
+fn is_live(inner: &str) -> bool {
+    let (target, label) = inner.split_once('|').unwrap_or((inner, ""));
+    let is_id = |kinds: &[char]| {
+        target.get(1..).is_some_and(|id| {
+            id.starts_with(kinds)
+                && id.len() > 1
+                && id
+                    .chars()
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+        })
+    };
+    if label.contains(['<', '\n']) {
+        return false;
+    }
+    match target.chars().next() {
+        Some('@') => is_id(&['U', 'W']),
+        Some('#') => is_id(&['C', 'G', 'D']),
+        _ => is_link(target) && !target.contains(['<', ' ', '\n', '`']),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything in angle brackets that Slack could act on.
+    fn alive(text: &str) -> Vec<&str> {
+        text.split('<')
+            .skip(1)
+            .filter_map(|part| part.split_once('>').map(|(inner, _)| inner))
+            .filter(|inner| inner.starts_with(['@', '#', '!']) || inner.contains(':'))
+            .collect()
+    }
+
+    #[test]
+    fn writes_mrkdwn() {
+        for (markdown, want) in [
+            ("# Disk **full**\n\ntext", "Disk *full*\n\ntext"),
+            ("## Title ##", "*Title*"),
+            (
+                "a **bold** and *it* and __b__ and _i_ ~~no~~",
+                "a *bold* and _it_ and *b* and _i_ ~no~",
+            ),
+            ("***both***", "*_both_*"),
+            ("**a *b***", "*a _b_*"),
+            (
+                "2 * 3 * 4 and snake_case_name and *args",
+                "2 * 3 * 4 and snake_case_name and *args",
+            ),
+            ("- one\n  * two\n3. three", "• one\n  • two\n3. three"),
+            ("> said <b>\n---", "> said &lt;b&gt;\n──────────"),
+            ("`a < b` ``x ` y``", "`a &lt; b` `x ` y`"),
+            (
+                "```rust\nlet a = b < c; **x**\n```",
+                "```\nlet a = b &lt; c; **x**\n```",
+            ),
+            ("~~~\n```\n~~~", "```\n``\u{200B}`\n```"),
+            ("```\nopen", "```\nopen\n```"),
+            (
+                "[docs](https://x.de/a_(b)?c=1&d=2 \"t\") ![pic](http://y.de)",
+                "<https://x.de/a_(b)?c=1&amp;d=2|docs> <http://y.de|pic>",
+            ),
+            (
+                "see https://x.de/_a_?b=<c>, **https://y.de**.",
+                "see <https://x.de/_a_?b=>&lt;c&gt;, *<https://y.de>*.",
+            ),
+            (
+                "[a](README.md) [b](javascript:alert(1))",
+                "a (README.md) b (javascript:alert(1))",
+            ),
+            ("\\*no\\* a & b &lt;", "*no* a &amp; b &lt;"),
+            (
+                "| name | size |\n|---|--:|\n| a\\|b | **1** |\n| `<!here>` | [x](http://z) |\nend",
+                "```\nname     size\n-------  ------------\na|b      1\n&lt;!here&gt;  x (http://z)\n```\nend",
+            ),
+        ] {
+            assert_eq!(mrkdwn(markdown), want, "{markdown}");
+        }
+    }
+
+    #[test]
+    fn only_people_channels_and_links_stay_alive() {
+        for (markdown, want) in [
+            (
+                "<@U01> <@W0A|x> <#C01> <#C01|ops>",
+                &["@U01", "@W0A|x", "#C01", "#C01|ops"][..],
+            ),
+            (
+                "<https://x.de|x> <mailto:a@b.de>",
+                &["https://x.de|x", "mailto:a@b.de"],
+            ),
+            (
+                "<!channel> <!here|here> <!everyone> <!subteam^S1|@ops> <!CHANNEL>",
+                &[],
+            ),
+            (
+                "\\<!channel> *<!channel>* [<!here>](https://x.de/) <<!here>>",
+                &["https://x.de/|&lt;!here&gt;"],
+            ),
+            ("<@U01 > <@u01> <@> <#> <@U01", &[]),
+            ("<javascript:x> <slack://x> <https:// y>", &[]),
+            ("`<!channel>` `` <@U01> `` `<!channel", &[]),
+            ("```\n<!channel> <@U01> <#C01>\n```", &[]),
+            ("``` <!channel>\n<!here>", &[]),
+            ("    <!channel>\n\t<!here>", &[]),
+            (
+                "| <!here> | <@U01> |\n|---|---|\n| `<!channel>` | <#C01> |",
+                &[],
+            ),
+            ("[x]: <!here>\n![<!here>](x.de/<!here>)", &[]),
+        ] {
+            let piece = &pieces(markdown)[0];
+            let mrkdwn = piece.mrkdwn().join("\n");
+            assert_eq!(alive(&mrkdwn), want, "{mrkdwn}");
+            assert!(
+                !alive(&piece.fallback)
+                    .iter()
+                    .any(|token| token.starts_with('!')),
+                "{}",
+                piece.fallback
+            );
+            for token in alive(&piece.markdown) {
+                let known = want.iter().any(|known| known.starts_with(token));
+                assert!(
+                    known || markdown.starts_with('|') && !token.starts_with('!'),
+                    "{token} in {}",
+                    piece.markdown
+                );
+            }
+        }
+        for (markdown, want) in [
+            ("@channel @here, (@everyone) _@here_", true),
+            ("a@here.com @channels @heretic", false),
+        ] {
+            for text in [neutralise(markdown), mrkdwn(markdown), plain(markdown)] {
+                assert_eq!(text.contains("@\u{200B}"), want, "{text}");
+                assert!(!want || !text.contains("@h"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn markdown_stays_markdown() {
+        let markdown = "# T\n\n**b** `a<b` [x](https://y.de/a&b) | <https://x.de> &amp; 1 > 0\n> q\n```html\n<!DOCTYPE html>\n<a @here>\n```\n";
+        assert_eq!(neutralise(markdown), markdown);
+        assert_eq!(
+            neutralise("a < b [x](javascript:y) <br>"),
+            "a &lt; b [x]\u{200B}(javascript:y) &lt;br>"
+        );
+    }
+
+    #[test]
+    fn fallback_is_a_sentence() {
+        for (markdown, want) in [
+            (
+                "## Disk\nThe **backup** disk is `91 %` full, see [x](http://y.de).",
+                "Disk\nThe backup disk is 91 % full, see x (http://y.de).",
+            ),
+            ("```sh\nls < a\n```", "ls &lt; a"),
+            ("| a | b |\n|---|---|\n| 1 | 2 |", "a, b\n1, 2"),
+            ("---", "(an answer without words)"),
+            ("", "(an answer without words)"),
+        ] {
+            assert_eq!(plain(markdown), want, "{markdown}");
+        }
+        let long = plain(&"word & ".repeat(10_000));
+        assert!(
+            text::utf16_len(&long) <= 3_001 && long.ends_with("word &amp; …"),
+            "{long}"
+        );
+    }
+
+    #[test]
+    fn splits_without_loss() {
+        let paragraph = |n: usize| format!("p{n} {}\n\n", "word ".repeat(100));
+        let code = |n: usize| {
+            (0..n)
+                .map(|i| format!("# line {i} <é>\n"))
+                .collect::<String>()
+        };
+        let headings = |n: usize| {
+            (0..n)
+                .map(|i| format!("## H{i}\n\nfew words\n\n"))
+                .collect::<String>()
+        };
+        for (name, markdown, messages) in [
+            ("short", "hello".to_owned(), 1..=1),
+            ("empty", String::new(), 1..=1),
+            ("paragraphs", (0..60).map(paragraph).collect(), 3..=3),
+            (
+                "code",
+                format!("a\n\n```py\n{}```\nb\n", code(1_500)),
+                3..=4,
+            ),
+            ("headings", headings(60), 3..=4),
+            ("long line", "x<".repeat(10_000), 5..=8),
+            ("emoji", "👍".repeat(10_000), 2..=2),
+            ("open fence", format!("```\n{}", code(1_000)), 2..=3),
+            (
+                "hostile fence",
+                format!("{}\n{}", "`".repeat(13_000), "x\n".repeat(9_000)),
+                2..=6,
+            ),
+            (
+                "long opener",
+                format!("```{}\n{}```", "x".repeat(13_000), "y\n".repeat(9_000)),
+                2..=6,
+            ),
+            (
+                "long code line",
+                format!("```\n{}\n```", "z".repeat(30_000)),
+                3..=4,
+            ),
+        ] {
+            let safe = neutralise(&markdown);
+            let pieces = pieces(&markdown);
+            assert!(
+                messages.contains(&pieces.len()),
+                "{name}: {} messages",
+                pieces.len()
+            );
+            let bare = |text: &str| text.split_whitespace().collect::<String>();
+            let mut seen = String::new();
+            for (number, piece) in pieces.iter().enumerate() {
+                assert!(
+                    text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX,
+                    "{name}"
+                );
+                assert!(
+                    !piece.fallback.trim().is_empty() && text::utf16_len(&piece.fallback) <= 4_000,
+                    "{name}"
+                );
+                for part in piece.mrkdwn() {
+                    assert!(text::utf16_len(&part) <= MRKDWN_UNITS_MAX, "{name}");
+                    assert!(
+                        part.matches("```").count() % 2 == 0 || name == "hostile fence",
+                        "{name}: {part}"
+                    );
+                }
+                let mut part = bare(&piece.markdown);
+                if name.contains("code") && number > 0 && part.starts_with("```") {
+                    part = part
+                        .trim_start_matches("```")
+                        .trim_start_matches("py")
+                        .to_owned();
+                }
+                if name.contains("code") && number + 1 < pieces.len() {
+                    part = part.trim_end_matches("```").to_owned();
+                }
+                seen += &part;
+            }
+            if !["open fence", "long opener", "hostile fence"].contains(&name) {
+                assert_eq!(seen, bare(&safe), "{name}");
+            }
+        }
+        // Not between a heading and its text, not inside a token.
+        let text = format!("{}\n\n## Head\n\n{}", "a ".repeat(5_600), "b ".repeat(200));
+        assert!(
+            pieces(&text)[1].markdown.starts_with("## Head\n\nb "),
+            "{}",
+            pieces(&text)[1].markdown
+        );
+        let text = format!(
+            "{} <https://example.org/{}>",
+            "a".repeat(11_980),
+            "b".repeat(60)
+        );
+        assert!(pieces(&text)[1].markdown.starts_with("<https://"));
+    }
+
+    #[test]
+    fn survives_hostile_text_in_linear_time() {
+        for unit in [
+            "*",
+            "_",
+            "**a",
+            "[",
+            "[a](",
+            "[[a](b)](c)",
+            "`",
+            "``a",
+            "<",
+            "<@U1",
+            "&",
+            "\\",
+            "|",
+            "|-|\n",
+            "~~",
+            "@here",
+            "https://(",
+            "> ",
+            "#",
+            "```\n",
+            "\u{200B}",
+            "*a* _b_",
+            "🦀*",
+        ] {
+            let hostile = unit.repeat(20_000 / unit.len());
+            let pieces = pieces(&hostile);
+            assert!(
+                !pieces.is_empty()
+                    && pieces
+                        .iter()
+                        .all(|piece| text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX),
+                "{unit}"
+            );
+            assert!(
+                pieces[0]
+                    .mrkdwn()
+                    .iter()
+                    .all(|part| text::utf16_len(part) <= MRKDWN_UNITS_MAX),
+                "{unit}"
+            );
+        }
+    }
+}

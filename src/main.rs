@@ -2,6 +2,7 @@ mod cli;
 mod command;
 mod config;
 mod cron;
+mod dir;
 mod error;
 mod json;
 mod llm;

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use crate::llm::ToolSpec;
 use crate::sandbox::Sandbox;
 use crate::skills::Skill;
+use crate::text::one_line;
 use crate::time;
 
 /// Bytes of one MEMORY.md that go into the prompt. Two full ones are about 32,000 tokens.
@@ -275,12 +276,7 @@ fn list_skills(out: &mut String, facts: &Facts<'_>, channel: &str) {
 
 /// A name from outside, on one line and of bounded length.
 fn clean(name: &str) -> String {
-    let name: String = name
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(NAME_CHARS_MAX)
-        .collect();
-    name.trim().to_owned()
+    one_line(name, NAME_CHARS_MAX)
 }
 
 fn xml(text: &str) -> Cow<'_, str> {
@@ -475,7 +471,10 @@ mod tests {
                 std::fs::write(&path, &got).unwrap();
             }
             let want = std::fs::read_to_string(&path).unwrap();
-            assert_eq!(got, want, "{path}");
+            for (got, want) in got.lines().zip(want.lines()) {
+                assert_eq!(got, want, "{path}");
+            }
+            assert_eq!(got.len(), want.len(), "{path}");
         }
     }
 

@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::dir::Dir;
+
+/// A longer file is cut and so no valid JSON.
+const BYTES_MAX: usize = 64 * 1024;
+
 /// Defaults and names are the original's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -26,6 +31,18 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         parse("{}").0
+    }
+}
+
+/// settings.json as it is now; see `parse`. The warnings come with each call.
+pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
+    match dir.read_head("settings.json", BYTES_MAX) {
+        Ok(None) => (Settings::default(), Vec::new()),
+        Ok(Some(bytes)) => parse(&String::from_utf8_lossy(&bytes)),
+        Err(err) => (
+            Settings::default(),
+            vec![format!("{err}, using the defaults")],
+        ),
     }
 }
 

@@ -1,0 +1,245 @@
+//! The data directory, opened once: every path is looked up beneath it by the kernel
+//! (openat2, RESOLVE_BENEATH), so that no link, `..` or directory swapped meanwhile leads
+//! out of it. Only regular files are read and written; nothing here blocks on a FIFO.
+//!
+//! Paths are relative, with `/` between names. A link that stays beneath is followed.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+#[derive(Debug)]
+pub(crate) struct Dir {
+    root: OwnedFd,
+    /// For messages.
+    path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Dir,
+    /// FIFO, device, socket, or a link that leads nowhere or out.
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) kind: Kind,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) bytes: u64,
+    pub(crate) modified_ns: i128,
+    pub(crate) links: u64,
+}
+
+impl Stamp {
+    /// Milliseconds since 1970.
+    pub(crate) fn modified_ms(&self) -> i64 {
+        (self.modified_ns / 1_000_000) as i64
+    }
+}
+
+impl Dir {
+    pub(crate) fn open(path: &Path) -> Result<Dir> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let root = fs::open(path, flags, Mode::empty())
+            .map_err(|err| Error::io("open", path, &err.into()))?;
+        Ok(Dir {
+            root,
+            path: path.to_owned(),
+        })
+    }
+
+    /// A file or directory of any kind, or `None` when it is missing.
+    fn look_up(&self, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut flags = flags | OFlags::CLOEXEC;
+        // openat2 refuses these beside O_PATH.
+        if !flags.contains(OFlags::PATH) {
+            flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
+        }
+        // EAGAIN: something was renamed under the look-up.
+        for _ in 0..100 {
+            match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::LOOP) => {
+                    return Err(self.failed(
+                        "open",
+                        path,
+                        "it is a link that leads out of the data directory",
+                    ));
+                }
+                Err(err) => return Err(self.io("open", path, err)),
+            }
+        }
+        Err(self.failed("open", path, "it is being moved all the time"))
+    }
+
+    /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
+    pub(crate) fn read_head(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        let Some(fd) = self.look_up(path, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let stat = fs::fstat(&fd).map_err(|err| self.io("read", path, err))?;
+        if kind(FileType::from_raw_mode(stat.st_mode)) != Kind::File {
+            return Err(self.failed("read", path, "it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(bytes_max as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|err| Error::io("read", self.path.join(path), &err))?;
+        Ok(Some(bytes))
+    }
+
+    /// At most `max` entries of a directory, in the order the system gives them, names that
+    /// are not UTF-8 left out; `None` when it is missing.
+    pub(crate) fn list(&self, path: &str, max: usize) -> Result<Option<Vec<Entry>>> {
+        let Some(fd) = self.open_dir(path)? else {
+            return Ok(None);
+        };
+        let entries = fs::Dir::read_from(&fd).map_err(|err| self.io("list", path, err))?;
+        let mut out = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|err| self.io("list", path, err))?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            if out.len() >= max {
+                break;
+            }
+            let kind = match entry.file_type() {
+                FileType::Symlink | FileType::Unknown => self
+                    .stamp(&format!("{path}/{name}"))
+                    .ok()
+                    .flatten()
+                    .map_or(Kind::Other, |stamp| stamp.kind),
+                file_type => kind(file_type),
+            };
+            out.push(Entry {
+                name: name.to_owned(),
+                kind,
+            });
+        }
+        Ok(Some(out))
+    }
+
+    /// Of what `path` leads to, links followed; `None` when it is missing.
+    pub(crate) fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
+        let Some(fd) = self.look_up(path, OFlags::PATH)? else {
+            return Ok(None);
+        };
+        let stat: Stat = fs::fstat(&fd).map_err(|err| self.io("look at", path, err))?;
+        Ok(Some(Stamp {
+            kind: kind(FileType::from_raw_mode(stat.st_mode)),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            bytes: stat.st_size as u64,
+            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            links: stat.st_nlink as u64,
+        }))
+    }
+
+    /// For reading or watching; `None` when it is missing or no directory.
+    pub(crate) fn open_dir(&self, path: &str) -> Result<Option<OwnedFd>> {
+        self.look_up(path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    pub(crate) fn make_dir(&self, path: &str) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(err) => Err(self.io("make", path, err)),
+        }
+    }
+
+    /// Replaces a file by way of a temporary name in the same directory.
+    pub(crate) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let temporary = format!(".{name}.tmp");
+        let write = || -> std::io::Result<()> {
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            // Left over from a crash, or planted.
+            fs::unlinkat(&parent, &*temporary, AtFlags::empty()).ok();
+            let mut file = File::from(fs::openat(
+                &parent,
+                &*temporary,
+                flags,
+                Mode::from_raw_mode(0o666),
+            )?);
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            fs::renameat(&parent, &*temporary, &parent, name)?;
+            Ok(())
+        };
+        write().map_err(|err| Error::io("write", self.path.join(path), &err))
+    }
+
+    /// Both in the same directory; a link is renamed itself, what is there is replaced.
+    pub(crate) fn rename(&self, path: &str, new_name: &str) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        fs::renameat(&parent, name, &parent, new_name).map_err(|err| self.io("rename", path, err))
+    }
+
+    /// A file or a link; missing is fine.
+    pub(crate) fn remove(&self, path: &str) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(err) => Err(self.io("remove", path, err)),
+        }
+    }
+
+    fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str)> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let parent = self
+            .open_dir(parent)?
+            .ok_or_else(|| self.io("open", parent, Errno::NOENT))?;
+        Ok((parent, name))
+    }
+
+    fn io(&self, verb: &str, path: &str, err: Errno) -> Error {
+        Error::io(verb, self.path.join(path), &err.into())
+    }
+
+    fn failed(&self, verb: &str, path: &str, why: &str) -> Error {
+        Error::failed(format!(
+            "cannot {verb} {}: {why}",
+            self.path.join(path).display()
+        ))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+fn kind(file_type: FileType) -> Kind {
+    match file_type {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        _ => Kind::Other,
+    }
+}

@@ -340,20 +340,14 @@ mod tests {
     use super::super::tests::{call, image, model, result, said, thought, turn, user};
     use super::super::{Message, StopReason, ToolSpec, sse};
     use super::*;
-    use crate::net::Net;
 
     const ID: &str = "claude-sonnet-5-5";
 
     fn request(id: &str, lifetime: CacheLifetime, turn: &Turn<'_>) -> String {
-        let service = models::find_service("anthropic").unwrap();
+        let endpoint = Endpoint::for_tests("anthropic");
+        let service = endpoint.service;
         let anthropic = Anthropic {
-            endpoint: Endpoint {
-                net: Net::default(),
-                service,
-                base_url: String::new(),
-                key: None,
-                no_images: false.into(),
-            },
+            endpoint,
             model: models::model(service, id, lifetime),
             lifetime,
         };

@@ -67,6 +67,17 @@ pub(super) struct Refusal {
 }
 
 impl Endpoint {
+    #[cfg(test)]
+    pub(super) fn for_tests(provider: &str) -> Endpoint {
+        Endpoint {
+            net: Net::default(),
+            service: models::find_service(provider).unwrap(),
+            base_url: "http://x".to_owned(),
+            key: None,
+            no_images: AtomicBool::new(false),
+        }
+    }
+
     /// Sends `body` to `path` and hands each event's data to `on_data`, until that breaks
     /// or the server is done. Says whether it broke: some servers just stop.
     pub(super) fn stream(
@@ -408,14 +419,15 @@ impl Refusal {
     /// How to mend it, when that is known.
     fn hint(&self, endpoint: &Endpoint, model: &Model) -> String {
         let service = endpoint.service;
-        let near = models::near(service.name, &model.id);
         match self.status {
             401 | 403 if service.key_variables.is_empty() => String::new(),
             401 | 403 => format!("; check {}", service.key_variables.join(" or ")),
             402 | 429 => format!("; add credit or raise the limit at {}", service.name),
             404 if service.name == "ollama" => format!("; try: ollama pull {}", model.id),
-            404 if !near.is_empty() => format!("; near it: {}", near.join(", ")),
-            404 => format!("; check the model's name and {}", service.base_url_variable),
+            404 => match models::near(service.name, &model.id) {
+                Some(near) => format!("; did you mean {near}?"),
+                None => format!("; check the model's name and {}", service.base_url_variable),
+            },
             300..=399 => format!("; check {}", service.base_url_variable),
             _ => String::new(),
         }
@@ -480,16 +492,6 @@ mod tests {
     use super::*;
     use crate::json::Obj;
 
-    fn endpoint(provider: &str) -> Endpoint {
-        Endpoint {
-            net: Net::default(),
-            service: models::find_service(provider).unwrap(),
-            base_url: "http://x".to_owned(),
-            key: None,
-            no_images: AtomicBool::new(false),
-        }
-    }
-
     /// `Retry 3`, `Full` or `Failed`, then the sentence.
     fn decide(provider: &str, status: u16, after: Option<u64>, body: &str) -> String {
         let read = Refusal::read(body);
@@ -498,7 +500,7 @@ mod tests {
             after: after.map(Duration::from_secs).or(read.after),
             ..read
         };
-        match refusal.into_error(&endpoint(provider), &model(provider, "m")) {
+        match refusal.into_error(&Endpoint::for_tests(provider), &model(provider, "m")) {
             Error::Retry {
                 after: Some(after),
                 why,

@@ -6,16 +6,19 @@ mod call;
 mod draft;
 pub(crate) mod models;
 mod offline;
+mod openai;
 mod prepare;
+mod probe;
+mod responses;
 mod sse;
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::log;
 use crate::net::Net;
 use crate::secret::Secret;
 use crate::stop::Stop;
+use crate::{config, log, text};
 use models::{CacheLifetime, Service};
 
 /// A language model behind some wire format. The only trait of ours.
@@ -32,47 +35,42 @@ pub(crate) trait Provider: Send + Sync {
     ) -> Result<Reply>;
 }
 
-/// What `--model` is when nobody says.
-pub(crate) const MODEL_DEFAULT: &str = "anthropic/claude-sonnet-5-5";
+/// Looks a provider's key up: its name, and the variables that may hold it.
+pub(crate) type FindKey<'a> = dyn Fn(&str, &[&str]) -> Result<Option<Secret>> + 'a;
 
-/// The provider for `spec` (`PROVIDER/ID`, a known id alone, or `offline`). `setting` looks a
-/// variable up: keys, base URLs, PI_CACHE_RETENTION.
+/// The provider for `spec` (`PROVIDER/ID`, a known id alone, or `offline`). `variable` looks up
+/// what is no secret: base URLs, PI_CACHE_RETENTION.
 ///
 /// # Errors
 /// `Usage`, with what to set or what it should have been called.
 pub(crate) fn open(
     spec: &str,
-    setting: &dyn Fn(&str) -> Option<Secret>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    find_key: &FindKey<'_>,
     net: &Net,
 ) -> Result<Box<dyn Provider>> {
     if spec == "offline" {
         return Ok(Box::new(offline::Offline::new()));
     }
     let (service, id) = parse_spec(spec)?;
-    let set = |name: &str| setting(name).filter(|value| !value.expose().is_empty());
-    let key = service.key_variables.iter().find_map(|name| set(name));
+    let key = find_key(service.name, service.key_variables)?;
     if key.is_none() && !service.local {
-        return Err(missing_key(service, &set));
+        return Err(missing_key(service, find_key));
     }
-    let lifetime = match set("PI_CACHE_RETENTION") {
-        Some(value) if value.expose() == "long" => CacheLifetime::OneHour,
+    let lifetime = match variable("PI_CACHE_RETENTION").as_deref() {
+        Some("long") => CacheLifetime::OneHour,
         _ => CacheLifetime::FiveMinutes,
     };
     let endpoint = call::Endpoint {
         net: net.clone(),
         service,
-        base_url: base_url(service, &set)?,
+        base_url: base_url(service, variable)?,
         key,
         no_images: false.into(),
     };
     let model = models::model(service, id, lifetime);
-    let near = models::near(service.name, id);
-    if !models::is_known(&model) && !near.is_empty() {
-        log::warning!(
-            "",
-            "{spec} is not a model I know; near it: {}",
-            near.join(", ")
-        );
+    if let (None, Some(near)) = (&model.price, models::near(service.name, id)) {
+        log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
     Ok(match model.api {
         "anthropic-messages" => Box::new(anthropic::Anthropic {
@@ -80,41 +78,42 @@ pub(crate) fn open(
             model,
             lifetime,
         }),
+        "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
         _ => {
-            let text = format!("{spec}: chat completions are not spoken yet");
-            return Err(Error::Usage(text));
+            let openai = openai::OpenAi::new(endpoint, model);
+            openai.probe(&Stop::new());
+            Box::new(openai)
         }
     })
 }
 
 fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
-    let names = || models::SERVICES.iter().map(|service| service.name);
-    if let Some((name, id)) = spec.split_once('/') {
-        if let (Some(service), false) = (models::find_service(name), id.is_empty()) {
-            return Ok((service, id));
-        }
+    let (name, id) = spec.split_once('/').unwrap_or((spec, ""));
+    let known = models::find_service(name);
+    if let (Some(service), false) = (known, id.is_empty()) {
+        return Ok((service, id));
     }
     if let Some(service) = models::provider_of(spec).and_then(models::find_service) {
         return Ok((service, spec));
     }
-    let name = spec.split('/').next().unwrap_or_default();
-    let near = models::nearest(name, names().chain(["offline"]));
-    Err(Error::Usage(match near.first() {
-        Some(near) if *near == name => {
-            format!("--model={spec} names no model: write {name}/ID, like {MODEL_DEFAULT}")
-        }
-        Some(near) if spec.contains('/') => {
-            format!("--model={spec}: there is no provider {name}; did you mean {near}?")
-        }
-        _ => format!(
-            "--model={spec}: write PROVIDER/ID, like {MODEL_DEFAULT}; providers: offline, {}",
-            names().collect::<Vec<_>>().join(", ")
+    let mut names = vec!["offline"];
+    names.extend(models::SERVICES.iter().map(|service| service.name));
+    let why = match (known, text::nearest(name, &names)) {
+        (Some(_), _) => format!("names no model: write {name}/ID"),
+        (None, Some(near)) => format!("there is no provider {name}; did you mean {near}?"),
+        (None, None) => format!(
+            "write PROVIDER/ID, like {}; providers: {}",
+            config::MODEL_DEFAULT,
+            names.join(", ")
         ),
-    }))
+    };
+    Err(Error::Usage(format!("--model={spec}: {why}")))
 }
 
-fn missing_key(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Error {
-    let has_key = |other: &&Service| other.key_variables.iter().any(|name| set(name).is_some());
+fn missing_key(service: &Service, find_key: &FindKey<'_>) -> Error {
+    let has_key = |other: &&Service| {
+        !other.local && matches!(find_key(other.name, other.key_variables), Ok(Some(_)))
+    };
     let others = models::SERVICES.iter().filter(has_key);
     let others: Vec<&str> = others.map(|other| other.name).collect();
     let instead = match others.as_slice() {
@@ -132,12 +131,11 @@ fn missing_key(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Error
 }
 
 /// The address requests start with, without a slash at its end.
-fn base_url(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Result<String> {
-    let given = set(service.base_url_variable);
-    let url = match (&given, service.name) {
-        (Some(url), _) => url.expose().to_owned(),
-        (None, "ollama") => match set("OLLAMA_HOST") {
-            Some(host) => ollama_url(host.expose()),
+fn base_url(service: &Service, variable: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+    let url = match (variable(service.base_url_variable), service.name) {
+        (Some(url), _) => url,
+        (None, "ollama") => match variable("OLLAMA_HOST") {
+            Some(host) => ollama_url(host.trim()),
             None => service.base_url.to_owned(),
         },
         (None, "custom") => {
@@ -147,9 +145,9 @@ fn base_url(service: &Service, set: &dyn Fn(&str) -> Option<Secret>) -> Result<S
         (None, _) => service.base_url.to_owned(),
     };
     if !(url.starts_with("http://") || url.starts_with("https://")) {
-        let variable = service.base_url_variable;
+        let name = service.base_url_variable;
         return Err(Error::Usage(format!(
-            "{variable} is {url:?}; it must start with http:// or https://"
+            "{name} is {url:?}; it must start with http:// or https://"
         )));
     }
     let url = url.trim_end_matches('/');
@@ -466,53 +464,27 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn specs() {
         for (spec, settings, want) in [
             ("offline", &[][..], "offline/offline"),
             ("anthropic/x", &[("ANTHROPIC_API_KEY", "k")], "anthropic/x"),
-            (
-                "claude-haiku-5-5",
-                &[("ANTHROPIC_API_KEY", "k")],
-                "anthropic/claude-haiku-5-5",
-            ),
-            (
-                "anthropic/x",
-                &[("ANTHROPIC_API_KEY", " ")],
-                "no key for anthropic: set ANTHROPIC_API_KEY; without an account, try \
-                 --model=offline or --model=ollama/ID",
-            ),
-            (
-                "gemini/x",
-                &[("OPENAI_API_KEY", "k")],
-                "no key for gemini: set GEMINI_API_KEY or GOOGLE_API_KEY; a key is set for \
-                 openai, custom: use --model=PROVIDER/ID",
-            ),
-            (
-                "antropic/x",
-                &[],
-                "--model=antropic/x: there is no provider antropic; did you mean anthropic?",
-            ),
-            (
-                "ollama",
-                &[],
-                "--model=ollama names no model: write ollama/ID, like anthropic/claude-sonnet-5-5",
-            ),
-            (
-                "custom/x",
-                &[],
-                "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1",
-            ),
-            (
-                "ollama/x",
-                &[("OLLAMA_BASE_URL", "localhost")],
-                "OLLAMA_BASE_URL is \"localhost\"; it must start with http:// or https://",
-            ),
+            ("claude-haiku-5-5", &[("ANTHROPIC_API_KEY", "k")], "anthropic/claude-haiku-5-5"),
+            ("anthropic/x", &[], "no key for anthropic: set ANTHROPIC_API_KEY; without an account, try --model=offline or --model=ollama/ID"),
+            ("gemini/x", &[("OPENAI_API_KEY", "k")], "no key for gemini: set GEMINI_API_KEY or GOOGLE_API_KEY; a key is set for openai: use --model=PROVIDER/ID"),
+            ("antropic/x", &[], "--model=antropic/x: there is no provider antropic; did you mean anthropic?"),
+            ("ollama", &[], "--model=ollama: names no model: write ollama/ID"),
+            ("custom/x", &[], "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1"),
+            ("ollama/x", &[("OLLAMA_BASE_URL", "localhost")], "OLLAMA_BASE_URL is \"localhost\"; it must start with http:// or https://"),
         ] {
-            let setting = |name: &str| {
+            let variable = |name: &str| {
                 let found = settings.iter().find(|(set, _)| *set == name);
-                found.map(|(_, value)| Secret::new(value))
+                found.map(|(_, value)| (*value).to_owned())
             };
-            let got = match open(spec, &setting, &Net::default()) {
+            let find_key = |_: &str, names: &[&str]| {
+                Ok(names.iter().find_map(|name| variable(name)).map(|key| Secret::new(&key)))
+            };
+            let got = match open(spec, &variable, &find_key, &Net::default()) {
                 Ok(provider) => format!("{}/{}", provider.model().provider, provider.model().id),
                 Err(err) => err.to_string(),
             };

@@ -1,0 +1,903 @@
+//! Chat completions (https://platform.openai.com/docs/api-reference/chat), as OpenAI and
+//! everybody who imitates it speaks it. What differs by service is a column of
+//! `models::SERVICES`; what differs without saying so is dealt with where it shows.
+
+use std::ops::ControlFlow;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde_json::Value;
+
+use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::draft::{self, Draft, End};
+use super::models::Service;
+use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
+use super::{Block, Delta, Image, Model, Provider, Reply, Turn, probe};
+use crate::error::{Error, Result};
+use crate::json::{Obj, array, quote};
+use crate::stop::Stop;
+use crate::{log, time};
+
+pub(super) struct OpenAi {
+    endpoint: Endpoint,
+    assumed: Model,
+    /// With the window the server told us of.
+    probed: OnceLock<Model>,
+    /// `Learned` bits.
+    learned: AtomicU8,
+}
+
+/// What a refusal taught us about a server, as bits.
+const OTHER_TOKENS_FIELD: u8 = 1;
+const NO_STREAM_OPTIONS: u8 = 2;
+/// GPT-5.4 and later refuse tools here unless they do not think.
+const EFFORT_NONE: u8 = 4;
+
+impl Provider for OpenAi {
+    fn model(&self) -> &Model {
+        self.probed.get().unwrap_or(&self.assumed)
+    }
+
+    fn stream(
+        &self,
+        turn: &Turn<'_>,
+        stop: &Stop,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<Reply> {
+        self.probe(stop);
+        let bearer = format!("Bearer {}", self.endpoint.bearer());
+        with_remedies(&self.endpoint, self.model(), turn, |omit| {
+            loop {
+                let body = self.request(turn, omit);
+                let headers = [("authorization", bearer.as_str())];
+                let mut stream = Stream::default();
+                let sent =
+                    self.endpoint
+                        .stream("/chat/completions", &headers, &body, stop, &mut |data| {
+                            stream.event(data, on_delta)
+                        });
+                match sent {
+                    Err(Fault::Refused(refusal)) if self.learn(&refusal) => {}
+                    // Some keep the connection open and silent after the last word.
+                    Err(Fault::Other(Error::Retry { .. })) if stream.is_complete() => {
+                        break stream.finish(self.endpoint.service, self.model(), on_delta);
+                    }
+                    Err(fault) => break Err(fault),
+                    Ok(_) => break stream.finish(self.endpoint.service, self.model(), on_delta),
+                }
+            }
+        })
+    }
+}
+
+impl OpenAi {
+    pub(super) fn new(endpoint: Endpoint, model: Model) -> OpenAi {
+        OpenAi {
+            endpoint,
+            assumed: model,
+            probed: OnceLock::new(),
+            learned: AtomicU8::new(0),
+        }
+    }
+
+    /// Asks the server for the window of a model that is not in our table. A server that is
+    /// down, or has not loaded the model yet, is asked again before the next turn.
+    pub(super) fn probe(&self, stop: &Stop) {
+        if self.assumed.price.is_none() && self.probed.get().is_none() {
+            if let Some(model) = probe::probe(&self.endpoint, &self.assumed, stop) {
+                self.probed.get_or_init(|| model);
+            }
+        }
+    }
+
+    /// Whether the same turn is worth another request, made differently.
+    fn learn(&self, refusal: &Refusal) -> bool {
+        if !matches!(refusal.status, 400 | 422) {
+            return false;
+        }
+        let known = self.learned.load(Ordering::Relaxed);
+        let unwanted = [
+            "support",
+            "unrecognized",
+            "unknown",
+            "unexpected",
+            "not permitted",
+            "extra",
+        ];
+        let news = if !unwanted.iter().any(|word| refusal.says(word)) {
+            0
+        } else if refusal.says("reasoning_effort") {
+            EFFORT_NONE
+        } else if refusal.says("stream_options") {
+            NO_STREAM_OPTIONS
+        } else if refusal.says(self.tokens_field(known)) {
+            OTHER_TOKENS_FIELD
+        } else {
+            0
+        };
+        self.learned.fetch_or(news, Ordering::Relaxed);
+        news & !known != 0
+    }
+
+    fn tokens_field(&self, learned: u8) -> &'static str {
+        match (
+            self.endpoint.service.tokens_field,
+            learned & OTHER_TOKENS_FIELD != 0,
+        ) {
+            ("max_tokens", false) => "max_tokens",
+            ("max_tokens", true) => "max_completion_tokens",
+            (field, false) => field,
+            (_, true) => "max_tokens",
+        }
+    }
+
+    fn request(&self, turn: &Turn<'_>, omit: Omit) -> String {
+        let learned = self.learned.load(Ordering::Relaxed);
+        let (service, model) = (self.endpoint.service, self.model());
+        let prepared = prepare(turn, service, model, omit);
+        let mut messages = Messages {
+            service,
+            out: Vec::new(),
+        };
+        for (index, entry) in prepared.entries.iter().enumerate() {
+            messages.entry(entry, index >= prepared.run_start);
+        }
+        if !turn.system.trim().is_empty() {
+            messages
+                .out
+                .insert(0, ("system", quote(turn.system), String::new()));
+        }
+        // Claude behind OpenRouter caches only where it is told to.
+        if service.name == "openrouter" && model.id.starts_with("anthropic/") {
+            let last = messages.out.len() - 1;
+            for index in [0, last] {
+                let content = &mut messages.out[index].1;
+                if content.starts_with('"') {
+                    *content = format!(
+                        r#"[{{"type":"text","text":{content},"cache_control":{{"type":"ephemeral"}}}}]"#
+                    );
+                }
+            }
+        }
+        let messages = messages.out.iter().map(|(role, content, rest)| {
+            format!(r#"{{"role":"{role}","content":{content}{rest}}}"#)
+        });
+        let limit = turn.output_tokens_max.min(model.output_tokens_max);
+        let mut request = Obj::new()
+            .str("model", &model.id)
+            .num(self.tokens_field(learned), limit)
+            .bool("stream", true);
+        if service.stream_options && learned & NO_STREAM_OPTIONS == 0 {
+            request = request.raw("stream_options", r#"{"include_usage":true}"#);
+        }
+        if learned & EFFORT_NONE != 0 {
+            request = request.str("reasoning_effort", "none");
+        }
+        // An empty list is refused by vLLM.
+        if !turn.tools.is_empty() {
+            let tools = turn.tools.iter().map(|tool| {
+                let function = Obj::new()
+                    .str("name", tool.name)
+                    .str("description", tool.description)
+                    .raw("parameters", tool.schema);
+                Obj::new()
+                    .str("type", "function")
+                    .raw("function", &function.end())
+                    .end()
+            });
+            request = request.raw("tools", &array(tools));
+        }
+        request.raw("messages", &array(messages)).end()
+    }
+}
+
+struct Messages {
+    service: &'static Service,
+    /// Role, content as JSON, further fields with a comma before each.
+    out: Vec<(&'static str, String, String)>,
+}
+
+impl Messages {
+    fn entry(&mut self, entry: &Entry<'_>, in_run: bool) {
+        match entry {
+            Entry::User(parts) => self.user(content(parts)),
+            Entry::Assistant(blocks) => self.assistant(blocks, in_run),
+            Entry::Results(answers) => self.results(answers),
+        }
+    }
+
+    fn user(&mut self, content: String) {
+        if self.service.strict_turns && self.out.last().is_some_and(|(role, ..)| *role == "tool") {
+            self.out.push(("assistant", quote("(read)"), String::new()));
+        }
+        self.out.push(("user", content, String::new()));
+    }
+
+    fn assistant(&mut self, blocks: &[Said<'_>], in_run: bool) {
+        let (mut text, mut thought, mut details) = (String::new(), String::new(), None);
+        let mut calls = Vec::new();
+        for block in blocks {
+            match block {
+                Said::Text(words) => text += words,
+                Said::Thinking { signature, .. } if signature.starts_with('[') => {
+                    details = Some(*signature);
+                }
+                Said::Thinking { text, .. } => thought += text,
+                Said::Call { id, call } => {
+                    let function = Obj::new()
+                        .str("name", &call.name)
+                        .str("arguments", &call.arguments);
+                    let mut item = Obj::new()
+                        .str("id", id)
+                        .str("type", "function")
+                        .raw("function", &function.end());
+                    if let Some(signature) = self.gemini_signature(call.signature.as_deref()) {
+                        let google = Obj::new().str("thought_signature", signature).end();
+                        item = item.raw("extra_content", &Obj::new().raw("google", &google).end());
+                    }
+                    calls.push(item.end());
+                }
+            }
+        }
+        let content = match text.is_empty() && !self.service.strict_turns {
+            true => "null".to_owned(),
+            false => quote(&text),
+        };
+        let mut rest = String::new();
+        if let Some(details) = details {
+            rest += &format!(r#","reasoning_details":{details}"#);
+        }
+        if self.service.echo_reasoning && in_run {
+            rest += &format!(r#","reasoning_content":{}"#, quote(&thought));
+        }
+        if !calls.is_empty() {
+            rest += &format!(r#","tool_calls":{}"#, array(calls));
+        }
+        self.out.push(("assistant", content, rest));
+    }
+
+    /// Gemini refuses calls without a signature; this one stands for calls it did not make
+    /// (https://ai.google.dev/gemini-api/docs/thought-signatures).
+    fn gemini_signature<'a>(&self, signature: Option<&'a str>) -> Option<&'a str> {
+        match self.service.name {
+            "gemini" => Some(signature.unwrap_or("skip_thought_signature_validator")),
+            _ => signature,
+        }
+    }
+
+    /// Tool messages take text only: images follow them in a user message.
+    fn results(&mut self, answers: &[Answer<'_>]) {
+        let mut images = Vec::new();
+        for answer in answers {
+            let (mut texts, before) = (Vec::new(), images.len());
+            for part in &answer.content {
+                match part {
+                    Part::Text(text) => texts.push(text.as_ref()),
+                    Part::Image(data) => images.push(image(data)),
+                }
+            }
+            if images.len() > before {
+                texts.push("(see the image below)");
+            }
+            let rest = format!(r#","tool_call_id":{}"#, quote(&answer.call_id));
+            self.out.push(("tool", quote(&texts.join("\n")), rest));
+        }
+        if !images.is_empty() {
+            images.insert(0, text("Images from the tools:"));
+            self.user(array(images));
+        }
+    }
+}
+
+/// A plain string where there are no images: not every server takes a list.
+fn content(parts: &[Part<'_>]) -> String {
+    let only_text = parts.iter().map(|part| match part {
+        Part::Text(text) => Some(text.as_ref()),
+        Part::Image(_) => None,
+    });
+    if let Some(texts) = only_text.collect::<Option<Vec<&str>>>() {
+        return quote(&texts.join("\n"));
+    }
+    array(parts.iter().map(|part| match part {
+        Part::Text(words) => text(words),
+        Part::Image(data) => image(data),
+    }))
+}
+
+fn text(words: &str) -> String {
+    Obj::new().str("type", "text").str("text", words).end()
+}
+
+fn image(image: &Image) -> String {
+    let url = format!("data:{};base64,{}", image.mime, image.data);
+    let url = Obj::new().str("url", &url).end();
+    Obj::new()
+        .str("type", "image_url")
+        .raw("image_url", &url)
+        .end()
+}
+
+/// Where a reply's text stands with regard to `<think>`, which raw servers leave in it.
+enum Think {
+    /// Nothing but what may become `<think>` has come yet.
+    Maybe(String),
+    /// What may become `</think>` is held back.
+    Inside(String),
+    Over,
+}
+
+struct OpenCall {
+    index: Option<u64>,
+    id: String,
+    /// In the draft.
+    position: usize,
+}
+
+struct Stream {
+    draft: Draft,
+    calls: Vec<OpenCall>,
+    think: Think,
+    /// OpenRouter's, put together from their pieces.
+    details: Vec<Value>,
+    refusal: String,
+    finish_reason: Option<String>,
+    failure: Option<Refusal>,
+    done: bool,
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream {
+            draft: Draft::default(),
+            calls: Vec::new(),
+            think: Think::Maybe(String::new()),
+            details: Vec::new(),
+            refusal: String::new(),
+            finish_reason: None,
+            failure: None,
+            done: false,
+        }
+    }
+}
+
+impl Stream {
+    fn event(
+        &mut self,
+        data: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<ControlFlow<()>> {
+        if data.trim() == "[DONE]" {
+            self.done = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        let Ok(chunk) = serde_json::from_str::<Value>(data) else {
+            return Err(Error::retry(
+                "the model's server sent an event that is not JSON",
+            ));
+        };
+        if !chunk["error"].is_null() {
+            self.failure = Some(Refusal::read(data));
+            return Ok(ControlFlow::Break(()));
+        }
+        let choice = &chunk["choices"][0];
+        for usage in [&chunk["usage"], &choice["usage"]] {
+            self.usage(usage);
+        }
+        if let Some(reason) = choice["finish_reason"]
+            .as_str()
+            .filter(|reason| !reason.is_empty())
+        {
+            self.finish_reason = Some(reason.to_owned());
+        }
+        let delta = match &choice["delta"] {
+            Value::Null => &choice["message"],
+            delta => delta,
+        };
+        self.reasoning(delta, on_delta)?;
+        match &delta["content"] {
+            Value::String(text) => self.text(text, on_delta)?,
+            // Mistral: pieces of text and of thinking.
+            Value::Array(parts) => {
+                for part in parts {
+                    self.text(part["text"].as_str().unwrap_or_default(), on_delta)?;
+                    for thought in part["thinking"].as_array().into_iter().flatten() {
+                        self.thinking(
+                            thought["text"].as_str().unwrap_or_default(),
+                            "thinking",
+                            on_delta,
+                        )?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.refusal += delta["refusal"].as_str().unwrap_or_default();
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            self.call(call)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.done || self.finish_reason.is_some()
+    }
+
+    fn usage(&mut self, counts: &Value) {
+        let Some(prompt) = counts["prompt_tokens"].as_u64() else {
+            return;
+        };
+        let details = &counts["prompt_tokens_details"];
+        let cached = details["cached_tokens"]
+            .as_u64()
+            .or(counts["prompt_cache_hit_tokens"].as_u64());
+        let usage = &mut self.draft.usage;
+        usage.cache_read = cached.unwrap_or(0).min(prompt);
+        usage.cache_write = details["cache_write_tokens"]
+            .as_u64()
+            .unwrap_or(0)
+            .min(prompt - usage.cache_read);
+        usage.input = prompt - usage.cache_read - usage.cache_write;
+        usage.output = counts["completion_tokens"].as_u64().unwrap_or(usage.output);
+        // OpenRouter says what it takes, in dollars.
+        if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
+            usage.cost = Some(super::Cost {
+                output: dollars,
+                ..super::Cost::default()
+            });
+        }
+    }
+
+    fn reasoning(&mut self, delta: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
+        for field in ["reasoning_content", "reasoning", "reasoning_text"] {
+            let piece = delta[field].as_str().unwrap_or_default();
+            if !piece.is_empty() {
+                self.thinking(piece, field, on_delta)?;
+                break;
+            }
+        }
+        for piece in delta["reasoning_details"].as_array().into_iter().flatten() {
+            match self.details.last_mut() {
+                Some(last) if last["type"] == piece["type"] && last["index"] == piece["index"] => {
+                    merge(last, piece);
+                }
+                _ => self.details.push(piece.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    fn thinking(
+        &mut self,
+        piece: &str,
+        source: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        on_delta(Delta::Thinking(piece));
+        self.draft.thinking(piece, source)
+    }
+
+    fn answer(&mut self, piece: &str, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        on_delta(Delta::Text(piece));
+        self.draft.text(piece)
+    }
+
+    fn text(&mut self, piece: &str, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
+        const START: &str = "<think>";
+        const END: &str = "</think>";
+        match &mut self.think {
+            Think::Over => self.answer(piece, on_delta),
+            Think::Maybe(held) => {
+                held.push_str(piece);
+                let start = held.trim_start();
+                if let Some(rest) = start.strip_prefix(START) {
+                    let rest = rest.to_owned();
+                    self.think = Think::Inside(String::new());
+                    return self.text(&rest, on_delta);
+                }
+                // Not for ever: blanks are an answer too, if a poor one.
+                if START.starts_with(start) && held.len() < 64 {
+                    return Ok(());
+                }
+                let held = std::mem::take(held);
+                self.think = Think::Over;
+                self.answer(&held, on_delta)
+            }
+            Think::Inside(held) => {
+                let text = std::mem::take(held) + piece;
+                if let Some((thought, rest)) = text.split_once(END) {
+                    self.think = Think::Over;
+                    self.thinking(thought, "think", on_delta)?;
+                    return self.answer(rest.trim_start(), on_delta);
+                }
+                let end = (0..END.len())
+                    .rev()
+                    .find(|len| text.ends_with(&END[..*len]))
+                    .unwrap_or(0);
+                let (thought, tail) = text.split_at(text.len() - end);
+                *held = tail.to_owned();
+                self.thinking(thought, "think", on_delta)
+            }
+        }
+    }
+
+    fn call(&mut self, piece: &Value) -> Result<()> {
+        let function = &piece["function"];
+        let id = piece["id"].as_str().unwrap_or_default();
+        let name = function["name"].as_str().unwrap_or_default();
+        let index = piece["index"].as_u64();
+        let found = self.find_call(index, id, name);
+        let position = match found {
+            Some(position) => position,
+            None => {
+                let made_up = format!("call_{:x}_{}", time::now_ms(), self.draft.blocks.len());
+                let call_id = if id.is_empty() { &made_up } else { id };
+                let position = self.draft.push(draft::call(call_id, name))?;
+                self.calls.push(OpenCall {
+                    index,
+                    id: id.to_owned(),
+                    position,
+                });
+                position
+            }
+        };
+        let Some(Block::ToolCall(call)) = self.draft.blocks.get_mut(position) else {
+            return Ok(());
+        };
+        if call.name.is_empty() {
+            call.name = name.to_owned();
+        }
+        match &function["arguments"] {
+            Value::String(text) => call.arguments.push_str(text),
+            whole @ Value::Object(_) => call.arguments = whole.to_string(),
+            _ => {}
+        }
+        if let Some(signature) = piece["extra_content"]["google"]["thought_signature"].as_str() {
+            call.signature = Some(signature.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The call a piece belongs to; `None` for a new one.
+    fn find_call(&self, index: Option<u64>, id: &str, name: &str) -> Option<usize> {
+        let mut calls = self.calls.iter().rev();
+        let open = match index {
+            Some(_) => calls.find(|call| call.index == index)?,
+            None if !id.is_empty() => calls.find(|call| call.id == id)?,
+            None if !name.is_empty() => return None,
+            None => calls.next()?,
+        };
+        // All calls under one index: another id is another call, and so is another name
+        // once the arguments are whole.
+        let is_whole = || match &self.draft.blocks[open.position] {
+            Block::ToolCall(call) => {
+                call.arguments.ends_with('}')
+                    && serde_json::from_str::<Value>(&call.arguments).is_ok()
+            }
+            _ => false,
+        };
+        let another = match (id, name) {
+            (_, "") => false,
+            ("", _) => is_whole(),
+            (id, _) => id != open.id,
+        };
+        (!another).then_some(open.position)
+    }
+
+    fn finish(
+        mut self,
+        service: &Service,
+        model: &Model,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> std::result::Result<Reply, Fault> {
+        if let Some(failure) = self.failure {
+            return Err(Fault::Refused(failure));
+        }
+        if !self.is_complete() {
+            return Err(Error::retry("the model's answer broke off before its end").into());
+        }
+        match std::mem::replace(&mut self.think, Think::Over) {
+            Think::Maybe(held) => self.answer(&held, on_delta)?,
+            Think::Inside(held) => self.thinking(&held, "think", on_delta)?,
+            Think::Over => {}
+        }
+        if !self.details.is_empty() {
+            // Beside the words they were shown as, and instead of them when sent back.
+            let details = Value::Array(std::mem::take(&mut self.details)).to_string();
+            self.draft.blocks.insert(
+                0,
+                Block::Thinking {
+                    text: String::new(),
+                    signature: details,
+                    redacted: false,
+                },
+            );
+        }
+        let end = match self.finish_reason.as_deref().unwrap_or("stop") {
+            _ if !self.refusal.is_empty() => End::Refused(self.refusal),
+            "stop" | "tool_calls" | "function_call" | "end" | "eos" | "end_turn" => End::Done,
+            "length" | "model_context_window_exceeded" => End::Cut,
+            "content_filter" => End::Refused("the provider's content filter".to_owned()),
+            reason @ ("error" | "network_error" | "insufficient_system_resource") => {
+                return Err(Error::retry(format!("the model's server gave up: {reason}")).into());
+            }
+            other => {
+                log::warning!(
+                    "",
+                    "{}: finish reason {other:?} taken as the end of the turn",
+                    model.id
+                );
+                End::Done
+            }
+        };
+        let usage = self.draft.usage;
+        let input = usage.input + usage.cache_read + usage.cache_write;
+        // Servers that cut a long prompt in silence, or leave no room for an answer.
+        let overflow = match end {
+            End::Done => service.local && input > model.context_window,
+            End::Cut => usage.output == 0 && input > 0 && input >= model.context_window / 100 * 99,
+            End::Refused(_) => false,
+        };
+        if overflow {
+            let text = format!(
+                "{} was given {input} tokens, more than its window",
+                model.id
+            );
+            return Err(Error::ContextFull(text).into());
+        }
+        Ok(self.draft.finish(end, model)?)
+    }
+}
+
+/// Appends a piece of one of OpenRouter's reasoning details.
+fn merge(whole: &mut Value, piece: &Value) {
+    let (Value::Object(whole), Value::Object(piece)) = (whole, piece) else {
+        return;
+    };
+    for (name, value) in piece {
+        match (whole.get_mut(name), value) {
+            (_, Value::Null) => {}
+            (Some(Value::String(text)), Value::String(more))
+                if matches!(name.as_str(), "text" | "summary" | "data") =>
+            {
+                text.push_str(more);
+            }
+            _ => {
+                whole.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason, ToolSpec, models, sse};
+    use super::*;
+
+    fn openai(provider: &str, id: &str) -> OpenAi {
+        let endpoint = Endpoint::for_tests(provider);
+        let model = models::model(endpoint.service, id, models::CacheLifetime::FiveMinutes);
+        OpenAi::new(endpoint, model)
+    }
+
+    /// One turn of a tool loop, said by `provider`'s model `m`.
+    fn tool_loop(provider: &str, thoughts: Vec<Block>) -> Vec<Message> {
+        let mut blocks = thoughts;
+        blocks.push(call("call_0001", "bash"));
+        let mut asked = said(blocks);
+        if let Message::Assistant(said) = &mut asked {
+            said.api = "openai-completions".to_owned();
+            said.provider = provider.to_owned();
+            said.model = "m".to_owned();
+        }
+        let mut answered = result("call_0001", "a");
+        if let (Message::ToolResult(result), Message::User { content, .. }) =
+            (&mut answered, image("b", 4))
+        {
+            result.content = content;
+        }
+        vec![user("go"), asked, answered]
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn requests() {
+        let tools = [ToolSpec { name: "bash", description: "Runs", schema: r#"{"z":1,"a":2}"# }];
+        let tools_json = r#""tools":[{"type":"function","function":{"name":"bash","description":"Runs","parameters":{"z":1,"a":2}}}]"#;
+        let system = r#"{"role":"system","content":"S"},{"role":"user","content":"go"}"#;
+        let calls = r#""tool_calls":[{"id":"call_0001","type":"function","function":{"name":"bash","arguments":"{\"b\":1, \"a\":2}"}}]"#;
+        let tool = r#"{"role":"tool","content":"b\n(see the image below)","tool_call_id":"call_0001"}"#;
+        let images = r#"{"role":"user","content":[{"type":"text","text":"Images from the tools:"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}"#;
+        let usage = r#""stream_options":{"include_usage":true}"#;
+        for (provider, thoughts, want) in [
+            (
+                "together", vec![thought("hm", "reasoning")],
+                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#),
+            ),
+            (
+                "deepseek", vec![thought("hm", "reasoning_content")],
+                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_content":"hm",{calls}}},{tool},{images}]}}"#),
+            ),
+            (
+                "openrouter", vec![thought("hm", "reasoning"), thought("", r#"[{"type":"x"}]"#)],
+                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_details":[{{"type":"x"}}],{calls}}},{tool},{images}]}}"#),
+            ),
+            (
+                "mistral", vec![],
+                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{tools_json},"messages":[{system},{{"role":"assistant","content":"",{calls}}},{tool},{{"role":"assistant","content":"(read)"}},{images}]}}"#)
+                    .replace("call_0001", "c2d85f82a"),
+            ),
+            (
+                "gemini", vec![],
+                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#)
+                    .replace(r#"\"a\":2}"}}"#, r#"\"a\":2}"},"extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}}"#),
+            ),
+        ] {
+            let messages = tool_loop(provider, thoughts);
+            let turn = Turn { system: "S", tools: &tools, ..turn(&messages) };
+            assert_eq!(openai(provider, "m").request(&turn, Omit::default()), want, "{provider}");
+        }
+
+        let messages = [user("go")];
+        let turn = Turn { system: "S", ..turn(&messages) };
+        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default());
+        assert_eq!(claude.matches(r#","cache_control":{"type":"ephemeral"}}]"#).count(), 2, "{claude}");
+        assert!(!claude.contains("tools"), "{claude}");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_refusal_teaches_once() {
+        let openai = openai("openai", "gpt-4o");
+        let messages = [user("go")];
+        for (status, body, learned, has) in [
+            (400, "Unsupported parameter: 'max_completion_tokens'", true, r#""max_tokens":16000"#),
+            (422, "stream_options: Extra inputs are not permitted", true, r#""stream":true,"messages""#),
+            (400, "Function tools with reasoning_effort are not supported for x in /v1/chat/completions", true, r#""reasoning_effort":"none""#),
+            (400, "Unsupported parameter: 'max_completion_tokens'", false, ""),
+            (400, "reasoning_effort is not supported", false, ""),
+            (400, "tools are not supported", false, ""),
+            (500, "stream_options is not supported", false, ""),
+        ] {
+            let refusal = Refusal { status, ..Refusal::read(body) };
+            assert_eq!(openai.learn(&refusal), learned, "{body}");
+            let request = openai.request(&turn(&messages), Omit::default());
+            assert!(request.contains(has), "{request}");
+        }
+    }
+
+    /// Deltas, and the reply or what went wrong.
+    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        let mut deltas = String::new();
+        let mut stream = Stream::default();
+        let mut on_delta = |delta: Delta<'_>| match delta {
+            Delta::Text(piece) => deltas += piece,
+            Delta::Thinking(piece) => deltas += &format!("({piece})"),
+        };
+        let mut parser = sse::Parser::default();
+        let fed = parser.feed(transcript.as_bytes(), &mut |data| {
+            stream.event(data, &mut on_delta)
+        });
+        let service = models::find_service("llamacpp").unwrap();
+        let reply = match fed {
+            Ok(_) => stream.finish(service, &model("llamacpp", "m"), &mut on_delta),
+            Err(err) => Err(err.into()),
+        };
+        (deltas, reply)
+    }
+
+    fn outline(blocks: &[Block]) -> String {
+        let block = |block: &Block| match block {
+            Block::Text(text) => text.clone(),
+            Block::Thinking {
+                text, signature, ..
+            } => format!("{text}~{signature}"),
+            Block::ToolCall(call) => {
+                let id = if call.id.starts_with("call_") {
+                    "made up"
+                } else {
+                    &call.id
+                };
+                let signature = call.signature.as_deref().unwrap_or_default();
+                format!("{}#{id}{}{signature}", call.name, call.arguments)
+            }
+        };
+        blocks.iter().map(block).collect::<Vec<_>>().join(" | ")
+    }
+
+    #[test]
+    fn a_reply_with_reasoning_and_tools() {
+        let (deltas, reply) = replay(include_str!("../../tests/data/openrouter-tools.sse"));
+        let reply = reply.unwrap();
+        assert_eq!(deltas, "(Look )(there.)One moment.");
+        assert_eq!(
+            outline(&reply.blocks),
+            concat!(
+                r#"~[{"format":"anthropic-claude-v1","index":0,"signature":"sig","text":"Look there.","type":"reasoning.text"},"#,
+                r#"{"data":"opaque","index":1,"type":"reasoning.encrypted"}]"#,
+                r#" | Look there.~reasoning | One moment. | bash#made up{"command": "ls"} | read#made up{"path":"a"}"#
+            )
+        );
+        assert_eq!(reply.stop_reason, StopReason::ToolUse);
+        let usage = reply.usage;
+        assert_eq!(
+            (
+                usage.input,
+                usage.cache_read,
+                usage.cache_write,
+                usage.output
+            ),
+            (300, 600, 100, 50)
+        );
+        assert_eq!(usage.cost.unwrap().total(), 0.0042);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn replies() {
+        let stop = r#"{},"finish_reason":"stop""#;
+        let tool = |fields: &str| format!(r#"{{"tool_calls":[{{{fields}}}]}}"#);
+        for (name, deltas, want) in [
+            ("by id", vec![
+                tool(r#""id":"x","function":{"name":"a","arguments":"{"}"#), tool(r#""id":"y","function":{"name":"b","arguments":"{"}"#),
+                tool(r#""id":"x","function":{"arguments":"}"}"#), tool(r#""id":"y","function":{"arguments":"}"}"#), stop.into(),
+            ], "a#x{} | b#y{} ToolUse"),
+            ("neither id nor index", vec![
+                tool(r#""function":{"name":"a","arguments":"{\"p\""}"#), tool(r#""function":{"arguments":":1}"}"#), tool(r#""function":{"name":"b"}"#), stop.into(),
+            ], r#"a#made up{"p":1} | b#made up{} ToolUse"#),
+            ("one index for all", vec![
+                tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{}"}"#), tool(r#""index":0,"id":"y","function":{"name":"a","arguments":"{}"}"#), stop.into(),
+            ], "a#x{} | a#y{} ToolUse"),
+            ("one index, no ids", vec![
+                tool(r#""index":0,"id":"","function":{"name":"a","arguments":"{}"}"#), tool(r#""index":0,"id":"","function":{"name":"b","arguments":"{}"}"#), stop.into(),
+            ], "a#made up{} | b#made up{} ToolUse"),
+            ("id and name in each piece", vec![
+                tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{"}"#), tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"}"}"#), stop.into(),
+            ], "a#x{} ToolUse"),
+            ("an object for arguments", vec![tool(r#""index":0,"id":"x","function":{"name":"a","arguments":{"p":1}}"#), stop.into()], r#"a#x{"p":1} ToolUse"#),
+            ("gemini's signature", vec![
+                tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{}"},"extra_content":{"google":{"thought_signature":"S"}}"#), stop.into(),
+            ], "a#x{}S ToolUse"),
+            ("cut", vec![tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{\"p"}"#), r#"{},"finish_reason":"length""#.into()], " Length a"),
+            ("think", vec![r#"{"content":"\n<th"}"#.into(), r#"{"content":"ink>a</"}"#.into(), r#"{"content":"b</thi"}"#.into(), r#"{"content":"nk>\n\nc <think>"}"#.into(), stop.into()], "a</b~think | c <think> Stop"),
+            ("think without end", vec![r#"{"content":"<think>a</thi"}"#.into(), stop.into()], "a</thi~think Stop"),
+            ("no think", vec![r#"{"content":" <t"}"#.into(), r#"{"content":"able>"}"#.into(), stop.into()], " <table> Stop"),
+            ("a start of think", vec![r#"{"content":"<thi"}"#.into(), stop.into()], "<thi Stop"),
+            ("reasoning_content first", vec![r#"{"reasoning_content":"a","reasoning":"a"}"#.into(), r#"{"reasoning_text":"b"}"#.into(), r#"{"content":"c"},"finish_reason":"eos""#.into()], "a~reasoning_content | b~reasoning_text | c Stop"),
+            ("mistral's parts", vec![r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"a"}]},{"type":"text","text":"b"}]}"#.into(), stop.into()], "a~thinking | b Stop"),
+            ("usage in the choice", vec![r#"{"content":"a"},"finish_reason":"stop","usage":{"prompt_tokens":9,"prompt_cache_hit_tokens":4}"#.into()], "a Stop 5+4"),
+            ("refusal", vec![r#"{"refusal":"I can"}"#.into(), r#"{"refusal":"not"},"finish_reason":"stop""#.into()], " Stop refused: I cannot"),
+            ("content filter", vec![r#"{"content":"a"},"finish_reason":"content_filter""#.into()], " Stop refused: the provider's content filter"),
+            ("window full", vec![r#"{},"finish_reason":"length","usage":{"prompt_tokens":127000}"#.into()], "ContextFull"),
+            ("window exceeded", vec![r#"{"content":"a"},"finish_reason":"stop","usage":{"prompt_tokens":128001}"#.into()], "ContextFull"),
+            ("server gave up", vec![r#"{"content":"a"},"finish_reason":"network_error""#.into()], "Retry"),
+            ("broken off", vec![r#"{"content":"a"}"#.into()], "Retry"),
+        ] {
+            let events = deltas.iter().map(|delta: &String| format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n"));
+            let got = match replay(&events.collect::<String>()).1 {
+                Ok(reply) => {
+                    let mut got = format!("{} {:?}", outline(&reply.blocks), reply.stop_reason);
+                    if let Some(name) = reply.cut_call { got += &format!(" {name}"); }
+                    if let Some(why) = reply.refusal { got += &format!(" refused: {why}"); }
+                    if reply.usage.cache_read > 0 { got += &format!(" {}+{}", reply.usage.input, reply.usage.cache_read); }
+                    got
+                }
+                Err(Fault::Other(Error::Retry { .. })) => "Retry".to_owned(),
+                Err(Fault::Other(Error::ContextFull(_))) => "ContextFull".to_owned(),
+                Err(other) => format!("{other:?}"),
+            };
+            assert_eq!(got, want, "{name}");
+        }
+        for data in ["null", "[]", "{}", r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"tool_calls":[null,1]}}],"usage":[]}"#] {
+            replay(&format!("data: {data}\n\ndata: [DONE]\n\n")).1.unwrap();
+        }
+        let error = "data: {\"error\":{\"message\":\"down\",\"code\":502},\"choices\":[{\"finish_reason\":\"error\"}]}\n\n";
+        assert!(matches!(replay(error).1, Err(Fault::Refused(refusal)) if refusal.code == "502"));
+    }
+}

@@ -1,0 +1,209 @@
+//! What servers tell about the models they have: the window, and whether it sees images.
+//! Each tells it elsewhere; nothing here is needed to work.
+
+use serde_json::Value;
+
+use super::Model;
+use super::call::Endpoint;
+use crate::json::Obj;
+use crate::log;
+use crate::stop::Stop;
+use crate::text;
+
+/// The system prompt and a few tool results fill a smaller one.
+const SMALL_WINDOW: u64 = 8192;
+
+/// `model` with what the server says of it; `None` when it says nothing.
+pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<Model> {
+    let found = match endpoint.service.name {
+        "ollama" => ollama(endpoint, &model.id, stop),
+        "llamacpp" => llamacpp(endpoint, stop).or_else(|| listed(endpoint, &model.id, stop)),
+        _ => listed(endpoint, &model.id, stop),
+    };
+    let (window, sees) = found?;
+    if window <= SMALL_WINDOW {
+        let mend = match endpoint.service.name {
+            "ollama" => "start Ollama with OLLAMA_CONTEXT_LENGTH=32768",
+            "llamacpp" => "start llama-server with -c 32768",
+            "vllm" => "start vLLM with a larger --max-model-len",
+            _ => "give it more",
+        };
+        log::warning!(
+            "",
+            "{} has a window of only {window} tokens: {mend}",
+            model.id
+        );
+    }
+    Some(Model {
+        context_window: window,
+        // Some count it into the window, whatever is really written.
+        output_tokens_max: model
+            .output_tokens_max
+            .min(u32::try_from(window / 4).unwrap_or(u32::MAX)),
+        takes_images: sees.unwrap_or(model.takes_images),
+        ..model.clone()
+    })
+}
+
+/// The window, and whether the model sees images.
+type Found = Option<(u64, Option<bool>)>;
+
+fn ollama(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
+    let root = endpoint.base_url.trim_end_matches("/v1");
+    let body = Obj::new().str("model", id).end();
+    let show = endpoint.ask(&format!("{root}/api/show"), Some(&body), stop)?;
+    let ps = endpoint.ask(&format!("{root}/api/ps"), None, stop)?;
+    read_ollama(&show, &ps, id)
+}
+
+/// The window a loaded model really has, else the one its Modelfile sets. The model's own
+/// maximum says nothing: the server's default may be 4,096 all the same.
+fn read_ollama(show: &Value, ps: &Value, id: &str) -> Found {
+    let is_ours = |model: &&Value| {
+        let name = model["name"].as_str().unwrap_or_default();
+        name == id || name.strip_suffix(":latest") == Some(id)
+    };
+    let loaded = ps["models"]
+        .as_array()
+        .and_then(|models| models.iter().find(is_ours));
+    let loaded = loaded.and_then(|model| model["context_length"].as_u64());
+    let set = || {
+        let parameters = show["parameters"].as_str()?;
+        let value = parameters
+            .lines()
+            .find_map(|line| line.strip_prefix("num_ctx"))?;
+        value.trim().parse().ok()
+    };
+    let can = show["capabilities"].as_array();
+    Some((
+        loaded.or_else(set)?,
+        can.map(|list| list.iter().any(|word| word == "vision")),
+    ))
+}
+
+fn llamacpp(endpoint: &Endpoint, stop: &Stop) -> Found {
+    let root = endpoint.base_url.trim_end_matches("/v1");
+    let props = endpoint.ask(&format!("{root}/props"), None, stop)?;
+    let window = props["default_generation_settings"]["n_ctx"].as_u64()?;
+    Some((window, props["modalities"]["vision"].as_bool()))
+}
+
+/// From the list of models that most servers have.
+fn listed(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
+    let path = match endpoint.service.name {
+        // Its own list tells more.
+        "lmstudio" => format!(
+            "{}/api/v0/models",
+            endpoint.base_url.trim_end_matches("/v1")
+        ),
+        _ => format!("{}/models", endpoint.base_url),
+    };
+    let list = endpoint.ask(&path, None, stop)?;
+    match read_list(&list, id) {
+        Ok(found) => found,
+        Err(Some(near)) => {
+            log::warning!(
+                "",
+                "{} has no model {id}; did you mean {near}?",
+                endpoint.base_url
+            );
+            None
+        }
+        Err(None) => None,
+    }
+}
+
+/// The window under any of the names it has; for a model that is not there, the nearest.
+fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String>> {
+    const WINDOW: &[&str] = &[
+        "loaded_context_length",
+        "max_model_len",
+        "context_length",
+        "context_window",
+        "max_context_length",
+        "max_input_tokens",
+    ];
+    let list = list["data"].as_array().or(list.as_array()).ok_or(None)?;
+    let name = |model: &Value| {
+        let name = model["id"].as_str().unwrap_or_default();
+        // Gemini.
+        name.strip_prefix("models/").unwrap_or(name).to_owned()
+    };
+    let names: Vec<String> = list.iter().map(name).collect();
+    let Some(at) = names.iter().position(|name| name == id) else {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        return Err(text::nearest(id, &names).map(str::to_owned));
+    };
+    let sees = match (
+        &list[at]["architecture"]["input_modalities"],
+        &list[at]["type"],
+    ) {
+        (Value::Array(inputs), _) => Some(inputs.iter().any(|word| word == "image")),
+        // LM Studio.
+        (_, kind) => kind.as_str().map(|kind| kind == "vlm"),
+    };
+    let window = WINDOW.iter().find_map(|field| list[at][field].as_u64());
+    Ok(window.map(|window| (window, sees)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ollama_tells_the_window_it_uses() {
+        let show = |parameters: &str| {
+            json!({"parameters": parameters, "capabilities": ["tools", "vision"],
+                "model_info": {"llama.context_length": 131_072}})
+        };
+        let loaded =
+            json!({"models": [{"name": "a"}, {"name": "m:latest", "context_length": 4096}]});
+        for (parameters, ps, want) in [
+            ("", &loaded, Some((4096, Some(true)))),
+            (
+                "temperature 1\nnum_ctx    8192\n",
+                &json!({"models": []}),
+                Some((8192, Some(true))),
+            ),
+            ("", &json!(null), None),
+        ] {
+            assert_eq!(
+                read_ollama(&show(parameters), ps, "m"),
+                want,
+                "{parameters}"
+            );
+        }
+    }
+
+    #[test]
+    fn lists() {
+        for (list, want) in [
+            (
+                json!({"data": [{"id": "m", "max_model_len": 4096}]}),
+                Ok(Some((4096, None))),
+            ),
+            (
+                json!([{"id": "m", "context_length": 1}]),
+                Ok(Some((1, None))),
+            ),
+            (
+                json!({"data": [{"id": "m", "type": "vlm", "max_context_length": 9, "loaded_context_length": 8}]}),
+                Ok(Some((8, Some(true)))),
+            ),
+            (
+                json!({"data": [{"id": "m", "context_length": 7, "architecture": {"input_modalities": ["text"]}}]}),
+                Ok(Some((7, Some(false)))),
+            ),
+            (json!({"data": [{"id": "models/m"}]}), Ok(None)),
+            (
+                json!({"data": [{"id": "mm"}, {"id": "x"}]}),
+                Err(Some("mm".to_owned())),
+            ),
+            (json!("gone"), Err(None)),
+        ] {
+            assert_eq!(read_list(&list, "m"), want, "{list}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! OpenAI's Responses API (https://platform.openai.com/docs/api-reference/responses), for the
+//! models that take no tools over chat completions. Nothing is kept at the server: what a
+//! model thought goes back encrypted, within the run.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+
+use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::draft::{self, Draft, End};
+use super::prepare::{Entry, Omit, Part, Said, prepare};
+use super::{Block, Delta, Model, Provider, Reply, Turn};
+use crate::error::{Error, Result};
+use crate::json::{Obj, array};
+use crate::stop::Stop;
+
+pub(super) struct Responses {
+    endpoint: Endpoint,
+    model: Model,
+    /// Summaries of the thinking are for verified organizations only.
+    no_summary: AtomicBool,
+}
+
+impl Provider for Responses {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn stream(
+        &self,
+        turn: &Turn<'_>,
+        stop: &Stop,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<Reply> {
+        let bearer = format!("Bearer {}", self.endpoint.bearer());
+        with_remedies(&self.endpoint, &self.model, turn, |omit| {
+            loop {
+                let body = self.request(turn, omit);
+                let headers = [("authorization", bearer.as_str())];
+                let mut stream = Stream::default();
+                match self
+                    .endpoint
+                    .stream("/responses", &headers, &body, stop, &mut |data| {
+                        stream.event(data, on_delta)
+                    }) {
+                    Err(Fault::Refused(refusal))
+                        if refusal.status == 400
+                            && refusal.says("summar")
+                            && !self.no_summary.swap(true, Ordering::Relaxed) => {}
+                    sent => break sent.and_then(|_| stream.finish(&self.model)),
+                }
+            }
+        })
+    }
+}
+
+impl Responses {
+    pub(super) fn new(endpoint: Endpoint, model: Model) -> Responses {
+        Responses {
+            endpoint,
+            model,
+            no_summary: AtomicBool::new(false),
+        }
+    }
+
+    fn request(&self, turn: &Turn<'_>, omit: Omit) -> String {
+        let prepared = prepare(turn, self.endpoint.service, &self.model, omit);
+        let mut items = Vec::new();
+        for entry in &prepared.entries {
+            match entry {
+                Entry::User(parts) => items.push(message("user", &content(parts))),
+                Entry::Assistant(blocks) => items.extend(blocks.iter().filter_map(said)),
+                Entry::Results(answers) => items.extend(answers.iter().map(|answer| {
+                    Obj::new()
+                        .str("type", "function_call_output")
+                        .str("call_id", &answer.call_id)
+                        .raw("output", &content(&answer.content))
+                        .end()
+                })),
+            }
+        }
+        let mut request = Obj::new()
+            .str("model", &self.model.id)
+            .num(
+                "max_output_tokens",
+                turn.output_tokens_max.min(self.model.output_tokens_max),
+            )
+            .bool("stream", true)
+            .bool("store", false)
+            .raw("include", r#"["reasoning.encrypted_content"]"#);
+        if !self.no_summary.load(Ordering::Relaxed) {
+            request = request.raw("reasoning", r#"{"summary":"auto"}"#);
+        }
+        if !turn.tools.is_empty() {
+            let tools = turn.tools.iter().map(|tool| {
+                Obj::new()
+                    .str("type", "function")
+                    .str("name", tool.name)
+                    .str("description", tool.description)
+                    .raw("parameters", tool.schema)
+                    .bool("strict", false)
+                    .end()
+            });
+            request = request.raw("tools", &array(tools));
+        }
+        if !turn.system.trim().is_empty() {
+            request = request.str("instructions", turn.system);
+        }
+        request.raw("input", &array(items)).end()
+    }
+}
+
+fn message(role: &str, content: &str) -> String {
+    Obj::new().str("role", role).raw("content", content).end()
+}
+
+fn text(kind: &str, words: &str) -> String {
+    Obj::new().str("type", kind).str("text", words).end()
+}
+
+fn content(parts: &[Part<'_>]) -> String {
+    array(parts.iter().map(|part| match part {
+        Part::Text(words) => text("input_text", words),
+        Part::Image(image) => {
+            let url = format!("data:{};base64,{}", image.mime, image.data);
+            Obj::new()
+                .str("type", "input_image")
+                .str("image_url", &url)
+                .end()
+        }
+    }))
+}
+
+fn said(said: &Said<'_>) -> Option<String> {
+    match said {
+        Said::Text(words) => Some(message("assistant", &array([text("output_text", words)]))),
+        // The whole item, as it came.
+        Said::Thinking { signature, .. } => {
+            signature.starts_with('{').then(|| (*signature).to_owned())
+        }
+        Said::Call { id, call } => Some(
+            Obj::new()
+                .str("type", "function_call")
+                .str("call_id", id)
+                .str("name", &call.name)
+                .str("arguments", &call.arguments)
+                .end(),
+        ),
+    }
+}
+
+#[derive(Default)]
+struct Stream {
+    draft: Draft,
+    /// The `output_index` of each block in the draft.
+    indexes: Vec<(u64, usize)>,
+    refusal: String,
+    failure: Option<Refusal>,
+    end: Option<End>,
+}
+
+impl Stream {
+    fn event(
+        &mut self,
+        data: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<ControlFlow<()>> {
+        let Ok(event) = serde_json::from_str::<Value>(data) else {
+            return Err(Error::retry(
+                "the model's server sent an event that is not JSON",
+            ));
+        };
+        let delta = event["delta"].as_str().unwrap_or_default();
+        let response = &event["response"];
+        match event["type"].as_str().unwrap_or_default() {
+            "response.output_item.added" => self.start(&event)?,
+            "response.output_item.done" => self.done(&event["item"], self.position(&event)),
+            "response.output_text.delta" => {
+                if let Some(Block::Text(text)) = self.block(&event) {
+                    text.push_str(delta);
+                    on_delta(Delta::Text(delta));
+                }
+            }
+            "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
+                if let Some(Block::Thinking { text, .. }) = self.block(&event) {
+                    text.push_str(delta);
+                    on_delta(Delta::Thinking(delta));
+                }
+            }
+            "response.function_call_arguments.delta" => {
+                if let Some(Block::ToolCall(call)) = self.block(&event) {
+                    call.arguments.push_str(delta);
+                }
+            }
+            "response.refusal.delta" => self.refusal += delta,
+            "response.completed" => self.end = Some(End::Done),
+            "response.incomplete" => {
+                self.end = Some(match response["incomplete_details"]["reason"].as_str() {
+                    Some("content_filter") => {
+                        End::Refused("the provider's content filter".to_owned())
+                    }
+                    _ => End::Cut,
+                });
+            }
+            "response.failed" => self.failure = Some(Refusal::read(&response.to_string())),
+            "error" => self.failure = Some(Refusal::read(data)),
+            _ => {}
+        }
+        if self.end.is_none() && self.failure.is_none() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let counts = &response["usage"];
+        let count = |value: &Value| value.as_u64().unwrap_or(0);
+        let details = &counts["input_tokens_details"];
+        let usage = &mut self.draft.usage;
+        usage.cache_read = count(&details["cached_tokens"]);
+        usage.cache_write = count(&details["cache_write_tokens"]);
+        let cached = usage.cache_read.saturating_add(usage.cache_write);
+        usage.input = count(&counts["input_tokens"]).saturating_sub(cached);
+        usage.output = count(&counts["output_tokens"]);
+        Ok(ControlFlow::Break(()))
+    }
+
+    fn start(&mut self, event: &Value) -> Result<()> {
+        let item = &event["item"];
+        let field = |name: &str| item[name].as_str().unwrap_or_default();
+        let block = match field("type") {
+            "message" => Block::Text(String::new()),
+            "reasoning" => Block::Thinking {
+                text: String::new(),
+                signature: String::new(),
+                redacted: false,
+            },
+            "function_call" => draft::call(field("call_id"), field("name")),
+            _ => return Ok(()),
+        };
+        let position = self.draft.push(block)?;
+        self.indexes
+            .push((event["output_index"].as_u64().unwrap_or(0), position));
+        Ok(())
+    }
+
+    fn position(&self, event: &Value) -> Option<usize> {
+        let index = event["output_index"].as_u64().unwrap_or(0);
+        let known = self.indexes.iter().rev().find(|(other, _)| *other == index);
+        known.map(|(_, position)| *position)
+    }
+
+    fn block(&mut self, event: &Value) -> Option<&mut Block> {
+        let position = self.position(event)?;
+        self.draft.blocks.get_mut(position)
+    }
+
+    /// The item as a whole, which is what counts.
+    fn done(&mut self, item: &Value, position: Option<usize>) {
+        match position.and_then(|position| self.draft.blocks.get_mut(position)) {
+            Some(Block::ToolCall(call)) => {
+                if let Some(arguments) = item["arguments"].as_str() {
+                    call.arguments = arguments.to_owned();
+                }
+            }
+            Some(Block::Thinking { signature, .. }) if item["encrypted_content"].is_string() => {
+                *signature = item.to_string();
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(self, model: &Model) -> std::result::Result<Reply, Fault> {
+        match (self.failure, self.end) {
+            (Some(failure), _) => Err(Fault::Refused(failure)),
+            (None, None) => Err(Error::retry("the model's answer broke off before its end").into()),
+            (None, Some(_)) if !self.refusal.is_empty() => {
+                Ok(self.draft.finish(End::Refused(self.refusal), model)?)
+            }
+            (None, Some(end)) => Ok(self.draft.finish(end, model)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason, sse};
+    use super::*;
+
+    #[test]
+    fn a_request_in_a_tool_loop() {
+        let item = r#"{"id":"rs_1","type":"reasoning","encrypted_content":"gA"}"#;
+        let mut asked = said(vec![
+            thought("hm", item),
+            Block::Text("t".to_owned()),
+            call("1", "bash"),
+        ]);
+        if let Message::Assistant(said) = &mut asked {
+            said.api = "openai-responses".to_owned();
+            said.provider = "openai".to_owned();
+            said.model = "gpt-6-sol".to_owned();
+        }
+        let messages = [user("go"), asked, result("1", "a"), image("b", 4)];
+        let model = model("openai", "gpt-6-sol");
+        assert_eq!(model.api, "openai-responses");
+        let responses = Responses::new(Endpoint::for_tests("openai"), model);
+        let turn = Turn {
+            system: "S",
+            ..turn(&messages)
+        };
+        let want = format!(
+            "{}{item},{}",
+            concat!(
+                r#"{"model":"gpt-6-sol","max_output_tokens":16000,"stream":true,"store":false,"#,
+                r#""include":["reasoning.encrypted_content"],"reasoning":{"summary":"auto"},"instructions":"S","#,
+                r#""input":[{"role":"user","content":[{"type":"input_text","text":"go"}]},"#,
+            ),
+            concat!(
+                r#"{"role":"assistant","content":[{"type":"output_text","text":"t"}]},"#,
+                r#"{"type":"function_call","call_id":"1","name":"bash","arguments":"{\"b\":1, \"a\":2}"},"#,
+                r#"{"type":"function_call_output","call_id":"1","output":[{"type":"input_text","text":"a"}]},"#,
+                r#"{"role":"user","content":[{"type":"input_image","image_url":"data:image/png;base64,AAAA"},{"type":"input_text","text":"b"}]}]}"#,
+            )
+        );
+        assert_eq!(responses.request(&turn, Omit::default()), want);
+    }
+
+    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        let mut deltas = String::new();
+        let mut stream = Stream::default();
+        let mut on_delta = |delta: Delta<'_>| match delta {
+            Delta::Text(piece) => deltas += piece,
+            Delta::Thinking(piece) => deltas += &format!("({piece})"),
+        };
+        let mut parser = sse::Parser::default();
+        let fed = parser.feed(transcript.as_bytes(), &mut |data| {
+            stream.event(data, &mut on_delta)
+        });
+        fed.unwrap();
+        (deltas, stream.finish(&model("openai", "gpt-6-sol")))
+    }
+
+    #[test]
+    fn a_reply_with_reasoning_and_tools() {
+        let transcript = include_str!("../../tests/data/responses-tools.sse");
+        let (deltas, reply) = replay(transcript);
+        let reply = reply.unwrap();
+        assert_eq!(deltas, "(Look there.)One moment.");
+        let item = r#"{"encrypted_content":"gAAA","id":"rs_1","summary":[{"text":"Look there.","type":"summary_text"}],"type":"reasoning"}"#;
+        assert_eq!(reply.blocks[0], thought("Look there.", item));
+        assert_eq!(reply.blocks[1], Block::Text("One moment.".to_owned()));
+        assert!(
+            matches!(&reply.blocks[2], Block::ToolCall(call) if call.arguments == r#"{"command": "ls"}"#)
+        );
+        assert_eq!(reply.stop_reason, StopReason::ToolUse);
+        let usage = reply.usage;
+        assert_eq!(
+            (
+                usage.input,
+                usage.cache_read,
+                usage.cache_write,
+                usage.output
+            ),
+            (300, 600, 100, 50)
+        );
+
+        let end = transcript.find("event: response.completed").unwrap();
+        assert!(matches!(
+            replay(&transcript[..end]).1,
+            Err(Fault::Other(Error::Retry { .. }))
+        ));
+        let cut = transcript
+            .find("event: response.function_call_arguments")
+            .unwrap();
+        let incomplete = r#"data: {"type":"response.incomplete","response":{"incomplete_details":{"reason":"max_output_tokens"}}}"#;
+        let reply = replay(&format!("{}{incomplete}\n\n", &transcript[..cut]))
+            .1
+            .unwrap();
+        assert_eq!(
+            (reply.stop_reason, reply.cut_call.as_deref()),
+            (StopReason::Length, Some("bash"))
+        );
+        let failed = r#"data: {"type":"response.failed","response":{"error":{"code":"server_error","message":"down"}}}"#;
+        assert!(
+            matches!(replay(&format!("{failed}\n\n")).1, Err(Fault::Refused(refusal)) if refusal.message == "down")
+        );
+        let error = r#"data: {"type":"error","code":"rate_limit_exceeded","message":"slow"}"#;
+        assert!(
+            matches!(replay(&format!("{error}\n\n")).1, Err(Fault::Refused(refusal)) if refusal.code == "rate_limit_exceeded")
+        );
+    }
+}

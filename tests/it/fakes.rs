@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
-use tungstenite::Message;
+use tungstenite::{Message, WebSocket};
 use ureq::Body;
 use ureq::http::Response;
 
@@ -328,22 +328,30 @@ fn slack_fails_as_told() {
     });
 }
 
-#[test]
-fn sockets_deliver_and_take_acks() {
-    let slack = FakeSlack::start();
-    let url = call(&slack, "apps.connections.open", &[])["url"]
+/// Opens a socket as mom does and reads its hello.
+fn connect(slack: &FakeSlack) -> (String, WebSocket<TcpStream>) {
+    let url = call(slack, "apps.connections.open", &[])["url"]
         .as_str()
         .unwrap()
         .to_owned();
-    let (mut socket, _) =
-        tungstenite::client(url.as_str(), TcpStream::connect(slack.server.addr).unwrap()).unwrap();
+    let tcp = TcpStream::connect(slack.server.addr).unwrap();
+    let (mut socket, _) = tungstenite::client(url.as_str(), tcp).unwrap();
+    assert_eq!(next(&mut socket)["type"], "hello");
+    (url, socket)
+}
+
+fn next(socket: &mut WebSocket<TcpStream>) -> Value {
+    serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap()
+}
+
+#[test]
+fn sockets_deliver_and_take_acks() {
+    let slack = FakeSlack::start();
+    let (url, mut socket) = connect(&slack);
     let again = tungstenite::client(url.as_str(), TcpStream::connect(slack.server.addr).unwrap());
     assert!(again.is_err(), "the URL works twice");
-    let mut next =
-        || -> Value { serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap() };
-    assert_eq!(next()["type"], "hello");
     let ts = slack.mention("C01", "U07", "hi");
-    let twins = [next(), next()];
+    let twins = [next(&mut socket), next(&mut socket)];
     let mut types = twins.clone().map(|twin| {
         twin["payload"]["event"]["type"]
             .as_str()
@@ -360,23 +368,94 @@ fn sockets_deliver_and_take_acks() {
             .unwrap();
     }
     assert_eq!(slack.wait_acked(&ts).len(), 2);
+    slack.redeliver(&ts);
+    let again = next(&mut socket);
+    let ids: Vec<&Value> = twins
+        .iter()
+        .map(|twin| &twin["payload"]["event_id"])
+        .collect();
+    assert!(
+        again["retry_attempt"] == 1 && ids.contains(&&again["payload"]["event_id"]),
+        "{again}"
+    );
     socket
         .send(Message::text(r#"{"envelope_id":"never"}"#))
         .unwrap();
     slack.wait_until("a complaint", |state| state.complaints.pop());
+}
+
+#[test]
+fn sockets_end_as_told() {
+    let slack = FakeSlack::start();
+    let (_, mut old) = connect(&slack);
     slack.ping();
     slack.disconnect("refresh_requested");
-    assert!(matches!(socket.read(), Ok(Message::Ping(_))));
-    assert!(
-        socket
-            .read()
-            .unwrap()
-            .to_text()
-            .unwrap()
-            .contains("refresh_requested")
-    );
+    assert!(matches!(old.read(), Ok(Message::Ping(_))));
+    assert_eq!(next(&mut old)["reason"], "refresh_requested");
+    let (_, mut new) = connect(&slack);
+    slack.say("C01", "U07", "to the new one").send();
+    assert_eq!(next(&mut new)["payload"]["event"]["text"], "to the new one");
     slack.cut();
-    assert!(socket.read().is_err());
+    assert!(old.read().is_err() && new.read().is_err());
+    let (_, mut frozen) = connect(&slack);
+    slack.freeze();
+    frozen
+        .get_ref()
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    frozen.send(Message::Ping("anyone?".into())).unwrap();
+    assert!(frozen.read().is_err(), "a frozen socket answers");
+}
+
+#[test]
+fn people_press_edit_delete_and_share() {
+    let slack = FakeSlack::start();
+    let (_, mut socket) = connect(&slack);
+    let button = json!([{"type": "actions", "elements": [{"type": "button", "action_id": "stop", "value": "C01",
+        "text": {"type": "plain_text", "text": "Stop"}}]}]);
+    let posted = call(
+        &slack,
+        "chat.postMessage",
+        &[
+            ("channel", "C01"),
+            ("text", "x"),
+            ("blocks", &button.to_string()),
+        ],
+    );
+    assert_eq!(next(&mut socket)["payload"]["event"]["bot_id"], "B0BOT");
+    slack.press("C01", posted["ts"].as_str().unwrap(), "U07", "Stop");
+    let pressed = next(&mut socket);
+    assert_eq!(
+        (
+            &pressed["type"],
+            &pressed["payload"]["actions"][0]["action_id"]
+        ),
+        (&json!("interactive"), &json!("stop"))
+    );
+    let file = slack.file("a.png", "image/png", b"\x89PNG");
+    let ts = slack.say("C01", "U07", "look").file(&file).send();
+    let event = next(&mut socket)["payload"]["event"].clone();
+    assert_eq!(
+        (&event["subtype"], &event["files"][0]["size"]),
+        (&json!("file_share"), &json!(4))
+    );
+    slack.edit("C01", &ts, "look here");
+    assert_eq!(
+        next(&mut socket)["payload"]["event"]["message"]["text"],
+        "look here"
+    );
+    slack.delete("C01", &ts);
+    assert_eq!(
+        next(&mut socket)["payload"]["event"]["deleted_ts"],
+        ts.as_str()
+    );
+    let url = event["files"][0]["url_private_download"].as_str().unwrap();
+    let get = |token: &str| {
+        let request = ureq::get(url).header("Authorization", format!("Bearer {token}"));
+        request.call().unwrap().body_mut().read_to_vec().unwrap()
+    };
+    assert_eq!(get(BOT_TOKEN), b"\x89PNG");
+    assert!(get("xoxb-other").starts_with(b"<!DOCTYPE html>"));
 }
 
 #[test]

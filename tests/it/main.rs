@@ -7,6 +7,7 @@ mod llm;
 mod mom;
 mod scratch;
 mod slack;
+mod tether;
 mod tls;
 mod watch;
 

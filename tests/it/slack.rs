@@ -526,26 +526,36 @@ impl FakeSlack {
         self.to_sockets(|socket| socket.push(Frame::Ping));
     }
 
-    /// Every socket ends without a close frame.
+    /// Every socket ends without a close frame; returns when it has.
     pub(crate) fn cut(&self) {
-        self.to_sockets(|socket| socket.push(Frame::Cut));
+        self.to_sockets_and_wait(|socket| socket.push(Frame::Cut));
     }
 
     /// Half-open: the sockets stay, nothing is read or written any more.
     pub(crate) fn freeze(&self) {
-        self.to_sockets(|socket| {
+        self.to_sockets_and_wait(|socket| {
             socket.push(Frame::Freeze);
             socket.retired = true;
         });
     }
 
-    fn to_sockets(&self, act: impl FnMut(&mut Socket)) {
+    fn to_sockets(&self, mut act: impl FnMut(&mut Socket)) -> usize {
         self.state.change(|state| {
             state
                 .sockets
                 .iter_mut()
                 .filter(|socket| socket.open)
-                .for_each(act)
+                .for_each(&mut act);
+            state.sockets.len()
+        })
+    }
+
+    /// Waits for those that were told, not for any that mom opens meanwhile.
+    fn to_sockets_and_wait(&self, act: impl FnMut(&mut Socket)) {
+        let told = self.to_sockets(act);
+        let done = |socket: &Socket| !socket.open || socket.frozen;
+        self.wait_until("the sockets' obedience", |state| {
+            state.sockets[..told].iter().all(done).then_some(())
         });
     }
 

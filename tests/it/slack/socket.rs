@@ -38,6 +38,8 @@ pub(crate) struct Socket {
     pub(crate) ready: bool,
     /// Told to go away, or frozen: no new events.
     pub(crate) retired: bool,
+    /// Neither reads nor writes any more.
+    pub(crate) frozen: bool,
     /// mom closed it with a close frame.
     pub(crate) closed_by_mom: bool,
     pub(crate) pings: usize,
@@ -90,6 +92,7 @@ pub(super) fn serve(state: &Watched<State>, conn: Conn) {
             open: true,
             ready: state.say_hello,
             retired: false,
+            frozen: false,
             closed_by_mom: false,
             pings: 0,
             pongs: 0,
@@ -130,7 +133,10 @@ fn run(
                 Frame::Text(text) => socket.write(Message::text(text)),
                 Frame::Ping => socket.write(Message::Ping("slack".into())),
                 Frame::Cut => return Ok(()),
-                Frame::Freeze => return frozen(socket.get_ref()),
+                Frame::Freeze => {
+                    state.change(|state| state.sockets[n].frozen = true);
+                    return frozen(socket.get_ref());
+                }
             };
             sent.or_else(|err| if would_block(&err) { Ok(()) } else { Err(err) })?;
         }

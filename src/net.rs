@@ -1,29 +1,788 @@
-//! HTTP as the rest of mom sees it. A sketch: plain HTTP, limits, no TLS, no proxy, no stop.
+//! Connections: TCP, TLS, proxy, DNS; an HTTP agent (ureq) and WebSockets (tungstenite) over
+//! them. Every wait here is a poll(2) on the socket and on a `Stop`, so that a stop ends a
+//! connect, a handshake, a read or a write at once.
+//!
+//! TLS trusts the system's CA file (SSL_CERT_FILE, else the usual places); it is read when
+//! the first https or wss connection is made.
 
-use std::time::Duration;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::stop::Stop;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tungstenite::WebSocket;
+use tungstenite::protocol::{Role, WebSocketConfig};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Agent, Proxy};
 
-/// Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Net;
+use crate::error::{Error, Result};
+use crate::stop::{Stop, poll_for};
 
-/// How long a server may be silent.
+/// The CA bundles of Debian, Alpine, Fedora, openSUSE, in this order.
+const CA_FILES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+/// TLS sessions kept for resumption: Slack, its socket, its files, the model.
+const SESSIONS_KEPT: usize = 4;
+/// One address of a host; a host with several gets this for each.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+const DNS_MAX: Duration = Duration::from_secs(10);
+/// From the open connection to the answered WebSocket upgrade or CONNECT, TLS included.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
+/// Bytes of a response head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// One Slack envelope. The largest event payloads are some hundred KB.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const USER_AGENT: &str = concat!("mom/", env!("CARGO_PKG_VERSION"));
+
+/// What a request may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Until the response's first byte.
+    /// Until the first byte of the answer.
     pub(crate) first_byte: Duration,
-    /// Between two bytes of the body.
+    /// Between two reads after that.
     pub(crate) idle: Duration,
+    /// The whole call; `None` for streams, which may go on as long as bytes come.
+    pub(crate) total: Option<Duration>,
+}
+
+/// Cheap to clone; all clones share the TLS configuration and its sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct Net(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    proxy: Option<Proxy>,
+    tls: OnceLock<std::result::Result<Arc<ClientConfig>, String>>,
 }
 
 impl Net {
-    /// An agent for one call, whose reads and waits end when `stop` is set.
-    pub(crate) fn agent(&self, _stop: &Stop, limits: Limits) -> ureq::Agent {
-        ureq::Agent::config_builder()
-            .timeout_connect(Some(Duration::from_secs(15)))
-            .timeout_per_read(Some(limits.first_byte.max(limits.idle)))
-            .build()
-            .into()
+    /// Reads HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. A proxy serves every address
+    /// that NO_PROXY does not name, by CONNECT.
+    pub(crate) fn from_env() -> Net {
+        Net(Arc::new(Inner {
+            proxy: Proxy::try_from_env(),
+            tls: OnceLock::new(),
+        }))
+    }
+
+    /// An HTTP client whose calls end with the stop. It follows no redirects and takes every
+    /// status as an answer.
+    pub(crate) fn agent(&self, stop: &Stop, limits: Limits) -> Agent {
+        let config = Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(USER_AGENT)
+            .timeout_global(limits.total)
+            .max_idle_connections(2)
+            .build();
+        Agent::with_parts(
+            config,
+            Dial {
+                net: self.clone(),
+                stop: stop.clone(),
+                limits,
+            },
+            NoLookup,
+        )
+    }
+
+    /// Opens a ws:// or wss:// connection; the socket is left nonblocking: `WouldBlock`
+    /// where others would wait.
+    pub(crate) fn websocket(&self, url: &str, stop: &Stop) -> Result<WebSocket<Stream>> {
+        let target = Target::parse(url).ok_or_else(|| {
+            Error::failed(format!("not a ws:// or wss:// address: {}", host_of(url)))
+        })?;
+        let name = target.host.clone();
+        self.upgrade(&target, stop)
+            .map_err(|err| match stopped(&err) {
+                true => Error::Stopped,
+                false => Error::retry(format!("cannot open a WebSocket to {name}: {err}")),
+            })
+    }
+
+    fn upgrade(&self, target: &Target, stop: &Stop) -> io::Result<WebSocket<Stream>> {
+        let mut stream = self.open(target, stop, HANDSHAKE_MAX)?;
+        let mut nonce = [0; 16];
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce)
+            .map_err(|_| io::Error::other("no random bytes"))?;
+        let key = BASE64_STANDARD.encode(nonce);
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
+            target.path,
+            target.authority()
+        );
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        let (head, rest) = read_head(&mut stream)?;
+        let accept = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-accept"))
+            .map(|(_, value)| value.trim());
+        if status_of(&head) != Some(101) {
+            let first = head.lines().next().unwrap_or_default();
+            return Err(io::Error::other(format!("the server answered {first:?}")));
+        }
+        if accept != Some(&accept_key(&key)) {
+            return Err(io::Error::other(
+                "the server's Sec-WebSocket-Accept is wrong",
+            ));
+        }
+        stream.wire().idle = None;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(4096)
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        Ok(WebSocket::from_partially_read(
+            stream,
+            rest,
+            Role::Client,
+            Some(config),
+        ))
+    }
+
+    /// TCP (through the proxy where one applies), then TLS where the scheme asks for it.
+    fn open(&self, target: &Target, stop: &Stop, idle: Duration) -> io::Result<Stream> {
+        let proxy = self
+            .0
+            .proxy
+            .as_ref()
+            .filter(|proxy| target.uri().is_none_or(|uri| !proxy.is_no_proxy(&uri)));
+        let (host, port) = match proxy {
+            Some(proxy) => (proxy.host(), proxy.port()),
+            None => (target.host.as_str(), target.port),
+        };
+        let tcp = connect(host, port, stop)?;
+        let mut wire = Wire {
+            tcp,
+            stop: stop.clone(),
+            idle: Some(idle),
+        };
+        if let Some(proxy) = proxy {
+            tunnel(&mut wire, proxy, target)?;
+        }
+        if !target.tls {
+            return Ok(Stream::Plain(wire));
+        }
+        let name = ServerName::try_from(target.bare_host().to_owned())
+            .map_err(|_| io::Error::other("not a host name that TLS can check"))?;
+        let config = self.tls().map_err(io::Error::other)?;
+        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut wire)?;
+        }
+        Ok(Stream::Tls(Box::new(StreamOwned::new(session, wire))))
+    }
+
+    fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
+        self.0.tls.get_or_init(tls_config).clone()
+    }
+}
+
+fn tls_config() -> std::result::Result<Arc<ClientConfig>, String> {
+    let file = match std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => CA_FILES
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.is_file())
+            .ok_or(
+                "no file of CA certificates on this system: install the package ca-certificates, \
+             or name one in SSL_CERT_FILE",
+            )?,
+    };
+    let certificates = CertificateDer::pem_file_iter(&file)
+        .map_err(|err| format!("cannot read CA certificates from {}: {err}", file.display()))?;
+    let mut roots = RootCertStore::empty();
+    // One broken or odd certificate in a system's bundle must not cost all the others.
+    roots.add_parsable_certificates(certificates.flatten());
+    if roots.is_empty() {
+        return Err(format!("no CA certificate in {}", file.display()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|err| format!("cannot set TLS up: {err}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
+    Ok(Arc::new(config))
+}
+
+/// A plain or encrypted connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(Wire),
+    Tls(Box<StreamOwned<ClientConnection, Wire>>),
+}
+
+impl Stream {
+    fn wire(&mut self) -> &mut Wire {
+        match self {
+            Stream::Plain(wire) => wire,
+            Stream::Tls(tls) => &mut tls.sock,
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Plain(wire) => wire.tcp.as_fd(),
+            Stream::Tls(tls) => tls.sock.tcp.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(wire) => wire.read(buf),
+            Stream::Tls(tls) => tls.read(buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(wire) => wire.write(buf),
+            Stream::Tls(tls) => tls.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(wire) => wire.flush(),
+            Stream::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+/// A nonblocking TCP socket that waits on its own terms.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    tcp: TcpStream,
+    stop: Stop,
+    /// How long one read or write may wait; `None`: not at all, `WouldBlock` goes up.
+    idle: Option<Duration>,
+}
+
+impl Wire {
+    fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        let Some(idle) = self.idle else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        wait(&self.tcp, flags, Instant::now() + idle, &self.stop)
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.tcp.read(buf) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.tcp.write(buf) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Result<()> {
+    loop {
+        if stop.is_set() {
+            return Err(io::Error::other(WasStopped));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+        }
+        let mut fds = [
+            PollFd::new(&fd, flags),
+            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+        ];
+        poll_for(&mut fds, Some(left));
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// The cause inside an `io::Error` that a stop made.
+#[derive(Debug)]
+struct WasStopped;
+
+impl fmt::Display for WasStopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stopped")
+    }
+}
+
+impl std::error::Error for WasStopped {}
+
+/// Whether a stop ended it, however deep ureq or rustls wrapped the error.
+pub(crate) fn stopped(err: &(dyn std::error::Error + 'static)) -> bool {
+    if err.is::<WasStopped>() {
+        return true;
+    }
+    if let Some(err) = err.downcast_ref::<io::Error>() {
+        return err.get_ref().is_some_and(|inner| stopped(inner));
+    }
+    match err.downcast_ref::<ureq::Error>() {
+        Some(ureq::Error::Io(inner)) => stopped(inner),
+        _ => err.source().is_some_and(stopped),
+    }
+}
+
+/// Tries the host's addresses in turn.
+fn connect(host: &str, port: u16, stop: &Stop) -> io::Result<TcpStream> {
+    let mut last = io::Error::other(format!("{host} has no address"));
+    for address in look_up(host, port, stop)? {
+        match connect_one(address, stop) {
+            Ok(tcp) => return Ok(tcp),
+            Err(err) if stopped(&err) => return Err(err),
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
+}
+
+fn connect_one(address: SocketAddr, stop: &Stop) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INPROGRESS) => {
+            wait(&socket, PollFlags::OUT, Instant::now() + CONNECT_MAX, stop)?;
+            rustix::net::sockopt::socket_error(&socket)??;
+        }
+        Err(err) => return Err(err.into()),
+    }
+    let tcp = TcpStream::from(socket);
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// getaddrinfo(3) knows neither limits nor stops: it gets a thread of its own, which outlives
+/// a stop by the resolver's own time limit and then ends unheard.
+fn look_up(host: &str, port: u16, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let name = bare.to_owned();
+    thread::Builder::new()
+        .name("dns".to_owned())
+        .spawn(move || {
+            let found = (name.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect::<Vec<_>>);
+            // Nobody listens any more after a stop.
+            sender.send(found).ok();
+            drop(writer);
+        })?;
+    wait(&reader, PollFlags::IN, Instant::now() + DNS_MAX, stop)?;
+    receiver
+        .recv()
+        .map_err(|_| io::Error::other("the name look-up ended early"))?
+        .map_err(|err| io::Error::other(format!("cannot look up {bare}: {err}")))
+}
+
+fn tunnel(wire: &mut Wire, proxy: &Proxy, target: &Target) -> io::Result<()> {
+    let address = format!("{}:{}", target.host, target.port);
+    let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
+    if let Some(user) = proxy.username() {
+        let pair = format!("{user}:{}", proxy.password().unwrap_or_default());
+        request.push_str(&format!(
+            "Proxy-Authorization: Basic {}\r\n",
+            BASE64_STANDARD.encode(pair)
+        ));
+    }
+    request.push_str("\r\n");
+    wire.write_all(request.as_bytes())?;
+    let (head, rest) = read_head(wire)?;
+    match status_of(&head) {
+        Some(200..=299) if rest.is_empty() => Ok(()),
+        _ => Err(io::Error::other(format!(
+            "the proxy {}:{} answered {:?}",
+            proxy.host(),
+            proxy.port(),
+            head.lines().next().unwrap_or_default()
+        ))),
+    }
+}
+
+/// A response head without its empty line, and what came after it.
+fn read_head(stream: &mut impl Read) -> io::Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 1024];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = bytes.split_off(end + 4);
+            bytes.truncate(end);
+            return Ok((String::from_utf8_lossy(&bytes).into_owned(), rest));
+        }
+        if bytes.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::other("the answer's head is too long"));
+        }
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => bytes.extend_from_slice(&chunk[..read]),
+        }
+    }
+}
+
+fn status_of(head: &str) -> Option<u16> {
+    head.strip_prefix("HTTP/1.")?
+        .split(' ')
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+/// RFC 6455, section 4.2.2.
+fn accept_key(key: &str) -> String {
+    let mut sha1 = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    sha1.update(key.as_bytes());
+    sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64_STANDARD.encode(sha1.finish())
+}
+
+/// Where a URL points to.
+#[derive(Debug, PartialEq)]
+struct Target {
+    tls: bool,
+    /// With brackets for IPv6, as in the URL.
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Target {
+    fn parse(url: &str) -> Option<Target> {
+        let (scheme, rest) = url.split_once("://")?;
+        let tls = match scheme {
+            "https" | "wss" => true,
+            "http" | "ws" => false,
+            _ => return None,
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let authority = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+            _ => (authority, if tls { 443 } else { 80 }),
+        };
+        let odd = |c: char| c.is_control() || c.is_whitespace();
+        if host.is_empty() || host.contains(odd) || path.contains(odd) {
+            return None;
+        }
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
+        Some(Target {
+            tls,
+            host: host.to_owned(),
+            port,
+            path,
+        })
+    }
+
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    fn authority(&self) -> String {
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => self.host.clone(),
+            _ => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    /// For ureq's NO_PROXY rules.
+    fn uri(&self) -> Option<ureq::http::Uri> {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}/", self.authority()).parse().ok()
+    }
+}
+
+/// The host of a URL, for messages: paths and queries may hold tickets.
+pub(crate) fn host_of(url: &str) -> String {
+    Target::parse(url).map_or_else(|| "(no host)".to_owned(), |target| target.authority())
+}
+
+/// What an error of an HTTP call means: stopped, or worth another try.
+pub(crate) fn http_error(url: &str, err: &ureq::Error) -> Error {
+    if stopped(err) {
+        return Error::Stopped;
+    }
+    Error::retry(format!("cannot reach {}: {err}", host_of(url)))
+}
+
+/// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
+pub(crate) fn retry_after(headers: &ureq::http::HeaderMap) -> Option<Duration> {
+    let header = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    if let Some(ms) = header("retry-after-ms").and_then(|ms| ms.parse::<u64>().ok()) {
+        return Some(Duration::from_millis(ms));
+    }
+    let text = header("retry-after")?;
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = jiff::fmt::rfc2822::parse(text).ok()?;
+    let at = SystemTime::from(date.timestamp());
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// ureq's way to a connection: ours.
+#[derive(Debug)]
+struct Dial {
+    net: Net,
+    stop: Stop,
+    limits: Limits,
+}
+
+impl Connector for Dial {
+    type Out = Line;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _chained: Option<()>,
+    ) -> std::result::Result<Option<Line>, ureq::Error> {
+        let target = Target::parse(&details.uri.to_string())
+            .ok_or_else(|| ureq::Error::BadUri(host_of(&details.uri.to_string())))?;
+        let stream = self.net.open(&target, &self.stop, HANDSHAKE_MAX)?;
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Line {
+            stream,
+            buffers,
+            limits: self.limits,
+            answering: false,
+        }))
+    }
+}
+
+/// One connection as ureq drives it.
+#[derive(Debug)]
+struct Line {
+    stream: Stream,
+    buffers: LazyBuffers,
+    limits: Limits,
+    /// The answer to what was written last has begun.
+    answering: bool,
+}
+
+impl Line {
+    /// ureq's own limit is the one for the whole call.
+    fn set_idle(&mut self, next: &NextTimeout) {
+        let limits = self.limits;
+        let idle = if self.answering {
+            limits.idle
+        } else {
+            limits.first_byte
+        };
+        self.stream.wire().idle = Some(next.not_zero().map_or(idle, |left| idle.min(*left)));
+    }
+}
+
+impl Transport for Line {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(
+        &mut self,
+        amount: usize,
+        timeout: NextTimeout,
+    ) -> std::result::Result<(), ureq::Error> {
+        self.answering = false;
+        self.set_idle(&timeout);
+        self.stream.write_all(&self.buffers.output()[..amount])?;
+        self.stream.flush()?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> std::result::Result<bool, ureq::Error> {
+        self.set_idle(&timeout);
+        let read = match self.stream.read(self.buffers.input_append_buf()) {
+            // A server that skips TLS's goodbye: the body's own framing tells what is missing.
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
+        self.buffers.input_appended(read);
+        self.answering = true;
+        Ok(read > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        // Nothing may come on an idle connection: readable means closed.
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        poll_for(&mut fds, Some(Duration::ZERO)) == 0
+    }
+
+    fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+}
+
+/// Names are looked up in `connect`, where a stop is heard and a proxy may do it instead.
+#[derive(Debug)]
+struct NoLookup;
+
+impl Resolver for NoLookup {
+    fn resolve(
+        &self,
+        _uri: &ureq::http::Uri,
+        _config: &ureq::config::Config,
+        _timeout: NextTimeout,
+    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stop::Cause;
+    use std::net::TcpListener;
+
+    #[test]
+    fn targets() {
+        let of =
+            |url| Target::parse(url).map(|t| format!("{} {} {} {}", t.tls, t.host, t.port, t.path));
+        for (url, want) in [
+            ("https://slack.com/api", Some("true slack.com 443 /api")),
+            ("ws://127.0.0.1:80?x=1", Some("false 127.0.0.1 80 /?x=1")),
+            ("wss://u:p@h:1/p?q#f", Some("true h 1 /p?q#f")),
+            ("http://[::1]:8/x", Some("false [::1] 8 /x")),
+            ("http://[::1]/x", Some("false [::1] 80 /x")),
+            ("ftp://x/", None),
+            ("http:///x", None),
+            ("http://h:99999/", None),
+            ("http://a b/", None),
+            ("http://a/\r\nX: y", None),
+        ] {
+            assert_eq!(of(url).as_deref(), want, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_accept_key_of_the_rfc() {
+        assert_eq!(
+            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+
+    #[test]
+    fn retry_after_forms() {
+        let of = |name: &'static str, value: &str| {
+            let mut headers = ureq::http::HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            retry_after(&headers)
+        };
+        for (name, value, want) in [
+            ("retry-after", "30", Some(30_000)),
+            ("retry-after", "1.5", Some(1_500)),
+            ("retry-after-ms", "250", Some(250)),
+            ("retry-after", "Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("retry-after", "-1", None),
+            ("retry-after", "soon", None),
+            ("retry-after", "1e300", None),
+            ("x", "1", None),
+        ] {
+            assert_eq!(
+                of(name, value),
+                want.map(Duration::from_millis),
+                "{name}: {value}"
+            );
+        }
+    }
+
+    /// A server that accepts and then says nothing.
+    #[test]
+    fn a_stop_ends_a_call_that_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let forever = Duration::from_secs(3600);
+        let limits = Limits {
+            first_byte: forever,
+            idle: forever,
+            total: None,
+        };
+        let net = Net(Arc::new(Inner {
+            proxy: None,
+            tls: OnceLock::new(),
+        }));
+        for scheme in ["http", "https", "ws"] {
+            let stop = Stop::new();
+            let (net, remote) = (net.clone(), stop.clone());
+            let url = format!("{scheme}://{address}/");
+            let call = thread::spawn(move || match scheme {
+                "ws" => net.websocket(&url, &remote).err().unwrap(),
+                _ => http_error(
+                    &url,
+                    &net.agent(&remote, limits).get(&url).call().unwrap_err(),
+                ),
+            });
+            let accepted = listener.accept().unwrap();
+            stop.set(Cause::Asked);
+            assert_eq!(call.join().unwrap(), Error::Stopped, "{scheme}");
+            drop(accepted);
+        }
     }
 }

@@ -70,7 +70,7 @@ impl Endpoint {
     #[cfg(test)]
     pub(super) fn for_tests(provider: &str) -> Endpoint {
         Endpoint {
-            net: Net::default(),
+            net: Net::from_env(),
             service: models::find_service(provider).unwrap(),
             base_url: "http://x".to_owned(),
             key: None,
@@ -167,6 +167,8 @@ impl Endpoint {
                 false => STREAM_IDLE_MAX,
             },
             idle: STREAM_IDLE_MAX,
+            // A long answer is no stall.
+            total: None,
         }
     }
 

@@ -484,7 +484,7 @@ mod tests {
             let find_key = |_: &str, names: &[&str]| {
                 Ok(names.iter().find_map(|name| variable(name)).map(|key| Secret::new(&key)))
             };
-            let got = match open(spec, &variable, &find_key, &Net::default()) {
+            let got = match open(spec, &variable, &find_key, &Net::from_env()) {
                 Ok(provider) => format!("{}/{}", provider.model().provider, provider.model().id),
                 Err(err) => err.to_string(),
             };

@@ -8,6 +8,7 @@ mod json;
 mod llm;
 mod log;
 mod net;
+mod process;
 mod prompt;
 mod queue;
 mod run;

@@ -1,12 +1,106 @@
-//! Where tools run: on this host, or in a container that is mom's own computer.
+//! Where tools run: on this host, or in a container that is mom's own computer. Makes the
+//! one `Command` of a tool call, and looks at start whether the container is what it ought
+//! to be. What runs, and how its end is noticed, is in `process`.
+//!
+//! A script runs as `sh -c SCRIPT sh MARK ARGS..` directly or behind `docker exec -i NAME`:
+//! POSIX sh with dash, bash and busybox in mind. No value from outside becomes script text.
 
+use std::env;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::process::{self, Ended, Finished, Run};
+use crate::stop::Stop;
 
 /// Where the data directory is mounted in a container.
 pub(crate) const WORKSPACE: &str = "/workspace";
+
+/// Starts each script. fd 3 is mom's end of the conversation; `say CODE` prints the mark.
+const PROLOGUE: &str = r#"
+m=$1; exec 3<&0 </dev/null 2>&1
+say() { printf '\036%s %s\n' "$m" "$1"; }
+"#;
+
+/// The watchdog: waits until fd 3 ends (mom closed it, or is dead), then kills whatever
+/// carries the call's mark in its environment, wherever it hid (setsid, double fork), and
+/// at last its own group: script, watchdog and all. First all are stopped, until no new one
+/// turns up, so that a fork bomb holds still; then they are killed. `-PID` gets a whole
+/// group at once. Builtins only: under a pids limit a fork may fail. bash where there is
+/// one, because dash reads /proc byte by byte.
+///
+/// A process outlives this only if it left its group and shed its environment as well.
+pub(crate) const WATCH: &str = r#"
+b=sh; command -v bash >/dev/null && b=bash
+(
+    read -r _ <&3
+    trap '' TERM
+    exec $b -c '
+        for signal in STOP KILL; do
+            now=-1 before=
+            while [ "$now" != "$before" ]; do
+                before=$now now=0
+                for dir in /proc/[0-9]*; do
+                    while read -r line || [ "$line" ]; do
+                        case $line in *"MOM_CALL=$1"*)
+                            now=$((now + 1))
+                            kill -$signal ${dir#/proc/} -${dir#/proc/} ;;
+                        esac
+                    done <$dir/environ
+                done
+            done
+        done
+        kill -KILL -$2' mom "$m" $$
+) >/dev/null 2>&1 &
+leash=$!
+"#;
+
+/// Ends a script that has a watchdog. One that is at work ignores the signal, and the
+/// `wait` is the script's last.
+pub(crate) const UNWATCH: &str = r#"
+code=$?
+{ kill $leash; wait $leash; } 2>/dev/null
+say $code
+"#;
+
+/// What a host tool gets of mom's environment. A list of what is harmless, not of what is
+/// secret: a token that we have never heard of must not get through.
+const HOST_VARIABLES: [&str; 18] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
+
+/// What the client needs to find its engine (SSH_AUTH_SOCK: DOCKER_HOST=ssh://..). Nothing
+/// of it gets into the container.
+const CLIENT_VARIABLES: [&str; 6] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "SSH_AUTH_SOCK",
+];
+
+const CHECK_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sandbox {
@@ -21,10 +115,35 @@ pub(crate) enum Sandbox {
 impl Sandbox {
     /// `host`, `docker:NAME` or `podman:NAME`; everything else is a usage error.
     pub(crate) fn parse(text: &str) -> Result<Sandbox> {
-        if text == "host" {
-            return Ok(Sandbox::Host);
+        let (engine, name) = text.split_once(':').unwrap_or((text, ""));
+        let engine = match engine {
+            "host" if text == "host" => return Ok(Sandbox::Host),
+            "docker" => "docker",
+            "podman" => "podman",
+            _ => {
+                return Err(Error::Usage(format!(
+                    "--sandbox={text} is none of host, docker:NAME, podman:NAME"
+                )));
+            }
+        };
+        if name.is_empty() {
+            return Err(Error::Usage(format!(
+                "--sandbox={engine} needs the container's name: --sandbox={engine}:mom-sandbox"
+            )));
         }
-        Err(Error::Usage(format!("--sandbox={text}: unknown")))
+        // The engines' own rule. It also keeps a name from being read as an option.
+        let is_first = |c: char| c.is_ascii_alphanumeric();
+        let is_other = |c: char| is_first(c) || matches!(c, '_' | '.' | '-');
+        if !name.starts_with(is_first) || !name.chars().all(is_other) || name.len() < 2 {
+            return Err(Error::Usage(format!(
+                "--sandbox={text}: no container can have this name: letters, digits, '_', \
+                 '.', '-', at least two, the first a letter or digit"
+            )));
+        }
+        Ok(Sandbox::Container {
+            engine,
+            name: name.to_owned(),
+        })
     }
 
     /// The data directory as a tool sees it.
@@ -35,13 +154,240 @@ impl Sandbox {
         }
     }
 
-    /// At start: does the sandbox work, and is its /workspace this data directory? `Err`
-    /// says which command mends it; `Ok` holds warnings.
-    pub(crate) fn check(&self, _data_dir: &Path) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    /// One run of `script` (its parts are joined), `$1` = `mark`, `$2`.. = `args`. On the
+    /// host it starts in mom's own directory, in a container in the container's.
+    pub(crate) fn command(&self, script: &[&str], mark: &str, args: &[&str]) -> Command {
+        let mut command = match self {
+            Sandbox::Host => {
+                let mut command = Command::new("/bin/sh");
+                command.env_clear().envs(variables(&HOST_VARIABLES, ""));
+                command
+            }
+            Sandbox::Container { engine, name } => {
+                let mut command = client(engine);
+                command.args(["exec", "-i", name.as_str(), "sh"]);
+                command
+            }
+        };
+        command
+            .args(["-c", &format!("{PROLOGUE}{}", script.concat()), "sh", mark])
+            .args(args);
+        command
     }
 
-    pub(crate) fn command(&self, _script: &str, _args: &[&str]) -> Command {
-        Command::new("sh")
+    /// At start: can tools run, and is /workspace this data directory? `Err` says which
+    /// command mends it; `Ok` holds warnings. `probe` is the name of a file that the caller
+    /// made in the data directory for this; its content is its name.
+    pub(crate) fn check(&self, data_dir: &Path, probe: &str) -> Result<Vec<String>> {
+        let Sandbox::Container { engine, name } = self else {
+            self.check_workspace(data_dir, probe)?;
+            return Ok(vec![String::from(
+                "tools run on this machine as this user, without isolation: \
+                 whoever may talk to mom can do what this user can",
+            )]);
+        };
+        let mut command = client(engine);
+        command.args(["inspect", "--type=container", "--format={{json .}}", name]);
+        let finished = self.check_run(command, None)?;
+        let text = String::from_utf8_lossy(&finished.output.tail);
+        // A warning of the client may stand before it.
+        let json = text.find('{').map_or("", |at| &text[at..]);
+        let container = serde_json::from_str::<Value>(json);
+        let (Ended::Exited(0), Ok(container)) = (finished.ended, container) else {
+            return Err(self.mend(&text, Some(data_dir)));
+        };
+        if container.pointer("/State/Running") != Some(&Value::Bool(true)) {
+            return Err(self.mend("it is not running", Some(data_dir)));
+        }
+        if container.pointer("/State/Paused") == Some(&Value::Bool(true)) {
+            return Err(self.mend("it is paused", Some(data_dir)));
+        }
+        self.check_workspace(data_dir, probe)?;
+        let lacks = lacks(&container);
+        if lacks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (remove, create) = (self.script("remove"), self.script("create"));
+        Ok(vec![format!(
+            "container '{name}' {}; what is installed in it goes when you make a new one: \
+             {remove} && {create} {}",
+            lacks.join(", "),
+            quote(data_dir)
+        )])
     }
+
+    /// Runs a script as tools do: the probe is seen from inside, or the mount is not ours.
+    fn check_workspace(&self, data_dir: &Path, probe: &str) -> Result<()> {
+        let path = format!("{}/{probe}", self.workspace(data_dir));
+        let mark = process::random_word()?;
+        let command = self.command(&["cat \"$2\"; say $?"], &mark, &[&path]);
+        let finished = self.check_run(command, Some(mark))?;
+        let text = String::from_utf8_lossy(&finished.output.tail);
+        match finished.ended {
+            Ended::Exited(0) if text == probe => Ok(()),
+            Ended::Exited(_) => {
+                let (remove, create) = (self.script("remove"), self.script("create"));
+                Err(Error::failed(format!(
+                    "the sandbox does not have {} as its {}: {}; next: {remove}, then {create} {}",
+                    data_dir.display(),
+                    self.workspace(data_dir),
+                    text.trim(),
+                    quote(data_dir)
+                )))
+            }
+            _ => Err(self.mend(&text, Some(data_dir))),
+        }
+    }
+
+    fn check_run(&self, command: Command, mark: Option<String>) -> Result<Finished> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let run = Run {
+            command,
+            mark,
+            timeout: Some(CHECK_MAX),
+            keep_bytes: 1 << 20,
+            spill: None,
+            answer: None,
+        };
+        let finished = process::run(run, &Stop::new()).map_err(|err| {
+            Error::failed(format!(
+                "{err}; next: install {program}, or see ./docker.sh --help"
+            ))
+        })?;
+        if finished.ended == Ended::TimedOut {
+            return Err(Error::failed(format!(
+                "{program} gave no answer within {} s; next: look at the engine (systemctl status docker)",
+                CHECK_MAX.as_secs()
+            )));
+        }
+        Ok(finished)
+    }
+
+    /// What to do about a failure of the engine's client that said `text`.
+    pub(crate) fn mend(&self, text: &str, data_dir: Option<&Path>) -> Error {
+        let text = text.trim();
+        let Sandbox::Container { engine, name } = self else {
+            return Error::failed(format!("the shell was killed: {text}"));
+        };
+        let has = |what: &str| text.to_lowercase().contains(what);
+        let next = if has("no such container") || has("no such object") {
+            let data_dir = data_dir.map_or(String::from("DATA_DIR"), quote);
+            self.script("create ") + &data_dir
+        } else if has("not running") || has("paused") || has("container state improper") {
+            self.script("start")
+        } else if has("permission denied") && has("sock") {
+            format!("sudo usermod -aG {engine} $USER, then log in again")
+        } else if has("connect") {
+            format!("start the engine (systemctl start {engine})")
+        } else {
+            self.script("status")
+        };
+        Error::failed(format!(
+            "cannot use container '{name}': {text}; next: {next}"
+        ))
+    }
+
+    /// `./docker.sh COMMAND` for this container.
+    fn script(&self, command: &str) -> String {
+        let mut line = String::new();
+        if let Sandbox::Container { engine, name } = self {
+            if *engine != "docker" {
+                line += &format!("MOM_ENGINE={engine} ");
+            }
+            if name != "mom-sandbox" {
+                line += &format!("MOM_CONTAINER={name} ");
+            }
+        }
+        line + "./docker.sh " + command
+    }
+}
+
+/// What a container made by `./docker.sh create` has and this one has not. `container` is
+/// the engine's JSON of it.
+fn lacks(container: &Value) -> Vec<&'static str> {
+    let host = |key: &str| &container["HostConfig"][key];
+    let list = |value: &Value, what: &dyn Fn(&str) -> bool| {
+        let items = value.as_array().map_or(&[][..], Vec::as_slice);
+        items.iter().filter_map(Value::as_str).any(what)
+    };
+    let is_all = |cap: &str| cap.eq_ignore_ascii_case("ALL") || cap.eq_ignore_ascii_case("CAP_ALL");
+    let mounts = container["Mounts"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let has_socket = mounts.iter().any(|mount| {
+        let source = mount["Source"].as_str().unwrap_or_default();
+        source.ends_with("docker.sock") || source.ends_with("podman.sock")
+    });
+    let shares = |key: &str| host(key).as_str() == Some("host");
+    [
+        (
+            has_socket,
+            "has the engine's socket mounted: it can become root on this machine",
+        ),
+        (
+            host("Privileged") == true,
+            "is privileged: it can become root on this machine",
+        ),
+        (
+            shares("PidMode") || shares("NetworkMode") || shares("IpcMode"),
+            "shares a namespace with this machine",
+        ),
+        (
+            host("Init") != true,
+            "has no --init: ended tools stay as zombies",
+        ),
+        (
+            !list(host("SecurityOpt"), &|opt| {
+                opt.starts_with("no-new-privileges") && !opt.ends_with("false")
+            }),
+            "may gain privileges (no-new-privileges is missing)",
+        ),
+        (
+            // Podman lists what is dropped by name.
+            !list(host("CapDrop"), &is_all)
+                && host("CapDrop").as_array().is_none_or(|caps| caps.len() < 3),
+            "keeps all default capabilities",
+        ),
+        (
+            host("PidsLimit").as_i64().unwrap_or(0) <= 0,
+            "has no limit for processes (--pids-limit)",
+        ),
+        (
+            host("Memory").as_i64().unwrap_or(0) <= 0,
+            "has no memory limit",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, what)| holds.then_some(what))
+    .collect()
+}
+
+/// A path as one types it in a shell.
+fn quote(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), |quoted| quoted.into_owned())
+}
+
+/// The engine's client with just what it needs.
+fn client(engine: &str) -> Command {
+    let mut command = Command::new(engine);
+    command
+        .env_clear()
+        .envs(variables(&CLIENT_VARIABLES, "DOCKER_"))
+        .envs(variables(&[], "CONTAINER_"));
+    command
+}
+
+/// Those of mom's variables that are named, or begin with `prefix` (when there is one). A
+/// proxy with a password in it stays here.
+fn variables(names: &[&str], prefix: &str) -> Vec<(String, String)> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| {
+            let named = names.contains(&name.as_str());
+            let is_proxy = name.to_lowercase().ends_with("_proxy");
+            (named || (!prefix.is_empty() && name.starts_with(prefix)))
+                && !(is_proxy && value.contains('@'))
+        })
+        .collect()
 }

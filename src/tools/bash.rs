@@ -1,0 +1,163 @@
+//! bash: runs a command and gives back the end of what it printed.
+
+use std::time::Duration;
+
+use super::truncate::{BYTES_MAX, By, LINES_MAX, plain, tail};
+use super::{ABORTED, Args, Done, Limits, Tool, ToolContext, ToolOutput, UploadFn};
+use crate::json::Obj;
+use crate::llm::ToolSpec;
+use crate::process::{Ended, Output, Spilled};
+use crate::sandbox::{UNWATCH, WATCH};
+use crate::stop::Stop;
+use crate::text;
+
+pub(super) const TOOL: Tool = Tool {
+    spec: ToolSpec {
+        name: "bash",
+        description: "Run a shell command (with bash where it is installed, else sh) and get its \
+            output, stdout and stderr as they come. Without stdin and without a terminal. Of a \
+            long output the last 2000 lines or 50 KB are shown; all of it, up to 10 MB, is then \
+            in a file whose path is told. A process left running with & stays; send its output \
+            to a file.",
+        schema: r#"{"type":"object","properties":{"label":{"type":"string","description":"What this does, in a few words, shown to the people"},"command":{"type":"string","description":"The command"},"timeout":{"type":"number","description":"Seconds after which it is killed with all its children; without it, it may run for ever"}},"required":["label","command"]}"#,
+    },
+    run,
+};
+
+/// Watchdog and script in one group, the command in a session of its own (as far as there
+/// is a `setsid`), so that the watchdog can kill all of that group without killing itself.
+///
+/// The second helper keeps background processes alive: they would get SIGPIPE on their next
+/// output, once mom (or the docker engine, two seconds after the end) has closed the pipe
+/// that they hold. It opens the reading end of that pipe and, when fd 3 ends, reads it to
+/// nowhere until all writers are gone. It is started first, when a fork still succeeds.
+const RUN: &str = r#"
+( read -r _ <&3; exec cat <&4 ) 4</proc/self/fd/1 >/dev/null 2>&1 &
+exec 2>/dev/null
+setsid=setsid; command -v setsid >/dev/null || setsid=
+( export MOM_CALL="$m"; exec $setsid $b -c "$2" 2>&1 3<&- )
+"#;
+
+/// More than is shown: colours are taken out, and the first line there is mostly partial.
+const KEEP_BYTES: usize = 2 * BYTES_MAX;
+
+/// What an exit code above 128 stands for, where it explains something.
+const SIGNALS: [(i32, &str); 7] = [
+    (130, "SIGINT"),
+    (132, "SIGILL"),
+    (134, "SIGABRT"),
+    (137, "SIGKILL: killed, perhaps for lack of memory"),
+    (139, "SIGSEGV"),
+    (141, "SIGPIPE"),
+    (143, "SIGTERM"),
+];
+
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+    let timeout = match args.opt_number("timeout") {
+        None => None,
+        Some(seconds) if seconds > 0.0 => Duration::try_from_secs_f64(seconds).ok(),
+        Some(_) => return Err(String::from("bash: `timeout` must be more than 0 seconds")),
+    };
+    let limits = Limits {
+        timeout,
+        keep_bytes: KEEP_BYTES,
+        spill: Some(ctx.spill),
+        answer: None,
+    };
+    let mut finished = ctx.run(&[WATCH, RUN, UNWATCH], &[args.str("command")], limits, stop)?;
+    let (mut text, details) = show(&mut finished.output, ctx);
+    let how = match finished.ended {
+        Ended::Exited(0) => None,
+        Ended::Exited(code) | Ended::Lost(code) => {
+            Some(match SIGNALS.iter().find(|(known, _)| *known == code) {
+                Some((_, signal)) => format!("Command exited with code {code} ({signal})"),
+                None => format!("Command exited with code {code}"),
+            })
+        }
+        Ended::TimedOut => {
+            let seconds = args.opt_number("timeout").unwrap_or_default();
+            Some(format!("Command timed out after {seconds} seconds"))
+        }
+        Ended::Stopped => Some(String::from(ABORTED)),
+    };
+    if let Some(how) = &how {
+        text += "\n\n";
+        text += how;
+    }
+    Ok(ToolOutput {
+        is_error: how.is_some(),
+        details,
+        ..ToolOutput::text(text)
+    })
+}
+
+/// The end of the output and a notice of what is left out; the details of that.
+fn show(output: &mut Output, ctx: &ToolContext<'_>) -> (String, Option<String>) {
+    let mut window = output.tail.as_slice();
+    let mut total_lines = output.newlines + 1;
+    if output.total_bytes > window.len() as u64 {
+        // Starts in the middle of a line; with no newline at all that line is the last one.
+        let start = window.iter().position(|&byte| byte == b'\n');
+        window = &window[start.map_or(0, |at| at + 1)..];
+    }
+    if let Some(rest) = window.strip_suffix(b"\n") {
+        window = rest;
+        total_lines -= 1;
+    }
+    let decoded = plain(&String::from_utf8_lossy(window));
+    let cut = tail(&decoded, LINES_MAX);
+    let is_whole = output.total_bytes <= output.tail.len() as u64;
+    let by = match cut.by {
+        None if is_whole => {
+            let text = if decoded.is_empty() {
+                "(no output)"
+            } else {
+                &decoded
+            };
+            return (text.to_owned(), None);
+        }
+        by => by.unwrap_or(By::Bytes),
+    };
+    let (shown, lines) = (cut.text.to_owned(), cut.lines as u64);
+    if is_whole && output.spilled == Spilled::No {
+        output.spill(ctx.spill);
+    }
+    let (path, full) = match &output.spilled {
+        Spilled::To { path, whole: true } => (Some(path), format!("Full output: {path}")),
+        Spilled::To { path, whole: false } => (Some(path), format!("First 10 MB: {path}")),
+        Spilled::Failed(err) => (None, format!("The full output is lost: {err}")),
+        Spilled::No => (None, String::from("The full output is lost")),
+    };
+    let what = if lines == 0 {
+        format!(
+            "Showing the last {} of line {total_lines} (this line is {})",
+            text::bytes(shown.len() as u64),
+            text::bytes(output.last_line_bytes.max(shown.len() as u64)),
+        )
+    } else {
+        let limit = match by {
+            By::Lines => String::new(),
+            By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
+        };
+        let first = total_lines.saturating_sub(lines) + 1;
+        format!("Showing lines {first}-{total_lines} of {total_lines}{limit}")
+    };
+    let truncation = Obj::new()
+        .bool("truncated", true)
+        .str(
+            "truncatedBy",
+            if by == By::Lines { "lines" } else { "bytes" },
+        )
+        .num("totalLines", total_lines)
+        .num("totalBytes", output.total_bytes)
+        .num("outputLines", lines.max(1))
+        .num("outputBytes", shown.len())
+        .bool("lastLinePartial", lines == 0)
+        .bool("firstLineExceedsLimit", false)
+        .end();
+    let details = Obj::new()
+        .raw("truncation", &truncation)
+        .opt_str("fullOutputPath", path.map(String::as_str))
+        .end();
+    (format!("{shown}\n\n[{what}. {full}]"), Some(details))
+}

@@ -1,0 +1,250 @@
+//! read: a text file from some line on, or an image. However large the file is, its first
+//! 64 KB come to us, and then as much again from where it is wanted.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::truncate::{BYTES_MAX, By, LINES_MAX, head};
+use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
+use crate::json::Obj;
+use crate::llm::{Content, Image, ToolSpec};
+use crate::sandbox::{UNWATCH, WATCH};
+use crate::stop::Stop;
+use crate::text;
+
+pub(super) const TOOL: Tool = Tool {
+    spec: ToolSpec {
+        name: "read",
+        description: "Read a file. Text: at most 2000 lines or 50 KB at once; go on with offset. \
+            Images (png, jpeg, gif, webp) are shown to you.",
+        schema: r#"{"type":"object","properties":{"label":{"type":"string","description":"What this does, in a few words, shown to the people"},"path":{"type":"string","description":"The file, absolute or relative"},"offset":{"type":"number","description":"The first line to read, counted from 1"},"limit":{"type":"number","description":"Lines to read at most"}},"required":["label","path"]}"#,
+    },
+    run,
+};
+
+/// First the beginning, then whatever we ask for.
+const READ: &str = r#"
+head -c 65536 <"$p" || fail ""
+say "?"
+read -r what offset <&3
+[ "$what" != done ] || { say 0; exit; }
+"#;
+/// The size and the number of newlines (-1: too large to count) come before a text.
+const MORE: &str = r#"
+case $what in
+image) head -c 3932161 <"$p" ;;
+text)
+    size=$(stat -L -c %s "$p") newlines=-1
+    [ "$size" -gt 268435456 ] || newlines=$(wc -l <"$p")
+    echo "$size" $newlines
+    if [ "$offset" -gt 1 ]; then tail -n "+$offset" <"$p" | head -c 65536
+    else head -c 65536 <"$p"
+    fi ;;
+esac
+"#;
+const CHUNK_BYTES: usize = 65536;
+/// In base64 that is 5 MB, the most a model takes (Anthropic docs, "Vision"). Also in `MORE`.
+const IMAGE_BYTES_MAX: usize = 15 << 18;
+
+/// What is known of a text file: a piece of it that starts at line `offset`.
+struct Piece {
+    bytes: Vec<u8>,
+    /// Newlines + 1; `None`: too large to count.
+    total_lines: Option<u64>,
+    size: u64,
+}
+
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+    let path = args.str("path");
+    // The casts saturate; whatever a model says becomes a number that makes sense.
+    let offset = args.opt_number("offset").map_or(1, |n| n as u64).max(1);
+    let limit = args
+        .opt_number("limit")
+        .map_or(u64::MAX, |n| n as u64)
+        .max(1);
+
+    let mut start = Vec::new();
+    let mut mime = None;
+    let mut answer = |bytes: &[u8]| {
+        start = bytes.to_vec();
+        mime = image_mime(bytes);
+        match mime {
+            _ if bytes.len() < CHUNK_BYTES => Vec::from(b"done\n"),
+            Some(_) => Vec::from(b"image\n"),
+            None => format!("text {offset}\n").into_bytes(),
+        }
+    };
+    let script = [PATH, IS_FILE, READ, WATCH, MORE, UNWATCH];
+    let more = ctx.run_file(
+        &script,
+        &[path],
+        IMAGE_BYTES_MAX + 1,
+        Some(&mut answer),
+        stop,
+    )?;
+
+    let is_whole = start.len() < CHUNK_BYTES;
+    if let Some(mime) = mime {
+        return image(mime, if is_whole { &start } else { &more });
+    }
+    let piece = if is_whole {
+        let newlines = start.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        Piece {
+            size: start.len() as u64,
+            bytes: from_line(start, offset),
+            total_lines: Some(newlines + 1),
+        }
+    } else {
+        parse_more(&more).ok_or("the file changed while it was read")?
+    };
+    show(path, &piece, offset, limit)
+}
+
+fn image(mime: &str, bytes: &[u8]) -> Done {
+    if bytes.len() > IMAGE_BYTES_MAX {
+        return Err(format!(
+            "the image is larger than {}: make it smaller first, for instance: \
+             magick IN -resize 1600x1600 OUT.jpg",
+            text::bytes(IMAGE_BYTES_MAX as u64)
+        ));
+    }
+    let text = format!("Read image file [{mime}]");
+    let image = Image {
+        mime: mime.to_owned(),
+        data: STANDARD.encode(bytes),
+    };
+    Ok(ToolOutput {
+        content: vec![Content::Text(text), Content::Image(image)],
+        is_error: false,
+        details: None,
+    })
+}
+
+/// The bytes from line `offset` on, counted from 1.
+fn from_line(bytes: Vec<u8>, offset: u64) -> Vec<u8> {
+    let mut rest = bytes.as_slice();
+    for _ in 1..offset {
+        match rest.iter().position(|&byte| byte == b'\n') {
+            Some(at) => rest = &rest[at + 1..],
+            None => return Vec::new(),
+        }
+    }
+    rest.to_vec()
+}
+
+fn parse_more(bytes: &[u8]) -> Option<Piece> {
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let header = std::str::from_utf8(&bytes[..end]).ok()?;
+    let (size, newlines) = header.split_once(' ')?;
+    Some(Piece {
+        bytes: bytes[end + 1..].to_vec(),
+        // -1 does not parse.
+        total_lines: newlines
+            .trim()
+            .parse()
+            .ok()
+            .map(|newlines: u64| newlines + 1),
+        size: size.parse().ok()?,
+    })
+}
+
+fn show(path: &str, piece: &Piece, offset: u64, limit: u64) -> Done {
+    let of = match piece.total_lines {
+        Some(total) if offset > total => {
+            return Err(format!(
+                "offset {offset} is beyond the end of the file ({total} lines)"
+            ));
+        }
+        Some(total) => total.to_string(),
+        None if piece.bytes.is_empty() => {
+            return Err(format!("offset {offset} is beyond the end of the file"));
+        }
+        None => format!("a file of {}", text::bytes(piece.size)),
+    };
+    let decoded = String::from_utf8_lossy(&piece.bytes);
+    let lines_max = usize::try_from(limit).unwrap_or(LINES_MAX).min(LINES_MAX);
+    let cut = head(&decoded, lines_max);
+    let last = offset - 1 + cut.lines as u64;
+    let next = last + 1;
+    let notice = match cut.by {
+        // A piece that was cut at 64 KB is longer than what may be shown.
+        None if decoded.is_empty() => String::from("(empty file)"),
+        None => String::new(),
+        Some(By::Bytes) if cut.lines == 0 => {
+            let quoted = shlex::try_quote(path).map_or(path.into(), |quoted| quoted.into_owned());
+            format!(
+                "[Line {offset} is longer than {}. Use bash: sed -n '{offset}p' {quoted} | head -c {BYTES_MAX}]",
+                text::bytes(BYTES_MAX as u64)
+            )
+        }
+        Some(By::Lines) if limit <= LINES_MAX as u64 => match piece.total_lines {
+            Some(total) => format!(
+                "[{} more lines in the file. Use offset={next} to go on]",
+                total.saturating_sub(last)
+            ),
+            None => format!("[More lines in the file. Use offset={next} to go on]"),
+        },
+        Some(by) => {
+            let why = match by {
+                By::Lines => String::new(),
+                By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
+            };
+            format!("[Showing lines {offset}-{last} of {of}{why}. Use offset={next} to go on]")
+        }
+    };
+    let gap = if cut.text.is_empty() || notice.is_empty() {
+        ""
+    } else {
+        "\n\n"
+    };
+    let truncated = matches!(cut.by, Some(by) if by == By::Bytes || limit > LINES_MAX as u64);
+    let details = truncated.then(|| {
+        let truncation = Obj::new()
+            .bool("truncated", true)
+            .str(
+                "truncatedBy",
+                if cut.by == Some(By::Lines) {
+                    "lines"
+                } else {
+                    "bytes"
+                },
+            )
+            .num("totalLines", piece.total_lines.unwrap_or(0))
+            .num("totalBytes", piece.size)
+            .num("outputLines", cut.lines)
+            .num("outputBytes", cut.text.len())
+            .bool("lastLinePartial", false)
+            .bool("firstLineExceedsLimit", cut.lines == 0)
+            .end();
+        Obj::new().raw("truncation", &truncation).end()
+    });
+    Ok(ToolOutput {
+        details,
+        ..ToolOutput::text(format!("{}{gap}{notice}", cut.text))
+    })
+}
+
+/// By the first bytes: a name says nothing.
+pub(crate) fn image_mime(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => Some("image/webp"),
+        _ => None,
+    }
+}

@@ -69,13 +69,13 @@ pub(crate) fn utf16_suffix(text: &str, units_max: usize) -> &str {
 }
 
 /// What stays of a long text: its head and its end, at line ends where there are any near,
-/// and between them how much is missing and where all of it is. At most `units_max` UTF-16
-/// units of `text` are kept; the note comes on top (under 200 units).
-pub(crate) fn cut_middle<'a>(text: &'a str, units_max: usize, path: Option<&str>) -> Cow<'a, str> {
+/// and between them how much is missing. At most `units_max` UTF-16 units of `text` are
+/// kept; the note comes on top (under 50 units).
+pub(crate) fn cut_middle(text: &str, units_max: usize) -> Cow<'_, str> {
     if utf16_len(text) <= units_max {
         return Cow::Borrowed(text);
     }
-    // The end says how it went: it gets the larger part.
+    // The end says how it went, and where the whole output is: it gets the larger part.
     let mut head = utf16_prefix(text, units_max * 2 / 5);
     let mut tail = utf16_suffix(text, units_max * 3 / 5);
     if let Some((lines, _)) = head.rsplit_once('\n') {
@@ -87,15 +87,11 @@ pub(crate) fn cut_middle<'a>(text: &'a str, units_max: usize, path: Option<&str>
     let missing = text
         .get(head.len()..text.len() - tail.len())
         .unwrap_or_default();
-    let count = match missing.trim_matches('\n').split('\n').count() {
-        1 => format!("{} characters", missing.chars().count()),
-        lines => format!("{lines} lines"),
+    let missing = match missing.trim_matches('\n').split('\n').count() {
+        1 => count(missing.chars().count(), "character"),
+        lines => count(lines, "line"),
     };
-    let place = match path {
-        Some(path) => format!(", all in {}", one_line(path, 150)),
-        None => String::new(),
-    };
-    Cow::Owned(format!("{head}\n... ({count} left out{place})\n{tail}"))
+    Cow::Owned(format!("{head}\n... ({missing} left out)\n{tail}"))
 }
 
 /// Slack's three escapes, for text that must form no mention, link or broadcast.
@@ -262,27 +258,23 @@ mod tests {
     #[test]
     fn cuts_the_middle_and_counts() {
         let lines: String = (1..=100).map(|i| format!("line {i}\n")).collect();
-        let out = cut_middle(&lines, 100, Some("scratch/out.txt"));
+        let out = cut_middle(&lines, 100);
         assert!(out.starts_with("line 1\nline 2\n"), "{out}");
         assert!(out.ends_with("line 99\nline 100\n"), "{out}");
-        assert!(
-            out.contains(" lines left out, all in scratch/out.txt)"),
-            "{out}"
-        );
         let kept = out.lines().filter(|line| line.starts_with("line")).count();
         assert!(
-            out.contains(&format!("({} lines", 100 - kept)),
+            out.contains(&format!("({} lines left out)", 100 - kept)),
             "{kept} kept of {out}"
         );
         assert_eq!(
-            cut_middle(&"ä".repeat(100), 10, None),
+            cut_middle(&"ä".repeat(100), 10),
             format!(
                 "{}\n... (90 characters left out)\n{}",
                 "ä".repeat(4),
                 "ä".repeat(6)
             )
         );
-        assert_eq!(cut_middle("short", 10, None), "short");
+        assert_eq!(cut_middle("short", 10), "short");
     }
 
     #[test]

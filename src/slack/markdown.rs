@@ -35,7 +35,13 @@ pub(crate) struct Piece {
 impl Piece {
     /// The same for when Slack refuses the block: texts of at most `MRKDWN_UNITS_MAX`.
     pub(crate) fn mrkdwn(&self) -> Vec<String> {
-        split(&mrkdwn(&self.markdown), MRKDWN_UNITS_MAX)
+        let text = mrkdwn(&self.markdown);
+        let text = if text.trim().is_empty() {
+            &self.fallback
+        } else {
+            &text
+        };
+        split(text, MRKDWN_UNITS_MAX)
     }
 }
 
@@ -45,6 +51,10 @@ pub(crate) fn pieces(markdown: &str) -> Vec<Piece> {
         .into_iter()
         .map(|markdown| {
             let fallback = plain(&markdown);
+            let markdown = match markdown.trim().is_empty() {
+                true => fallback.clone(),
+                false => markdown,
+            };
             Piece { markdown, fallback }
         })
         .collect()
@@ -1043,7 +1053,6 @@ mod tests {
         };
         for (name, markdown, messages) in [
             ("short", "hello".to_owned(), 1..=1),
-            ("empty", String::new(), 1..=1),
             ("paragraphs", (0..60).map(paragraph).collect(), 3..=3),
             (
                 "code",
@@ -1111,6 +1120,7 @@ mod tests {
                 assert_eq!(seen, bare(&safe), "{name}");
             }
         }
+        assert_eq!(pieces(" \n")[0].mrkdwn(), ["(an answer without words)"]);
         // Not between a heading and its text, not inside a token.
         let text = format!("{}\n\n## Head\n\n{}", "a ".repeat(5_600), "b ".repeat(200));
         assert!(

@@ -1,0 +1,658 @@
+//! The display of one run in Slack, on a thread of its own beside the run.
+//!
+//! The run hands over updates and never waits; `Board` says what is due, this thread makes
+//! the call. One call at a time keeps the order, and the answer waits for one call in flight
+//! at most. At the end: first the answer, then the rest of an answer too long for one
+//! message, then the status of a long run, then the details that were still waiting.
+//!
+//! Exactly one answer: it takes the place of the status, or is a message of its own when the
+//! run was long (an edit rings no bell) or Slack refuses the edit. A post without an answer
+//! from Slack is looked for by its metadata before it is repeated.
+//!
+//! assistant.threads.setStatus is not used: it shows in threads only, our own first message
+//! there clears it, and set after that it stays under the answer for two minutes unless a
+//! further call clears it.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::json;
+use crate::log;
+use crate::run::{Outcome, Update};
+use crate::slack::board::{Board, Next};
+use crate::slack::markdown::{self, Piece};
+use crate::slack::web::{Content, Failure, Urgency, Web};
+use crate::stop::{Cause, Stop};
+use crate::text;
+
+/// After a run of this length the answer is a new message, because an edit rings no bell.
+const BELL_AFTER: Duration = Duration::from_secs(30);
+/// How long the details may hold up the end of a run when Slack limits the rate.
+const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
+/// A file of this size gets a line in the status while it is uploaded.
+const LARGE_FILE_BYTES: usize = 1 << 20;
+
+/// Where a run is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// `C..`, `D..` or `G..`
+    pub(crate) channel: String,
+    /// Root of the thread the run lives in; `None`: the channel itself.
+    pub(crate) thread_ts: Option<String>,
+    /// File name of the event that woke her.
+    pub(crate) event: Option<String>,
+    /// Names the run in the metadata of its messages; the same when it is taken up again.
+    pub(crate) run: String,
+    /// The status message of an earlier try, to go on with.
+    pub(crate) status_ts: Option<String>,
+}
+
+/// What stands in Slack after a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Posted {
+    /// The answer's messages in order; empty when there was none.
+    pub(crate) answer_ts: Vec<String>,
+    /// `None` when it was deleted or never stood.
+    pub(crate) status_ts: Option<String>,
+}
+
+/// Told from the display's thread as soon as it is so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Milestone<'a> {
+    /// The status message stands.
+    Status(&'a str),
+    /// The first message of the answer stands.
+    Answer(&'a str),
+}
+
+/// Handle of the run's worker.
+pub(crate) struct Show {
+    shared: Arc<Shared>,
+    web: Arc<Web>,
+    target: Target,
+    thread: Option<JoinHandle<Result<Posted>>>,
+}
+
+/// Says `_Stopping..._` from another thread.
+#[derive(Clone)]
+pub(crate) struct Stopper(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    board: Board,
+    /// Who stopped the run.
+    by: Option<String>,
+    end: Option<End>,
+}
+
+#[derive(Debug, PartialEq)]
+enum End {
+    Answer(String),
+    Silent,
+    Stopped,
+    Interrupted,
+    Failed(String),
+    /// Nobody called `finish`.
+    Dropped,
+}
+
+impl Show {
+    /// Posts the first message at once, on the new thread. `stop` is the run's.
+    pub(crate) fn start(
+        web: Arc<Web>,
+        target: Target,
+        stop: Stop,
+        told: impl FnMut(Milestone<'_>) + Send + 'static,
+    ) -> Result<Show> {
+        let head = match &target.event {
+            Some(event) => {
+                let event = text::escape(&text::one_line(event, 100));
+                format!("_Starting event: {event}_")
+            }
+            None => "_Thinking_".to_owned(),
+        };
+        let status_ts = target.status_ts.clone();
+        let in_thread = target.thread_ts.is_some();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                board: Board::new(head, status_ts, in_thread, Instant::now()),
+                by: None,
+                end: None,
+            }),
+            changed: Condvar::new(),
+        });
+        let display = Display {
+            shared: Arc::clone(&shared),
+            web: Arc::clone(&web),
+            target: target.clone(),
+            stop,
+            told: Box::new(told),
+            detail_ts: Vec::new(),
+            plain_status: false,
+        };
+        let thread = thread::Builder::new()
+            .name(format!("show-{}", target.channel))
+            .spawn(move || display.run())
+            .map_err(|err| Error::failed(format!("cannot start the display's thread: {err}")))?;
+        Ok(Show {
+            shared,
+            web,
+            target,
+            thread: Some(thread),
+        })
+    }
+
+    /// Never waits, but for an upload, whose error is the tool's to tell.
+    pub(crate) fn update(&self, update: Update) -> Result<()> {
+        if let Update::Upload(file) = update {
+            return self.upload(&file.name, &file.title, &file.bytes);
+        }
+        self.shared
+            .change(|state| state.board.apply(update, Instant::now()));
+        Ok(())
+    }
+
+    fn upload(&self, name: &str, title: &str, bytes: &[u8]) -> Result<()> {
+        if bytes.len() >= LARGE_FILE_BYTES {
+            let size = text::bytes(bytes.len() as u64);
+            self.update(Update::Note(format!("Uploading {name} ({size})")))?;
+        }
+        let Target {
+            channel, thread_ts, ..
+        } = &self.target;
+        self.web
+            .files_upload(channel, thread_ts.as_deref(), name, title, bytes)
+            .map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
+    }
+
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
+    }
+
+    /// Waits until the end stands in Slack, and the details with it. An error: the answer
+    /// could not be posted.
+    pub(crate) fn finish(mut self, outcome: &Result<Outcome>, stop: &Stop) -> Result<Posted> {
+        let stopped = match stop.cause() {
+            Some(Cause::Restart) => End::Interrupted,
+            _ => End::Stopped,
+        };
+        self.end(match outcome {
+            Ok(Outcome::Answered(answer)) => End::Answer(answer.clone()),
+            Ok(Outcome::Silent) => End::Silent,
+            Ok(Outcome::Stopped) | Err(Error::Stopped) => stopped,
+            Err(err) => End::Failed(err.to_string()),
+        })
+    }
+
+    fn end(&mut self, end: End) -> Result<Posted> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(Posted::default());
+        };
+        self.shared.change(|state| {
+            state.end = Some(end);
+            true
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::failed("the display's thread panicked")))
+    }
+}
+
+impl Drop for Show {
+    fn drop(&mut self) {
+        // Without `finish` there is nobody to tell.
+        self.end(End::Dropped).ok();
+    }
+}
+
+impl Stopper {
+    /// `by`: the name of who asked for it; empty when it is not to be told.
+    pub(crate) fn stopping(&self, by: &str) {
+        self.0.change(|state| {
+            state.by.get_or_insert_with(|| by.to_owned());
+            state.board.stopping(Instant::now());
+            true
+        });
+    }
+}
+
+impl Shared {
+    /// Wakes the display when `change` says so.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let wake = change(&mut self.state.lock().unwrap());
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+}
+
+enum Work {
+    Call(Next),
+    End(End),
+}
+
+/// What runs on the thread.
+struct Display {
+    shared: Arc<Shared>,
+    web: Arc<Web>,
+    target: Target,
+    stop: Stop,
+    told: Box<dyn FnMut(Milestone<'_>) + Send>,
+    /// Details posted, oldest first.
+    detail_ts: Vec<String>,
+    /// Slack refuses the blocks of the status.
+    plain_status: bool,
+}
+
+impl Display {
+    fn run(mut self) -> Result<Posted> {
+        loop {
+            match self.wait() {
+                Work::Call(next) => self.call(next),
+                Work::End(end) => return self.finish(end),
+            }
+        }
+    }
+
+    fn wait(&self) -> Work {
+        let mut state = self.shared.state.lock().unwrap();
+        loop {
+            if let Some(end) = state.end.take() {
+                return Work::End(end);
+            }
+            let now = Instant::now();
+            state = match state.board.next(now) {
+                Next::Wait(None) => self.shared.changed.wait(state).unwrap(),
+                Next::Wait(Some(at)) => {
+                    let pause = at.saturating_duration_since(now);
+                    self.shared.changed.wait_timeout(state, pause).unwrap().0
+                }
+                next => return Work::Call(next),
+            };
+        }
+    }
+
+    fn call(&mut self, next: Next) {
+        match next {
+            Next::Wait(_) => {}
+            Next::Post(text) => {
+                let content = self.status(&text);
+                let thread_ts = self.target.thread_ts.clone();
+                let posted = self.post("status", thread_ts.as_deref(), content, Urgency::Optional);
+                match &posted {
+                    Ok(ts) => {
+                        self.board(|board, now| board.status_posted(ts, text, now));
+                        (self.told)(Milestone::Status(ts));
+                    }
+                    Err(failure) => self.status_failed(failure),
+                }
+            }
+            Next::Update { ts, text } => {
+                let content = self.status(&text);
+                match self.edit(&ts, &content, Urgency::Optional) {
+                    Ok(()) => self.board(|board, now| board.status_updated(text, now)),
+                    Err(failure) => self.status_failed(&failure),
+                }
+            }
+            Next::Detail(text) => self.detail(text),
+        }
+    }
+
+    fn status_failed(&mut self, failure: &Failure) {
+        if is_about_blocks(failure) && !self.plain_status {
+            // The board still holds it for changed and not shown: it comes again at once.
+            self.plain_status = true;
+            return;
+        }
+        if !matches!(failure, Failure::Limited(_)) {
+            log::warning!(&self.target.channel, "cannot show the progress: {failure}");
+        }
+        self.board(|board, now| board.status_failed(failure, now));
+    }
+
+    fn detail(&mut self, text: String) {
+        let root = match &self.target.thread_ts {
+            Some(ts) => Some(ts.clone()),
+            None => self.board(|board, _| board.status_ts().map(str::to_owned)),
+        };
+        let Some(root) = root else { return };
+        let part = format!("detail-{}", self.detail_ts.len());
+        match self.post(&part, Some(&root), plain(&text), Urgency::Optional) {
+            Ok(ts) => {
+                self.detail_ts.push(ts);
+                self.board(|board, now| board.detail_posted(now));
+            }
+            Err(failure @ Failure::Limited(_)) => {
+                self.board(|board, now| board.detail_failed(text, &failure, now));
+            }
+            Err(failure) => {
+                log::warning!(&self.target.channel, "cannot post details: {failure}");
+                self.board(|board, now| board.detail_posted(now));
+            }
+        }
+    }
+
+    fn board<R>(&self, act: impl FnOnce(&mut Board, Instant) -> R) -> R {
+        act(&mut self.shared.state.lock().unwrap().board, Instant::now())
+    }
+
+    // The end.
+
+    fn finish(mut self, end: End) -> Result<Posted> {
+        let status_ts = self.board(|board, _| board.status_ts().map(str::to_owned));
+        let mut posted = Posted {
+            answer_ts: Vec::new(),
+            status_ts,
+        };
+        match end {
+            End::Dropped => {}
+            End::Answer(answer) => self.answer(&answer, &mut posted)?,
+            End::Silent => {
+                self.erase(&mut posted);
+                return Ok(posted);
+            }
+            End::Interrupted => {
+                // There is no time to wait, and nothing to say where nothing stands.
+                if posted.status_ts.is_some() {
+                    let line = "_Interrupted: mom is restarting_";
+                    self.settle(line, Urgency::Optional, &mut posted)?;
+                }
+                return Ok(posted);
+            }
+            End::Stopped => {
+                self.board(|board, now| board.keep_words(now));
+                let by = self.shared.state.lock().unwrap().by.take();
+                let by = by.filter(|by| !by.is_empty()).map_or(String::new(), |by| {
+                    format!(" by {}", text::escape(&text::one_line(&by, 80)))
+                });
+                self.settle(&format!("_Stopped_{by}"), Urgency::Must, &mut posted)?;
+            }
+            End::Failed(why) => {
+                let why = text::escape(&text::cut_middle(why.trim(), 600));
+                self.board(|board, now| board.detail(format!("_Error:_ {why}"), now));
+                self.settle("_Sorry, something went wrong_", Urgency::Must, &mut posted)?;
+            }
+        }
+        self.rest(&posted);
+        Ok(posted)
+    }
+
+    fn answer(&mut self, answer: &str, posted: &mut Posted) -> Result<()> {
+        let mut pieces = markdown::pieces(answer).into_iter();
+        let Some(first) = pieces.next() else {
+            return Ok(());
+        };
+        let long = self.board(|board, now| board.age(now) > BELL_AFTER);
+        let in_place_of = posted.status_ts.clone().filter(|_| !long);
+        let mut contents = vec![in_blocks(&first)];
+        let ts = match self.stand(&contents[0], in_place_of.clone(), posted) {
+            Err(failure) if is_about_blocks(&failure) => {
+                contents = first.mrkdwn().iter().map(|text| plain(text)).collect();
+                self.stand(&contents[0], in_place_of, posted)
+            }
+            stood => stood,
+        };
+        let ts = ts.map_err(|failure| not_posted(&failure))?;
+        (self.told)(Milestone::Answer(&ts));
+        let root = self.target.thread_ts.clone().unwrap_or_else(|| ts.clone());
+        posted.answer_ts.push(ts);
+        for content in contents.split_off(1) {
+            self.follow(content, &root, posted)
+                .map_err(|failure| not_posted(&failure))?;
+        }
+        for piece in pieces {
+            let followed = match self.follow(in_blocks(&piece), &root, posted) {
+                Err(failure) if is_about_blocks(&failure) => piece
+                    .mrkdwn()
+                    .iter()
+                    .try_for_each(|text| self.follow(plain(text), &root, posted)),
+                followed => followed,
+            };
+            followed.map_err(|failure| not_posted(&failure))?;
+        }
+        match &posted.status_ts {
+            Some(status_ts) if Some(status_ts) != posted.answer_ts.first() => {
+                let done = worded(&self.board(|board, now| board.done_line(now)));
+                if let Err(failure) = self.edit(status_ts, &done, Urgency::Must) {
+                    log::warning!(&self.target.channel, "cannot close the status: {failure}");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A further message of the answer.
+    fn follow(
+        &self,
+        content: Content,
+        root: &str,
+        posted: &mut Posted,
+    ) -> std::result::Result<(), Failure> {
+        let part = format!("answer-{}", posted.answer_ts.len());
+        let ts = self.post(&part, Some(root), content, Urgency::Must)?;
+        posted.answer_ts.push(ts);
+        Ok(())
+    }
+
+    /// Puts the final word in the place of the status, or posts it.
+    fn stand(
+        &mut self,
+        content: &Content,
+        status_ts: Option<String>,
+        posted: &mut Posted,
+    ) -> std::result::Result<String, Failure> {
+        let mut content = content.clone();
+        content.metadata = Some(self.metadata("answer-0"));
+        let thread_ts = self.target.thread_ts.clone();
+        let Some(ts) = status_ts else {
+            return self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must);
+        };
+        let failure = match self.edit(&ts, &content, Urgency::Must) {
+            Ok(()) => return Ok(ts),
+            Err(failure) if is_about_blocks(&failure) => return Err(failure),
+            Err(failure) => failure,
+        };
+        let Failure::Refused(code) = &failure else {
+            return Err(failure);
+        };
+        log::warning!(
+            &self.target.channel,
+            "the status cannot be edited ({code}): posting anew"
+        );
+        let new_ts = self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must)?;
+        // A status that still says `Thinking` would lie; its thread keeps a tombstone.
+        self.web
+            .chat_delete(&self.target.channel, &ts, Urgency::Optional)
+            .ok();
+        posted.status_ts = None;
+        Ok(new_ts)
+    }
+
+    /// The status becomes its last word, which is no answer.
+    fn settle(&mut self, line: &str, urgency: Urgency, posted: &mut Posted) -> Result<()> {
+        let content = worded(line);
+        if let Some(ts) = &posted.status_ts {
+            match self.edit(ts, &content, urgency) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Refused(_)) => posted.status_ts = None,
+                Err(failure) => return Err(not_posted(&failure)),
+            }
+        }
+        let thread_ts = self.target.thread_ts.clone();
+        let ts = self.post("end", thread_ts.as_deref(), content, urgency);
+        posted.status_ts = Some(ts.map_err(|failure| not_posted(&failure))?);
+        let root = posted.status_ts.as_deref().unwrap_or_default();
+        self.board(|board, now| board.status_posted(root, String::new(), now));
+        Ok(())
+    }
+
+    /// `[SILENT]`: the newest first, so that no message without a root is seen.
+    fn erase(&mut self, posted: &mut Posted) {
+        let status_ts = posted.status_ts.take();
+        for ts in self.detail_ts.iter().rev().chain(&status_ts) {
+            if let Err(failure) = self
+                .web
+                .chat_delete(&self.target.channel, ts, Urgency::Must)
+            {
+                log::warning!(&self.target.channel, "cannot delete {ts}: {failure}");
+            }
+        }
+    }
+
+    /// Details that were still waiting.
+    fn rest(&mut self, posted: &Posted) {
+        let root = self.target.thread_ts.clone().or_else(|| {
+            // Where the status stood; else under the answer.
+            let answer = posted.answer_ts.first();
+            posted.status_ts.clone().or_else(|| answer.cloned())
+        });
+        let Some(root) = root else { return };
+        let mut patience = DETAILS_PATIENCE;
+        while let Some(text) = self.board(|board, _| board.take_detail()) {
+            let part = format!("detail-{}", self.detail_ts.len());
+            loop {
+                match self.post(&part, Some(&root), plain(&text), Urgency::Optional) {
+                    Ok(ts) => self.detail_ts.push(ts),
+                    Err(Failure::Limited(after))
+                        if after <= patience && self.stop.wait(after).is_ok() =>
+                    {
+                        patience -= after;
+                        continue;
+                    }
+                    Err(failure) => {
+                        log::warning!(&self.target.channel, "details left out: {failure}");
+                        return;
+                    }
+                }
+                break;
+            }
+        }
+    }
+
+    // Calls.
+
+    /// Posts once: when Slack's answer was lost, the message is looked for.
+    fn post(
+        &self,
+        part: &str,
+        thread_ts: Option<&str>,
+        mut content: Content,
+        urgency: Urgency,
+    ) -> std::result::Result<String, Failure> {
+        let channel = &self.target.channel;
+        content.metadata = Some(self.metadata(part));
+        let post = || {
+            self.web
+                .chat_post_message(channel, thread_ts, &content, urgency)
+        };
+        match post() {
+            Err(Failure::Unknown(why)) => {
+                log::warning!(channel, "was {part} posted? {why}");
+                match find(&self.web, channel, thread_ts, &self.target.run, part)? {
+                    Some(ts) => Ok(ts),
+                    None => post(),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Repeated once when Slack's answer was lost: an edit may be done twice.
+    fn edit(
+        &self,
+        ts: &str,
+        content: &Content,
+        urgency: Urgency,
+    ) -> std::result::Result<(), Failure> {
+        let edit = || {
+            self.web
+                .chat_update(&self.target.channel, ts, content, urgency)
+        };
+        match edit() {
+            Err(Failure::Unknown(_)) => edit(),
+            outcome => outcome,
+        }
+    }
+
+    fn metadata(&self, part: &str) -> String {
+        let payload = json!({"run": self.target.run, "part": part});
+        json!({"event_type": "mom", "event_payload": payload}).to_string()
+    }
+
+    /// With the Stop button; what is read stands in a block then.
+    fn status(&self, text: &str) -> Content {
+        let button = json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
+            "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": self.target.channel}]});
+        Content {
+            text: text.to_owned(),
+            blocks: (!self.plain_status).then(|| json::array([section(text), button.to_string()])),
+            metadata: None,
+        }
+    }
+}
+
+/// The ts of the message that a run posted as `part`, if it stands in the channel or thread.
+pub(crate) fn find(
+    web: &Web,
+    channel: &str,
+    thread_ts: Option<&str>,
+    run: &str,
+    part: &str,
+) -> std::result::Result<Option<String>, Failure> {
+    let want = json!({"run": run, "part": part});
+    let messages = web.recent(channel, thread_ts)?;
+    let found = messages.iter().find(|message| {
+        message["metadata"]["event_type"] == "mom" && message["metadata"]["event_payload"] == want
+    });
+    Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
+}
+
+fn in_blocks(piece: &Piece) -> Content {
+    let block = json!({"type": "markdown", "text": piece.markdown});
+    Content {
+        text: piece.fallback.clone(),
+        blocks: Some(json::array([block.to_string()])),
+        metadata: None,
+    }
+}
+
+/// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
+fn worded(line: &str) -> Content {
+    Content {
+        text: line.to_owned(),
+        blocks: Some(json::array([section(line)])),
+        metadata: None,
+    }
+}
+
+fn plain(text: &str) -> Content {
+    Content {
+        text: text.to_owned(),
+        ..Content::default()
+    }
+}
+
+/// `verbatim`: Slack is not to look for names and channels in it.
+fn section(text: &str) -> String {
+    let text = json!({"type": "mrkdwn", "text": text, "verbatim": true});
+    Value::to_string(&json!({"type": "section", "expand": true, "text": text}))
+}
+
+/// The same text without these blocks may pass.
+fn is_about_blocks(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(code) if code.contains("block") || code == "msg_too_long"
+        || code == "invalid_arguments")
+}
+
+fn not_posted(failure: &Failure) -> Error {
+    Error::failed(format!("cannot post to Slack: {failure}"))
+}

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{self, CacheLifetime};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
@@ -201,8 +201,6 @@ fn image(image: &Image) -> String {
 #[derive(Default)]
 struct Stream {
     draft: Draft,
-    /// The stream's `index` of each block in the draft.
-    indexes: Vec<(u64, usize)>,
     stop_reason: String,
     refusal: Option<String>,
     failure: Option<Refusal>,
@@ -215,11 +213,7 @@ impl Stream {
         data: &str,
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<ControlFlow<()>> {
-        let Ok(event) = serde_json::from_str::<Value>(data) else {
-            return Err(Error::retry(
-                "the model's server sent an event that is not JSON",
-            ));
-        };
+        let event = parse_event(data)?;
         match event["type"].as_str().unwrap_or_default() {
             "message_start" => self.usage(&event["message"]["usage"]),
             "content_block_start" => self.start(&event)?,
@@ -262,50 +256,42 @@ impl Stream {
     fn start(&mut self, event: &Value) -> Result<()> {
         let block = &event["content_block"];
         let field = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
-        let position = self
-            .draft
-            .push(match block["type"].as_str().unwrap_or_default() {
-                "text" => Block::Text(field("text")),
-                "thinking" => Block::Thinking {
-                    text: field("thinking"),
-                    signature: field("signature"),
-                    redacted: false,
-                },
-                "redacted_thinking" => Block::Thinking {
-                    text: String::new(),
-                    signature: field("data"),
-                    redacted: true,
-                },
-                "tool_use" => draft::call(&field("id"), &field("name")),
-                other => {
-                    log::debug!("", "a block of type {other} is left out");
-                    return Ok(());
-                }
-            })?;
-        self.indexes
-            .push((event["index"].as_u64().unwrap_or(0), position));
-        Ok(())
+        let block = match block["type"].as_str().unwrap_or_default() {
+            "text" => Block::Text(field("text")),
+            "thinking" => Block::Thinking {
+                text: field("thinking"),
+                signature: field("signature"),
+                redacted: false,
+            },
+            "redacted_thinking" => Block::Thinking {
+                text: String::new(),
+                signature: field("data"),
+                redacted: true,
+            },
+            "tool_use" => draft::call(&field("id"), &field("name")),
+            _ => return Ok(()),
+        };
+        self.draft.open(&event["index"], block)
     }
 
     fn delta(&mut self, event: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) {
-        let index = event["index"].as_u64().unwrap_or(0);
-        let known = self.indexes.iter().rev().find(|(other, _)| *other == index);
-        let Some(&(_, position)) = known else { return };
-        let delta = &event["delta"];
-        let piece = |name: &str| delta[name].as_str().unwrap_or_default();
-        match &mut self.draft.blocks[position] {
-            Block::Text(text) => {
+        let piece = |name: &str| event["delta"][name].as_str().unwrap_or_default();
+        match self.draft.at(&event["index"]) {
+            Some(Block::Text(text)) => {
                 text.push_str(piece("text"));
                 on_delta(Delta::Text(piece("text")));
             }
-            Block::Thinking {
+            Some(Block::Thinking {
                 text, signature, ..
-            } => {
+            }) => {
                 text.push_str(piece("thinking"));
                 signature.push_str(piece("signature"));
-                on_delta(Delta::Thinking(piece("thinking")));
+                if !piece("thinking").is_empty() {
+                    on_delta(Delta::Thinking(piece("thinking")));
+                }
             }
-            Block::ToolCall(call) => call.arguments.push_str(piece("partial_json")),
+            Some(Block::ToolCall(call)) => call.arguments.push_str(piece("partial_json")),
+            None => {}
         }
     }
 
@@ -448,7 +434,7 @@ mod tests {
         let transcript = include_str!("../../tests/data/anthropic-tools.sse");
         let (deltas, reply) = replay(transcript);
         let reply = reply.unwrap();
-        assert_eq!(deltas, "(Look at )(the disk.)()One moment.");
+        assert_eq!(deltas, "(Look at )(the disk.)One moment.");
         let calls = reply.blocks.iter().filter_map(|block| match block {
             Block::ToolCall(call) => Some((call.id.as_str(), call.arguments.as_str())),
             _ => None,
@@ -474,6 +460,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn endings() {
         let text = r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":"hi"}}"#;
         let tool = r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"bash","input":{}}}"#;
@@ -484,23 +471,11 @@ mod tests {
             (text, r#""next_years""#, "Stop 1 None None"),
             (text, "null", "Stop 1 None None"),
             (text, r#""max_tokens""#, "Length 1 None None"),
-            (
-                text,
-                r#""model_context_window_exceeded""#,
-                "Length 1 None None",
-            ),
+            (text, r#""model_context_window_exceeded""#, "Length 1 None None"),
             (tool, r#""tool_use""#, "ToolUse 1 None None"),
             (tool, r#""max_tokens""#, "Length 0 None Some(\"bash\")"),
-            (
-                text,
-                r#""sensitive""#,
-                "Stop 0 Some(\"no reason given\") None",
-            ),
-            (
-                text,
-                r#""refusal","stop_details":{"type":"refusal","category":"cyber","explanation":null}"#,
-                "Stop 0 Some(\"cyber\") None",
-            ),
+            (text, r#""sensitive""#, "Stop 0 Some(\"no reason given\") None"),
+            (text, r#""refusal","stop_details":{"type":"refusal","category":"cyber","explanation":null}"#, "Stop 0 Some(\"cyber\") None"),
         ] {
             let (_, reply) = replay(&format!(
                 "{block}\n\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":{delta}}}}}\n\n\

@@ -24,6 +24,8 @@ pub(super) enum End {
 pub(super) struct Draft {
     /// Arguments of calls as far as they have come: not yet JSON.
     pub(super) blocks: Vec<Block>,
+    /// The stream's own number of each block that has one, and its place in `blocks`.
+    places: Vec<(u64, usize)>,
     pub(super) usage: Usage,
 }
 
@@ -38,6 +40,23 @@ impl Draft {
         }
         self.blocks.push(block);
         Ok(self.blocks.len() - 1)
+    }
+
+    /// The same for a block that later events name by `index`.
+    pub(super) fn open(&mut self, index: &Value, block: Block) -> Result<()> {
+        let place = self.push(block)?;
+        self.places.push((index.as_u64().unwrap_or(0), place));
+        Ok(())
+    }
+
+    pub(super) fn at(&mut self, index: &Value) -> Option<&mut Block> {
+        let index = index.as_u64().unwrap_or(0);
+        let (_, place) = self
+            .places
+            .iter()
+            .rev()
+            .find(|(other, _)| *other == index)?;
+        self.blocks.get_mut(*place)
     }
 
     /// Appends to the last block when it is text, else opens one.
@@ -172,27 +191,18 @@ mod tests {
     use super::*;
 
     #[test]
+    #[rustfmt::skip]
     fn calls_whole_cut_and_broken() {
         let model = super::super::tests::model("anthropic", "claude-sonnet-5-5");
         for (arguments, end, want, cut) in [
-            (
-                r#"{"b":1, "a":"\n"}"#,
-                End::Done,
-                Some(r#"{"b":1, "a":"\n"}"#),
-                false,
-            ),
+            (r#"{"b":1, "a":"\n"}"#, End::Done, Some(r#"{"b":1, "a":"\n"}"#), false),
             ("{\n\"a\": 1\r\n}", End::Cut, Some("{ \"a\": 1  }"), false),
             ("", End::Done, Some("{}"), false),
             (" null ", End::Done, Some("{}"), false),
             (r#""{\"a\":1}""#, End::Done, Some(r#"{"a":1}"#), false),
             ("", End::Cut, None, true),
             (r#"{"a":"#, End::Cut, None, true),
-            (
-                r#"{"a":"#,
-                End::Done,
-                Some(r#"{"invalid_json":"{\"a\":"}"#),
-                false,
-            ),
+            (r#"{"a":"#, End::Done, Some(r#"{"invalid_json":"{\"a\":"}"#), false),
             ("[1]", End::Done, Some(r#"{"invalid_json":"[1]"}"#), false),
         ] {
             let mut draft = Draft::default();

@@ -291,6 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[rustfmt::skip]
     fn prices() {
         let usage = |input, output, cache_read, cache_write| Usage {
             input,
@@ -301,41 +302,11 @@ mod tests {
         };
         use CacheLifetime::{FiveMinutes, OneHour};
         for (provider, id, lifetime, usage, want) in [
-            (
-                "anthropic",
-                "claude-sonnet-5-5",
-                FiveMinutes,
-                usage(1000, 100, 10_000, 2000),
-                0.009,
-            ),
-            (
-                "anthropic",
-                "claude-sonnet-5-5",
-                OneHour,
-                usage(0, 0, 0, 2000),
-                0.008,
-            ),
-            (
-                "anthropic",
-                "claude-haiku-5-5",
-                FiveMinutes,
-                usage(100_000, 1000, 0, 0),
-                0.0105,
-            ),
-            (
-                "anthropic",
-                "claude-haiku-5-5",
-                FiveMinutes,
-                usage(1000, 1000, 0, 100_000),
-                0.0655,
-            ),
-            (
-                "openai",
-                "gpt-6.1-sol",
-                FiveMinutes,
-                usage(272_001, 0, 0, 0),
-                1.088_004,
-            ),
+            ("anthropic", "claude-sonnet-5-5", FiveMinutes, usage(1000, 100, 10_000, 2000), 0.009),
+            ("anthropic", "claude-sonnet-5-5", OneHour, usage(0, 0, 0, 2000), 0.008),
+            ("anthropic", "claude-haiku-5-5", FiveMinutes, usage(100_000, 1000, 0, 0), 0.0105),
+            ("anthropic", "claude-haiku-5-5", FiveMinutes, usage(1000, 1000, 0, 100_000), 0.0655),
+            ("openai", "gpt-6.1-sol", FiveMinutes, usage(272_001, 0, 0, 0), 1.088_004),
         ] {
             let model = model(find_service(provider).unwrap(), id, lifetime);
             let cost = model.price.unwrap().cost(&usage).total();

@@ -148,25 +148,17 @@ mod tests {
     use super::*;
 
     #[test]
+    #[rustfmt::skip]
     fn commands() {
         for (said, want) in [
             ("[2026-01-05 10:12:45+01:00] [lena]: ls -l", "ls -l"),
             ("[2026-01-05 10:12:45+01:00] [lena]:  ls\npwd ", "ls\npwd"),
             ("[lena]: ls", "ls"),
             ("[2026-01-05 10:12:45+01:00] [x]: a [b]: c", "a [b]: c"),
-            (
-                "[2026-01-05 10:12:45+01:00] [unknown]: [EVENT:x.json:periodic:0 9 * * 1] ls",
-                "ls",
-            ),
-            (
-                "[x]: curl <https://a.b/c?d&amp;e|a.b> <http://d> &lt; f &gt;&gt; g <h",
-                "curl https://a.b/c?d&e http://d < f >> g <h",
-            ),
+            ("[2026-01-05 10:12:45+01:00] [unknown]: [EVENT:x.json:periodic:0 9 * * 1] ls", "ls"),
+            ("[x]: curl <https://a.b/c?d&amp;e|a.b> <http://d> &lt; f &gt;&gt; g <h", "curl https://a.b/c?d&e http://d < f >> g <h"),
             ("[ -d /tmp ] && echo '[x]'", "[ -d /tmp ] && echo '[x]'"),
-            (
-                "[lena]: ls\n\n<slack_attachments>\n/a/b\n</slack_attachments>",
-                "ls",
-            ),
+            ("[lena]: ls\n\n<slack_attachments>\n/a/b\n</slack_attachments>", "ls"),
             ("[2026-01-05 10:12:45+01:00] [lena]: ", ""),
             ("", ""),
         ] {

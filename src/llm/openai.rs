@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::Service;
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
@@ -23,9 +23,14 @@ pub(super) struct OpenAi {
     assumed: Model,
     /// With the window the server told us of.
     probed: OnceLock<Model>,
-    /// `Learned` bits.
+    /// Questions about the model that may still be asked.
+    probes: AtomicU8,
+    /// Bits, see below.
     learned: AtomicU8,
 }
+
+/// A server may still be starting, or load the model with the first turn.
+const PROBES_MAX: u8 = 4;
 
 /// What a refusal taught us about a server, as bits.
 const OTHER_TOKENS_FIELD: u8 = 1;
@@ -47,24 +52,23 @@ impl Provider for OpenAi {
         self.probe(stop);
         let bearer = format!("Bearer {}", self.endpoint.bearer());
         with_remedies(&self.endpoint, self.model(), turn, |omit| {
-            loop {
-                let body = self.request(turn, omit);
-                let headers = [("authorization", bearer.as_str())];
-                let mut stream = Stream::default();
-                let sent =
-                    self.endpoint
-                        .stream("/chat/completions", &headers, &body, stop, &mut |data| {
-                            stream.event(data, on_delta)
-                        });
-                match sent {
-                    Err(Fault::Refused(refusal)) if self.learn(&refusal) => {}
-                    // Some keep the connection open and silent after the last word.
-                    Err(Fault::Other(Error::Retry { .. })) if stream.is_complete() => {
-                        break stream.finish(self.endpoint.service, self.model(), on_delta);
-                    }
-                    Err(fault) => break Err(fault),
-                    Ok(_) => break stream.finish(self.endpoint.service, self.model(), on_delta),
+            let learned = self.learned.load(Ordering::Relaxed);
+            let body = self.request(turn, omit, learned);
+            let headers = [("authorization", bearer.as_str())];
+            let mut stream = Stream::default();
+            let mut on_data = |data: &str| stream.event(data, on_delta);
+            let path = "/chat/completions";
+            match self
+                .endpoint
+                .stream(path, &headers, &body, stop, &mut on_data)
+            {
+                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned) => Err(Fault::Again),
+                // Some keep the connection open and silent after the last word.
+                Err(Fault::Other(Error::Retry { .. })) if stream.is_complete() => {
+                    stream.finish(self.endpoint.service, self.model(), on_delta)
                 }
+                Err(fault) => Err(fault),
+                Ok(()) => stream.finish(self.endpoint.service, self.model(), on_delta),
             }
         })
     }
@@ -76,44 +80,32 @@ impl OpenAi {
             endpoint,
             assumed: model,
             probed: OnceLock::new(),
+            probes: AtomicU8::new(PROBES_MAX),
             learned: AtomicU8::new(0),
         }
     }
 
-    /// Asks the server for the window of a model that is not in our table. A server that is
-    /// down, or has not loaded the model yet, is asked again before the next turn.
+    /// Asks the server for the window of a model that is not in our table.
     pub(super) fn probe(&self, stop: &Stop) {
-        if self.assumed.price.is_none() && self.probed.get().is_none() {
+        let left = self.probes.load(Ordering::Relaxed);
+        if left > 0 && self.assumed.price.is_none() && self.probed.get().is_none() {
+            self.probes.store(left - 1, Ordering::Relaxed);
             if let Some(model) = probe::probe(&self.endpoint, &self.assumed, stop) {
                 self.probed.get_or_init(|| model);
             }
         }
     }
 
-    /// Whether the same turn is worth another request, made differently.
-    fn learn(&self, refusal: &Refusal) -> bool {
-        if !matches!(refusal.status, 400 | 422) {
-            return false;
-        }
-        let known = self.learned.load(Ordering::Relaxed);
-        let unwanted = [
-            "support",
-            "unrecognized",
-            "unknown",
-            "unexpected",
-            "not permitted",
-            "extra",
-        ];
-        let news = if !unwanted.iter().any(|word| refusal.says(word)) {
-            0
-        } else if refusal.says("reasoning_effort") {
-            EFFORT_NONE
-        } else if refusal.says("stream_options") {
-            NO_STREAM_OPTIONS
-        } else if refusal.says(self.tokens_field(known)) {
-            OTHER_TOKENS_FIELD
-        } else {
-            0
+    /// Whether the same turn is worth another request, made differently than by `known`.
+    fn learn(&self, refusal: &Refusal, known: u8) -> bool {
+        const UNWANTED: &str = "support unrecognized unknown unexpected permitted extra";
+        let unwanted = UNWANTED.split(' ').any(|word| refusal.says(word));
+        let news = match refusal.status {
+            400 | 422 if !unwanted => 0,
+            400 | 422 if refusal.says("reasoning_effort") => EFFORT_NONE,
+            400 | 422 if refusal.says("stream_options") => NO_STREAM_OPTIONS,
+            400 | 422 if refusal.says(self.tokens_field(known)) => OTHER_TOKENS_FIELD,
+            _ => 0,
         };
         self.learned.fetch_or(news, Ordering::Relaxed);
         news & !known != 0
@@ -131,8 +123,7 @@ impl OpenAi {
         }
     }
 
-    fn request(&self, turn: &Turn<'_>, omit: Omit) -> String {
-        let learned = self.learned.load(Ordering::Relaxed);
+    fn request(&self, turn: &Turn<'_>, omit: Omit, learned: u8) -> String {
         let (service, model) = (self.endpoint.service, self.model());
         let prepared = prepare(turn, service, model, omit);
         let mut messages = Messages {
@@ -370,11 +361,7 @@ impl Stream {
             self.done = true;
             return Ok(ControlFlow::Break(()));
         }
-        let Ok(chunk) = serde_json::from_str::<Value>(data) else {
-            return Err(Error::retry(
-                "the model's server sent an event that is not JSON",
-            ));
-        };
+        let chunk = parse_event(data)?;
         if !chunk["error"].is_null() {
             self.failure = Some(Refusal::read(data));
             return Ok(ControlFlow::Break(()));
@@ -716,37 +703,20 @@ mod tests {
         let images = r#"{"role":"user","content":[{"type":"text","text":"Images from the tools:"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}"#;
         let usage = r#""stream_options":{"include_usage":true}"#;
         for (provider, thoughts, want) in [
-            (
-                "together", vec![thought("hm", "reasoning")],
-                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#),
-            ),
-            (
-                "deepseek", vec![thought("hm", "reasoning_content")],
-                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_content":"hm",{calls}}},{tool},{images}]}}"#),
-            ),
-            (
-                "openrouter", vec![thought("hm", "reasoning"), thought("", r#"[{"type":"x"}]"#)],
-                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_details":[{{"type":"x"}}],{calls}}},{tool},{images}]}}"#),
-            ),
-            (
-                "mistral", vec![],
-                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{tools_json},"messages":[{system},{{"role":"assistant","content":"",{calls}}},{tool},{{"role":"assistant","content":"(read)"}},{images}]}}"#)
-                    .replace("call_0001", "c2d85f82a"),
-            ),
-            (
-                "gemini", vec![],
-                format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#)
-                    .replace(r#"\"a\":2}"}}"#, r#"\"a\":2}"},"extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}}"#),
-            ),
+            ("together", vec![thought("hm", "reasoning")], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#)),
+            ("deepseek", vec![thought("hm", "reasoning_content")], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_content":"hm",{calls}}},{tool},{images}]}}"#)),
+            ("openrouter", vec![thought("hm", "reasoning"), thought("", r#"[{"type":"x"}]"#)], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,"reasoning_details":[{{"type":"x"}}],{calls}}},{tool},{images}]}}"#)),
+            ("mistral", vec![], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{tools_json},"messages":[{system},{{"role":"assistant","content":"",{calls}}},{tool},{{"role":"assistant","content":"(read)"}},{images}]}}"#) .replace("call_0001", "c2d85f82a")),
+            ("gemini", vec![], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#) .replace(r#"\"a\":2}"}}"#, r#"\"a\":2}"},"extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}}"#)),
         ] {
             let messages = tool_loop(provider, thoughts);
             let turn = Turn { system: "S", tools: &tools, ..turn(&messages) };
-            assert_eq!(openai(provider, "m").request(&turn, Omit::default()), want, "{provider}");
+            assert_eq!(openai(provider, "m").request(&turn, Omit::default(), 0), want, "{provider}");
         }
 
         let messages = [user("go")];
         let turn = Turn { system: "S", ..turn(&messages) };
-        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default());
+        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default(), 0);
         assert_eq!(claude.matches(r#","cache_control":{"type":"ephemeral"}}]"#).count(), 2, "{claude}");
         assert!(!claude.contains("tools"), "{claude}");
     }
@@ -766,8 +736,10 @@ mod tests {
             (500, "stream_options is not supported", false, ""),
         ] {
             let refusal = Refusal { status, ..Refusal::read(body) };
-            assert_eq!(openai.learn(&refusal), learned, "{body}");
-            let request = openai.request(&turn(&messages), Omit::default());
+            let known = openai.learned.load(Ordering::Relaxed);
+            assert_eq!(openai.learn(&refusal, known), learned, "{body}");
+            let known = openai.learned.load(Ordering::Relaxed);
+            let request = openai.request(&turn(&messages), Omit::default(), known);
             assert!(request.contains(has), "{request}");
         }
     }
@@ -812,6 +784,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn a_reply_with_reasoning_and_tools() {
         let (deltas, reply) = replay(include_str!("../../tests/data/openrouter-tools.sse"));
         let reply = reply.unwrap();
@@ -827,12 +800,7 @@ mod tests {
         assert_eq!(reply.stop_reason, StopReason::ToolUse);
         let usage = reply.usage;
         assert_eq!(
-            (
-                usage.input,
-                usage.cache_read,
-                usage.cache_write,
-                usage.output
-            ),
+            (usage.input, usage.cache_read, usage.cache_write, usage.output),
             (300, 600, 100, 50)
         );
         assert_eq!(usage.cost.unwrap().total(), 0.0042);

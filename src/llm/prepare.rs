@@ -377,6 +377,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn messages() {
         let aborted = |mut message: Message| {
             if let Message::Assistant(said) = &mut message {
@@ -405,83 +406,14 @@ mod tests {
         };
         let text = |text: &str| Block::Text(text.to_owned());
         for (name, messages, run_start, want) in [
-            (
-                "thinking stays in the run and leaves with it",
-                vec![
-                    user("a"),
-                    thinking(),
-                    result("1", "x"),
-                    user("b"),
-                    thinking(),
-                    result("1", "y"),
-                ],
-                3,
-                "U[a] A[bash#1] R[1=x] | U[b] A[hm~sig,~opaque,~s2,bash#cd0e369ac] R[cd0e369ac=y]",
-            ),
-            (
-                "another model's thinking",
-                vec![user("a"), foreign(thinking()), result("1", "x")],
-                0,
-                "| U[a] A[hm,bash#1] R[1=x]",
-            ),
-            (
-                "aborted, with the orphans it leaves",
-                vec![user("a"), aborted(thinking()), result("1", "x"), user("b")],
-                3,
-                "U[a] | U[b]",
-            ),
-            (
-                "missing and late results, all in the order of the calls",
-                vec![
-                    user("a"),
-                    said(vec![call("1", "x"), call("2", "y"), call("3", "z")]),
-                    result("3", "c"),
-                    user("b"),
-                    result("1", ""),
-                    said(vec![text("d")]),
-                    result("2", "too late"),
-                ],
-                7,
-                "U[a] A[x#1,y#2,z#3] R[1=(no output);2!No result: the call was interrupted.;3=c] U[b] A[d] |",
-            ),
-            (
-                "two calls with one id",
-                vec![
-                    user("a"),
-                    said(vec![call("1", "x"), call("1", "y")]),
-                    result("1", "p"),
-                    result("1", "q"),
-                ],
-                0,
-                "| U[a] A[x#1,y#cd0e369ac] R[1=p;cd0e369ac=q]",
-            ),
-            (
-                "blanks, and an answer that is only thinking",
-                vec![
-                    user(" \n"),
-                    user("a"),
-                    said(vec![text("\t"), thought("hm", "s")]),
-                    said(vec![text(""), text("b")]),
-                ],
-                0,
-                "| U[a] A[b]",
-            ),
-            (
-                "no user at first",
-                vec![said(vec![text("a")])],
-                0,
-                "| U[(The conversation before this is not shown.)] A[a]",
-            ),
-            (
-                "ids of other services",
-                vec![
-                    user("a"),
-                    said(vec![call("functions.bash:0", "x")]),
-                    result("functions.bash:0", "b"),
-                ],
-                0,
-                "| U[a] A[x#c754d2176] R[c754d2176=b]",
-            ),
+            ("thinking stays in the run and leaves with it", vec![user("a"), thinking(), result("1", "x"), user("b"), thinking(), result("1", "y")], 3, "U[a] A[bash#1] R[1=x] | U[b] A[hm~sig,~opaque,~s2,bash#cd0e369ac] R[cd0e369ac=y]"),
+            ("another model's thinking", vec![user("a"), foreign(thinking()), result("1", "x")], 0, "| U[a] A[hm,bash#1] R[1=x]"),
+            ("aborted, with the orphans it leaves", vec![user("a"), aborted(thinking()), result("1", "x"), user("b")], 3, "U[a] | U[b]"),
+            ("missing and late results, all in the order of the calls", vec![user("a"), said(vec![call("1", "x"), call("2", "y"), call("3", "z")]), result("3", "c"), user("b"), result("1", ""), said(vec![text("d")]), result("2", "too late")], 7, "U[a] A[x#1,y#2,z#3] R[1=(no output);2!No result: the call was interrupted.;3=c] U[b] A[d] |"),
+            ("two calls with one id", vec![user("a"), said(vec![call("1", "x"), call("1", "y")]), result("1", "p"), result("1", "q")], 0, "| U[a] A[x#1,y#cd0e369ac] R[1=p;cd0e369ac=q]"),
+            ("blanks, and an answer that is only thinking", vec![user(" \n"), user("a"), said(vec![text("\t"), thought("hm", "s")]), said(vec![text(""), text("b")])], 0, "| U[a] A[b]"),
+            ("no user at first", vec![said(vec![text("a")])], 0, "| U[(The conversation before this is not shown.)] A[a]"),
+            ("ids of other services", vec![user("a"), said(vec![call("functions.bash:0", "x")]), result("functions.bash:0", "b")], 0, "| U[a] A[x#c754d2176] R[c754d2176=b]"),
         ] {
             check(name, "anthropic", &messages, run_start, want);
         }

@@ -153,6 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[rustfmt::skip]
     fn ollama_tells_the_window_it_uses() {
         let show = |parameters: &str| {
             json!({"parameters": parameters, "capabilities": ["tools", "vision"],
@@ -162,11 +163,7 @@ mod tests {
             json!({"models": [{"name": "a"}, {"name": "m:latest", "context_length": 4096}]});
         for (parameters, ps, want) in [
             ("", &loaded, Some((4096, Some(true)))),
-            (
-                "temperature 1\nnum_ctx    8192\n",
-                &json!({"models": []}),
-                Some((8192, Some(true))),
-            ),
+            ("temperature 1\nnum_ctx    8192\n", &json!({"models": []}), Some((8192, Some(true)))),
             ("", &json!(null), None),
         ] {
             assert_eq!(
@@ -178,29 +175,15 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn lists() {
         for (list, want) in [
-            (
-                json!({"data": [{"id": "m", "max_model_len": 4096}]}),
-                Ok(Some((4096, None))),
-            ),
-            (
-                json!([{"id": "m", "context_length": 1}]),
-                Ok(Some((1, None))),
-            ),
-            (
-                json!({"data": [{"id": "m", "type": "vlm", "max_context_length": 9, "loaded_context_length": 8}]}),
-                Ok(Some((8, Some(true)))),
-            ),
-            (
-                json!({"data": [{"id": "m", "context_length": 7, "architecture": {"input_modalities": ["text"]}}]}),
-                Ok(Some((7, Some(false)))),
-            ),
+            (json!({"data": [{"id": "m", "max_model_len": 4096}]}), Ok(Some((4096, None)))),
+            (json!([{"id": "m", "context_length": 1}]), Ok(Some((1, None)))),
+            (json!({"data": [{"id": "m", "type": "vlm", "max_context_length": 9, "loaded_context_length": 8}]}), Ok(Some((8, Some(true))))),
+            (json!({"data": [{"id": "m", "context_length": 7, "architecture": {"input_modalities": ["text"]}}]}), Ok(Some((7, Some(false))))),
             (json!({"data": [{"id": "models/m"}]}), Ok(None)),
-            (
-                json!({"data": [{"id": "mm"}, {"id": "x"}]}),
-                Err(Some("mm".to_owned())),
-            ),
+            (json!({"data": [{"id": "mm"}, {"id": "x"}]}), Err(Some("mm".to_owned()))),
             (json!("gone"), Err(None)),
         ] {
             assert_eq!(read_list(&list, "m"), want, "{list}");

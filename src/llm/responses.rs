@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, with_remedies};
+use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::prepare::{Entry, Omit, Part, Said, prepare};
 use super::{Block, Delta, Model, Provider, Reply, Turn};
@@ -35,21 +35,22 @@ impl Provider for Responses {
     ) -> Result<Reply> {
         let bearer = format!("Bearer {}", self.endpoint.bearer());
         with_remedies(&self.endpoint, &self.model, turn, |omit| {
-            loop {
-                let body = self.request(turn, omit);
-                let headers = [("authorization", bearer.as_str())];
-                let mut stream = Stream::default();
-                match self
-                    .endpoint
-                    .stream("/responses", &headers, &body, stop, &mut |data| {
-                        stream.event(data, on_delta)
-                    }) {
-                    Err(Fault::Refused(refusal))
-                        if refusal.status == 400
-                            && refusal.says("summar")
-                            && !self.no_summary.swap(true, Ordering::Relaxed) => {}
-                    sent => break sent.and_then(|_| stream.finish(&self.model)),
+            let summary = !self.no_summary.load(Ordering::Relaxed);
+            let body = self.request(turn, omit, summary);
+            let headers = [("authorization", bearer.as_str())];
+            let mut stream = Stream::default();
+            let mut on_data = |data: &str| stream.event(data, on_delta);
+            match self
+                .endpoint
+                .stream("/responses", &headers, &body, stop, &mut on_data)
+            {
+                Err(Fault::Refused(refusal))
+                    if summary && refusal.status == 400 && refusal.says("summar") =>
+                {
+                    self.no_summary.store(true, Ordering::Relaxed);
+                    Err(Fault::Again)
                 }
+                sent => sent.and_then(|()| stream.finish(&self.model)),
             }
         })
     }
@@ -64,7 +65,7 @@ impl Responses {
         }
     }
 
-    fn request(&self, turn: &Turn<'_>, omit: Omit) -> String {
+    fn request(&self, turn: &Turn<'_>, omit: Omit, summary: bool) -> String {
         let prepared = prepare(turn, self.endpoint.service, &self.model, omit);
         let mut items = Vec::new();
         for entry in &prepared.entries {
@@ -89,7 +90,7 @@ impl Responses {
             .bool("stream", true)
             .bool("store", false)
             .raw("include", r#"["reasoning.encrypted_content"]"#);
-        if !self.no_summary.load(Ordering::Relaxed) {
+        if summary {
             request = request.raw("reasoning", r#"{"summary":"auto"}"#);
         }
         if !turn.tools.is_empty() {
@@ -153,8 +154,6 @@ fn said(said: &Said<'_>) -> Option<String> {
 #[derive(Default)]
 struct Stream {
     draft: Draft,
-    /// The `output_index` of each block in the draft.
-    indexes: Vec<(u64, usize)>,
     refusal: String,
     failure: Option<Refusal>,
     end: Option<End>,
@@ -166,30 +165,26 @@ impl Stream {
         data: &str,
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<ControlFlow<()>> {
-        let Ok(event) = serde_json::from_str::<Value>(data) else {
-            return Err(Error::retry(
-                "the model's server sent an event that is not JSON",
-            ));
-        };
+        let event = parse_event(data)?;
         let delta = event["delta"].as_str().unwrap_or_default();
         let response = &event["response"];
         match event["type"].as_str().unwrap_or_default() {
             "response.output_item.added" => self.start(&event)?,
-            "response.output_item.done" => self.done(&event["item"], self.position(&event)),
+            "response.output_item.done" => self.done(&event),
             "response.output_text.delta" => {
-                if let Some(Block::Text(text)) = self.block(&event) {
+                if let Some(Block::Text(text)) = self.draft.at(&event["output_index"]) {
                     text.push_str(delta);
                     on_delta(Delta::Text(delta));
                 }
             }
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
-                if let Some(Block::Thinking { text, .. }) = self.block(&event) {
+                if let Some(Block::Thinking { text, .. }) = self.draft.at(&event["output_index"]) {
                     text.push_str(delta);
                     on_delta(Delta::Thinking(delta));
                 }
             }
             "response.function_call_arguments.delta" => {
-                if let Some(Block::ToolCall(call)) = self.block(&event) {
+                if let Some(Block::ToolCall(call)) = self.draft.at(&event["output_index"]) {
                     call.arguments.push_str(delta);
                 }
             }
@@ -235,26 +230,13 @@ impl Stream {
             "function_call" => draft::call(field("call_id"), field("name")),
             _ => return Ok(()),
         };
-        let position = self.draft.push(block)?;
-        self.indexes
-            .push((event["output_index"].as_u64().unwrap_or(0), position));
-        Ok(())
-    }
-
-    fn position(&self, event: &Value) -> Option<usize> {
-        let index = event["output_index"].as_u64().unwrap_or(0);
-        let known = self.indexes.iter().rev().find(|(other, _)| *other == index);
-        known.map(|(_, position)| *position)
-    }
-
-    fn block(&mut self, event: &Value) -> Option<&mut Block> {
-        let position = self.position(event)?;
-        self.draft.blocks.get_mut(position)
+        self.draft.open(&event["output_index"], block)
     }
 
     /// The item as a whole, which is what counts.
-    fn done(&mut self, item: &Value, position: Option<usize>) {
-        match position.and_then(|position| self.draft.blocks.get_mut(position)) {
+    fn done(&mut self, event: &Value) {
+        let item = &event["item"];
+        match self.draft.at(&event["output_index"]) {
             Some(Block::ToolCall(call)) => {
                 if let Some(arguments) = item["arguments"].as_str() {
                     call.arguments = arguments.to_owned();
@@ -320,7 +302,7 @@ mod tests {
                 r#"{"role":"user","content":[{"type":"input_image","image_url":"data:image/png;base64,AAAA"},{"type":"input_text","text":"b"}]}]}"#,
             )
         );
-        assert_eq!(responses.request(&turn, Omit::default()), want);
+        assert_eq!(responses.request(&turn, Omit::default(), true), want);
     }
 
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
@@ -334,11 +316,12 @@ mod tests {
         let fed = parser.feed(transcript.as_bytes(), &mut |data| {
             stream.event(data, &mut on_delta)
         });
-        fed.unwrap();
+        assert!(fed.is_ok());
         (deltas, stream.finish(&model("openai", "gpt-6-sol")))
     }
 
     #[test]
+    #[rustfmt::skip]
     fn a_reply_with_reasoning_and_tools() {
         let transcript = include_str!("../../tests/data/responses-tools.sse");
         let (deltas, reply) = replay(transcript);
@@ -353,12 +336,7 @@ mod tests {
         assert_eq!(reply.stop_reason, StopReason::ToolUse);
         let usage = reply.usage;
         assert_eq!(
-            (
-                usage.input,
-                usage.cache_read,
-                usage.cache_write,
-                usage.output
-            ),
+            (usage.input, usage.cache_read, usage.cache_write, usage.output),
             (300, 600, 100, 50)
         );
 

@@ -68,9 +68,9 @@ impl Parser {
 
     /// The body has ended. An event whose last blank line is missing still counts (some
     /// servers close right after their last line), half a line does not.
-    pub(crate) fn finish(mut self, on_data: &mut OnData<'_>) -> Result<ControlFlow<()>> {
+    pub(crate) fn finish(mut self, on_data: &mut OnData<'_>) -> Result<()> {
         self.line.clear();
-        self.end_line(on_data)
+        self.end_line(on_data).map(|_| ())
     }
 
     fn end_line(&mut self, on_data: &mut OnData<'_>) -> Result<ControlFlow<()>> {
@@ -118,7 +118,7 @@ mod tests {
             assert!(parser.feed(chunk, &mut on_data).unwrap().is_continue());
         }
         let copied = parser.copied;
-        assert!(parser.finish(&mut on_data).unwrap().is_continue());
+        parser.finish(&mut on_data).unwrap();
         (events, copied)
     }
 

@@ -145,7 +145,16 @@ impl Dir {
 
     /// Of what `path` leads to, links followed; `None` when it is missing.
     pub(crate) fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
-        let Some(fd) = self.look_up(path, OFlags::PATH)? else {
+        self.stamp_with(path, OFlags::PATH)
+    }
+
+    /// Likewise, but of a link itself (`Kind::Other`).
+    pub(crate) fn stamp_link(&self, path: &str) -> Result<Option<Stamp>> {
+        self.stamp_with(path, OFlags::PATH | OFlags::NOFOLLOW)
+    }
+
+    fn stamp_with(&self, path: &str, flags: OFlags) -> Result<Option<Stamp>> {
+        let Some(fd) = self.look_up(path, flags)? else {
             return Ok(None);
         };
         let stat: Stat = fs::fstat(&fd).map_err(|err| self.io("look at", path, err))?;

@@ -4,6 +4,7 @@ mod config;
 mod cron;
 mod dir;
 mod error;
+mod events;
 mod json;
 mod llm;
 mod log;

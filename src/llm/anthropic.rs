@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
+use super::call::{ANTHROPIC_VERSION, Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{self, CacheLifetime};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
@@ -14,9 +14,6 @@ use crate::error::{Error, Result};
 use crate::json::{Obj, array, quote};
 use crate::log;
 use crate::stop::Stop;
-
-/// Works for all models as long as no sampling parameters are sent.
-const VERSION: &str = "2023-06-01";
 
 pub(super) struct Anthropic {
     pub(super) endpoint: Endpoint,
@@ -39,7 +36,7 @@ impl Provider for Anthropic {
             let body = self.request(turn, omit);
             let headers = [
                 ("x-api-key", self.endpoint.bearer()),
-                ("anthropic-version", VERSION),
+                ("anthropic-version", ANTHROPIC_VERSION),
             ];
             let mut stream = Stream::default();
             self.endpoint
@@ -149,10 +146,10 @@ fn said(said: &Said<'_>) -> String {
             .str("thinking", text)
             .str("signature", signature)
             .end(),
-        Said::Call { id, call } => Obj::new()
+        Said::Call { id, name, call } => Obj::new()
             .str("type", "tool_use")
             .str("id", id)
-            .str("name", &call.name)
+            .str("name", name)
             .raw("input", &call.arguments)
             .end(),
     }
@@ -324,7 +321,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, ToolSpec, sse};
+    use super::super::{Message, StopReason, sse};
     use super::*;
 
     const ID: &str = "claude-sonnet-5-5";
@@ -360,15 +357,9 @@ mod tests {
             no,
             result("1", "d"),
         ];
-        let tools = [ToolSpec {
-            name: "bash",
-            description: "Runs",
-            schema: r#"{"z":1,"a":2}"#,
-        }];
         let turn = Turn {
             system: "S",
             run_start: 2,
-            tools: &tools,
             ..turn(&messages)
         };
         let want = concat!(

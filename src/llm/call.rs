@@ -17,6 +17,8 @@ use crate::secret::Secret;
 use crate::stop::Stop;
 use crate::{log, text};
 
+/// Works for all models as long as no sampling parameters are sent.
+pub(super) const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// Bytes of one event stream: 128,000 tokens in chatty events of 400 bytes are 51 MB.
 const STREAM_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error's body.
@@ -140,9 +142,14 @@ impl Endpoint {
     pub(super) fn ask(&self, url: &str, body: Option<&str>, stop: &Stop) -> Option<Value> {
         let agent = self.net.agent(stop, self.limits(Some(PROBE_MAX)));
         let bearer = format!("Bearer {}", self.bearer());
-        let sent = match body {
-            Some(body) => agent.post(url).header("authorization", bearer).send(body),
-            None => agent.get(url).header("authorization", bearer).call(),
+        let sent = match (body, self.service.name) {
+            (Some(body), _) => agent.post(url).header("authorization", bearer).send(body),
+            (None, "anthropic") => agent
+                .get(url)
+                .header("x-api-key", self.bearer())
+                .header("anthropic-version", ANTHROPIC_VERSION)
+                .call(),
+            (None, _) => agent.get(url).header("authorization", bearer).call(),
         };
         let mut response = sent.ok().filter(|response| response.status() == 200)?;
         serde_json::from_slice(&read_bounded(&mut response, ANSWER_BYTES_MAX)).ok()

@@ -73,11 +73,17 @@ pub(crate) fn open(
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
     Ok(match model.api {
-        "anthropic-messages" => Box::new(anthropic::Anthropic {
-            endpoint,
-            model,
-            lifetime,
-        }),
+        "anthropic-messages" => {
+            let probed = match model.price {
+                None => probe::probe(&endpoint, &model, &Stop::new()),
+                Some(_) => None,
+            };
+            Box::new(anthropic::Anthropic {
+                endpoint,
+                model: probed.unwrap_or(model),
+                lifetime,
+            })
+        }
         "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
         _ => {
             let openai = openai::OpenAi::new(endpoint, model);
@@ -394,12 +400,18 @@ mod tests {
         models::model(service, id, CacheLifetime::FiveMinutes)
     }
 
+    pub(super) const TOOLS: &[ToolSpec] = &[ToolSpec {
+        name: "bash",
+        description: "Runs",
+        schema: r#"{"z":1,"a":2}"#,
+    }];
+
     pub(super) fn turn(messages: &[Message]) -> Turn<'_> {
         Turn {
             system: "",
             messages,
             run_start: 0,
-            tools: &[],
+            tools: TOOLS,
             output_tokens_max: 16_000,
         }
     }
@@ -468,7 +480,7 @@ mod tests {
     fn specs() {
         for (spec, settings, want) in [
             ("offline", &[][..], "offline/offline"),
-            ("anthropic/x", &[("ANTHROPIC_API_KEY", "k")], "anthropic/x"),
+            ("anthropic/x", &[("ANTHROPIC_API_KEY", "k"), ("ANTHROPIC_BASE_URL", "http://127.0.0.1:9/v1/")], "anthropic/x"),
             ("claude-haiku-5-5", &[("ANTHROPIC_API_KEY", "k")], "anthropic/claude-haiku-5-5"),
             ("anthropic/x", &[], "no key for anthropic: set ANTHROPIC_API_KEY; without an account, try --model=offline or --model=ollama/ID"),
             ("gemini/x", &[("OPENAI_API_KEY", "k")], "no key for gemini: set GEMINI_API_KEY or GOOGLE_API_KEY; a key is set for openai: use --model=PROVIDER/ID"),

@@ -214,9 +214,9 @@ impl Messages {
                     details = Some(*signature);
                 }
                 Said::Thinking { text, .. } => thought += text,
-                Said::Call { id, call } => {
+                Said::Call { id, name, call } => {
                     let function = Obj::new()
-                        .str("name", &call.name)
+                        .str("name", name)
                         .str("arguments", &call.arguments);
                     let mut item = Obj::new()
                         .str("id", id)
@@ -664,7 +664,7 @@ fn merge(whole: &mut Value, piece: &Value) {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, ToolSpec, models, sse};
+    use super::super::{Message, StopReason, models, sse};
     use super::*;
 
     fn openai(provider: &str, id: &str) -> OpenAi {
@@ -695,7 +695,6 @@ mod tests {
     #[test]
     #[rustfmt::skip]
     fn requests() {
-        let tools = [ToolSpec { name: "bash", description: "Runs", schema: r#"{"z":1,"a":2}"# }];
         let tools_json = r#""tools":[{"type":"function","function":{"name":"bash","description":"Runs","parameters":{"z":1,"a":2}}}]"#;
         let system = r#"{"role":"system","content":"S"},{"role":"user","content":"go"}"#;
         let calls = r#""tool_calls":[{"id":"call_0001","type":"function","function":{"name":"bash","arguments":"{\"b\":1, \"a\":2}"}}]"#;
@@ -710,12 +709,12 @@ mod tests {
             ("gemini", vec![], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#) .replace(r#"\"a\":2}"}}"#, r#"\"a\":2}"},"extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}}"#)),
         ] {
             let messages = tool_loop(provider, thoughts);
-            let turn = Turn { system: "S", tools: &tools, ..turn(&messages) };
+            let turn = Turn { system: "S", ..turn(&messages) };
             assert_eq!(openai(provider, "m").request(&turn, Omit::default(), 0), want, "{provider}");
         }
 
         let messages = [user("go")];
-        let turn = Turn { system: "S", ..turn(&messages) };
+        let turn = Turn { system: "S", tools: &[], ..turn(&messages) };
         let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default(), 0);
         assert_eq!(claude.matches(r#","cache_control":{"type":"ephemeral"}}]"#).count(), 2, "{claude}");
         assert!(!claude.contains("tools"), "{claude}");
@@ -728,7 +727,7 @@ mod tests {
         let messages = [user("go")];
         for (status, body, learned, has) in [
             (400, "Unsupported parameter: 'max_completion_tokens'", true, r#""max_tokens":16000"#),
-            (422, "stream_options: Extra inputs are not permitted", true, r#""stream":true,"messages""#),
+            (422, "stream_options: Extra inputs are not permitted", true, r#""stream":true,"tools""#),
             (400, "Function tools with reasoning_effort are not supported for x in /v1/chat/completions", true, r#""reasoning_effort":"none""#),
             (400, "Unsupported parameter: 'max_completion_tokens'", false, ""),
             (400, "reasoning_effort is not supported", false, ""),

@@ -45,6 +45,7 @@ pub(super) enum Said<'a> {
     },
     Call {
         id: Cow<'a, str>,
+        name: Cow<'a, str>,
         call: &'a ToolCall,
     },
 }
@@ -105,11 +106,12 @@ pub(super) fn prepare<'a>(
                 }
             }
             Message::Assistant(said) if sendable(said) => {
-                let thinking = match index >= turn.run_start && !omit.thinking {
-                    false => Thinking::Drop,
-                    true if is_by(said, model) => Thinking::Replay,
-                    true => Thinking::AsText,
-                };
+                let thinking =
+                    match index >= turn.run_start && !omit.thinking && !turn.tools.is_empty() {
+                        false => Thinking::Drop,
+                        true if is_by(said, model) => Thinking::Replay,
+                        true => Thinking::AsText,
+                    };
                 let (blocks, calls) = assistant(said, thinking, &mut ids);
                 if blocks.is_empty() {
                     continue;
@@ -123,16 +125,38 @@ pub(super) fn prepare<'a>(
                     entries.push(Entry::Results(answers));
                 }
             }
-            // Dropped: an answer cut short or failed. Results were taken along with their
-            // calls; the rest are orphans, whose images still count as seen.
-            Message::Assistant(_) => {}
-            Message::ToolResult(_) => {}
+            // An answer cut short or failed; results went along with their calls, or are
+            // orphans.
+            Message::Assistant(_) | Message::ToolResult(_) => {}
         }
     }
     if turn.run_start >= turn.messages.len() {
         run_start = entries.len();
     }
+    if turn.tools.is_empty() {
+        entries.iter_mut().for_each(without_tools);
+    }
     Prepared { entries, run_start }
+}
+
+/// Calls and results as words: with no tools defined they are refused as what they are. (For
+/// the same reason the thinking is dropped: the tools are part of what it is bound to.)
+fn without_tools(entry: &mut Entry<'_>) {
+    match entry {
+        Entry::User(_) => {}
+        Entry::Assistant(blocks) => {
+            for block in blocks {
+                if let Said::Call { name, call, .. } = block {
+                    let words = format!("(called {name} with {})", call.arguments);
+                    *block = Said::Text(words.into());
+                }
+            }
+        }
+        Entry::Results(answers) => {
+            let parts = answers.drain(..).flat_map(|answer| answer.content);
+            *entry = Entry::User(parts.collect());
+        }
+    }
 }
 
 fn sendable(said: &Assistant) -> bool {
@@ -181,7 +205,8 @@ fn assistant<'a>(
             Block::ToolCall(call) => {
                 let id = ids.take(&call.id);
                 calls.push((call.id.as_str(), id.clone()));
-                blocks.push(Said::Call { id, call });
+                let name = tool_name(&call.name);
+                blocks.push(Said::Call { id, name, call });
             }
         }
     }
@@ -231,6 +256,24 @@ fn answers<'a>(
         }
     };
     calls.into_iter().map(&mut answer).collect()
+}
+
+/// A name that every service accepts; models make up others (`functions.bash`).
+fn tool_name(name: &str) -> Cow<'_, str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if (1..=64).contains(&name.len()) && name.chars().all(fits) {
+        return name.into();
+    }
+    let name: String = name
+        .chars()
+        .map(|c| if fits(c) { c } else { '_' })
+        .take(64)
+        .collect();
+    if name.is_empty() {
+        "unknown".into()
+    } else {
+        name.into()
+    }
 }
 
 fn blank(text: &str) -> bool {
@@ -324,7 +367,7 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::super::models::find_service;
-    use super::super::tests::{call, image, model, result, said, thought, turn, user};
+    use super::super::tests::{TOOLS, call, image, model, result, said, thought, turn, user};
     use super::*;
 
     /// `U[..] A[..] R[..]`, the run's start marked by `|`.
@@ -344,7 +387,7 @@ mod tests {
                     Said::Thinking {
                         text, signature, ..
                     } => format!("{text}~{signature}"),
-                    Said::Call { id, call } => format!("{}#{id}", call.name),
+                    Said::Call { id, name, .. } => format!("{name}#{id}"),
                 });
                 format!("A[{}]", blocks.collect::<Vec<_>>().join(","))
             }
@@ -364,6 +407,7 @@ mod tests {
     fn check(name: &str, provider: &str, messages: &[Message], run_start: usize, want: &str) {
         let turn = Turn {
             run_start,
+            tools: if name == "no tools" { &[] } else { TOOLS },
             ..turn(messages)
         };
         let id = if provider == "anthropic" {
@@ -413,6 +457,8 @@ mod tests {
             ("two calls with one id", vec![user("a"), said(vec![call("1", "x"), call("1", "y")]), result("1", "p"), result("1", "q")], 0, "| U[a] A[x#1,y#cd0e369ac] R[1=p;cd0e369ac=q]"),
             ("blanks, and an answer that is only thinking", vec![user(" \n"), user("a"), said(vec![text("\t"), thought("hm", "s")]), said(vec![text(""), text("b")])], 0, "| U[a] A[b]"),
             ("no user at first", vec![said(vec![text("a")])], 0, "| U[(The conversation before this is not shown.)] A[a]"),
+            ("no tools", vec![user("a"), said(vec![call("1", "x")]), result("1", "b")], 0, r#"| U[a] A[(called x with {"b":1, "a":2})] U[b]"#),
+            ("names models make up", vec![user("a"), said(vec![call("1", "f.x"), call("2", "")])], 0, "| U[a] A[f_x#1,unknown#2] R[1!No result: the call was interrupted.;2!No result: the call was interrupted.]"),
             ("ids of other services", vec![user("a"), said(vec![call("functions.bash:0", "x")]), result("functions.bash:0", "b")], 0, "| U[a] A[x#c754d2176] R[c754d2176=b]"),
         ] {
             check(name, "anthropic", &messages, run_start, want);

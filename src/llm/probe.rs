@@ -91,6 +91,7 @@ fn llamacpp(endpoint: &Endpoint, stop: &Stop) -> Found {
 /// From the list of models that most servers have.
 fn listed(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
     let path = match endpoint.service.name {
+        "anthropic" => format!("{}/v1/models?limit=1000", endpoint.base_url),
         // Its own list tells more.
         "lmstudio" => format!(
             "{}/api/v0/models",

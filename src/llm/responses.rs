@@ -140,11 +140,11 @@ fn said(said: &Said<'_>) -> Option<String> {
         Said::Thinking { signature, .. } => {
             signature.starts_with('{').then(|| (*signature).to_owned())
         }
-        Said::Call { id, call } => Some(
+        Said::Call { id, name, call } => Some(
             Obj::new()
                 .str("type", "function_call")
                 .str("call_id", id)
-                .str("name", &call.name)
+                .str("name", name)
                 .str("arguments", &call.arguments)
                 .end(),
         ),
@@ -292,7 +292,8 @@ mod tests {
             "{}{item},{}",
             concat!(
                 r#"{"model":"gpt-6-sol","max_output_tokens":16000,"stream":true,"store":false,"#,
-                r#""include":["reasoning.encrypted_content"],"reasoning":{"summary":"auto"},"instructions":"S","#,
+                r#""include":["reasoning.encrypted_content"],"reasoning":{"summary":"auto"},"#,
+                r#""tools":[{"type":"function","name":"bash","description":"Runs","parameters":{"z":1,"a":2},"strict":false}],"instructions":"S","#,
                 r#""input":[{"role":"user","content":[{"type":"input_text","text":"go"}]},"#,
             ),
             concat!(

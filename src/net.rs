@@ -373,6 +373,29 @@ pub(crate) fn stopped(err: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
+/// The cause inside an `io::Error` when no connection came about: nothing was sent.
+#[derive(Debug)]
+struct NotConnected(io::Error);
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for NotConnected {}
+
+/// Whether the request of a failed call certainly did not leave.
+pub(crate) fn not_sent(err: &ureq::Error) -> bool {
+    match err {
+        ureq::Error::Io(err) => err
+            .get_ref()
+            .is_some_and(|inner| inner.is::<NotConnected>()),
+        ureq::Error::BadUri(_) => true,
+        _ => false,
+    }
+}
+
 /// Tries the host's addresses in turn.
 fn connect(host: &str, port: u16, stop: &Stop) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("{host} has no address"));
@@ -602,7 +625,16 @@ impl Connector for Dial {
     ) -> std::result::Result<Option<Line>, ureq::Error> {
         let target = Target::parse(&details.uri.to_string())
             .ok_or_else(|| ureq::Error::BadUri(host_of(&details.uri.to_string())))?;
-        let stream = self.net.open(&target, &self.stop, HANDSHAKE_MAX)?;
+        let stream = self
+            .net
+            .open(&target, &self.stop, HANDSHAKE_MAX)
+            .map_err(|err| {
+                if stopped(&err) {
+                    err
+                } else {
+                    io::Error::new(err.kind(), NotConnected(err))
+                }
+            })?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         Ok(Some(Line {

@@ -1,6 +1,48 @@
-//! Slack: the wire, and how a run looks in it.
+//! Slack: ids and envelopes as Socket Mode delivers them.
+//! https://docs.slack.dev/apis/events-api/using-socket-mode
 
 pub(crate) mod board;
+pub(crate) mod inbound;
+pub(crate) mod manifest;
 pub(crate) mod markdown;
 pub(crate) mod show;
+pub(crate) mod socket;
 pub(crate) mod web;
+
+use serde_json::Value;
+
+/// One delivery. What comes again after a lost ack has the same payload.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) id: String,
+    /// `events_api`, `interactive`, `slash_commands`, ...
+    pub(crate) kind: String,
+    pub(crate) payload: Value,
+}
+
+/// Conversation ids become directory names, so nothing else passes: `C`, `D` or `G` and
+/// capital letters and digits.
+pub(crate) fn is_channel_id(id: &str) -> bool {
+    id.starts_with(['C', 'D', 'G']) && is_id(id)
+}
+
+pub(crate) fn is_user_id(id: &str) -> bool {
+    id.starts_with(['U', 'W']) && is_id(id)
+}
+
+fn is_id(id: &str) -> bool {
+    let rest = id.get(1..).unwrap_or_default();
+    (1..=30).contains(&rest.len())
+        && rest
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+}
+
+/// `1767604364.120019`
+pub(crate) fn is_ts(ts: &str) -> bool {
+    let digits = |text: &str, max| {
+        (1..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    ts.split_once('.')
+        .is_some_and(|(seconds, micros)| digits(seconds, 12) && digits(micros, 6))
+}

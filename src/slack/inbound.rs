@@ -1,0 +1,349 @@
+//! What Slack tells us, typed: the payload of an envelope becomes an `Inbound`. Pure. Which
+//! messages count as asked is decided here; everything that mom need not know is `Ignored`
+//! with the reason.
+
+use serde_json::Value;
+
+use super::{is_channel_id, is_ts, is_user_id};
+
+/// mom's own ids, from auth.test.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Me {
+    pub(crate) user_id: String,
+    pub(crate) bot_id: String,
+    pub(crate) team_id: String,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Inbound {
+    Message(Incoming),
+    /// Someone edited a message: its new text, cleaned like `Incoming::text`.
+    Edited {
+        channel: String,
+        ts: String,
+        text: String,
+    },
+    Deleted {
+        channel: String,
+        ts: String,
+    },
+    /// The Stop button of a status message.
+    StopPressed {
+        channel: String,
+        user: String,
+    },
+    Ignored(&'static str),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Incoming {
+    pub(crate) channel: String,
+    pub(crate) user: String,
+    /// Raw mrkdwn with mom's own mention taken out, trimmed; entities encoded.
+    pub(crate) text: String,
+    pub(crate) ts: String,
+    /// Root of the thread it was written in.
+    pub(crate) thread_ts: Option<String>,
+    /// For mom: she is mentioned, or it is a direct message.
+    pub(crate) mention: bool,
+    /// A one-to-one conversation (channel_type im).
+    pub(crate) direct: bool,
+    pub(crate) files: Vec<SlackFile>,
+    /// The sender belongs to another workspace (Slack Connect).
+    pub(crate) foreign: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SlackFile {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) mimetype: String,
+    /// Bytes; 0 when Slack does not say.
+    pub(crate) size: u64,
+    /// `url_private_download`, else `url_private`; empty for stubs that need files.info.
+    pub(crate) url: String,
+    /// Lives elsewhere (Google Drive ...): the token must not be sent there.
+    pub(crate) external: bool,
+}
+
+/// `kind` is the envelope's type.
+pub(crate) fn parse(kind: &str, payload: &Value, me: &Me) -> Inbound {
+    match kind {
+        "events_api" => event(payload, me),
+        "interactive" => interactive(payload),
+        _ => Inbound::Ignored("not an event"),
+    }
+}
+
+/// A message object as events and conversations.history have it. `channel_type` may be
+/// absent: the id's first letter tells then.
+pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
+    let text = |key: &str| event.get(key).and_then(Value::as_str);
+    let direct = match text("channel_type") {
+        Some(kind) => kind == "im",
+        None => channel.starts_with('D'),
+    };
+    match text("subtype") {
+        None | Some("file_share" | "thread_broadcast" | "me_message") => {}
+        Some(_) => return Inbound::Ignored("a subtype that is not someone speaking"),
+    }
+    if event.get("bot_id").is_some_and(|id| !id.is_null()) {
+        return Inbound::Ignored("from a bot");
+    }
+    let (Some(user), Some(ts)) = (text("user"), text("ts")) else {
+        return Inbound::Ignored("no user or ts");
+    };
+    if user == me.user_id || user == "USLACKBOT" {
+        return Inbound::Ignored("from mom herself or Slackbot");
+    }
+    if !is_user_id(user) || !is_ts(ts) || !is_channel_id(channel) {
+        return Inbound::Ignored("an id that Slack never makes");
+    }
+    let raw = text("text").unwrap_or_default();
+    let files: Vec<SlackFile> = event
+        .get("files")
+        .and_then(Value::as_array)
+        .map(|files| files.iter().filter_map(file).collect())
+        .unwrap_or_default();
+    let app_mention = text("type") == Some("app_mention");
+    let (cleaned, mentioned) = without_mention(raw, &me.user_id);
+    let mention = app_mention || mentioned || direct;
+    if cleaned.is_empty() && files.is_empty() && !mention {
+        return Inbound::Ignored("neither text nor files");
+    }
+    let team = text("user_team").or_else(|| text("source_team"));
+    Inbound::Message(Incoming {
+        channel: channel.to_owned(),
+        user: user.to_owned(),
+        text: cleaned,
+        ts: ts.to_owned(),
+        thread_ts: text("thread_ts")
+            .filter(|root| is_ts(root))
+            .map(str::to_owned),
+        mention,
+        direct,
+        files,
+        foreign: team.is_some_and(|team| !me.team_id.is_empty() && team != me.team_id),
+    })
+}
+
+fn event(payload: &Value, me: &Me) -> Inbound {
+    let Some(event) = payload.get("event") else {
+        return Inbound::Ignored("no inner event");
+    };
+    let text = |value: &Value, key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let channel = text(event, "channel");
+    if !is_channel_id(&channel) {
+        return Inbound::Ignored("no channel, or an id that Slack never makes");
+    }
+    match (
+        text(event, "type").as_str(),
+        text(event, "subtype").as_str(),
+    ) {
+        ("message", "message_changed") => {
+            let Some(inner) = event.get("message") else {
+                return Inbound::Ignored("an edit without its message");
+            };
+            let ts = text(inner, "ts");
+            let own = text(inner, "user") == me.user_id || inner.get("bot_id").is_some();
+            if own || !is_ts(&ts) || inner.get("edited").is_none() {
+                return Inbound::Ignored("not a person's edit");
+            }
+            let (cleaned, _) = without_mention(&text(inner, "text"), &me.user_id);
+            Inbound::Edited {
+                channel,
+                ts,
+                text: cleaned,
+            }
+        }
+        ("message", "message_deleted") => {
+            let ts = text(event, "deleted_ts");
+            if is_ts(&ts) {
+                Inbound::Deleted { channel, ts }
+            } else {
+                Inbound::Ignored("no ts")
+            }
+        }
+        ("message" | "app_mention", _) => message(event, &channel, me),
+        _ => Inbound::Ignored("an event mom has no use for"),
+    }
+}
+
+fn interactive(payload: &Value) -> Inbound {
+    let at = |path: &str| {
+        payload
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let channel = match at("/channel/id") {
+        "" => at("/container/channel_id"),
+        id => id,
+    };
+    let pressed = payload
+        .get("actions")
+        .and_then(Value::as_array)
+        .is_some_and(|actions| actions.iter().any(|action| action["action_id"] == "stop"));
+    if at("/type") != "block_actions" || !pressed || !is_channel_id(channel) {
+        return Inbound::Ignored("not our button");
+    }
+    Inbound::StopPressed {
+        channel: channel.to_owned(),
+        user: at("/user/id").to_owned(),
+    }
+}
+
+/// A file mom can fetch; tombstones and files over the plan's limit are not.
+fn file(value: &Value) -> Option<SlackFile> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let id = text("id")?;
+    if matches!(text("mode"), Some("tombstone" | "hidden_by_limit")) {
+        return None;
+    }
+    let url = text("url_private_download").or_else(|| text("url_private"));
+    let stub = text("mode") == Some("file_access");
+    if !stub && (url.is_none() || text("name").is_none()) {
+        return None;
+    }
+    Some(SlackFile {
+        id: id.to_owned(),
+        name: text("name")
+            .or_else(|| text("title"))
+            .unwrap_or(id)
+            .to_owned(),
+        mimetype: text("mimetype").unwrap_or_default().to_owned(),
+        size: value.get("size").and_then(Value::as_u64).unwrap_or(0),
+        url: url.unwrap_or_default().to_owned(),
+        external: value
+            .get("is_external")
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
+    })
+}
+
+/// Takes `<@ME>` and `<@ME|name>` out; tells whether one was there.
+fn without_mention(text: &str, user_id: &str) -> (String, bool) {
+    let mut out = String::with_capacity(text.len());
+    let mut found = false;
+    let mut rest = text;
+    while let Some(start) = rest.find("<@") {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        let end = from.find('>').map_or(from.len(), |end| end + 1);
+        let (mention, after) = from.split_at(end);
+        let id = mention[2..]
+            .trim_end_matches('>')
+            .split('|')
+            .next()
+            .unwrap_or_default();
+        if id.eq_ignore_ascii_case(user_id) && !user_id.is_empty() {
+            found = true;
+        } else {
+            out.push_str(mention);
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    (out.trim().to_owned(), found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn me() -> Me {
+        Me {
+            user_id: "U0MOM".into(),
+            bot_id: "B0MOM".into(),
+            team_id: "T1".into(),
+        }
+    }
+
+    fn parsed(event: Value) -> Inbound {
+        parse(
+            "events_api",
+            &json!({"type": "event_callback", "event": event}),
+            &me(),
+        )
+    }
+
+    #[test]
+    fn who_is_speaking_and_to_whom() {
+        let said = |extra: Value| {
+            let mut event = json!({"type": "message", "channel": "C1", "user": "U7",
+                "text": "hi", "ts": "1.000001", "channel_type": "channel"});
+            for (key, value) in extra.as_object().unwrap() {
+                event[key] = value.clone();
+            }
+            match parsed(event) {
+                Inbound::Message(m) => format!("{}{}", if m.mention { "!" } else { "" }, m.text),
+                Inbound::Ignored(_) => "-".to_owned(),
+                other => format!("{other:?}"),
+            }
+        };
+        for (extra, want) in [
+            (json!({}), "hi"),
+            (json!({"type": "app_mention", "text": "<@U0MOM> hi"}), "!hi"),
+            (json!({"text": "so <@u0mom|mom> hi <@U2>"}), "!so  hi <@U2>"),
+            (json!({"channel": "D1", "channel_type": "im"}), "!hi"),
+            (json!({"channel": "D1", "channel_type": null}), "!hi"),
+            (json!({"text": "<@U0MOM>"}), "!"),
+            (json!({"text": ""}), "-"),
+            (json!({"bot_id": "B2"}), "-"),
+            (json!({"user": "U0MOM"}), "-"),
+            (json!({"subtype": "channel_join"}), "-"),
+            (json!({"subtype": "thread_broadcast"}), "hi"),
+            (json!({"channel": "../etc"}), "-"),
+            (json!({"ts": "1"}), "-"),
+            (json!({"user": null}), "-"),
+            (json!({"text": "<@"}), "<@"),
+            (json!({"text": 5}), "-"),
+        ] {
+            assert_eq!(said(extra.clone()), want, "{extra}");
+        }
+    }
+
+    #[test]
+    fn edits_deletions_buttons_files() {
+        let edit = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
+            "message": {"ts": "1.000001", "user": "U7", "text": "<@U0MOM> b", "edited": {}}});
+        assert_eq!(
+            parsed(edit),
+            Inbound::Edited {
+                channel: "C1".into(),
+                ts: "1.000001".into(),
+                text: "b".into()
+            }
+        );
+        let unfurl = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
+            "message": {"ts": "1.000001", "user": "U7", "text": "b"}});
+        assert!(matches!(parsed(unfurl), Inbound::Ignored(_)));
+        let press = json!({"type": "block_actions", "user": {"id": "U7"}, "channel": {"id": "C1"},
+            "actions": [{"action_id": "stop"}]});
+        assert_eq!(
+            parse("interactive", &press, &me()),
+            Inbound::StopPressed {
+                channel: "C1".into(),
+                user: "U7".into()
+            }
+        );
+        for (value, want) in [
+            (
+                json!({"id": "F1", "name": "a", "url_private": "https://x"}),
+                true,
+            ),
+            (json!({"id": "F1", "mode": "file_access"}), true),
+            (json!({"id": "F1", "mode": "tombstone"}), false),
+            (json!({"id": "F1", "name": "a"}), false),
+        ] {
+            assert_eq!(file(&value).is_some(), want, "{value}");
+        }
+    }
+}

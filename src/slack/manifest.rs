@@ -1,0 +1,62 @@
+//! The Slack app: its manifest, the link that creates it, and the scopes it asks for. The
+//! JSON file beside this one is the only list of scopes; everything else reads it.
+
+use serde_json::Value;
+
+pub(crate) const MANIFEST: &str = include_str!("manifest.json");
+
+/// What no manifest can do, in order.
+pub(crate) const STEPS: &str = "\
+By hand after that:
+  1. Basic Information > App-Level Tokens: generate one with the scope connections:write;
+     it starts with xapp- and goes into MOM_SLACK_APP_TOKEN.
+  2. Install App: install it to the workspace; the Bot User OAuth Token starts with xoxb-
+     and goes into MOM_SLACK_BOT_TOKEN.
+  3. In Slack: /invite @mom in each channel she shall hear.
+  4. mom --check ./data
+";
+
+pub(crate) fn scopes() -> Vec<String> {
+    parsed()
+        .pointer("/oauth_config/scopes/bot")
+        .and_then(Value::as_array)
+        .map(|scopes| {
+            scopes
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+/// Under the 8 kB that browsers and Slack take (facts: create link).
+pub(crate) fn create_link() -> String {
+    let compact = parsed().to_string();
+    let mut link = String::from("https://api.slack.com/apps?new_app=1&manifest_json=");
+    for byte in compact.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            link.push(char::from(byte));
+        } else {
+            link.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    link
+}
+
+fn parsed() -> Value {
+    serde_json::from_str(MANIFEST).expect("a file of this crate, parsed in the tests")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_and_scopes_come_from_the_file() {
+        assert!(scopes().iter().any(|scope| scope == "chat:write"));
+        let link = create_link();
+        assert!(link.len() < 8000, "{}", link.len());
+        assert!(link.contains("%22socket_mode_enabled%22%3Atrue"), "{link}");
+    }
+}

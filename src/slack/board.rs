@@ -85,15 +85,16 @@ pub(crate) struct Board {
 
 impl Board {
     /// `head` is mrkdwn: `_Thinking_`. `status_ts` is a message of an earlier try to go on
-    /// with. `in_thread`: the run lives in a thread.
+    /// with. `in_thread`: the run lives in a thread. `begun`: since when someone waits.
     pub(crate) fn new(
         head: String,
         status_ts: Option<String>,
         in_thread: bool,
+        begun: Instant,
         now: Instant,
     ) -> Board {
         Board {
-            begun: now,
+            begun,
             head,
             lines: VecDeque::new(),
             words: String::new(),
@@ -114,7 +115,7 @@ impl Board {
 
     /// Tells whether someone who waits must look again.
     pub(crate) fn apply(&mut self, update: Update, now: Instant) -> bool {
-        let nothing_waited = !self.changed && self.details.is_empty();
+        let wake = !self.changed;
         match update {
             Update::TextDelta(delta) => {
                 self.words.push_str(&delta);
@@ -129,8 +130,7 @@ impl Board {
                 more,
             } => {
                 if !thinking.trim().is_empty() {
-                    let thought = text::one_line(&thinking, 200);
-                    self.line(format!("_{}_", text::escape(&thought)));
+                    self.line(format!("_{}_", words(&thinking, 200)));
                     self.detail(thinking_detail(&thinking), now);
                 }
                 // The last turn's words stay until the answer takes their place.
@@ -141,26 +141,21 @@ impl Board {
             }
             Update::ToolStart { label } => {
                 self.steps += 1;
-                let label = text::one_line(&label, 150);
-                self.line(format!("_→ {}_", text::escape(&label)));
+                self.line(format!("_→ {}_", words(&label, 150)));
             }
             Update::ToolEnd(report) => {
                 if report.is_error {
-                    let why = text::one_line(&report.result, 200);
-                    self.line(format!("_Error: {}_", text::escape(&why)));
+                    self.line(format!("_Error: {}_", words(&report.result, 200)));
                 }
                 self.detail(tool_detail(&report), now);
             }
-            Update::Note(note) => {
-                let note = text::one_line(&note, 200);
-                self.line(format!("_{}_", text::escape(&note)));
-            }
+            Update::Note(note) => self.line(format!("_{}_", words(&note, 200))),
             Update::Usage(usage) => self.detail(usage_detail(&usage), now),
             // Done by the caller's thread; it says so by a note.
             Update::Upload { .. } => return false,
         }
         self.changed = true;
-        nothing_waited
+        wake
     }
 
     /// What the model wrote in this turn goes into the lines and the thread.
@@ -211,19 +206,17 @@ impl Board {
 
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         let mut wake = None;
-        if self.changed && self.status != Status::Lost {
-            if now < self.status_at {
-                wake = Some(self.status_at);
-            } else {
-                let text = self.status_text();
-                match &self.status {
-                    Status::Stands(ts) if text != self.shown => {
-                        let ts = ts.clone();
-                        return Next::Update { ts, text };
-                    }
-                    Status::Wanted => return Next::Post(text),
-                    _ => self.changed = false,
+        if self.changed && now < self.status_at {
+            wake = Some(self.status_at);
+        } else if self.changed {
+            let text = self.status_text();
+            match &self.status {
+                Status::Stands(ts) if text != self.shown => {
+                    let ts = ts.clone();
+                    return Next::Update { ts, text };
                 }
+                Status::Wanted => return Next::Post(text),
+                Status::Stands(_) | Status::Lost => self.changed = false,
             }
         }
         let has_thread = self.in_thread || matches!(self.status, Status::Stands(_));
@@ -347,6 +340,12 @@ fn pause(failure: &Failure) -> Duration {
     }
 }
 
+/// Someone's words within a line of ours: one line, no mention, no fence.
+pub(crate) fn words(text: &str, chars_max: usize) -> String {
+    let line = text::escape(&text::one_line(text, chars_max));
+    text::fence_safe(&line).into_owned()
+}
+
 fn fits(a: &str, b: &str) -> bool {
     text::utf16_len(a) + 1 + text::utf16_len(b) <= MRKDWN_UNITS_MAX
 }
@@ -390,8 +389,7 @@ fn is_silent_start(words: &str) -> bool {
 /// `✓ *bash*  Check disk usage · 0.3 s`, arguments and result as code.
 fn tool_detail(report: &ToolReport) -> String {
     let mark = if report.is_error { "✗" } else { "✓" };
-    let name = text::escape(&text::one_line(&report.name, 60));
-    let label = text::escape(&text::one_line(&report.label, 200));
+    let (name, label) = (words(&report.name, 60), words(&report.label, 200));
     let time = text::duration(report.duration);
     let head = format!("{mark} *{name}*  {label} · {time}");
     // Escaping can make a text five times as long.
@@ -454,7 +452,7 @@ mod tests {
     use crate::llm::{Cost, Usage};
 
     fn board(start: Instant) -> Board {
-        Board::new("_Thinking_".into(), None, false, start)
+        Board::new("_Thinking_".into(), None, false, start, start)
     }
 
     fn tool(label: &str) -> Update {
@@ -564,6 +562,13 @@ mod tests {
         assert!(matches!(board.next(start), Next::Post(_)));
         board.status_posted("1.0", board.status_text(), start);
         assert_eq!(board.next(start), Next::Wait(Some(start + DETAILS_GATHER)));
+        // Whoever waits for that is woken by a change of the status, once.
+        assert!(board.apply(Update::Note("a".into()), start));
+        assert!(!board.apply(Update::Note("b".into()), start));
+        let Next::Update { text, .. } = board.next(start) else {
+            panic!("no update")
+        };
+        board.status_updated(text, start);
         let later = start + DETAILS_GATHER;
         let Next::Detail(detail) = board.next(later) else {
             panic!("no details")
@@ -604,6 +609,8 @@ mod tests {
                 start,
             );
         }
+        board.apply(Update::Note("``` open".into()), start);
+        assert!(!board.status_text().contains("```"));
         board.apply(Update::TextDelta("**Most** of ".into()), start);
         board.apply(Update::TextDelta("it <!here>".into()), start);
         let text = board.status_text();
@@ -661,6 +668,7 @@ mod tests {
         assert_eq!(board.next(now), Next::Wait(Some(now + RETRY_AFTER)));
         board.status_failed(&Failure::Refused("not_in_channel".into()), now);
         assert_eq!(board.next(now + RETRY_AFTER), Next::Wait(None));
+        assert!(board.apply(Update::ToolEnd(report("x")), now));
         assert_eq!(board.status_ts(), None);
     }
 

@@ -181,7 +181,10 @@ impl Parts {
                 let fresh = self.part.trim().is_empty() || self.part.trim() == again.trim();
                 let mut at = rest.len();
                 if self.units + units(rest) > room {
-                    if !fresh {
+                    let left = room.saturating_sub(self.units);
+                    // A line too long for any part fills this one first.
+                    let fills = units(rest) > room && left > room / 4;
+                    if !fresh && !fills {
                         if let Some(mark) = &mark {
                             self.part.truncate(self.part.trim_end().len());
                             self.push(&format!("\n{mark}"), 0);
@@ -192,7 +195,7 @@ impl Parts {
                         }
                         continue;
                     }
-                    at = cut_at(rest, room.saturating_sub(self.units).max(1));
+                    at = cut_at(rest, left.max(1));
                 }
                 let (head, tail) = rest.split_at(at);
                 self.push(head, units(head));

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::json;
 use crate::log;
 use crate::run::{Outcome, Update};
-use crate::slack::board::{Board, Next};
+use crate::slack::board::{Board, Next, words};
 use crate::slack::markdown::{self, Piece};
 use crate::slack::web::{Content, Failure, Urgency, Web};
 use crate::stop::{Cause, Stop};
@@ -47,6 +47,8 @@ pub(crate) struct Target {
     pub(crate) event: Option<String>,
     /// Names the run in the metadata of its messages; the same when it is taken up again.
     pub(crate) run: String,
+    /// When it was asked for: from here on someone waits.
+    pub(crate) since: Instant,
     /// The status message of an earlier try, to go on with.
     pub(crate) status_ts: Option<String>,
 }
@@ -113,17 +115,14 @@ impl Show {
         told: impl FnMut(Milestone<'_>) + Send + 'static,
     ) -> Result<Show> {
         let head = match &target.event {
-            Some(event) => {
-                let event = text::escape(&text::one_line(event, 100));
-                format!("_Starting event: {event}_")
-            }
+            Some(event) => format!("_Starting event: {}_", words(event, 100)),
             None => "_Thinking_".to_owned(),
         };
         let status_ts = target.status_ts.clone();
         let in_thread = target.thread_ts.is_some();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                board: Board::new(head, status_ts, in_thread, Instant::now()),
+                board: Board::new(head, status_ts, in_thread, target.since, Instant::now()),
                 by: None,
                 end: None,
             }),
@@ -370,9 +369,9 @@ impl Display {
             End::Stopped => {
                 self.board(|board, now| board.keep_words(now));
                 let by = self.shared.state.lock().unwrap().by.take();
-                let by = by.filter(|by| !by.is_empty()).map_or(String::new(), |by| {
-                    format!(" by {}", text::escape(&text::one_line(&by, 80)))
-                });
+                let by = by
+                    .filter(|by| !by.is_empty())
+                    .map_or(String::new(), |by| format!(" by {}", words(&by, 80)));
                 self.settle(&format!("_Stopped_{by}"), Urgency::Must, &mut posted)?;
             }
             End::Failed(why) => {

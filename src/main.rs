@@ -1,6 +1,8 @@
 mod cli;
 mod command;
+mod compact;
 mod config;
+mod context;
 mod cron;
 mod dir;
 mod error;
@@ -20,6 +22,7 @@ mod signals;
 mod skills;
 mod slack;
 mod stop;
+mod store;
 mod text;
 mod time;
 mod tools;

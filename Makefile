@@ -10,8 +10,10 @@ BUILD = $(or $(CARGO_TARGET_DIR),target)/release
 bindir = $(DESTDIR)$(PREFIX)/bin
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+unit = $(DESTDIR)/etc/systemd/system/mom.service
+initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo test check bench install uninstall clean
+.PHONY: all demo test check bench install install-service uninstall clean
 
 all:
 	$(CARGO) build --release --locked --jobs $(JOBS)
@@ -27,7 +29,7 @@ test:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	if command -v shellcheck >/dev/null; then shellcheck docker.sh tests/*.sh .ci/run; fi
+	if command -v shellcheck >/dev/null; then shellcheck docker.sh tests/*.sh .ci/run src/install/mom.bash; fi
 	$(MAKE) test
 
 # Figures beside their goals; fails when one is missed.
@@ -40,8 +42,23 @@ install: all
 	install -D -m 644 src/install/mom.1 $(mandir)/mom.1
 	install -D -m 644 src/install/mom.bash $(compdir)/mom
 
+# The files say at their top what is to be done first. INIT=openrc for Alpine.
+INIT = $(if $(shell command -v openrc-run),openrc,systemd)
+install-service: install-$(INIT)
+
+install-systemd:
+	install -d $(dir $(unit))
+	sed 's|@bindir@|$(PREFIX)/bin|' src/install/mom.service >$(unit)
+	@echo "next: systemctl daemon-reload && systemctl enable --now mom"
+
+install-openrc:
+	install -d $(dir $(initd))
+	sed 's|@bindir@|$(PREFIX)/bin|' src/install/mom.openrc >$(initd)
+	chmod 755 $(initd)
+	@echo "next: rc-update add mom && rc-service mom start"
+
 uninstall:
-	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom
+	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom $(unit) $(initd)
 
 clean:
 	$(CARGO) clean

@@ -13,3 +13,4 @@ mod watch;
 
 mod docker_sh;
 mod fakes;
+mod install;

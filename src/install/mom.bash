@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# Completion of mom's command line for bash.
+_mom() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+    # bash takes --sandbox=docker:x apart at = and :
+    [ "$word" != = ] || word=
+    [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
+    case $before in
+    --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox" -- "$word") ;;
+    --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ ollama/" -- "$word") ;;
+    --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
+    --allow-users | --allow-channels | --download) ;;
+    *)
+        case $word in
+        -*) mapfile -t COMPREPLY < <(compgen -W "--chat --check --manifest --download --usage
+            --sandbox= --model= --allow-users= --allow-channels= --log-level= --help --version" -- "$word") ;;
+        *) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
+        esac
+        [[ ${COMPREPLY-} != *= ]] || compopt -o nospace
+        ;;
+    esac
+}
+complete -o filenames -F _mom mom

@@ -1,0 +1,75 @@
+//! What `make install` and `make install-service` put beside the program: in step with the
+//! command line, and a unit that systemd takes and calls well shut.
+
+use std::fs;
+use std::process::Command;
+
+use crate::docker::{root, text};
+use crate::scratch::Scratch;
+
+fn source(path: &str) -> String {
+    fs::read_to_string(root().join(path)).expect(path)
+}
+
+#[test]
+fn man_page_and_completion_know_every_option() {
+    let cli = source("src/cli.rs");
+    let man = source("src/install/mom.1").replace('\\', "");
+    let completion = source("src/install/mom.bash");
+    let table = cli
+        .split_once("const OPTIONS")
+        .expect("OPTIONS in cli.rs")
+        .1;
+    let options: Vec<&str> = table
+        .lines()
+        .skip(1)
+        .map_while(|line| line.trim().strip_prefix("(\"")?.split('"').next())
+        .collect();
+    assert!(options.len() >= 12, "{options:?}");
+    for option in options {
+        assert!(man.contains(&format!("--{option}")), "man page: {option}");
+        assert!(completion.contains(&format!("--{option}")), "{option}");
+    }
+    let help = cli.split("\\\n").nth(1).expect("HELP in cli.rs");
+    let help = help.split("\n\";").next().expect("its end");
+    let words = help.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+    let variables: Vec<&str> = words
+        .filter(|word| word.contains('_') && word.len() > 6)
+        .collect();
+    assert!(variables.contains(&"MOM_SLACK_APP_TOKEN"), "{variables:?}");
+    for variable in variables.iter().filter(|word| **word != "_BASE_URL") {
+        assert!(man.contains(variable), "man page: {variable}");
+    }
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_little_exposed() {
+    let scratch = Scratch::new();
+    // What it starts must be there to be verified.
+    let unit = source("src/install/mom.service").replace("@bindir@/mom", "/bin/true");
+    scratch.write("mom.service", unit);
+    let path = scratch.path("mom.service");
+    // 20 is an exposure of 2.0 of 10; what is left open is the network.
+    for args in [
+        &["verify", "--man=no"][..],
+        &["security", "--offline=true", "--threshold=20"],
+    ] {
+        let output = match Command::new("systemd-analyze")
+            .args(args)
+            .arg(&path)
+            .output()
+        {
+            Err(_) if std::env::var_os("CI").is_none() => {
+                // A host without systemd: nothing to be in step with.
+                return;
+            }
+            output => output.expect("run systemd-analyze"),
+        };
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stdout)
+        );
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+    }
+}

@@ -479,7 +479,7 @@ pub(super) fn with_remedies<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::model;
+    use super::super::tests::{call, model, result, said, thought, turn, user};
     use std::ops::ControlFlow;
 
     use super::*;
@@ -509,32 +509,94 @@ mod tests {
         }
     }
 
-    /// A server that gives `response` once, and what it was sent.
-    fn serve(response: &str) -> (Endpoint, std::thread::JoinHandle<String>) {
+    /// A server that gives one response after the other, and what it was sent.
+    fn serve(
+        provider: &str,
+        responses: &[&str],
+    ) -> (Endpoint, std::thread::JoinHandle<Vec<String>>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let response = response.to_owned();
-        let server = std::thread::spawn(move || {
+        let responses: Vec<String> = responses.iter().map(|text| (*text).to_owned()).collect();
+        let answer = move |response: &String| {
             let (stream, _) = listener.accept().unwrap();
             let mut reader = std::io::BufReader::new(&stream);
             let mut request = String::new();
             while !request.ends_with("\r\n\r\n") {
                 std::io::BufRead::read_line(&mut reader, &mut request).unwrap();
             }
-            let mut body = [0; 2];
-            reader.read_exact(&mut body).unwrap();
+            let length = request.split_once("content-length: ").unwrap().1;
+            let length = length.split_once("\r\n").unwrap().0.parse().unwrap();
+            reader
+                .by_ref()
+                .take(length)
+                .read_to_string(&mut request)
+                .unwrap();
             std::io::Write::write_all(&mut &stream, response.as_bytes()).unwrap();
             if response.contains(": hold") {
                 // Until the client hangs up.
-                reader.read_exact(&mut body).ok();
+                reader.read_exact(&mut [0]).ok();
             }
             request
-        });
+        };
+        let server = std::thread::spawn(move || responses.iter().map(answer).collect());
         let endpoint = Endpoint {
             base_url: format!("http://{address}"),
-            ..Endpoint::for_tests("openai")
+            ..Endpoint::for_tests(provider)
         };
         (endpoint, server)
+    }
+
+    /// A refusal, then an answer; returns the two requests.
+    fn asked_again(
+        provider: &str,
+        refusal: &str,
+        answer: &str,
+        messages: &[Message],
+    ) -> Vec<String> {
+        let refusal = format!(
+            "HTTP/1.1 400 No\r\ncontent-length: {}\r\n\r\n{refusal}",
+            refusal.len()
+        );
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{answer}");
+        let (endpoint, server) = serve(provider, &[&refusal, &answer]);
+        let model = model(provider, "claude-sonnet-5-5");
+        let provider = crate::llm::speak(endpoint, model, models::CacheLifetime::FiveMinutes, 0);
+        let reply = provider
+            .stream(&turn(messages), &Stop::new(), &mut |_| {})
+            .unwrap();
+        assert_eq!(reply.blocks, [crate::llm::Block::Text("hi".to_owned())]);
+        server.join().unwrap()
+    }
+
+    #[test]
+    fn asks_again_without_what_was_refused() {
+        let messages = [
+            user("a"),
+            said(vec![thought("hm", "sig"), call("1", "bash")]),
+            result("1", "b"),
+        ];
+        let requests = asked_again(
+            "anthropic",
+            r#"{"error":{"type":"invalid_request_error","message":"messages.1.content.0: Invalid `signature` in `thinking` block"}}"#,
+            "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"hi\"}}\n\ndata: {\"type\":\"message_stop\"}\n\n",
+            &messages,
+        );
+        let counts: Vec<usize> = requests
+            .iter()
+            .map(|request| request.matches("\"sig\"").count())
+            .collect();
+        assert_eq!(counts, [1, 0]);
+        let requests = asked_again(
+            "openai",
+            r#"{"error":{"message":"Unsupported parameter: 'max_completion_tokens'"}}"#,
+            "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}]}\n\n",
+            &messages,
+        );
+        let fields: Vec<bool> = requests
+            .iter()
+            .map(|request| request.contains("\"max_tokens\""))
+            .collect();
+        assert_eq!(fields, [false, true]);
     }
 
     #[test]
@@ -550,7 +612,7 @@ mod tests {
             ("HTTP/1.1 500 Oh\r\nx-should-retry: false\r\n\r\n", "Failed openai/m: HTTP 500"),
             ("", "Retry cannot reach BASE"),
         ] {
-            let (endpoint, server) = serve(response);
+            let (endpoint, server) = serve("openai", &[response]);
             let mut got = String::new();
             let sent = endpoint.stream("/x", &[("x-api-key", "k")], "{}", &Stop::new(), &mut |data| {
                 got += &format!("{data} ");
@@ -564,14 +626,14 @@ mod tests {
             };
             let got = got.replace(&endpoint.base_url, "BASE");
             assert!(got.starts_with(want), "{response}: {got}");
-            let request = server.join().unwrap();
+            let request = &server.join().unwrap()[0];
             assert!(request.starts_with("POST /x HTTP/1.1\r\n") && request.contains("x-api-key: k\r\n"), "{request}");
         }
     }
 
     #[test]
     fn a_stop_ends_a_silent_stream() {
-        let (endpoint, server) = serve("HTTP/1.1 200 OK\r\n\r\ndata: a\n\n: hold\n");
+        let (endpoint, server) = serve("openai", &["HTTP/1.1 200 OK\r\n\r\ndata: a\n\n: hold\n"]);
         let stop = Stop::new();
         for _ in 0..2 {
             // The second time it is set before anything is sent.

@@ -72,25 +72,34 @@ pub(crate) fn open(
     if let (None, Some(near)) = (&model.price, models::near(service.name, id)) {
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
-    Ok(match model.api {
-        "anthropic-messages" => {
-            let probed = match model.price {
-                None => probe::probe(&endpoint, &model, &Stop::new()),
-                Some(_) => None,
-            };
-            Box::new(anthropic::Anthropic {
-                endpoint,
-                model: probed.unwrap_or(model),
-                lifetime,
-            })
-        }
-        "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
-        _ => {
-            let openai = openai::OpenAi::new(endpoint, model);
-            openai.probe(&Stop::new());
-            Box::new(openai)
-        }
+    if model.price.is_some() {
+        return Ok(speak(endpoint, model, lifetime, 0));
+    }
+    Ok(match probe::probe(&endpoint, &model, &Stop::new()) {
+        Some(model) => speak(endpoint, model, lifetime, 0),
+        None => speak(endpoint, model, lifetime, PROBES_MAX),
     })
+}
+
+/// A server may still be starting, or load the model with the first turn.
+const PROBES_MAX: u8 = 4;
+
+/// The client for the model's wire format; `probes` is how often it may yet ask for the window.
+fn speak(
+    endpoint: call::Endpoint,
+    model: Model,
+    lifetime: CacheLifetime,
+    probes: u8,
+) -> Box<dyn Provider> {
+    match model.api {
+        "anthropic-messages" => Box::new(anthropic::Anthropic {
+            endpoint,
+            model,
+            lifetime,
+        }),
+        "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
+        _ => Box::new(openai::OpenAi::new(endpoint, model, probes)),
+    }
 }
 
 fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {

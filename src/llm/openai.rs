@@ -29,9 +29,6 @@ pub(super) struct OpenAi {
     learned: AtomicU8,
 }
 
-/// A server may still be starting, or load the model with the first turn.
-const PROBES_MAX: u8 = 4;
-
 /// What a refusal taught us about a server, as bits.
 const OTHER_TOKENS_FIELD: u8 = 1;
 const NO_STREAM_OPTIONS: u8 = 2;
@@ -75,20 +72,20 @@ impl Provider for OpenAi {
 }
 
 impl OpenAi {
-    pub(super) fn new(endpoint: Endpoint, model: Model) -> OpenAi {
+    pub(super) fn new(endpoint: Endpoint, model: Model, probes: u8) -> OpenAi {
         OpenAi {
             endpoint,
             assumed: model,
             probed: OnceLock::new(),
-            probes: AtomicU8::new(PROBES_MAX),
+            probes: AtomicU8::new(probes),
             learned: AtomicU8::new(0),
         }
     }
 
-    /// Asks the server for the window of a model that is not in our table.
-    pub(super) fn probe(&self, stop: &Stop) {
+    /// Asks the server for the window, while it is not known.
+    fn probe(&self, stop: &Stop) {
         let left = self.probes.load(Ordering::Relaxed);
-        if left > 0 && self.assumed.price.is_none() && self.probed.get().is_none() {
+        if left > 0 && self.probed.get().is_none() {
             self.probes.store(left - 1, Ordering::Relaxed);
             if let Some(model) = probe::probe(&self.endpoint, &self.assumed, stop) {
                 self.probed.get_or_init(|| model);
@@ -670,7 +667,7 @@ mod tests {
     fn openai(provider: &str, id: &str) -> OpenAi {
         let endpoint = Endpoint::for_tests(provider);
         let model = models::model(endpoint.service, id, models::CacheLifetime::FiveMinutes);
-        OpenAi::new(endpoint, model)
+        OpenAi::new(endpoint, model, 0)
     }
 
     /// One turn of a tool loop, said by `provider`'s model `m`.

@@ -34,7 +34,7 @@ const LINES_MAX: usize = 100;
 /// The model's words that are kept for the status, in bytes.
 const WORDS_BYTES_MAX: usize = 64 << 10;
 /// After a failure that may pass.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// What is to be done now.
 #[derive(Debug, PartialEq)]
@@ -56,7 +56,17 @@ enum Status {
     Wanted,
     Stands(String),
     /// Slack refuses it: deleted, or too old to be edited, or no right to post at all.
-    Lost,
+    Lost(Option<String>),
+}
+
+impl Status {
+    fn ts(&self) -> Option<&str> {
+        match self {
+            Status::Wanted => None,
+            Status::Stands(ts) => Some(ts),
+            Status::Lost(ts) => ts.as_deref(),
+        }
+    }
 }
 
 pub(crate) struct Board {
@@ -216,7 +226,7 @@ impl Board {
                     return Next::Update { ts, text };
                 }
                 Status::Wanted => return Next::Post(text),
-                Status::Stands(_) | Status::Lost => self.changed = false,
+                Status::Stands(_) | Status::Lost(_) => self.changed = false,
             }
         }
         let has_thread = self.in_thread || matches!(self.status, Status::Stands(_));
@@ -279,17 +289,22 @@ impl Board {
     }
 
     pub(crate) fn status_failed(&mut self, failure: &Failure, now: Instant) {
-        if matches!(failure, Failure::Refused(_)) {
-            self.status = Status::Lost;
-        }
         self.status_at = now + pause(failure);
+        if failure.stays() {
+            self.status = match &self.status {
+                // That of an earlier try is gone: a new one.
+                Status::Stands(_) if self.shown.is_empty() => {
+                    self.status_at = now;
+                    Status::Wanted
+                }
+                status => Status::Lost(status.ts().map(str::to_owned)),
+            };
+        }
     }
 
+    /// The status message, even if Slack refuses its updates.
     pub(crate) fn status_ts(&self) -> Option<&str> {
-        match &self.status {
-            Status::Stands(ts) => Some(ts),
-            Status::Wanted | Status::Lost => None,
-        }
+        self.status.ts()
     }
 
     pub(crate) fn age(&self, now: Instant) -> Duration {
@@ -670,6 +685,17 @@ mod tests {
         assert_eq!(board.next(now + RETRY_AFTER), Next::Wait(None));
         assert!(board.apply(Update::ToolEnd(report("x")), now));
         assert_eq!(board.status_ts(), None);
+        let gone = Failure::Refused("message_not_found".into());
+        let old = Some("1.0".to_owned());
+        let mut board = Board::new("_Thinking_".into(), old, false, start, start);
+        assert!(matches!(board.next(start), Next::Update { .. }));
+        board.status_failed(&gone, start);
+        assert!(matches!(board.next(start), Next::Post(_)), "a new status");
+        board.status_posted("2.0", board.status_text(), start);
+        board.status_failed(&gone, start);
+        board.apply(tool("x"), start);
+        assert_eq!(board.next(now), Next::Wait(None));
+        assert_eq!(board.status_ts(), Some("2.0"));
     }
 
     #[test]

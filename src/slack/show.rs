@@ -25,12 +25,14 @@ use crate::log;
 use crate::run::{Outcome, Update};
 use crate::slack::board::{Board, Next, words};
 use crate::slack::markdown::{self, Piece};
-use crate::slack::web::{Content, Failure, Urgency, Web};
+use crate::slack::web::{Answer, Content, Failure, Urgency, Web};
 use crate::stop::{Cause, Stop};
 use crate::text;
 
 /// After a run of this length the answer is a new message, because an edit rings no bell.
 const BELL_AFTER: Duration = Duration::from_secs(30);
+/// The pause before the last try of an answer while the network is away: ten minutes in all.
+const ANSWER_PAUSE_MAX: Duration = Duration::from_secs(512);
 /// How long the details may hold up the end of a run when Slack limits the rate.
 const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
 /// A file of this size gets a line in the status while it is uploaded.
@@ -329,13 +331,11 @@ impl Display {
                 self.detail_ts.push(ts);
                 self.board(|board, now| board.detail_posted(now));
             }
-            Err(failure @ Failure::Limited(_)) => {
-                self.board(|board, now| board.detail_failed(text, &failure, now));
-            }
-            Err(failure) => {
+            Err(failure) if failure.stays() => {
                 log::warning!(&self.target.channel, "cannot post details: {failure}");
                 self.board(|board, now| board.detail_posted(now));
             }
+            Err(failure) => self.board(|board, now| board.detail_failed(text, &failure, now)),
         }
     }
 
@@ -399,13 +399,12 @@ impl Display {
             }
             stood => stood,
         };
-        let ts = ts.map_err(|failure| not_posted(&failure))?;
+        let ts = ts?;
         (self.told)(Milestone::Answer(&ts));
         let root = self.target.thread_ts.clone().unwrap_or_else(|| ts.clone());
         posted.answer_ts.push(ts);
         for content in contents.split_off(1) {
-            self.follow(content, &root, posted)
-                .map_err(|failure| not_posted(&failure))?;
+            self.follow(content, &root, posted)?;
         }
         for piece in pieces {
             let followed = match self.follow(in_blocks(&piece), &root, posted) {
@@ -415,27 +414,34 @@ impl Display {
                     .try_for_each(|text| self.follow(plain(text), &root, posted)),
                 followed => followed,
             };
-            followed.map_err(|failure| not_posted(&failure))?;
+            followed?;
         }
-        match &posted.status_ts {
-            Some(status_ts) if Some(status_ts) != posted.answer_ts.first() => {
+        if let Some(status_ts) = posted.status_ts.clone() {
+            if posted.answer_ts.first() != Some(&status_ts) {
                 let done = worded(&self.board(|board, now| board.done_line(now)));
-                if let Err(failure) = self.edit(status_ts, &done, Urgency::Must) {
+                if let Err(failure) = self.edit(&status_ts, &done, Urgency::Must) {
                     log::warning!(&self.target.channel, "cannot close the status: {failure}");
+                    self.retire(posted);
                 }
             }
-            _ => {}
         }
         Ok(())
     }
 
+    /// A status that cannot be edited and still says `Thinking` would lie.
+    fn retire(&self, posted: &mut Posted) {
+        if let Some(ts) = posted.status_ts.take() {
+            let deleted = self
+                .web
+                .chat_delete(&self.target.channel, &ts, Urgency::Optional);
+            if let Err(failure) = deleted {
+                log::debug!(&self.target.channel, "cannot delete the status: {failure}");
+            }
+        }
+    }
+
     /// A further message of the answer.
-    fn follow(
-        &self,
-        content: Content,
-        root: &str,
-        posted: &mut Posted,
-    ) -> std::result::Result<(), Failure> {
+    fn follow(&self, content: Content, root: &str, posted: &mut Posted) -> Answer<()> {
         let part = format!("answer-{}", posted.answer_ts.len());
         let ts = self.post(&part, Some(root), content, Urgency::Must)?;
         posted.answer_ts.push(ts);
@@ -448,7 +454,7 @@ impl Display {
         content: &Content,
         status_ts: Option<String>,
         posted: &mut Posted,
-    ) -> std::result::Result<String, Failure> {
+    ) -> Answer<String> {
         let mut content = content.clone();
         content.metadata = Some(self.metadata("answer-0"));
         let thread_ts = self.target.thread_ts.clone();
@@ -460,19 +466,12 @@ impl Display {
             Err(failure) if is_about_blocks(&failure) => return Err(failure),
             Err(failure) => failure,
         };
-        let Failure::Refused(code) = &failure else {
+        if !failure.stays() {
             return Err(failure);
-        };
-        log::warning!(
-            &self.target.channel,
-            "the status cannot be edited ({code}): posting anew"
-        );
+        }
+        log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
         let new_ts = self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must)?;
-        // A status that still says `Thinking` would lie; its thread keeps a tombstone.
-        self.web
-            .chat_delete(&self.target.channel, &ts, Urgency::Optional)
-            .ok();
-        posted.status_ts = None;
+        self.retire(posted);
         Ok(new_ts)
     }
 
@@ -482,13 +481,13 @@ impl Display {
         if let Some(ts) = &posted.status_ts {
             match self.edit(ts, &content, urgency) {
                 Ok(()) => return Ok(()),
-                Err(Failure::Refused(_)) => posted.status_ts = None,
-                Err(failure) => return Err(not_posted(&failure)),
+                Err(failure) if failure.stays() => self.retire(posted),
+                Err(failure) => return Err(failure.into()),
             }
         }
         let thread_ts = self.target.thread_ts.clone();
-        let ts = self.post("end", thread_ts.as_deref(), content, urgency);
-        posted.status_ts = Some(ts.map_err(|failure| not_posted(&failure))?);
+        let ts = self.post("end", thread_ts.as_deref(), content, urgency)?;
+        posted.status_ts = Some(ts);
         let root = posted.status_ts.as_deref().unwrap_or_default();
         self.board(|board, now| board.status_posted(root, String::new(), now));
         Ok(())
@@ -546,39 +545,46 @@ impl Display {
         thread_ts: Option<&str>,
         mut content: Content,
         urgency: Urgency,
-    ) -> std::result::Result<String, Failure> {
-        let channel = &self.target.channel;
+    ) -> Answer<String> {
+        let (channel, run) = (&self.target.channel, &self.target.run);
         content.metadata = Some(self.metadata(part));
-        let post = || {
-            self.web
-                .chat_post_message(channel, thread_ts, &content, urgency)
-        };
-        match post() {
-            Err(Failure::Unknown(why)) => {
-                log::warning!(channel, "was {part} posted? {why}");
-                match find(&self.web, channel, thread_ts, &self.target.run, part)? {
-                    Some(ts) => Ok(ts),
-                    None => post(),
+        self.insist(urgency, || {
+            let posted = self
+                .web
+                .chat_post_message(channel, thread_ts, &content, urgency);
+            match &posted {
+                Err(Failure::Unknown(why)) => {
+                    log::warning!(channel, "was {part} posted? {why}");
+                    find(&self.web, channel, thread_ts, run, part)?.map_or(posted, Ok)
                 }
+                _ => posted,
             }
-            outcome => outcome,
-        }
+        })
     }
 
-    /// Repeated once when Slack's answer was lost: an edit may be done twice.
-    fn edit(
-        &self,
-        ts: &str,
-        content: &Content,
-        urgency: Urgency,
-    ) -> std::result::Result<(), Failure> {
-        let edit = || {
+    /// Blocks that are not said are removed.
+    fn edit(&self, ts: &str, content: &Content, urgency: Urgency) -> Answer<()> {
+        let mut content = content.clone();
+        content.blocks.get_or_insert_with(|| "[]".to_owned());
+        self.insist(urgency, || {
             self.web
-                .chat_update(&self.target.channel, ts, content, urgency)
-        };
-        match edit() {
-            Err(Failure::Unknown(_)) => edit(),
-            outcome => outcome,
+                .chat_update(&self.target.channel, ts, &content, urgency)
+        })
+    }
+
+    /// What must be said is tried again while the network is away, unless the run is stopped.
+    fn insist<T>(&self, urgency: Urgency, mut call: impl FnMut() -> Answer<T>) -> Answer<T> {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let failure = match call() {
+                Err(failure @ (Failure::Unknown(_) | Failure::Failed(_))) => failure,
+                outcome => return outcome,
+            };
+            let patient = urgency == Urgency::Must && pause < ANSWER_PAUSE_MAX;
+            if !patient || self.stop.wait(pause).is_err() {
+                return Err(failure);
+            }
+            pause *= 2;
         }
     }
 
@@ -606,7 +612,7 @@ pub(crate) fn find(
     thread_ts: Option<&str>,
     run: &str,
     part: &str,
-) -> std::result::Result<Option<String>, Failure> {
+) -> Answer<Option<String>> {
     let want = json!({"run": run, "part": part});
     let messages = web.recent(channel, thread_ts)?;
     let found = messages.iter().find(|message| {
@@ -650,8 +656,4 @@ fn section(text: &str) -> String {
 fn is_about_blocks(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(code) if code.contains("block") || code == "msg_too_long"
         || code == "invalid_arguments")
-}
-
-fn not_posted(failure: &Failure) -> Error {
-    Error::failed(format!("cannot post to Slack: {failure}"))
 }

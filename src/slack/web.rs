@@ -57,6 +57,13 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// Would the same call be refused again?
+    pub(crate) fn stays(&self) -> bool {
+        matches!(self, Failure::Refused(code) if !TRANSIENT.contains(&code.as_str()))
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {

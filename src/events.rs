@@ -406,7 +406,7 @@ impl Events {
         if self.is_known(name, &stamp) {
             return;
         }
-        let (text, hash) = match self.read(&path, &stamp) {
+        let (text, hash) = match read(&self.0.dir, &path, &stamp) {
             Ok(read) => read,
             Err(why) => return self.set_aside(name, "", &stamp, None, &why),
         };
@@ -449,26 +449,6 @@ impl Events {
             .files
             .get(name)
             .is_some_and(|known| known.stamp == *stamp)
-    }
-
-    /// The text of a file and its hash.
-    fn read(&self, path: &str, stamp: &Stamp) -> std::result::Result<(String, u64), String> {
-        match stamp.kind {
-            Kind::File => {}
-            Kind::Dir => return Err("it is a directory".to_owned()),
-            Kind::Other => return Err("it is not a regular file".to_owned()),
-        }
-        if stamp.bytes > FILE_BYTES_MAX as u64 {
-            return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
-        }
-        let bytes = match self.0.dir.read_head(path, FILE_BYTES_MAX) {
-            Ok(bytes) => bytes.unwrap_or_default(),
-            Err(err) => return Err(err.to_string()),
-        };
-        let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        Ok((text, hasher.finish()))
     }
 
     /// Takes a valid file into the schedule; an error is why it can't run.
@@ -606,7 +586,7 @@ impl Events {
     ) {
         let path = format!("{DIR}/{name}");
         let unchanged = matches!(self.0.dir.stamp_link(&path), Ok(Some(now)) if now == *stamp);
-        let read = self.read(&path, stamp).ok().filter(|_| unchanged);
+        let read = read(&self.0.dir, &path, stamp).ok().filter(|_| unchanged);
         let Some((text, event)) =
             read.and_then(|(text, _)| parse(&text).ok().map(|event| (text, event)))
         else {
@@ -789,14 +769,13 @@ pub(crate) fn check(dir: &Dir) -> Result<Vec<String>> {
     names.sort();
     let mut out = Vec::new();
     for name in names {
-        let checked = match dir.read_head(&format!("{DIR}/{name}"), FILE_BYTES_MAX + 1) {
-            Ok(None) => continue,
-            Ok(Some(bytes)) if bytes.len() > FILE_BYTES_MAX => Err("too large".to_owned()),
-            Ok(Some(bytes)) => parse(&String::from_utf8_lossy(&bytes)).map(|_| ()),
-            Err(err) => Err(err.to_string()),
+        let path = format!("{DIR}/{name}");
+        let Some(stamp) = dir.stamp_link(&path)? else {
+            continue;
         };
+        let checked = read(dir, &path, &stamp).and_then(|(text, _)| parse(&text));
         if let Err(why) = checked {
-            out.push(format!("{DIR}/{name}: {why}"));
+            out.push(format!("{path}: {why}"));
         }
     }
     Ok(out)
@@ -836,6 +815,26 @@ fn arm(timer: &OwnedFd, due_ms: Option<i64>) {
             log::error!("", "cannot set the timer for events: {err}");
         }
     }
+}
+
+/// The text of a file and its hash.
+fn read(dir: &Dir, path: &str, stamp: &Stamp) -> std::result::Result<(String, u64), String> {
+    match stamp.kind {
+        Kind::File => {}
+        Kind::Dir => return Err("it is a directory".to_owned()),
+        Kind::Other => return Err("it is not a regular file".to_owned()),
+    }
+    if stamp.bytes > FILE_BYTES_MAX as u64 {
+        return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    let bytes = match dir.read_head(path, FILE_BYTES_MAX) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(err) => return Err(err.to_string()),
+    };
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    Ok((text, hasher.finish()))
 }
 
 fn too_old(due_ms: i64) -> String {
@@ -1345,7 +1344,9 @@ mod tests {
         .unwrap();
         let long = format!("{}.json", "n".repeat(250));
         fs::write(world.path(&long), "no").unwrap();
+        assert_eq!(check(&world.events.0.dir).unwrap().len(), 6);
         assert_eq!(world.at(START, Phase::Start), [""; 0]);
+        assert_eq!(check(&world.events.0.dir), Ok(vec![]));
         for (name, want) in [
             ("binary", "UTF-8"),
             ("huge", "larger than"),

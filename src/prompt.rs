@@ -381,7 +381,7 @@ A JSON file in {data}/events/ with a name of its own that ends in .json wakes yo
     {"type":"one-shot","channelId":"{channel}","text":"Remind lena of the review","at":"2027-03-01T09:00:00+01:00"}
     {"type":"periodic","channelId":"{channel}","text":"Check the backups","schedule":"0 9 * * 1-5","timezone":"{zone}"}
     {"type":"immediate","channelId":"{channel}","text":"A new mail has come"}
-`at` is a time with its UTC offset (`date +%z`). `schedule` is cron (minute hour day month weekday, or six fields with seconds first) in the time of `timezone`. immediate is for programs of yours that noticed something.
+`at` is a time with its UTC offset (`date +%z`); it must lie ahead when you write the file. `schedule` is cron (minute hour day month weekday, or six fields with seconds first) in the time of `timezone`. immediate is for programs of yours that noticed something.
 You get it as `[EVENT:file:type:when] text`: write the text so that you understand it without this conversation. one-shot and immediate files are removed once they ran, periodic ones stay until you remove them.
 List this channel's: `grep -l '"{channel}"' {data}/events/*.json`. Cancel: rm. Change: write the file anew.
 A file with a mistake becomes NAME.json.error, with the reason in its first lines: mend it and rename it back.

@@ -24,7 +24,8 @@
 #   MOM_PIDS         processes and threads it may have (512)
 #                    An empty limit is none. There is none for disk space: see
 #                    `docker create --storage-opt` for the file systems that have one.
-#   MOM_ENGINE       docker or podman (docker)
+#   MOM_ENGINE       docker or podman (docker). podman starts containers after a reboot
+#                    with: systemctl enable podman-restart
 #
 # Exit codes:
 #   0  done

@@ -1,7 +1,7 @@
 //! The real Docker engine: the image the tests run on, containers that go with their test.
 //!
-//! Without an engine a test says that it is skipped and returns; where CI is set, or make
-//! test has started one, that is a failure.
+//! Without an engine a test says that it is skipped and returns; where CI is set that is a
+//! failure.
 
 use std::env;
 use std::io::Write;

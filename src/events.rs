@@ -5,8 +5,8 @@
 //! A file is looked at a moment after its last change, read whole, and kept here as a due
 //! time; its text is read again when it fires. An immediate or one-shot file goes when its
 //! run is on disk (`ran`), so that a crash in between makes it run late, not never: the run
-//! is known by file name and `Asked::ts`, both the same after a restart. What can't run
-//! becomes NAME.json.error, with the reason inside.
+//! is known by `Asked::ts`, which is the same after a restart. What can't run becomes
+//! NAME.json.error, with the reason inside.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -256,7 +256,7 @@ impl Events {
                 plan: Plan::Submitted { ts_ms },
                 stamp,
                 ..
-            }) if ts_ms.to_string() == asked.ts => *stamp,
+            }) if run_ts(*ts_ms, name) == asked.ts => *stamp,
             _ => return,
         };
         state.files.remove(name);
@@ -618,7 +618,7 @@ impl Events {
         let job = Job {
             channel: event.channel.clone(),
             asked: vec![Asked {
-                ts: due_ms.to_string(),
+                ts: run_ts(due_ms, name),
                 user: "EVENT".to_owned(),
                 text: asked,
             }],
@@ -779,6 +779,11 @@ pub(crate) fn check(dir: &Dir) -> Result<Vec<String>> {
         }
     }
     Ok(out)
+}
+
+/// Names a run: the same after a restart, and another one for each file of a moment.
+fn run_ts(due_ms: i64, name: &str) -> String {
+    format!("{due_ms}:{name}")
 }
 
 /// The next run after the last one, and not before now. A clock that was set back by more
@@ -1125,7 +1130,10 @@ mod tests {
         );
         assert_eq!(world.fire(START + HOUR).len(), 1);
         assert_eq!(world.fire(START + HOUR), [""; 0]);
-        assert_eq!(world.jobs[3].asked[0].ts, (START + HOUR).to_string());
+        assert_eq!(
+            world.jobs[3].asked[0].ts,
+            format!("{}:shot-ahead.json", START + HOUR)
+        );
     }
 
     #[test]

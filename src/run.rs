@@ -21,7 +21,7 @@ pub(crate) struct Job {
 /// One message that asks something of mom.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// Slack ts, or epoch milliseconds as text for events.
+    /// Slack ts; for events due time (epoch milliseconds) and file name: `1767604364120:a.json`.
     pub(crate) ts: String,
     /// Slack user id, or `EVENT`.
     pub(crate) user: String,

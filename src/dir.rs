@@ -7,7 +7,9 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -19,6 +21,8 @@ pub(crate) struct Dir {
     root: OwnedFd,
     /// For messages.
     path: PathBuf,
+    /// Held from the look at a file's last byte to the end of the write.
+    appending: Mutex<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,7 @@ impl Dir {
         Ok(Dir {
             root,
             path: path.to_owned(),
+            appending: Mutex::new(()),
         })
     }
 
@@ -72,9 +77,13 @@ impl Dir {
         if !flags.contains(OFlags::PATH) {
             flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
         }
+        let mode = match flags.contains(OFlags::CREATE) {
+            true => Mode::from_raw_mode(0o666),
+            false => Mode::empty(),
+        };
         // EAGAIN: something was renamed under the look-up.
         for _ in 0..100 {
-            match fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            match fs::openat2(&self.root, path, flags, mode, resolve) {
                 Ok(fd) => return Ok(Some(fd)),
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -91,21 +100,112 @@ impl Dir {
         Err(self.failed("open", path, "it is being moved all the time"))
     }
 
-    /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
-    pub(crate) fn read_head(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
-        let Some(fd) = self.look_up(path, OFlags::RDONLY)? else {
+    /// A regular file; `None` when it is missing.
+    fn open_file(&self, path: &str, flags: OFlags) -> Result<Option<File>> {
+        let Some(fd) = self.look_up(path, flags)? else {
             return Ok(None);
         };
-        let stat = fs::fstat(&fd).map_err(|err| self.io("read", path, err))?;
+        let stat = fs::fstat(&fd).map_err(|err| self.io("open", path, err))?;
         if kind(FileType::from_raw_mode(stat.st_mode)) != Kind::File {
-            return Err(self.failed("read", path, "it is not a regular file"));
+            return Err(self.failed("open", path, "it is not a regular file"));
         }
+        Ok(Some(File::from(fd)))
+    }
+
+    /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
+    pub(crate) fn read_head(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open_file(path, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
-        File::from(fd)
-            .take(bytes_max as u64)
+        file.take(bytes_max as u64)
             .read_to_end(&mut bytes)
             .map_err(|err| Error::io("read", self.path.join(path), &err))?;
         Ok(Some(bytes))
+    }
+
+    /// The lines of a regular file from its end back to byte `floor`; see `LinesBack`.
+    pub(crate) fn lines_back(&self, path: &str, floor: Floor) -> Result<Option<LinesBack>> {
+        let Some(file) = self.open_file(path, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let path = self.path.join(path);
+        let meta = file.metadata();
+        let end = meta.map_err(|err| Error::io("read", &path, &err))?.len();
+        let floor = match floor {
+            Floor::At(at) => at,
+            Floor::Last(bytes) => end.saturating_sub(bytes),
+        };
+        Ok(Some(LinesBack {
+            file,
+            path,
+            floor: floor.min(end),
+            start: end,
+            end,
+            carry: Vec::new(),
+        }))
+    }
+
+    /// Adds whole lines to a file (made when missing) with one write. `first` comes before
+    /// them in an empty file. A line that was cut short by a crash is ended first. Survives
+    /// kill -9 when it returns; `sync_data` on the file makes it survive a power cut.
+    pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+        let mut file = self
+            .open_file(path, flags)?
+            .ok_or_else(|| self.io("open", path, Errno::NOENT))?;
+        let mut write = || -> std::io::Result<()> {
+            let _one_writer = self.appending.lock().unwrap();
+            let end = file.metadata()?.len();
+            let mut last = [b'\n'];
+            if end > 0 {
+                file.read_exact_at(&mut last, end - 1)?;
+            }
+            let before = match last {
+                [b'\n'] if end == 0 => first,
+                [b'\n'] => "",
+                _ => "\n",
+            };
+            file.write_all(format!("{before}{lines}").as_bytes())
+        };
+        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
+        Ok(file)
+    }
+
+    /// A new file to write to and read; `None` when the name is taken, by a link too.
+    pub(crate) fn create(&self, path: &str) -> Result<Option<File>> {
+        let (parent, name) = self.parent(path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match fs::openat(&parent, name, flags, Mode::from_raw_mode(0o666)) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::EXIST) => Ok(None),
+            Err(err) => Err(self.io("make", path, err)),
+        }
+    }
+
+    /// Takes the lock that `path` (made when missing) stands for, until the file is dropped.
+    ///
+    /// # Errors
+    /// With the words `held` and the id of the process that has it, when one does.
+    pub(crate) fn lock(&self, path: &str, held: &str) -> Result<File> {
+        let file = self
+            .open_file(path, OFlags::RDWR | OFlags::CREATE)?
+            .ok_or_else(|| self.io("open", path, Errno::NOENT))?;
+        match fs::flock(&file, fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let pid = self.read_head(path, 20)?.unwrap_or_default();
+                let pid = String::from_utf8_lossy(&pid);
+                return Err(Error::failed(format!("{held} (pid {})", pid.trim())));
+            }
+            Err(err) => return Err(self.io("lock", path, err)),
+        }
+        let write = || -> std::io::Result<()> {
+            file.set_len(0)?;
+            file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)
+        };
+        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
+        Ok(file)
     }
 
     /// At most `max` entries of a directory, in the order the system gives them, names that
@@ -242,6 +342,90 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.root.as_fd()
+    }
+}
+
+/// Where `LinesBack` ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Floor {
+    /// The byte where a line begins.
+    At(u64),
+    /// So many bytes before the end; what is cut there is left out.
+    Last(u64),
+}
+
+/// Lines without their newline, last one first, empty ones left out. A last line that was
+/// cut short comes too: readers skip what does not parse. Holds one line at a time.
+pub(crate) struct LinesBack {
+    file: File,
+    path: PathBuf,
+    floor: u64,
+    /// Of what was read so far.
+    start: u64,
+    end: u64,
+    /// The file's bytes from `start` on that no line was made of yet.
+    carry: Vec<u8>,
+}
+
+impl LinesBack {
+    /// Bytes of the file.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// True when the next line would begin before the floor.
+    pub(crate) fn cut(&self) -> bool {
+        self.floor > 0
+    }
+}
+
+impl Iterator for LinesBack {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Result<Vec<u8>>> {
+        const CHUNK: u64 = 64 * 1024;
+        // Of `carry`, where a newline may be.
+        let mut unseen = self.carry.len();
+        loop {
+            let newline = self.carry[..unseen].iter().rposition(|b| *b == b'\n');
+            let at = match newline {
+                Some(at) => at + 1,
+                // A line begins where the file does, and at a floor that follows a newline.
+                None if self.start == self.floor && !self.carry.is_empty() => {
+                    let mut before = [b'\n'];
+                    if self.floor > 0 {
+                        self.file.read_exact_at(&mut before, self.floor - 1).ok();
+                    }
+                    if before != [b'\n'] {
+                        return None;
+                    }
+                    0
+                }
+                None if self.start == self.floor => return None,
+                None => {
+                    // As much as is held already, so that a long line is moved few times.
+                    let len = CHUNK.max(self.carry.len() as u64);
+                    let from = self.start.saturating_sub(len).max(self.floor);
+                    unseen = (self.start - from) as usize;
+                    let mut chunk = vec![0; unseen];
+                    if let Err(err) = self.file.read_exact_at(&mut chunk, from) {
+                        self.start = self.floor;
+                        self.carry.clear();
+                        return Some(Err(Error::io("read", &self.path, &err)));
+                    }
+                    chunk.append(&mut self.carry);
+                    self.carry = chunk;
+                    self.start = from;
+                    continue;
+                }
+            };
+            let line = self.carry.split_off(at);
+            self.carry.truncate(at.saturating_sub(1));
+            if !line.is_empty() {
+                return Some(Ok(line));
+            }
+            unseen = self.carry.len();
+        }
     }
 }
 

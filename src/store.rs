@@ -2,14 +2,49 @@
 //! attachments, spilled output, the lock. Formats are the original's, so that a directory
 //! works with either program; every open goes through `dir`.
 
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::path::Path;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use crate::dir::Dir;
-use crate::error::Result;
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::dir::{Dir, Floor, Kind};
+use crate::error::{Error, Result};
+use crate::json::{self, Obj};
+use crate::process::random_word;
+use crate::time;
+
+/// Bytes of log.jsonl that are looked at for who spoke, what is known, where it ends.
+const TAIL_BYTES: u64 = 256 * 1024;
+/// Messages of a channel that are known by heart. Slack delivers again within an hour.
+const KNOWN_MAX: usize = 1_000;
+/// Channels of which that is held; for another, the tail of its log is read again.
+const CHANNELS_MAX: usize = 64;
+const PEOPLE_MAX: usize = 200;
+/// Bytes looked at for what is unanswered: of the log, and of the context.
+const UNANSWERED_LOG_BYTES: u64 = 4 << 20;
+const UNANSWERED_CONTEXT_BYTES: u64 = 64 << 20;
+/// Messages that one backfill adds to a channel: three pages.
+const BACKFILL_MAX: usize = 3_000;
+/// Characters of an attachment's name: file systems take 255 bytes, our prefixes less than 40.
+const NAME_CHARS_MAX: usize = 200;
 
 pub(crate) struct Store {
     dir: Dir,
+    path: PathBuf,
+    /// Most recently used last.
+    known: Mutex<VecDeque<Known>>,
+    /// Held as long as mom runs.
+    _lock: File,
+}
+
+struct Known {
+    channel: String,
+    /// Hash of the ts, and whether it was asked of mom. Newest last.
+    messages: VecDeque<(u64, bool)>,
 }
 
 /// A line of log.jsonl.
@@ -47,7 +82,7 @@ pub(crate) enum Seen {
     NowMention,
 }
 
-/// Where someone's id, handle and display name come from: their newest line.
+/// Someone, as their newest line has them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Person {
     pub(crate) id: String,
@@ -56,9 +91,17 @@ pub(crate) struct Person {
 }
 
 impl Store {
+    /// # Errors
+    /// Also when another mom works on this directory.
     pub(crate) fn open(path: &Path) -> Result<Store> {
+        let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
+        let dir = Dir::open(&path)?;
+        let held = format!("another mom works on {}", path.display());
         Ok(Store {
-            dir: Dir::open(path)?,
+            _lock: dir.lock(".mom.lock", &held)?,
+            dir,
+            path,
+            known: Mutex::default(),
         })
     }
 
@@ -68,58 +111,403 @@ impl Store {
 
     /// Absolute.
     pub(crate) fn path(&self) -> &Path {
-        todo!()
+        &self.path
     }
 
-    /// Durable when it returns: one write and one fdatasync a channel. `(channel, entry)`.
-    pub(crate) fn log(&self, _entries: &[(String, LogEntry)]) -> Result<()> {
-        todo!()
+    /// `(channel, entry)`, in order. Survives a power cut when it returns: one write and one
+    /// fdatasync for each channel, however many entries.
+    pub(crate) fn log(&self, entries: &[(String, LogEntry)]) -> Result<()> {
+        let mut batches: Vec<(&str, Vec<&LogEntry>)> = Vec::new();
+        for (channel, entry) in entries {
+            match batches.iter_mut().find(|(name, _)| name == channel) {
+                Some((_, batch)) => batch.push(entry),
+                None => batches.push((channel, vec![entry])),
+            }
+        }
+        for (channel, batch) in batches {
+            self.make_channel(channel)?;
+            let lines: String = batch.iter().map(|entry| entry.line()).collect();
+            let path = log_path(channel);
+            let file = self.dir.append(&path, "", &lines)?;
+            file.sync_data()
+                .map_err(|err| Error::io("write", self.path.join(&path), &err))?;
+            let mut known = self.known.lock().unwrap();
+            if let Some(known) = known.iter_mut().find(|known| known.channel == channel) {
+                batch.iter().for_each(|entry| known.mark(entry));
+            }
+        }
+        Ok(())
     }
 
-    pub(crate) fn seen(&self, _channel: &str, _ts: &str, _mention: bool) -> Result<Seen> {
-        todo!()
+    /// What the log knows of message `ts`; it looks at the newest `KNOWN_MAX` messages.
+    pub(crate) fn seen(&self, channel: &str, ts: &str, mention: bool) -> Result<Seen> {
+        let mut all = self.known.lock().unwrap();
+        let known = match all.iter().position(|known| known.channel == channel) {
+            Some(at) => all.remove(at),
+            None => {
+                let mut known = Known {
+                    channel: channel.to_owned(),
+                    messages: VecDeque::new(),
+                };
+                let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+                tail.iter().for_each(|entry| known.mark(entry));
+                Some(known)
+            }
+        };
+        let seen = known
+            .as_ref()
+            .map_or(Seen::New, |known| known.find(ts, mention));
+        all.extend(known);
+        while all.len() > CHANNELS_MAX {
+            all.pop_front();
+        }
+        Ok(seen)
     }
 
-    /// A new file in the channel's scratch/ and its path below the data directory.
-    pub(crate) fn spill(&self, _channel: &str) -> Result<(File, String)> {
-        todo!()
+    /// A new file in the channel's scratch/, and its path below the data directory.
+    pub(crate) fn spill(&self, channel: &str) -> Result<(File, String)> {
+        self.make_channel(channel)?;
+        self.dir.make_dir(&format!("{channel}/scratch"))?;
+        loop {
+            let word = random_word()?;
+            let path = format!(
+                "{channel}/scratch/out-{}.txt",
+                word.get(..6).unwrap_or(&word)
+            );
+            if let Some(file) = self.dir.create(&path)? {
+                return Ok((file, path));
+            }
+        }
     }
 
-    /// The path below the data directory that a file of message `ts` is kept at.
-    pub(crate) fn attachment(&self, _channel: &str, _ts: &str, _original: &str) -> String {
-        todo!()
+    /// Where the files of one message are kept, by the names their senders gave them. Two of
+    /// the same name are kept apart.
+    pub(crate) fn attachments(channel: &str, ts: &str, originals: &[&str]) -> Vec<Attachment> {
+        let ms = time::slack_ts_ms(ts).unwrap_or_default();
+        let mut used = HashSet::new();
+        let mut out = Vec::new();
+        for original in originals {
+            let name = safe_name(original);
+            let mut local = format!("{channel}/attachments/{ms}_{name}");
+            for number in 2.. {
+                if used.insert(local.clone()) {
+                    break;
+                }
+                local = format!("{channel}/attachments/{ms}_{number}_{name}");
+            }
+            out.push(Attachment {
+                original: (*original).to_owned(),
+                local,
+            });
+        }
+        out
     }
 
-    /// `local` as `attachment` gave it.
-    pub(crate) fn create_attachment(&self, _local: &str) -> Result<File> {
-        todo!()
+    /// To be filled and then handed to `finish_attachment` or `drop_attachment`; until then
+    /// the file has another name.
+    pub(crate) fn create_attachment(&self, local: &str) -> Result<File> {
+        let (channel, _) = local.split_once('/').unwrap_or_default();
+        self.make_channel(channel)?;
+        self.dir.make_dir(&format!("{channel}/attachments"))?;
+        let part = part_path(local);
+        self.dir.remove(&part)?;
+        self.dir
+            .create(&part)?
+            .ok_or_else(|| Error::failed(format!("cannot make {part}: someone else just did")))
     }
 
-    pub(crate) fn last_prompt(&self, _channel: &str, _json: &str) -> Result<()> {
-        todo!()
+    pub(crate) fn finish_attachment(&self, local: &str) -> Result<()> {
+        let name = local.rsplit('/').next().unwrap_or(local);
+        self.dir.rename(&part_path(local), name)
     }
 
-    /// Directories named like a conversation.
+    pub(crate) fn drop_attachment(&self, local: &str) -> Result<()> {
+        self.dir.remove(&part_path(local))
+    }
+
+    /// `json`: what the model is about to be sent, for whoever debugs a prompt.
+    pub(crate) fn last_prompt(&self, channel: &str, json: &str) -> Result<()> {
+        self.make_channel(channel)?;
+        let path = format!("{channel}/last_prompt.jsonl");
+        self.dir.replace(&path, json.as_bytes())
+    }
+
+    /// Directories named like a conversation, sorted.
     pub(crate) fn channels(&self) -> Result<Vec<String>> {
-        todo!()
+        let entries = self.dir.list(".", 100_000)?.unwrap_or_default();
+        let mut names: Vec<String> = entries
+            .into_iter()
+            .filter(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name))
+            .map(|entry| entry.name)
+            .collect();
+        names.sort();
+        Ok(names)
     }
 
-    /// What people asked since then and no run has ended for, oldest first.
-    pub(crate) fn unanswered(&self, _channel: &str, _since_ms: i64) -> Result<Vec<LogEntry>> {
-        todo!()
+    /// What people asked of mom since then and no run ended for, oldest first. Where the
+    /// context is missing, what came before her last word counts as answered.
+    pub(crate) fn unanswered(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
+        let floor = Floor::Last(UNANSWERED_LOG_BYTES);
+        // What was backfilled may stand behind newer lines.
+        let mut older = 0;
+        let newer = |entry: &LogEntry| {
+            older += usize::from(entry.date_ms() < since_ms);
+            older <= BACKFILL_MAX
+        };
+        let mut entries = self.log_tail(channel, floor, newer)?;
+        let mut since_ms = since_ms;
+        let last_word = entries.iter().rfind(|entry| entry.is_bot);
+        let last_word = last_word.map(LogEntry::date_ms);
+        let mut asked = HashSet::new();
+        entries.retain(|entry| {
+            let asks = entry.mention && !entry.is_bot && Command::parse(&entry.text).is_none();
+            asks && asked.insert(entry.ts.clone())
+        });
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        let mut done = HashSet::new();
+        let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
+        match self.dir.lines_back(&context_path(channel), floor)? {
+            None => since_ms = last_word.unwrap_or(since_ms),
+            Some(mut lines) => {
+                let mut oldest_ms = i64::MAX;
+                for line in &mut lines {
+                    let Some(record) = record(&line?) else {
+                        continue;
+                    };
+                    oldest_ms = iso_ms(&record["timestamp"]).unwrap_or(oldest_ms);
+                    if oldest_ms < since_ms {
+                        break;
+                    }
+                    let run = &record["data"]["run"];
+                    if run["done"] == true {
+                        let asked = run["asked"].as_array().into_iter().flatten();
+                        done.extend(asked.filter_map(|ts| ts.as_str().map(str::to_owned)));
+                    }
+                }
+                if lines.cut() {
+                    since_ms = since_ms.max(oldest_ms);
+                }
+            }
+        }
+        entries.retain(|entry| entry.date_ms() >= since_ms && !done.contains(&entry.ts));
+        Ok(entries)
     }
 
     /// Who spoke lately, newest first.
-    pub(crate) fn people(&self, _channel: &str) -> Result<Vec<Person>> {
-        todo!()
+    pub(crate) fn people(&self, channel: &str) -> Result<Vec<Person>> {
+        let mut people: Vec<Person> = Vec::new();
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        for entry in tail.into_iter().rev().filter(|entry| !entry.is_bot) {
+            if people.len() < PEOPLE_MAX && people.iter().all(|person| person.id != entry.user) {
+                people.push(Person {
+                    id: entry.user,
+                    user_name: entry.user_name,
+                    display_name: entry.display_name,
+                });
+            }
+        }
+        Ok(people)
     }
 
-    pub(crate) fn last_ts(&self, _channel: &str) -> Result<Option<String>> {
-        todo!()
+    /// Of the newest message in the log.
+    pub(crate) fn last_ts(&self, channel: &str) -> Result<Option<String>> {
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let newest = |ts: &String| (time::slack_ts_ms(ts), ts.clone());
+        Ok(tail.into_iter().map(|entry| entry.ts).max_by_key(newest))
+    }
+
+    /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
+    /// oldest first.
+    fn log_tail(
+        &self,
+        channel: &str,
+        floor: Floor,
+        mut wanted: impl FnMut(&LogEntry) -> bool,
+    ) -> Result<Vec<LogEntry>> {
+        let mut entries = Vec::new();
+        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            match LogEntry::parse(&line?) {
+                Some(entry) if wanted(&entry) => entries.push(entry),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        entries.reverse();
+        Ok(entries)
+    }
+
+    fn make_channel(&self, channel: &str) -> Result<()> {
+        if !is_conversation(channel) {
+            return Err(Error::failed(format!("{channel:?} is no conversation id")));
+        }
+        self.dir.make_dir(channel)
     }
 }
 
+impl LogEntry {
+    /// Milliseconds since 1970.
+    pub(crate) fn date_ms(&self) -> i64 {
+        match self.date_ms {
+            Some(ms) => ms,
+            None if self.is_bot => time::now_ms(),
+            None => time::slack_ts_ms(&self.ts).unwrap_or_else(time::now_ms),
+        }
+    }
+
+    fn line(&self) -> String {
+        let attachments = self.attachments.iter().map(|attachment| {
+            Obj::new()
+                .str("original", &attachment.original)
+                .str("local", &attachment.local)
+                .end()
+        });
+        let mut line = Obj::new()
+            .str("date", &time::iso(self.date_ms()))
+            .str("ts", &self.ts)
+            .str("user", &self.user)
+            .opt_str("userName", self.user_name.as_deref())
+            .opt_str("displayName", self.display_name.as_deref())
+            .str("text", &self.text)
+            .raw("attachments", &json::array(attachments))
+            .bool("isBot", self.is_bot)
+            .opt_str("threadTs", self.thread_ts.as_deref());
+        if self.mention {
+            line = line.bool("mention", true);
+        }
+        line.end() + "\n"
+    }
+
+    /// `None` for what is no entry: torn, foreign, without a ts.
+    pub(crate) fn parse(line: &[u8]) -> Option<LogEntry> {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        let text = |key: &str| value[key].as_str().map(str::to_owned);
+        let attachments = value["attachments"].as_array().into_iter().flatten();
+        let attachments = attachments.filter_map(|attachment| {
+            Some(Attachment {
+                original: attachment["original"].as_str()?.to_owned(),
+                local: attachment["local"].as_str()?.to_owned(),
+            })
+        });
+        Some(LogEntry {
+            ts: slack_ts(value["ts"].as_str()?),
+            user: text("user").unwrap_or_else(|| "unknown".to_owned()),
+            user_name: text("userName"),
+            display_name: text("displayName"),
+            text: text("text").unwrap_or_default(),
+            attachments: attachments.collect(),
+            is_bot: value["isBot"] == true,
+            thread_ts: text("threadTs"),
+            mention: value["mention"] == true,
+            date_ms: iso_ms(&value["date"]),
+        })
+    }
+}
+
+impl Known {
+    fn mark(&mut self, entry: &LogEntry) {
+        self.messages.push_back((hash(&entry.ts), entry.mention));
+        if self.messages.len() > KNOWN_MAX {
+            self.messages.pop_front();
+        }
+    }
+
+    fn find(&self, ts: &str, mention: bool) -> Seen {
+        let ts = hash(ts);
+        let mut same = self.messages.iter().filter(|(known, _)| *known == ts);
+        match (same.clone().next(), same.any(|(_, asked)| *asked)) {
+            (None, _) => Seen::New,
+            (Some(_), false) if mention => Seen::NowMention,
+            _ => Seen::Known,
+        }
+    }
+}
+
+/// Conversation ids become directory names, so nothing else passes: Slack's `C..`, `D..`,
+/// `G..` of capital letters and digits, and the terminal's own.
+pub(crate) fn is_conversation(id: &str) -> bool {
+    let rest = id.strip_prefix(['C', 'D', 'G']).unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+    id == "TERMINAL" || (1..=30).contains(&rest.len()) && rest.bytes().all(plain)
+}
+
 /// `raw` as log.jsonl has it: `<@ID>` taken out, trimmed, entities left encoded.
-pub(crate) fn clean_text(_raw: &str) -> String {
-    todo!()
+pub(crate) fn clean_text(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once("<@") {
+        out.push_str(before);
+        let id_len = after.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        rest = match after.get(id_len..).and_then(|rest| rest.strip_prefix('>')) {
+            Some(behind) if id_len > 0 => behind,
+            _ => {
+                out.push_str("<@");
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out.trim().to_owned()
+}
+
+pub(crate) fn log_path(channel: &str) -> String {
+    format!("{channel}/log.jsonl")
+}
+
+pub(crate) fn context_path(channel: &str) -> String {
+    format!("{channel}/context.jsonl")
+}
+
+/// The name under which mom's own records stand in context.jsonl; the original takes them
+/// along unread.
+pub(crate) const RECORD_TYPE: &str = "mom.run";
+
+/// A line of context.jsonl, if it is one of mom's records.
+pub(crate) fn record(line: &[u8]) -> Option<Value> {
+    // Most lines are long and no records.
+    let marked = line.windows(RECORD_TYPE.len()).take(120);
+    let mut marked = marked.filter(|part| *part == RECORD_TYPE.as_bytes());
+    marked.next()?;
+    let value: Value = serde_json::from_slice(line).ok()?;
+    (value["type"] == "custom" && value["customType"] == RECORD_TYPE).then_some(value)
+}
+
+pub(crate) fn iso_ms(value: &Value) -> Option<i64> {
+    value.as_str().and_then(time::parse_iso)
+}
+
+/// Very old files have milliseconds.
+fn slack_ts(ts: &str) -> String {
+    match ts.parse::<u64>() {
+        Ok(ms) if ms > 1_000_000_000_000 => format!("{}.{:06}", ms / 1000, ms % 1000 * 1000),
+        _ => ts.to_owned(),
+    }
+}
+
+/// As the original has it, one `_` for each UTF-16 unit that no file name should hold. A long
+/// name loses its beginning: its end tells the type.
+fn safe_name(original: &str) -> String {
+    let mut name = String::new();
+    for c in original.chars() {
+        match c {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '.' | '_' | '-' => name.push(c),
+            _ => (0..c.len_utf16()).for_each(|_| name.push('_')),
+        }
+    }
+    let from = name.len().saturating_sub(NAME_CHARS_MAX);
+    name.split_off(from)
+}
+
+/// `C1/attachments/x.png` while it is being filled: `C1/attachments/.x.png.part`
+fn part_path(local: &str) -> String {
+    let (parent, name) = local.rsplit_once('/').unwrap_or((".", local));
+    format!("{parent}/.{name}.part")
+}
+
+fn hash(ts: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    ts.hash(&mut hasher);
+    hasher.finish()
 }

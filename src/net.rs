@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,14 +20,14 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tungstenite::WebSocket;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
-use ureq::{Agent, Proxy};
+use ureq::{Agent, Proxy, ProxyProtocol};
 
 use crate::error::{Error, Result};
 use crate::stop::{Stop, poll_for};
@@ -45,8 +45,8 @@ const SESSIONS_KEPT: usize = 4;
 /// One address of a host; a host with several gets this for each.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const DNS_MAX: Duration = Duration::from_secs(10);
-/// From the open connection to the answered WebSocket upgrade or CONNECT, TLS included.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
+/// From the name look-up to the end of the TLS handshake or the WebSocket upgrade.
+const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a response head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// One Slack envelope. The largest event payloads are some hundred KB.
@@ -115,14 +115,11 @@ impl Net {
         })?;
         let name = target.host.clone();
         self.upgrade(&target, stop)
-            .map_err(|err| match stopped(&err) {
-                true => Error::Stopped,
-                false => Error::retry(format!("cannot open a WebSocket to {name}: {err}")),
-            })
+            .map_err(|err| meaning(&format!("open a WebSocket to {name}"), &err))
     }
 
     fn upgrade(&self, target: &Target, stop: &Stop) -> io::Result<WebSocket<Stream>> {
-        let mut stream = self.open(target, stop, HANDSHAKE_MAX)?;
+        let mut stream = self.open(target, stop, Instant::now() + OPEN_MAX)?;
         let mut nonce = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce)
             .map_err(|_| io::Error::other("no random bytes"))?;
@@ -150,7 +147,7 @@ impl Net {
                 "the server's Sec-WebSocket-Accept is wrong",
             ));
         }
-        stream.wire().idle = None;
+        stream.wire().until = None;
         let config = WebSocketConfig::default()
             .read_buffer_size(4096)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -164,21 +161,27 @@ impl Net {
     }
 
     /// TCP (through the proxy where one applies), then TLS where the scheme asks for it.
-    fn open(&self, target: &Target, stop: &Stop, idle: Duration) -> io::Result<Stream> {
-        let proxy = self
-            .0
-            .proxy
-            .as_ref()
-            .filter(|proxy| target.uri().is_none_or(|uri| !proxy.is_no_proxy(&uri)));
+    fn open(&self, target: &Target, stop: &Stop, until: Instant) -> io::Result<Stream> {
+        let proxy = self.0.proxy.as_ref().filter(|proxy| {
+            let exempt = target.uri().is_some_and(|uri| proxy.is_no_proxy(&uri));
+            // A model server on this machine is not to be sought elsewhere.
+            let here = !target.tls && target.is_loopback();
+            !exempt && !here
+        });
         let (host, port) = match proxy {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (target.host.as_str(), target.port),
         };
-        let tcp = connect(host, port, stop)?;
+        if proxy.is_some_and(|proxy| proxy.protocol() != ProxyProtocol::Http) {
+            return Err(hopeless(
+                "only http:// proxies can be used (see ALL_PROXY, HTTPS_PROXY)",
+            ));
+        }
+        let tcp = connect(host, port, stop, until)?;
         let mut wire = Wire {
             tcp,
             stop: stop.clone(),
-            idle: Some(idle),
+            until: Some(until),
         };
         if let Some(proxy) = proxy {
             tunnel(&mut wire, proxy, target)?;
@@ -188,32 +191,34 @@ impl Net {
         }
         let name = ServerName::try_from(target.bare_host().to_owned())
             .map_err(|_| io::Error::other("not a host name that TLS can check"))?;
-        let config = self.tls().map_err(io::Error::other)?;
+        let config = self.tls().map_err(hopeless)?;
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while session.is_handshaking() {
-            session.complete_io(&mut wire)?;
+            session.complete_io(&mut wire).map_err(with_tls_hint)?;
         }
         Ok(Stream::Tls(Box::new(StreamOwned::new(session, wire))))
     }
 
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
-        self.0.tls.get_or_init(tls_config).clone()
+        let config = || tls_config(&ca_file()?);
+        self.0.tls.get_or_init(config).clone()
     }
 }
 
-fn tls_config() -> std::result::Result<Arc<ClientConfig>, String> {
-    let file = match std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => CA_FILES
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.is_file())
-            .ok_or(
-                "no file of CA certificates on this system: install the package ca-certificates, \
-             or name one in SSL_CERT_FILE",
-            )?,
-    };
-    let certificates = CertificateDer::pem_file_iter(&file)
+fn ca_file() -> std::result::Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let mut files = CA_FILES.iter().map(PathBuf::from);
+    files.find(|path| path.is_file()).ok_or_else(|| {
+        "no file of CA certificates on this system: install the package ca-certificates, or name \
+         one in SSL_CERT_FILE"
+            .to_owned()
+    })
+}
+
+fn tls_config(file: &Path) -> std::result::Result<Arc<ClientConfig>, String> {
+    let certificates = CertificateDer::pem_file_iter(file)
         .map_err(|err| format!("cannot read CA certificates from {}: {err}", file.display()))?;
     let mut roots = RootCertStore::empty();
     // One broken or odd certificate in a system's bundle must not cost all the others.
@@ -286,16 +291,16 @@ impl Write for Stream {
 pub(crate) struct Wire {
     tcp: TcpStream,
     stop: Stop,
-    /// How long one read or write may wait; `None`: not at all, `WouldBlock` goes up.
-    idle: Option<Duration>,
+    /// Until when a read or write may wait; `None`: not at all, `WouldBlock` goes up.
+    until: Option<Instant>,
 }
 
 impl Wire {
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let Some(idle) = self.idle else {
+        let Some(until) = self.until else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        wait(&self.tcp, flags, Instant::now() + idle, &self.stop)
+        wait(&self.tcp, flags, until, &self.stop)
     }
 }
 
@@ -330,7 +335,7 @@ impl Write for Wire {
 fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Result<()> {
     loop {
         if stop.is_set() {
-            return Err(io::Error::other(WasStopped));
+            return Err(io::Error::other(Trouble::Stopped));
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -347,60 +352,88 @@ fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Res
     }
 }
 
-/// The cause inside an `io::Error` that a stop made.
+/// What is inside an `io::Error` of ours when a caller must branch on it.
 #[derive(Debug)]
-struct WasStopped;
+enum Trouble {
+    Stopped,
+    /// No connection came about: nothing was sent.
+    NotConnected(io::Error),
+    /// No waiting mends it.
+    Hopeless(String),
+}
 
-impl fmt::Display for WasStopped {
+impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stopped")
+        match self {
+            Trouble::Stopped => f.write_str("stopped"),
+            Trouble::NotConnected(err) => err.fmt(f),
+            Trouble::Hopeless(why) => f.write_str(why),
+        }
     }
 }
 
-impl std::error::Error for WasStopped {}
+impl std::error::Error for Trouble {}
 
-/// Whether a stop ended it, however deep ureq or rustls wrapped the error.
-pub(crate) fn stopped(err: &(dyn std::error::Error + 'static)) -> bool {
-    if err.is::<WasStopped>() {
-        return true;
+fn hopeless(why: impl Into<String>) -> io::Error {
+    io::Error::other(Trouble::Hopeless(why.into()))
+}
+
+/// Whether such a trouble is in there, however deep ureq or rustls wrapped it.
+fn any_trouble(err: &(dyn std::error::Error + 'static), is_it: fn(&Trouble) -> bool) -> bool {
+    if let Some(trouble) = err.downcast_ref::<Trouble>() {
+        return is_it(trouble)
+            || matches!(trouble, Trouble::NotConnected(inner) if any_trouble(inner, is_it));
     }
     if let Some(err) = err.downcast_ref::<io::Error>() {
-        return err.get_ref().is_some_and(|inner| stopped(inner));
+        return err.get_ref().is_some_and(|inner| any_trouble(inner, is_it));
     }
     match err.downcast_ref::<ureq::Error>() {
-        Some(ureq::Error::Io(inner)) => stopped(inner),
-        _ => err.source().is_some_and(stopped),
+        Some(ureq::Error::Io(inner)) => any_trouble(inner, is_it),
+        _ => err
+            .source()
+            .is_some_and(|source| any_trouble(source, is_it)),
     }
 }
 
-/// The cause inside an `io::Error` when no connection came about: nothing was sent.
-#[derive(Debug)]
-struct NotConnected(io::Error);
-
-impl fmt::Display for NotConnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+/// Whether a stop ended it.
+pub(crate) fn stopped(err: &(dyn std::error::Error + 'static)) -> bool {
+    any_trouble(err, |trouble| matches!(trouble, Trouble::Stopped))
 }
 
-impl std::error::Error for NotConnected {}
+/// Whether no waiting mends it: no CA certificates, a proxy of a kind we can't use.
+pub(crate) fn is_hopeless(err: &(dyn std::error::Error + 'static)) -> bool {
+    any_trouble(err, |trouble| matches!(trouble, Trouble::Hopeless(_)))
+}
 
 /// Whether the request of a failed call certainly did not leave.
 pub(crate) fn not_sent(err: &ureq::Error) -> bool {
-    match err {
-        ureq::Error::Io(err) => err
-            .get_ref()
-            .is_some_and(|inner| inner.is::<NotConnected>()),
-        ureq::Error::BadUri(_) => true,
-        _ => false,
-    }
+    matches!(err, ureq::Error::BadUri(_))
+        || any_trouble(err, |trouble| matches!(trouble, Trouble::NotConnected(_)))
+}
+
+fn with_tls_hint(err: io::Error) -> io::Error {
+    let tls = err.get_ref().and_then(|err| err.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(why)) = tls else {
+        return err;
+    };
+    let hint = match why {
+        CertificateError::UnknownIssuer => {
+            "if something here reads TLS on its way, name its CA file in SSL_CERT_FILE"
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => "is the clock of this machine right?",
+        _ => return err,
+    };
+    io::Error::other(format!("{err}; {hint}"))
 }
 
 /// Tries the host's addresses in turn.
-fn connect(host: &str, port: u16, stop: &Stop) -> io::Result<TcpStream> {
+fn connect(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("{host} has no address"));
-    for address in look_up(host, port, stop)? {
-        match connect_one(address, stop) {
+    for address in look_up(host, port, stop, until)? {
+        match connect_one(address, stop, until) {
             Ok(tcp) => return Ok(tcp),
             Err(err) if stopped(&err) => return Err(err),
             Err(err) => last = err,
@@ -409,7 +442,7 @@ fn connect(host: &str, port: u16, stop: &Stop) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn connect_one(address: SocketAddr, stop: &Stop) -> io::Result<TcpStream> {
+fn connect_one(address: SocketAddr, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -420,7 +453,8 @@ fn connect_one(address: SocketAddr, stop: &Stop) -> io::Result<TcpStream> {
     match rustix::net::connect(&socket, &address) {
         Ok(()) => {}
         Err(rustix::io::Errno::INPROGRESS) => {
-            wait(&socket, PollFlags::OUT, Instant::now() + CONNECT_MAX, stop)?;
+            let until = until.min(Instant::now() + CONNECT_MAX);
+            wait(&socket, PollFlags::OUT, until, stop)?;
             rustix::net::sockopt::socket_error(&socket)??;
         }
         Err(err) => return Err(err.into()),
@@ -432,7 +466,7 @@ fn connect_one(address: SocketAddr, stop: &Stop) -> io::Result<TcpStream> {
 
 /// getaddrinfo(3) knows neither limits nor stops: it gets a thread of its own, which outlives
 /// a stop by the resolver's own time limit and then ends unheard.
-fn look_up(host: &str, port: u16, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
+fn look_up(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
@@ -450,7 +484,8 @@ fn look_up(host: &str, port: u16, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
             sender.send(found).ok();
             drop(writer);
         })?;
-    wait(&reader, PollFlags::IN, Instant::now() + DNS_MAX, stop)?;
+    let until = until.min(Instant::now() + DNS_MAX);
+    wait(&reader, PollFlags::IN, until, stop)?;
     receiver
         .recv()
         .map_err(|_| io::Error::other("the name look-up ended early"))?
@@ -472,6 +507,11 @@ fn tunnel(wire: &mut Wire, proxy: &Proxy, target: &Target) -> io::Result<()> {
     let (head, rest) = read_head(wire)?;
     match status_of(&head) {
         Some(200..=299) if rest.is_empty() => Ok(()),
+        Some(407) => Err(io::Error::other(format!(
+            "the proxy {}:{} wants another user and password than HTTPS_PROXY has",
+            proxy.host(),
+            proxy.port()
+        ))),
         _ => Err(io::Error::other(format!(
             "the proxy {}:{} answered {:?}",
             proxy.host(),
@@ -565,6 +605,11 @@ impl Target {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
+    fn is_loopback(&self) -> bool {
+        let host = self.bare_host();
+        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
     fn authority(&self) -> String {
         match (self.tls, self.port) {
             (true, 443) | (false, 80) => self.host.clone(),
@@ -584,12 +629,18 @@ pub(crate) fn host_of(url: &str) -> String {
     Target::parse(url).map_or_else(|| "(no host)".to_owned(), |target| target.authority())
 }
 
-/// What an error of an HTTP call means: stopped, or worth another try.
+/// What an error of an HTTP call means: stopped, or worth another try, or hopeless.
 pub(crate) fn http_error(url: &str, err: &ureq::Error) -> Error {
-    if stopped(err) {
-        return Error::Stopped;
+    meaning(&format!("reach {}", host_of(url)), err)
+}
+
+fn meaning(tried: &str, err: &(dyn std::error::Error + 'static)) -> Error {
+    let why = format!("cannot {tried}: {err}");
+    match () {
+        () if stopped(err) => Error::Stopped,
+        () if is_hopeless(err) => Error::Failed(why),
+        () => Error::retry(why),
     }
-    Error::retry(format!("cannot reach {}: {err}", host_of(url)))
 }
 
 /// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
@@ -625,16 +676,13 @@ impl Connector for Dial {
     ) -> std::result::Result<Option<Line>, ureq::Error> {
         let target = Target::parse(&details.uri.to_string())
             .ok_or_else(|| ureq::Error::BadUri(host_of(&details.uri.to_string())))?;
-        let stream = self
+        let left = details.timeout.not_zero();
+        let left = left.map_or(OPEN_MAX, |left| OPEN_MAX.min(*left));
+        let opened = self
             .net
-            .open(&target, &self.stop, HANDSHAKE_MAX)
-            .map_err(|err| {
-                if stopped(&err) {
-                    err
-                } else {
-                    io::Error::new(err.kind(), NotConnected(err))
-                }
-            })?;
+            .open(&target, &self.stop, Instant::now() + left)
+            .map_err(|err| io::Error::new(err.kind(), Trouble::NotConnected(err)));
+        let stream = opened?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         Ok(Some(Line {
@@ -658,14 +706,15 @@ struct Line {
 
 impl Line {
     /// ureq's own limit is the one for the whole call.
-    fn set_idle(&mut self, next: &NextTimeout) {
+    fn set_limit(&mut self, next: &NextTimeout) {
         let limits = self.limits;
         let idle = if self.answering {
             limits.idle
         } else {
             limits.first_byte
         };
-        self.stream.wire().idle = Some(next.not_zero().map_or(idle, |left| idle.min(*left)));
+        let left = next.not_zero().map_or(idle, |left| idle.min(*left));
+        self.stream.wire().until = Some(Instant::now() + left);
     }
 }
 
@@ -680,14 +729,14 @@ impl Transport for Line {
         timeout: NextTimeout,
     ) -> std::result::Result<(), ureq::Error> {
         self.answering = false;
-        self.set_idle(&timeout);
+        self.set_limit(&timeout);
         self.stream.write_all(&self.buffers.output()[..amount])?;
         self.stream.flush()?;
         Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> std::result::Result<bool, ureq::Error> {
-        self.set_idle(&timeout);
+        self.set_limit(&timeout);
         let read = match self.stream.read(self.buffers.input_append_buf()) {
             // A server that skips TLS's goodbye: the body's own framing tells what is missing.
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => 0,
@@ -728,6 +777,7 @@ impl Resolver for NoLookup {
 
 #[cfg(test)]
 mod tests {
+    use super::testing::*;
     use super::*;
     use crate::stop::Cause;
     use std::net::TcpListener;
@@ -785,36 +835,296 @@ mod tests {
         }
     }
 
-    /// A server that accepts and then says nothing.
+    const FOREVER: Limits = Limits {
+        first_byte: Duration::from_secs(3600),
+        idle: Duration::from_secs(3600),
+        total: None,
+    };
+
+    /// Starts a request, lets the server say `says` and then nothing, and stops it.
     #[test]
-    fn a_stop_ends_a_call_that_waits() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let forever = Duration::from_secs(3600);
-        let limits = Limits {
-            first_byte: forever,
-            idle: forever,
-            total: None,
-        };
-        let net = Net(Arc::new(Inner {
-            proxy: None,
-            tls: OnceLock::new(),
-        }));
-        for scheme in ["http", "https", "ws"] {
+    fn a_stop_ends_whatever_waits() {
+        for (scheme, says) in [
+            ("http", ""),
+            ("http", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"),
+            ("https", ""),
+            ("ws", "HTTP/1.1 101 "),
+            ("wss", ""),
+        ] {
+            let (said, hear) = mpsc::channel();
+            let address = serve(move |mut tcp| {
+                tcp.write_all(says.as_bytes()).unwrap();
+                said.send(tcp).ok();
+            });
             let stop = Stop::new();
-            let (net, remote) = (net.clone(), stop.clone());
+            let (net, remote) = (net(None), stop.clone());
             let url = format!("{scheme}://{address}/");
             let call = thread::spawn(move || match scheme {
-                "ws" => net.websocket(&url, &remote).err().unwrap(),
-                _ => http_error(
-                    &url,
-                    &net.agent(&remote, limits).get(&url).call().unwrap_err(),
-                ),
+                "ws" | "wss" => net.websocket(&url, &remote).err().unwrap(),
+                _ => {
+                    let answer = net.agent(&remote, FOREVER).get(&url).call();
+                    let body = answer.and_then(|mut answer| answer.body_mut().read_to_string());
+                    http_error(&url, &body.unwrap_err())
+                }
             });
-            let accepted = listener.accept().unwrap();
+            let held = hear.recv().unwrap();
             stop.set(Cause::Asked);
-            assert_eq!(call.join().unwrap(), Error::Stopped, "{scheme}");
-            drop(accepted);
+            assert_eq!(call.join().unwrap(), Error::Stopped, "{scheme} {says:?}");
+            drop(held);
         }
+    }
+
+    /// A listener whose queue is full lets SYNs go unanswered.
+    #[test]
+    fn a_stop_and_the_limit_end_a_connect() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let mut held = Vec::new();
+        let full = loop {
+            match connect_one(address, &Stop::new(), soon()) {
+                Ok(tcp) => held.push(tcp),
+                Err(err) => break err,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::TimedOut);
+        let stop = Stop::new();
+        let remote = stop.clone();
+        let call = thread::spawn(move || {
+            let later = Instant::now() + Duration::from_secs(3600);
+            connect("127.0.0.1", address.port(), &remote, later)
+        });
+        stop.set(Cause::Asked);
+        assert!(stopped(&call.join().unwrap().unwrap_err()));
+    }
+
+    #[test]
+    fn a_limit_is_worth_another_try() {
+        let (hold, held) = mpsc::channel();
+        let address = serve(move |tcp| hold.send(tcp).unwrap());
+        let limits = Limits {
+            first_byte: Duration::from_millis(20),
+            ..FOREVER
+        };
+        let url = format!("http://{address}/?secret");
+        let err = net(None).agent(&Stop::new(), limits).get(&url).call();
+        let err = err.unwrap_err();
+        assert!(!not_sent(&err));
+        let want = format!("cannot reach {address}: io: no answer in time");
+        assert_eq!(http_error(&url, &err), Error::retry(want));
+        drop(held);
+    }
+
+    /// Everything at once: a proxy with a password, TLS within, the upgrade, and a first
+    /// message that comes together with its answer.
+    #[test]
+    fn a_socket_through_proxy_and_tls() {
+        let address = serve(|mut tcp| {
+            let request = read_request(&mut tcp);
+            assert!(
+                request.starts_with("CONNECT localhost:9 HTTP/1.1\r\n"),
+                "{request}"
+            );
+            // user:p@ss
+            assert!(request.contains("Proxy-Authorization: Basic dXNlcjpwQHNz\r\n"));
+            tcp.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut tls = tls_server(tcp);
+            let request = read_request(&mut tls);
+            assert!(request.starts_with("GET /link?t=1 HTTP/1.1\r\nHost: localhost:9\r\n"));
+            let mut answer = upgrade_answer(&request);
+            answer.extend_from_slice(b"\x81\x05hello");
+            tls.write_all(&answer).unwrap();
+            let mut socket = WebSocket::from_raw_socket(tls, Role::Server, None);
+            let heard = socket.read().unwrap();
+            socket.send(heard).unwrap();
+        });
+        let net = net(Some(&format!("http://user:p%40ss@{address}")));
+        let mut socket = net
+            .websocket("wss://localhost:9/link?t=1", &Stop::new())
+            .unwrap();
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), "hello");
+        socket.send("echo".into()).unwrap();
+        // The socket does not wait by itself; now it may.
+        socket.get_mut().wire().until = Some(Instant::now() + Duration::from_secs(30));
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), "echo");
+    }
+
+    #[test]
+    fn what_goes_wrong_says_so() {
+        let answering = |answer: &'static str| {
+            serve(move |mut tcp| {
+                read_request(&mut tcp);
+                tcp.write_all(answer.as_bytes()).unwrap();
+            })
+        };
+        let refusing = answering("HTTP/1.1 407 No\r\n\r\n");
+        let wrong = answering("HTTP/1.1 101 Go\r\nSec-WebSocket-Accept: x\r\n\r\n");
+        let short = answering("HTTP/1.1 101 Go\r\n");
+        let tls = serve(|tcp| drop(tls_server(tcp).read(&mut [0])));
+        let no_tls = serve(|mut tcp| tcp.write_all(b"SSH-2.0-x\r\n").unwrap());
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let direct = net(None);
+        let proxied = net(Some(&format!("http://{refusing}")));
+        let socks = net(Some("socks5://127.0.0.1:1"));
+        let no_ca = net_with(None, Err("no CA".to_owned()));
+        let other_ca = tls_config(&Path::new(TEST_DATA).join("server.pem"));
+        let other_ca = net_with(None, other_ca);
+        for (net, url, hopeless, want) in [
+            (
+                &proxied,
+                "wss://slack.example/?secret".to_owned(),
+                false,
+                "another user and password",
+            ),
+            // Plain and on this machine: the proxy is left out.
+            (
+                &socks,
+                format!("ws://{refusing}/"),
+                false,
+                "HTTP/1.1 407 No",
+            ),
+            (
+                &socks,
+                format!("wss://{refusing}/"),
+                true,
+                "only http:// proxies",
+            ),
+            (&no_ca, format!("wss://{refusing}/"), true, "no CA"),
+            (
+                &other_ca,
+                format!("wss://{tls}/"),
+                false,
+                "UnknownIssuer; if something",
+            ),
+            (
+                &direct,
+                format!("wss://{no_tls}/"),
+                false,
+                "127.0.0.1: received corrupt message",
+            ),
+            (
+                &direct,
+                format!("ws://{wrong}/"),
+                false,
+                "Sec-WebSocket-Accept",
+            ),
+            (
+                &direct,
+                format!("ws://{short}/"),
+                false,
+                "unexpected end of file",
+            ),
+            (&direct, format!("ws://{nobody}/"), false, "refused"),
+            (&direct, "ftp://x/".to_owned(), true, "not a ws://"),
+        ] {
+            let err = net.websocket(&url, &Stop::new()).err().unwrap();
+            assert_eq!(matches!(err, Error::Failed(_)), hopeless, "{url}: {err}");
+            let text = err.to_string();
+            assert!(
+                text.contains(want) && !text.contains("secret"),
+                "{url}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn kept_connections_and_lost_ones() {
+        let (count, counted) = mpsc::channel();
+        let address = serve(move |tcp| {
+            let mut tls = tls_server(tcp);
+            for _ in 0..2 {
+                read_request(&mut tls);
+                tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .unwrap();
+            }
+            drop(tls);
+            count.send(()).unwrap();
+        });
+        let agent = net(None).agent(&Stop::new(), FOREVER);
+        let get = || {
+            let mut answer = agent.get(format!("https://{address}/")).call().unwrap();
+            answer.body_mut().read_to_string().unwrap()
+        };
+        for _ in 0..2 {
+            assert_eq!((get(), get()), ("ok".to_owned(), "ok".to_owned()));
+            // Closed by the server: the next call must find that out and connect anew.
+            counted.recv().unwrap();
+        }
+    }
+}
+
+/// The far end, for tests of connections.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection};
+    use std::net::TcpListener;
+
+    pub(crate) const TEST_DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+
+    /// Trusts the certificates in tests/data.
+    pub(crate) fn net(proxy: Option<&str>) -> Net {
+        net_with(proxy, tls_config(&Path::new(TEST_DATA).join("ca.pem")))
+    }
+
+    pub(crate) fn net_with(
+        proxy: Option<&str>,
+        tls: std::result::Result<Arc<ClientConfig>, String>,
+    ) -> Net {
+        Net(Arc::new(Inner {
+            proxy: proxy.map(|url| Proxy::new(url).unwrap()),
+            tls: OnceLock::from(tls),
+        }))
+    }
+
+    /// Hands every connection to `act`, one after another, for as long as the tests run.
+    pub(crate) fn serve(act: impl FnMut(TcpStream) + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || listener.incoming().flatten().for_each(act));
+        address
+    }
+
+    /// Head and body as they came; empty at the end of the connection.
+    pub(crate) fn read_request(stream: &mut impl Read) -> String {
+        let Ok((head, mut body)) = read_head(stream) else {
+            return String::new();
+        };
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let length: usize = length.map_or(0, |(_, length)| length.parse().unwrap());
+        let read = body.len();
+        body.resize(length.max(read), 0);
+        stream.read_exact(&mut body[read..]).unwrap();
+        format!("{head}\r\n\r\n{}", String::from_utf8_lossy(&body))
+    }
+
+    pub(crate) fn tls_server(tcp: TcpStream) -> StreamOwned<ServerConnection, TcpStream> {
+        let certificate = CertificateDer::from_pem_file(format!("{TEST_DATA}/server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(format!("{TEST_DATA}/server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), tcp)
+    }
+
+    /// What accepts the upgrade that `request` asks for.
+    pub(crate) fn upgrade_answer(request: &str) -> Vec<u8> {
+        let (_, key) = request.split_once("Sec-WebSocket-Key: ").unwrap();
+        let accept = accept_key(key.lines().next().unwrap());
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        )
+        .into_bytes()
     }
 }

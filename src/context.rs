@@ -112,6 +112,11 @@ impl Context {
         todo!()
     }
 
+    /// A JSON array in the session file's shapes, images left out.
+    pub(crate) fn messages_json(&self) -> String {
+        todo!()
+    }
+
     /// Index in `messages` of this run's first message.
     pub(crate) fn run_start(&self) -> usize {
         self.run_start

@@ -621,9 +621,11 @@ impl Events {
                 ts: run_ts(due_ms, name),
                 user: "EVENT".to_owned(),
                 text: asked,
+                files: Vec::new(),
             }],
             thread_ts: None,
             event: Some(name.to_owned()),
+            again: false,
         };
         // Before the queue has it: the run may be on disk at once.
         if once {

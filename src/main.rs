@@ -1,3 +1,20 @@
+//! mom: a Slack bot with a computer of her own.
+//!
+//! The codemap, from the door inwards; imports go down this list only.
+//!
+//! - `cli`, `config`, `signals`: what was typed, what the environment says
+//! - `serve`, `chat`: the modes; they join the rest and have no rules of their own
+//! - `slack/`: socket, Web API, display of a run; `events`: files that wake her
+//! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
+//! - `context`, `compact`, `prompt`, `skills`, `store`: what she remembers, and where
+//! - `llm/`: one file per wire format; `tools/`: one file per tool; `sandbox`, `process`
+//! - `dir` (the only one that opens files below the data directory), `net`, `cron`, `text`,
+//!   `time`, `json`, `secret`, `stop`, `log`, `error`
+//!
+//! Absent on purpose: async, plugins, mocks, globals (but for the log level), `unsafe`.
+
+mod agent;
+mod chat;
 mod cli;
 mod command;
 mod compact;
@@ -17,6 +34,7 @@ mod queue;
 mod run;
 mod sandbox;
 mod secret;
+mod serve;
 mod settings;
 mod signals;
 mod skills;
@@ -26,4 +44,73 @@ mod store;
 mod text;
 mod time;
 mod tools;
-fn main() {}
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::agent::Agent;
+use crate::chat::Ended;
+use crate::cli::{Command, Options};
+use crate::config::{Config, Keys};
+use crate::error::{Error, Result};
+use crate::slack::manifest;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(err) => {
+            let hint = match err {
+                Error::Usage(_) => "\nmom --help shows what there is",
+                _ => "",
+            };
+            // Nobody left to tell when stderr is closed.
+            writeln!(std::io::stderr(), "mom: {err}{hint}").ok();
+            ExitCode::from(if hint.is_empty() { 1 } else { 2 })
+        }
+    }
+}
+
+fn start() -> Result<ExitCode> {
+    match cli::parse(std::env::args_os().skip(1))? {
+        Command::Help => print(cli::HELP),
+        Command::Version => print(concat!("mom ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Manifest => {
+            let link = manifest::create_link();
+            let steps = manifest::STEPS;
+            writeln!(std::io::stderr(), "Create the app: {link}\n\n{steps}").ok();
+            print(manifest::MANIFEST);
+        }
+        Command::Serve { dir, options } => {
+            let (config, keys) = configure(options)?;
+            // Before anything is opened: what is missing is told first.
+            config::slack_tokens(&keys)?;
+            serve::serve(Agent::open(&dir, config, &keys)?, &keys)?;
+        }
+        Command::Chat { dir, options } => {
+            let (config, keys) = configure(options)?;
+            if chat::chat(&Agent::open(&dir, config, &keys)?)? == Ended::WithErrors {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Check { .. } | Command::Download { .. } | Command::Usage { .. } => {
+            return Err(Error::failed("not built yet"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configure(options: Options) -> Result<(Config, Keys)> {
+    if let Some(level) = options.log_level {
+        log::set_level(level);
+    }
+    Ok((Config::new(options), Keys::take()?))
+}
+
+/// A reader that has gone away (`mom --help | head -1`) is no failure.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .ok();
+}

@@ -41,6 +41,7 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Where she speaks.
+#[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
     Slack {
         /// Her own user id and handle.

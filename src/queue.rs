@@ -94,7 +94,7 @@ pub(crate) enum Submitted {
     Refused,
 }
 
-type Work = dyn Fn(&Arc<Running>) + Send + Sync;
+type Work = dyn Fn(&Arc<Running>, &Queue) + Send + Sync;
 
 #[derive(Clone)]
 pub(crate) struct Queue(Arc<Inner>);
@@ -126,7 +126,7 @@ struct Lane {
 
 impl Queue {
     /// `work` is called on a worker thread for each task, never twice at once for a channel.
-    pub(crate) fn new(work: impl Fn(&Arc<Running>) + Send + Sync + 'static) -> Queue {
+    pub(crate) fn new(work: impl Fn(&Arc<Running>, &Queue) + Send + Sync + 'static) -> Queue {
         Queue(Arc::new(Inner {
             state: Mutex::default(),
             idle: Condvar::new(),
@@ -201,6 +201,18 @@ impl Queue {
             .get(channel)?
             .running
             .clone()
+    }
+
+    /// Whether the message waits or is being worked on.
+    pub(crate) fn knows(&self, channel: &str, ts: &str) -> bool {
+        let state = self.0.state.lock().unwrap();
+        let Some(lane) = state.lanes.get(channel) else {
+            return false;
+        };
+        let running = lane.running.iter().map(|running| &running.task);
+        lane.waiting.iter().chain(running).any(
+            |task| matches!(task, Task::Run(job) if job.asked.iter().any(|asked| asked.ts == ts)),
+        )
     }
 
     /// How many tasks wait in the channel behind the running one.
@@ -307,7 +319,7 @@ impl Queue {
             });
             lane.running = Some(running.clone());
             drop(state);
-            (self.0.work)(&running);
+            (self.0.work)(&running, self);
             state = self.0.state.lock().unwrap();
             let Some(lane) = state.lanes.get_mut(&channel) else {
                 continue;
@@ -372,9 +384,11 @@ mod tests {
                 ts: ts.to_owned(),
                 user: "U1".to_owned(),
                 text: ts.to_owned(),
+                files: Vec::new(),
             }],
             thread_ts: thread.map(str::to_owned),
             event: event.map(str::to_owned),
+            again: false,
         })
     }
 
@@ -383,7 +397,7 @@ mod tests {
         let (started, starts) = mpsc::channel();
         let (go, gate) = mpsc::channel();
         let gate = Mutex::new(gate);
-        let queue = Queue::new(move |running| {
+        let queue = Queue::new(move |running, _| {
             let text = match &running.task {
                 Task::Run(job) => job
                     .asked

@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ const BACKFILL_MAX: usize = 3_000;
 const NAME_CHARS_MAX: usize = 200;
 
 pub(crate) struct Store {
-    dir: Dir,
+    dir: Arc<Dir>,
     path: PathBuf,
     /// Most recently used last.
     known: Mutex<VecDeque<Known>>,
@@ -95,7 +95,7 @@ impl Store {
     /// Also when another mom works on this directory.
     pub(crate) fn open(path: &Path) -> Result<Store> {
         let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
-        let dir = Dir::open(&path)?;
+        let dir = Arc::new(Dir::open(&path)?);
         let held = format!("another mom works on {}", path.display());
         Ok(Store {
             _lock: dir.lock(".mom.lock", &held)?,
@@ -105,7 +105,7 @@ impl Store {
         })
     }
 
-    pub(crate) fn dir(&self) -> &Dir {
+    pub(crate) fn dir(&self) -> &Arc<Dir> {
         &self.dir
     }
 

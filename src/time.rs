@@ -55,6 +55,14 @@ pub(crate) fn slack_ts_ms(ts: &str) -> Option<i64> {
     }
 }
 
+/// A ts like Slack's, for conversations without Slack.
+pub(crate) fn new_ts() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}.{:06}", since.as_secs(), since.subsec_micros())
+}
+
 /// The host's IANA zone name, or its offset where it has no name.
 pub(crate) fn zone_name() -> String {
     let zone = TimeZone::system();

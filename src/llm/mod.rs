@@ -362,6 +362,25 @@ impl Cost {
 }
 
 impl Usage {
+    /// A sum has a cost only where every part has one.
+    pub(crate) fn add(&mut self, other: &Usage) {
+        let first = self.total() == 0;
+        self.output += other.output;
+        self.input += other.input;
+        self.cache_read += other.cache_read;
+        self.cache_write += other.cache_write;
+        self.cost = match (self.cost, other.cost) {
+            (Some(a), Some(b)) => Some(Cost {
+                input: a.input + b.input,
+                output: a.output + b.output,
+                cache_read: a.cache_read + b.cache_read,
+                cache_write: a.cache_write + b.cache_write,
+            }),
+            (None, cost) if first => cost,
+            _ => None,
+        };
+    }
+
     /// All four counts: how full the window was after this reply.
     pub(crate) fn total(&self) -> u64 {
         self.input + self.output + self.cache_read + self.cache_write

@@ -160,7 +160,7 @@ impl Board {
                 self.detail(tool_detail(&report), now);
             }
             Update::Note(note) => self.line(format!("_{}_", words(&note, 200))),
-            Update::Usage(usage) => self.detail(usage_detail(&usage), now),
+            Update::Usage(usage) => self.detail(format!("_{}_", usage.line()), now),
             // Done by the caller's thread; it says so by a note.
             Update::Upload { .. } => return false,
         }
@@ -438,29 +438,6 @@ fn thinking_detail(thinking: &str) -> String {
 }
 
 /// `4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)`
-fn usage_detail(report: &UsageReport) -> String {
-    let usage = &report.run;
-    let total_in = usage.input + usage.cache_read + usage.cache_write;
-    let mut parts = vec![
-        format!("{} in", text::tokens(total_in)),
-        format!("{} out", text::tokens(usage.output)),
-    ];
-    if usage.cache_read > 0 {
-        parts.push(format!("{} cached", text::tokens(usage.cache_read)));
-    }
-    if report.context_window > 0 {
-        let percent = report.context_tokens as f64 * 100.0 / report.context_window as f64;
-        let window = text::tokens(report.context_window);
-        parts.push(format!("{percent:.0} % of {window}"));
-    }
-    if let Some(cost) = usage.cost {
-        let today = report.cost_today.map(text::dollars);
-        let today = today.map_or(String::new(), |today| format!(" (today {today})"));
-        parts.push(text::dollars(cost.total()) + &today);
-    }
-    format!("_{}_", parts.join(" · "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -743,12 +720,12 @@ mod tests {
             cost_today: Some(0.42),
         };
         assert_eq!(
-            usage_detail(&usage),
+            format!("_{}_", usage.line()),
             "_4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)_"
         );
         usage.run.cost = None;
         usage.run.cache_read = 0;
         usage.context_window = 0;
-        assert_eq!(usage_detail(&usage), "_300 in · 310 out_");
+        assert_eq!(format!("_{}_", usage.line()), "_300 in · 310 out_");
     }
 }

@@ -200,7 +200,7 @@ fn interactive(payload: &Value) -> Inbound {
 }
 
 /// A file mom can fetch; tombstones and files over the plan's limit are not.
-fn file(value: &Value) -> Option<SlackFile> {
+pub(crate) fn file(value: &Value) -> Option<SlackFile> {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     let id = text("id")?;
     if matches!(text("mode"), Some("tombstone" | "hidden_by_limit")) {

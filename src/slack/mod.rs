@@ -1,10 +1,13 @@
 //! Slack: ids and envelopes as Socket Mode delivers them.
 //! https://docs.slack.dev/apis/events-api/using-socket-mode
 
+pub(crate) mod backfill;
 pub(crate) mod board;
+pub(crate) mod files;
 pub(crate) mod inbound;
 pub(crate) mod manifest;
 pub(crate) mod markdown;
+pub(crate) mod names;
 pub(crate) mod show;
 pub(crate) mod socket;
 pub(crate) mod web;

@@ -341,6 +341,21 @@ impl Web {
         })
     }
 
+    /// The page of messages up to and including `latest`.
+    pub(crate) fn history_before(&self, channel: &str, latest: &str) -> Answer<Vec<Value>> {
+        let args = [
+            ("channel", channel),
+            ("latest", latest),
+            ("inclusive", "true"),
+            ("limit", "100"),
+        ];
+        let mut answer = self.call("conversations.history", "", &args, Urgency::Must)?;
+        Ok(match answer["messages"].take() {
+            Value::Array(messages) => messages,
+            _ => Vec::new(),
+        })
+    }
+
     /// Calls `each` with the items of every page (`key` names their array), page by page;
     /// it says whether to go on.
     pub(crate) fn pages(

@@ -1,0 +1,940 @@
+//! The bot: joins Slack, the queue, the events and the runs. The socket's owner (this thread)
+//! writes down, acks and routes; whatever takes longer goes to a thread beside it.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::agent::{Agent, Scene};
+use crate::command::Command;
+use crate::config::{self, Keys};
+use crate::error::{Error, Result};
+use crate::events::{Events, Outside, Uptake};
+use crate::log;
+use crate::prompt::{Person, Place};
+use crate::queue::{Promise, Queue, Running, Submitted, Task};
+use crate::run::{Asked, Job, Outcome};
+use crate::signals;
+use crate::slack::Envelope;
+use crate::slack::backfill;
+use crate::slack::files::{Download, Files};
+use crate::slack::inbound::{self, Inbound, Incoming, Me};
+use crate::slack::names::{DIRECTORY_FILE, Names};
+use crate::slack::show::{self, Milestone, Show, Stopper, Target};
+use crate::slack::socket;
+use crate::slack::web::{Content, Failure, Identity, Urgency, Web, jittered};
+use crate::stop::{Cause, Stop};
+use crate::store::{self, Attachment, LogEntry, Seen, Store};
+use crate::text;
+use crate::time;
+
+/// From the signal to the end of the program (PRODUCT.md, section 5: 3 s in all).
+const PATIENCE: Duration = Duration::from_millis(2_400);
+/// What waits to be said beside the runs. More is not said.
+const ERRANDS_MAX: usize = 512;
+/// People who were refused today.
+const REFUSED_MAX: usize = 1_000;
+/// The directory file is made anew after a day.
+const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
+/// Missed messages up to this age are answered, older ones only logged.
+pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
+
+pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
+    let (app, bot) = config::slack_tokens(keys)?;
+    let stop = Stop::new();
+    let on_signal = stop.clone();
+    signals::watch(true, move || on_signal.set(Cause::Restart))?;
+    // Calls to Slack go on while the runs say goodbye; this stop is set last.
+    let hang_up = Stop::new();
+    let url = agent.config.slack_api_url.clone();
+    let web = Arc::new(Web::new(&url, app, bot, &agent.net, &hang_up));
+    let Some(identity) = identify(&web, &stop)? else {
+        return Ok(());
+    };
+    log::info!(
+        "",
+        "I am {} in the workspace {}",
+        identity.user,
+        identity.team
+    );
+    if agent.config.allow_users.is_none() {
+        log::warning!(
+            "",
+            "no list of allowed users: everyone in the workspace can use me \
+             (--allow-users=U1,U2 names those who may)"
+        );
+    }
+    let (files, downloads) = Files::new();
+    let (errands, errand_list) = sync_channel(ERRANDS_MAX);
+    let events = Events::new(agent.store.dir().clone(), time::now_ms());
+    let house = Arc::new(House {
+        names: Names::new(web.clone(), identity.me.team_id.clone()),
+        identity,
+        agent,
+        web,
+        files,
+        events,
+        errands,
+        stop: stop.clone(),
+        refused: Mutex::default(),
+        intake: Mutex::new(()),
+        stoppers: Mutex::default(),
+    });
+    let queue = {
+        let house = house.clone();
+        Queue::new(move |running, queue| house.work(running, queue))
+    };
+    let mut threads = Vec::new();
+    let start = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<JoinHandle<()>> {
+        let failed = |err| Error::failed(format!("cannot start the thread {name}: {err}"));
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work)
+            .map_err(failed)
+    };
+    {
+        let house = house.clone();
+        threads.push(start(
+            "files",
+            Box::new(move || {
+                house
+                    .files
+                    .work(&downloads, &house.web, &house.agent.store, &house.stop);
+            }),
+        )?);
+    }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "errands",
+            Box::new(move || house.run_errands(&errand_list, &queue)),
+        )?);
+    }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "events",
+            Box::new(move || house.watch_events(&queue)),
+        )?);
+    }
+    let served = house.listen(&queue);
+    stop.set(Cause::Restart);
+    queue.shutdown(PATIENCE);
+    hang_up.set(Cause::Restart);
+    house.errand(Errand::End);
+    drop(house);
+    // The files thread ends with its queue; it may sit in one last read for a moment.
+    for thread in threads.into_iter().skip(1) {
+        // A panic there was printed when it happened.
+        thread.join().ok();
+    }
+    served
+}
+
+/// auth.test, as often as the network needs. `None`: stopped meanwhile.
+fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
+    let mut pause = Duration::from_secs(1);
+    let mut said = false;
+    loop {
+        match web.auth_test() {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(Error::Retry { after, why }) => {
+                if !said {
+                    log::warning!("", "{why}; I keep trying");
+                    said = true;
+                }
+                if stop.wait(after.unwrap_or(jittered(pause))).is_err() {
+                    return Ok(None);
+                }
+                pause = (pause * 2).min(Duration::from_secs(30));
+            }
+            Err(Error::Stopped) => return Ok(None),
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+/// Something to say or do in Slack beside the runs, in order.
+enum Errand {
+    Say {
+        channel: String,
+        thread_ts: Option<String>,
+        text: String,
+    },
+    Eyes {
+        channel: String,
+        ts: String,
+    },
+    /// `_Stopping..._`, which becomes `_Stopped_`.
+    Stopping {
+        channel: String,
+        thread_ts: Option<String>,
+        running: Arc<Running>,
+    },
+    Status {
+        channel: String,
+        thread_ts: Option<String>,
+    },
+    /// After the first hello: what was missed.
+    CatchUp {
+        first: bool,
+    },
+    Directory,
+    End,
+}
+
+struct House {
+    agent: Agent,
+    web: Arc<Web>,
+    identity: Identity,
+    names: Names,
+    files: Files,
+    events: Events,
+    errands: SyncSender<Errand>,
+    stop: Stop,
+    /// User -> day of the last refusal.
+    refused: Mutex<HashMap<String, i64>>,
+    /// Held from "is it new" to "it is logged": the socket and the backfill may bring the
+    /// same message.
+    intake: Mutex<()>,
+    /// The displays of the runs that go on, by channel.
+    stoppers: Mutex<HashMap<String, Stopper>>,
+}
+
+/// A message that was logged just now.
+struct Taken {
+    message: Incoming,
+    files: Vec<Download>,
+}
+
+impl House {
+    fn me(&self) -> &Me {
+        &self.identity.me
+    }
+
+    fn listen(self: &Arc<House>, queue: &Queue) -> Result<()> {
+        let mut first = true;
+        let mut receive = |batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])| {
+            self.receive(batch, ack, queue);
+        };
+        let mut connected = || {
+            if first {
+                log::info!("", "connected to Slack");
+            }
+            self.errand(Errand::CatchUp { first });
+            first = false;
+        };
+        socket::run(
+            &self.web,
+            &self.agent.net,
+            &self.stop,
+            &mut receive,
+            &mut connected,
+        )
+    }
+
+    /// Writes down, acks, acts, in this order: a message that was not written down is not
+    /// acked, and Slack brings it again.
+    fn receive(&self, batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String]), queue: &Queue) {
+        let mut ids = Vec::with_capacity(batch.len());
+        let mut messages = Vec::new();
+        let mut others = Vec::new();
+        for envelope in batch {
+            match inbound::parse(&envelope.kind, &envelope.payload, self.me()) {
+                Inbound::Message(message) => messages.push((envelope.id, message)),
+                Inbound::Ignored(why) => {
+                    log::debug!("", "left out {}: {why}", envelope.kind);
+                    ids.push(envelope.id);
+                }
+                other => {
+                    ids.push(envelope.id);
+                    others.push(other);
+                }
+            }
+        }
+        let (message_ids, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
+        let taken = match self.take(messages) {
+            Ok(taken) => {
+                ids.extend(message_ids);
+                taken
+            }
+            Err(err) => {
+                log::error!(
+                    "",
+                    "cannot write messages down, Slack will bring them again: {err}"
+                );
+                Vec::new()
+            }
+        };
+        ack(&ids);
+        for taken in taken {
+            self.route(taken, queue);
+        }
+        for inbound in others {
+            self.act(inbound, queue);
+        }
+    }
+
+    /// Logs what is new, durably, and returns it.
+    fn take(&self, messages: Vec<Incoming>) -> Result<Vec<Taken>> {
+        let _intake = self.intake.lock().unwrap();
+        let store = &self.agent.store;
+        let mut entries: Vec<(String, LogEntry)> = Vec::new();
+        let mut taken: Vec<Taken> = Vec::new();
+        for message in messages {
+            // A twin in the same batch is not in the log yet.
+            let twin = taken.iter_mut().find(|taken| {
+                taken.message.channel == message.channel && taken.message.ts == message.ts
+            });
+            if let Some(twin) = twin {
+                // Sometimes only one of the twins carries the files.
+                if twin.files.is_empty() && !message.files.is_empty() {
+                    twin.files = self.downloads(&message);
+                    twin.message.files = message.files;
+                }
+                twin.message.mention |= message.mention;
+                continue;
+            }
+            match store.seen(&message.channel, &message.ts, message.mention)? {
+                Seen::Known => continue,
+                Seen::New | Seen::NowMention => {}
+            }
+            let files = self.downloads(&message);
+            taken.push(Taken { message, files });
+        }
+        for Taken { message, files } in &taken {
+            let user = self.names.known(&message.user);
+            entries.push((
+                message.channel.clone(),
+                LogEntry {
+                    ts: message.ts.clone(),
+                    user: message.user.clone(),
+                    user_name: user.as_ref().map(|user| user.handle.clone()),
+                    display_name: user.map(|user| user.display),
+                    text: store::clean_text(&message.text),
+                    attachments: files
+                        .iter()
+                        .map(|download| Attachment {
+                            original: download.file.name.clone(),
+                            local: download.local.clone(),
+                        })
+                        .collect(),
+                    is_bot: false,
+                    thread_ts: message.thread_ts.clone(),
+                    mention: message.mention && self.may(message).is_ok(),
+                    date_ms: None,
+                },
+            ));
+        }
+        store.log(&entries)?;
+        Ok(taken)
+    }
+
+    fn downloads(&self, message: &Incoming) -> Vec<Download> {
+        let names: Vec<&str> = message
+            .files
+            .iter()
+            .map(|file| file.name.as_str())
+            .collect();
+        let places = Store::attachments(&message.channel, &message.ts, &names);
+        let pairs = message.files.iter().cloned().zip(places);
+        pairs
+            .map(|(file, place)| Download {
+                file,
+                local: place.local,
+            })
+            .collect()
+    }
+
+    /// What a logged message leads to.
+    fn route(&self, taken: Taken, queue: &Queue) {
+        let Taken { message, files } = taken;
+        let locals: Vec<String> = files
+            .iter()
+            .map(|download| download.local.clone())
+            .collect();
+        for download in files {
+            self.files.fetch(download);
+        }
+        let command = Command::parse(&message.text);
+        // `stop` needs no mention, the rest of what is not for her is only logged.
+        let stops = command == Some(Command::Stop) && queue.running(&message.channel).is_some();
+        if !message.mention && !stops {
+            return;
+        }
+        let channel = message.channel.clone();
+        let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
+        if let Err(why) = self.may(&message) {
+            if message.mention {
+                self.refuse(&message, thread_ts, why);
+            }
+            return;
+        }
+        match command {
+            Some(Command::Stop) => self.stop_run(channel, thread_ts, &message.user, queue),
+            Some(Command::New) => {
+                queue.submit(Task::Fresh { channel, thread_ts });
+            }
+            Some(Command::Status) => self.errand(Errand::Status { channel, thread_ts }),
+            None => self.submit(
+                Job {
+                    channel,
+                    asked: vec![Asked {
+                        ts: message.ts,
+                        user: message.user,
+                        text: message.text,
+                        files: locals,
+                    }],
+                    thread_ts,
+                    event: None,
+                    again: false,
+                },
+                queue,
+            ),
+        }
+    }
+
+    fn submit(&self, job: Job, queue: &Queue) {
+        let channel = job.channel.clone();
+        let tss: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
+        match queue.submit(Task::Run(job)) {
+            Submitted::Next => {}
+            Submitted::Waits => {
+                for ts in tss {
+                    self.errand(Errand::Eyes {
+                        channel: channel.clone(),
+                        ts,
+                    });
+                }
+            }
+            Submitted::Refused => {
+                log::warning!(
+                    &channel,
+                    "too much waits here; a message stays in the log only"
+                );
+            }
+        }
+    }
+
+    fn act(&self, inbound: Inbound, queue: &Queue) {
+        match inbound {
+            Inbound::Edited { channel, ts, text } => {
+                queue.amend(&channel, &ts, Some(&text));
+            }
+            Inbound::Deleted { channel, ts } => {
+                queue.amend(&channel, &ts, None);
+            }
+            Inbound::StopPressed { channel, user } => {
+                if self.allowed(&user, &channel).is_ok() && queue.stop(&channel).is_some() {
+                    self.stopping(&channel, &user);
+                }
+            }
+            Inbound::Message(_) | Inbound::Ignored(_) => {}
+        }
+    }
+
+    fn stop_run(&self, channel: String, thread_ts: Option<String>, user: &str, queue: &Queue) {
+        match queue.stop(&channel) {
+            Some(running) => {
+                self.stopping(&channel, user);
+                self.errand(Errand::Stopping {
+                    channel,
+                    thread_ts,
+                    running,
+                });
+            }
+            None => self.errand(Errand::Say {
+                channel,
+                thread_ts,
+                text: NOTHING_RUNS.to_owned(),
+            }),
+        }
+    }
+
+    /// Lets the display say who stopped the run.
+    fn stopping(&self, channel: &str, user: &str) {
+        let by = self
+            .names
+            .known(user)
+            .map_or_else(|| user.to_owned(), |user| user.display);
+        let stopper = self.stoppers.lock().unwrap().get(channel).cloned();
+        if let Some(stopper) = stopper {
+            stopper.stopping(&by);
+        }
+    }
+
+    fn may(&self, message: &Incoming) -> std::result::Result<(), &'static str> {
+        self.allowed(&message.user, &message.channel)?;
+        let listed = self.agent.config.allow_users.is_some();
+        if message.foreign && !listed {
+            return Err("people of other workspaces need to be on her list of users");
+        }
+        Ok(())
+    }
+
+    fn allowed(&self, user: &str, channel: &str) -> std::result::Result<(), &'static str> {
+        let config = &self.agent.config;
+        let on = |list: &Option<Vec<String>>, id: &str| {
+            list.as_ref()
+                .is_none_or(|list| list.iter().any(|listed| listed == id))
+        };
+        if !on(&config.allow_users, user) {
+            return Err("you are not on her list of users");
+        }
+        if !on(&config.allow_channels, channel) {
+            return Err("she does not work in this conversation");
+        }
+        Ok(())
+    }
+
+    /// Once a day and user.
+    fn refuse(&self, message: &Incoming, thread_ts: Option<String>, why: &str) {
+        log::info!(&message.channel, "refused {}: {why}", message.user);
+        let day = time::now_ms() / (24 * 3_600_000);
+        let mut refused = self.refused.lock().unwrap();
+        if refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        if refused.insert(message.user.clone(), day) != Some(day) {
+            self.errand(Errand::Say {
+                channel: message.channel.clone(),
+                thread_ts,
+                text: format!("_Sorry, I can't help here: {why}._"),
+            });
+        }
+    }
+
+    /// Never waits: a full list means that Slack is out of reach, and what is lost then is a
+    /// courtesy.
+    fn errand(&self, errand: Errand) {
+        if self.errands.try_send(errand).is_err() {
+            log::debug!("", "too many things to say at once");
+        }
+    }
+
+    fn run_errands(self: &Arc<House>, errands: &Receiver<Errand>, queue: &Queue) {
+        for errand in errands {
+            let said = match errand {
+                Errand::Say {
+                    channel,
+                    thread_ts,
+                    text,
+                } => self.say(&channel, thread_ts.as_deref(), &text).map(drop),
+                Errand::Eyes { channel, ts } => self.web.reactions_add(&channel, &ts, "eyes"),
+                Errand::Stopping {
+                    channel,
+                    thread_ts,
+                    running,
+                } => {
+                    let posted = self.say(&channel, thread_ts.as_deref(), "_Stopping..._");
+                    posted.map(|ts| {
+                        let late = running.promise(Promise { channel, ts });
+                        self.keep_promises(late.into_iter().collect());
+                    })
+                }
+                Errand::Status { channel, thread_ts } => {
+                    let text = self
+                        .agent
+                        .status(&channel, &self.status_lines(&channel, queue));
+                    self.say(&channel, thread_ts.as_deref(), &text::escape(&text))
+                        .map(drop)
+                }
+                Errand::CatchUp { first } => {
+                    self.catch_up(first, queue);
+                    Ok(())
+                }
+                Errand::Directory => {
+                    if let Err(err) = self.names.write_directory(self.agent.store.dir()) {
+                        log::warning!("", "cannot list users and channels: {err}");
+                    }
+                    Ok(())
+                }
+                Errand::End => return,
+            };
+            if let Err(failure) = said {
+                log::warning!("", "cannot say something in Slack: {failure}");
+            }
+        }
+    }
+
+    fn say(
+        &self,
+        channel: &str,
+        thread_ts: Option<&str>,
+        text: &str,
+    ) -> std::result::Result<String, Failure> {
+        let content = Content {
+            text: text.to_owned(),
+            ..Content::default()
+        };
+        self.web
+            .chat_post_message(channel, thread_ts, &content, Urgency::Must)
+    }
+
+    fn keep_promises(&self, promises: Vec<Promise>) {
+        let content = Content {
+            text: "_Stopped_".to_owned(),
+            ..Content::default()
+        };
+        for Promise { channel, ts } in promises {
+            if let Err(failure) = self.web.chat_update(&channel, &ts, &content, Urgency::Must) {
+                log::warning!(&channel, "cannot say that the run has stopped: {failure}");
+            }
+        }
+    }
+
+    fn status_lines(&self, channel: &str, queue: &Queue) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.push(match queue.running(channel) {
+            Some(running) => format!(
+                "Running: {} for {}, {} waiting",
+                match &running.task {
+                    Task::Run(Job {
+                        event: Some(event), ..
+                    }) => format!("event {event}"),
+                    _ => "a message".to_owned(),
+                },
+                text::duration(running.since.elapsed()),
+                queue.waiting(channel)
+            ),
+            None => "Running: nothing".to_owned(),
+        });
+        let scheduled = self.events.scheduled(channel);
+        if scheduled.is_empty() {
+            lines.push("Scheduled: nothing".to_owned());
+        }
+        for (name, due_ms) in scheduled.iter().take(20) {
+            lines.push(format!(
+                "Scheduled: {name} at {}",
+                time::prompt_stamp(*due_ms)
+            ));
+        }
+        lines
+    }
+
+    /// What was said while mom was away, and what she was asked and has not answered.
+    fn catch_up(&self, first: bool, queue: &Queue) {
+        let store = &self.agent.store;
+        let since_ms = time::now_ms() - MISSED_MS;
+        let missed = backfill::missed(&self.web, store, self.me(), &self.stop, &mut |message| {
+            let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
+            // Only logged when it is old: nobody waits for that answer any more.
+            let message = Incoming {
+                mention: message.mention && recent,
+                ..message
+            };
+            let taken = self.take(vec![message])?;
+            Ok(taken.into_iter().for_each(|taken| self.route(taken, queue)))
+        });
+        match missed {
+            Ok(()) | Err(Error::Stopped) => {}
+            Err(err) => log::warning!("", "cannot read what was missed: {err}"),
+        }
+        if !first {
+            return;
+        }
+        let channels = match store.channels() {
+            Ok(channels) => channels,
+            Err(err) => return log::warning!("", "cannot look for unanswered messages: {err}"),
+        };
+        for channel in channels
+            .into_iter()
+            .filter(|id| crate::slack::is_channel_id(id))
+        {
+            let unanswered = store.unanswered(&channel, since_ms);
+            for entry in unanswered.unwrap_or_default() {
+                if !queue.knows(&channel, &entry.ts) && self.allowed(&entry.user, &channel).is_ok()
+                {
+                    self.submit(job_again(&channel, entry), queue);
+                }
+            }
+        }
+    }
+
+    fn watch_events(&self, queue: &Queue) {
+        let mut submit = |job: Job| match queue.submit(Task::Run(job.clone())) {
+            Submitted::Next | Submitted::Waits => Uptake::Taken,
+            Submitted::Refused if self.stop.is_set() => Uptake::Closing,
+            Submitted::Refused => {
+                let event = job.event.unwrap_or_default();
+                self.errand(Errand::Say {
+                    channel: job.channel,
+                    thread_ts: None,
+                    text: format!(
+                        "_Event {} was left out: too many events wait here_",
+                        text::escape(&event)
+                    ),
+                });
+                Uptake::Full
+            }
+        };
+        let mut channel = |id: &str| match self.names.channel(id) {
+            Err(Failure::Refused(code)) => Err(Failure::Refused(code).to_string()),
+            _ => Ok(()),
+        };
+        let mut outside = Outside {
+            submit: &mut submit,
+            channel: &mut channel,
+        };
+        if let Err(err) = self.events.watch(&self.stop, &mut outside) {
+            log::error!("", "events are not watched any more: {err}");
+        }
+    }
+
+    /// On a worker of the queue.
+    fn work(self: &Arc<House>, running: &Arc<Running>, queue: &Queue) {
+        match &running.task {
+            Task::Fresh { channel, thread_ts } => {
+                let text = match self.agent.fresh(channel) {
+                    Ok(()) => FRESH.to_owned(),
+                    Err(err) => format!(
+                        "_Sorry, something went wrong_: {}",
+                        text::escape(&err.to_string())
+                    ),
+                };
+                if let Err(failure) = self.say(channel, thread_ts.as_deref(), &text) {
+                    log::warning!(channel, "cannot say something in Slack: {failure}");
+                }
+            }
+            Task::Run(job) => {
+                if let Err(err) = self.run(job, running, queue) {
+                    log::error!(&job.channel, "{err}");
+                }
+            }
+        }
+        self.keep_promises(running.over());
+    }
+
+    fn run(self: &Arc<House>, job: &Job, running: &Running, queue: &Queue) -> Result<()> {
+        if self.is_refused_guest(job) {
+            return Ok(());
+        }
+        let run = job
+            .asked
+            .first()
+            .map(|asked| asked.ts.clone())
+            .unwrap_or_default();
+        // Someone waits for a first sign, so it goes out before anything is read; only what
+        // was begun before a restart is looked up first.
+        let (early, status_ts) = match job.again {
+            true => {
+                let session = self.agent.begin(job)?;
+                if let Some(answer) = self.answer_of(job, &run) {
+                    log::info!(&job.channel, "{run} was answered before the restart");
+                    return session.end_as_answered(&answer);
+                }
+                let status = session.status_ts();
+                (Some(session), status)
+            }
+            false => (None, None),
+        };
+        let status = Arc::new(Mutex::new(status_ts.clone()));
+        let told = {
+            let status = status.clone();
+            move |milestone: Milestone<'_>| {
+                if let Milestone::Status(ts) = milestone {
+                    *status.lock().unwrap() = Some(ts.to_owned());
+                }
+            }
+        };
+        let target = Target {
+            channel: job.channel.clone(),
+            thread_ts: job.thread_ts.clone(),
+            event: job.event.clone(),
+            run,
+            since: running.since,
+            status_ts,
+        };
+        let show = Show::start(self.web.clone(), target, running.stop.clone(), told)?;
+        self.stoppers
+            .lock()
+            .unwrap()
+            .insert(job.channel.clone(), show.stopper());
+        let mut session = None;
+        let outcome = early
+            .map_or_else(|| self.agent.begin(job), Ok)
+            .and_then(|begun| {
+                if job.event.is_some() {
+                    self.events.ran(job);
+                }
+                let begun = session.insert(begun);
+                let status_ts = || status.lock().unwrap().clone();
+                self.run_session(job, begun, running, queue, &status_ts, &show)
+            });
+        if let Err(err) = &outcome {
+            log::error!(&job.channel, "a run failed: {err}");
+        }
+        let posted = show.finish(&outcome, &running.stop);
+        self.stoppers.lock().unwrap().remove(&job.channel);
+        let posted = posted?;
+        if let Ok(Outcome::Answered(answer)) = &outcome {
+            self.log_answer(job, answer, &posted.answer_ts)?;
+        }
+        match session {
+            Some(session) => session.end(
+                &outcome,
+                posted.answer_ts.first().map(String::as_str),
+                &running.stop,
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn run_session(
+        &self,
+        job: &Job,
+        session: &mut crate::agent::Session<'_>,
+        running: &Running,
+        queue: &Queue,
+        status_ts: &dyn Fn() -> Option<String>,
+        show: &Show,
+    ) -> Result<Outcome> {
+        let handle = |id: &str| match id {
+            // The original's name for it in the prompt.
+            "EVENT" => "unknown".to_owned(),
+            id => self
+                .names
+                .user(id)
+                .map_or_else(|| id.to_owned(), |user| user.handle),
+        };
+        let people = self.people(job);
+        let channel = self.names.channel(&job.channel).unwrap_or_default();
+        let scene = Scene {
+            place: Place::Slack {
+                user_id: &self.me().user_id,
+                handle: &self.identity.user,
+                workspace: &self.identity.team,
+                channel_id: &job.channel,
+                channel_name: channel.name.as_deref(),
+                people: &people,
+                directory: DIRECTORY_FILE,
+            },
+            name_of: &handle,
+            await_files: &|asked, stop| self.files.wait(&asked.files, stop),
+            steer: &|| queue.take_steering(&job.channel, job.thread_ts.as_deref()),
+            status_ts,
+            notes: self.events.notes(&job.channel),
+        };
+        self.refresh_directory();
+        session.run(job, &scene, &running.stop, &mut |update| {
+            show.update(update)
+        })
+    }
+
+    /// Those who wrote in the channel lately, the askers among them.
+    fn people(&self, job: &Job) -> Vec<Person> {
+        let lately = self.agent.store.people(&job.channel).unwrap_or_default();
+        let mut ids: Vec<String> = lately.into_iter().map(|person| person.id).collect();
+        ids.extend(job.asked.iter().map(|asked| asked.user.clone()));
+        ids.retain(|id| crate::slack::is_user_id(id));
+        ids.sort();
+        ids.dedup();
+        let mut people = Vec::new();
+        for id in ids.into_iter().take(PEOPLE_MAX) {
+            if let Some(user) = self.names.user(&id) {
+                people.push(Person {
+                    id,
+                    handle: user.handle,
+                    display: user.display,
+                });
+            }
+        }
+        people
+    }
+
+    fn is_refused_guest(&self, job: &Job) -> bool {
+        let listed = self.agent.config.allow_users.is_some();
+        let Some(asked) = job.asked.first() else {
+            return false;
+        };
+        if listed || job.event.is_some() {
+            return false;
+        }
+        let outsider = self
+            .names
+            .known(&asked.user)
+            .is_some_and(|user| user.outsider);
+        if outsider {
+            let message = Incoming {
+                channel: job.channel.clone(),
+                user: asked.user.clone(),
+                ..Incoming::default()
+            };
+            self.refuse(
+                &message,
+                job.thread_ts.clone(),
+                "guests need to be on her list of users",
+            );
+        }
+        outsider
+    }
+
+    /// Of a run that was cut: its answer, if it had been posted.
+    fn answer_of(&self, job: &Job, run: &str) -> Option<String> {
+        match show::find(
+            &self.web,
+            &job.channel,
+            job.thread_ts.as_deref(),
+            run,
+            "answer-0",
+        ) {
+            Ok(found) => found,
+            Err(failure) => {
+                log::warning!(&job.channel, "cannot look for an earlier answer: {failure}");
+                None
+            }
+        }
+    }
+
+    fn log_answer(&self, job: &Job, answer: &str, posted: &[String]) -> Result<()> {
+        let Some(ts) = posted.first() else {
+            return Ok(());
+        };
+        let entry = LogEntry {
+            ts: ts.clone(),
+            user: "bot".to_owned(),
+            text: answer.to_owned(),
+            is_bot: true,
+            thread_ts: job.thread_ts.clone(),
+            date_ms: Some(time::now_ms()),
+            ..LogEntry::default()
+        };
+        self.agent.store.log(&[(job.channel.clone(), entry)])
+    }
+
+    fn refresh_directory(&self) {
+        let stamp = self.agent.store.dir().stamp(DIRECTORY_FILE).unwrap_or(None);
+        let old = stamp.is_none_or(|stamp| time::now_ms() - stamp.modified_ms() > DIRECTORY_AGE_MS);
+        if old {
+            self.errand(Errand::Directory);
+        }
+    }
+}
+
+/// People named in a prompt: as many as are looked up for it at most.
+const PEOPLE_MAX: usize = 50;
+const NOTHING_RUNS: &str =
+    "_Nothing running_\nI also know `new` (a fresh start) and `status` (what I am up to).";
+const FRESH: &str =
+    "_A fresh start: what was said before is left out from now on. Memory and files stay._";
+
+fn job_again(channel: &str, entry: LogEntry) -> Job {
+    Job {
+        channel: channel.to_owned(),
+        thread_ts: entry.thread_ts.filter(|root| *root != entry.ts),
+        asked: vec![Asked {
+            ts: entry.ts,
+            user: entry.user,
+            text: entry.text,
+            files: entry
+                .attachments
+                .into_iter()
+                .map(|file| file.local)
+                .collect(),
+        }],
+        event: None,
+        again: true,
+    }
+}

@@ -1,0 +1,131 @@
+//! What was said while mom was away: read from Slack's history, channel by channel, oldest
+//! first. Only conversations she has a log of: where she never was she missed nothing.
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::log;
+use crate::stop::Stop;
+use crate::store::Store;
+
+use super::inbound::{self, Inbound, Incoming, Me};
+use super::is_channel_id;
+use super::web::Web;
+
+/// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
+const MESSAGES_MAX: usize = 3_000;
+/// A page of conversations.history (facts: 999 at most).
+const PAGE: &str = "200";
+/// Threads of one channel whose replies are read: those that had some since.
+const THREADS_MAX: usize = 50;
+
+/// Calls `each` with every message since the newest line of each channel's log.
+pub(crate) fn missed(
+    web: &Web,
+    store: &Store,
+    me: &Me,
+    stop: &Stop,
+    each: &mut dyn FnMut(Incoming) -> Result<()>,
+) -> Result<()> {
+    let mut channels = Vec::new();
+    let types = [
+        ("types", "public_channel,private_channel,im,mpim"),
+        ("limit", "200"),
+    ];
+    web.pages("users.conversations", &types, "channels", &mut |page| {
+        let ids = page.iter().filter_map(|channel| channel["id"].as_str());
+        channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
+        Ok(!stop.is_set())
+    })?;
+    for channel in channels {
+        stop.check()?;
+        let newest = match store.last_ts(&channel) {
+            Ok(Some(newest)) => newest,
+            Ok(None) => continue,
+            Err(err) => {
+                log::warning!(&channel, "{err}; what was missed here is not read");
+                continue;
+            }
+        };
+        match of_channel(web, &channel, &newest, me, stop, each) {
+            Err(Error::Failed(why)) => {
+                log::warning!(&channel, "cannot read what was missed: {why}")
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn of_channel(
+    web: &Web,
+    channel: &str,
+    newest: &str,
+    me: &Me,
+    stop: &Stop,
+    each: &mut dyn FnMut(Incoming) -> Result<()>,
+) -> Result<()> {
+    // Parents whose thread went on meanwhile are older than the newest line, so a day more is
+    // read for them; what is known already is dropped by whoever takes it.
+    let mut messages: Vec<Value> = Vec::new();
+    let mut full = false;
+    let args = [("channel", channel), ("oldest", newest), ("limit", PAGE)];
+    web.pages("conversations.history", &args, "messages", &mut |page| {
+        messages.extend(page);
+        full = messages.len() >= MESSAGES_MAX;
+        Ok(!full && !stop.is_set())
+    })?;
+    if full {
+        log::warning!(
+            channel,
+            "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
+        );
+    }
+    let threads: Vec<String> = active_threads(web, channel, newest, &messages)?;
+    for root in threads {
+        let args = [
+            ("channel", channel),
+            ("ts", &root),
+            ("oldest", newest),
+            ("limit", PAGE),
+        ];
+        web.pages("conversations.replies", &args, "messages", &mut |page| {
+            messages.extend(
+                page.into_iter()
+                    .filter(|reply| reply["ts"] != root.as_str()),
+            );
+            Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
+        })?;
+    }
+    messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
+    messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
+    for message in &messages {
+        stop.check()?;
+        if let Inbound::Message(message) = inbound::message(message, channel, me) {
+            each(message)?;
+        }
+    }
+    Ok(())
+}
+
+/// Roots of threads that were replied to since: among the new messages and the last page
+/// before them.
+fn active_threads(web: &Web, channel: &str, newest: &str, new: &[Value]) -> Result<Vec<String>> {
+    let older = web.history_before(channel, newest)?;
+    let mut roots: Vec<String> = new
+        .iter()
+        .chain(&older)
+        .filter(|message| {
+            message["latest_reply"]
+                .as_str()
+                .is_some_and(|ts| ts > newest)
+        })
+        .filter_map(|message| message["ts"].as_str().map(str::to_owned))
+        .collect();
+    roots.truncate(THREADS_MAX);
+    Ok(roots)
+}
+
+fn ts_of(message: &Value) -> &str {
+    message["ts"].as_str().unwrap_or_default()
+}

@@ -1,0 +1,173 @@
+//! Who is who: users and channels, looked up when first seen and kept. Nothing is listed at
+//! start; the list of all of them is a file, made when someone has spoken to mom that day.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::dir::Dir;
+use crate::error::Result;
+use crate::log;
+use crate::text;
+
+use super::web::{Failure, Web};
+
+/// Below the data directory: one user or channel a line, for grep.
+pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
+/// Entries kept of each kind; when there are more, the table starts anew.
+const KEPT_MAX: usize = 5_000;
+/// Of the directory file; a workspace of 50,000 people takes about 3 MB.
+const DIRECTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Characters of a name.
+const NAME_CHARS_MAX: usize = 80;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct User {
+    pub(crate) id: String,
+    /// `lena`
+    pub(crate) handle: String,
+    /// `Lena Berg`
+    pub(crate) display: String,
+    /// A guest, or someone of another workspace: refused unless listed.
+    pub(crate) outsider: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Channel {
+    /// `ops`; `None` for a direct message.
+    pub(crate) name: Option<String>,
+}
+
+pub(crate) struct Names {
+    web: Arc<Web>,
+    team_id: String,
+    users: Mutex<HashMap<String, User>>,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Names {
+    pub(crate) fn new(web: Arc<Web>, team_id: String) -> Names {
+        Names {
+            web,
+            team_id,
+            users: Mutex::default(),
+            channels: Mutex::default(),
+        }
+    }
+
+    /// Only what is known already: never waits.
+    pub(crate) fn known(&self, id: &str) -> Option<User> {
+        self.users.lock().unwrap().get(id).cloned()
+    }
+
+    /// Asks Slack when need be. `None` when Slack does not know or does not answer.
+    pub(crate) fn user(&self, id: &str) -> Option<User> {
+        if let Some(user) = self.known(id) {
+            return Some(user);
+        }
+        let value = match self.web.users_info(id) {
+            Ok(value) => value,
+            Err(failure) => {
+                log::debug!("", "users.info of {id}: {failure}");
+                return None;
+            }
+        };
+        let user = self.parse(&value)?;
+        keep(&self.users, id, &user);
+        Some(user)
+    }
+
+    /// `Err` when Slack says that mom can't be there.
+    pub(crate) fn channel(&self, id: &str) -> std::result::Result<Channel, Failure> {
+        if let Some(channel) = self.channels.lock().unwrap().get(id) {
+            return Ok(channel.clone());
+        }
+        let value = self.web.conversations_info(id)?;
+        if value["is_member"] == false && value["is_im"] != true && value["is_mpim"] != true {
+            return Err(Failure::Refused("not_in_channel".to_owned()));
+        }
+        let name = value["name"].as_str().filter(|_| value["is_im"] != true);
+        let channel = Channel {
+            name: name.map(clean),
+        };
+        keep(&self.channels, id, &channel);
+        Ok(channel)
+    }
+
+    fn parse(&self, value: &Value) -> Option<User> {
+        let id = value["id"].as_str()?;
+        let handle = value["name"].as_str().map_or_else(|| id.to_owned(), clean);
+        let real = value["real_name"]
+            .as_str()
+            .or_else(|| value["profile"]["real_name"].as_str());
+        let display = real
+            .filter(|name| !name.is_empty())
+            .map_or_else(|| handle.clone(), clean);
+        let flag = |key: &str| value[key] == true;
+        let team = value["team_id"].as_str().unwrap_or(&self.team_id);
+        Some(User {
+            id: id.to_owned(),
+            handle,
+            display,
+            outsider: flag("is_restricted")
+                || flag("is_ultra_restricted")
+                || flag("is_stranger")
+                || (!self.team_id.is_empty() && team != self.team_id),
+        })
+    }
+
+    /// Writes the list of all users and channels.
+    pub(crate) fn write_directory(&self, dir: &Dir) -> Result<()> {
+        let mut lines = String::new();
+        self.web.pages(
+            "users.list",
+            &[("limit", "200")],
+            "members",
+            &mut |members| {
+                for member in members.iter().filter(|member| member["deleted"] != true) {
+                    if let Some(user) = self.parse(member) {
+                        let User {
+                            id,
+                            handle,
+                            display,
+                            ..
+                        } = user;
+                        lines.push_str(&format!("{id}\t@{handle}\t{display}\n"));
+                    }
+                }
+                Ok(lines.len() < DIRECTORY_BYTES_MAX)
+            },
+        )?;
+        let args = [
+            ("limit", "200"),
+            ("exclude_archived", "true"),
+            ("types", "public_channel,private_channel"),
+        ];
+        self.web
+            .pages("conversations.list", &args, "channels", &mut |channels| {
+                for channel in channels {
+                    if let (Some(id), Some(name)) =
+                        (channel["id"].as_str(), channel["name"].as_str())
+                    {
+                        lines.push_str(&format!("{id}\t#{}\n", clean(name)));
+                    }
+                }
+                Ok(lines.len() < DIRECTORY_BYTES_MAX)
+            })?;
+        dir.replace(DIRECTORY_FILE, lines.as_bytes())
+    }
+}
+
+/// Someone else chose it: one line, no tabs, not too long.
+fn clean(name: &str) -> String {
+    text::one_line(&name.replace('\t', " "), NAME_CHARS_MAX)
+}
+
+fn keep<T: Clone>(table: &Mutex<HashMap<String, T>>, id: &str, value: &T) {
+    let mut table = table.lock().unwrap();
+    if table.len() >= KEPT_MAX {
+        table.clear();
+    }
+    table.insert(id.to_owned(), value.clone());
+}

@@ -28,8 +28,8 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 /// The watchdog: waits until fd 3 ends (mom closed it, or is dead), then kills whatever
 /// carries the call's mark in its environment, wherever it hid (setsid, double fork), and
 /// at last its own group: script, watchdog and all. First all are stopped, until no new one
-/// turns up, so that a fork bomb holds still; then they are killed. `-PID` gets a whole
-/// group at once. Builtins only: under a pids limit a fork may fail. bash where there is
+/// turns up, so that a fork bomb holds still; then they are killed until none is left (or
+/// what is left hangs in the kernel). `-PID` gets a whole group at once. Builtins only: under a pids limit a fork may fail. bash where there is
 /// one, because dash reads /proc byte by byte.
 ///
 /// A process outlives this only if it left its group and shed its environment as well.
@@ -40,9 +40,9 @@ b=sh; command -v bash >/dev/null && b=bash
     trap '' TERM
     exec $b -c '
         for signal in STOP KILL; do
-            now=-1 before=
-            while [ "$now" != "$before" ]; do
-                before=$now now=0
+            now=-1 before= rounds=0
+            until [ $now = 0 ] || [ $signal$now = STOP$before ] || [ $rounds = 100 ]; do
+                before=$now now=0 rounds=$((rounds + 1))
                 for dir in /proc/[0-9]*; do
                     while read -r line || [ "$line" ]; do
                         case $line in *"MOM_CALL=$1"*)
@@ -275,6 +275,9 @@ impl Sandbox {
             self.script("create ") + &data_dir
         } else if has("not running") || has("paused") || has("container state improper") {
             self.script("start")
+        } else if has("fork") || has("resource temporarily unavailable") {
+            // Full of processes: something has left them behind.
+            format!("{}, then {}", self.script("stop"), self.script("start"))
         } else if has("permission denied") && has("sock") {
             format!("sudo usermod -aG {engine} $USER, then log in again")
         } else if has("connect") {

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -99,7 +99,7 @@ impl World {
         let mut args = json(&[("command", &command)]);
         args["timeout"] = Value::from(30);
         let output = self.call("bash", args);
-        assert!(!output.is_error, "{}: {output:?}", self.sandbox_name());
+        assert!(!output.is_error, "{}: {command}", self.sandbox_name());
     }
 
     fn sandbox_name(&self) -> &'static str {
@@ -258,7 +258,564 @@ fn background_processes_stay() {
         world.wait_for("[ $(wc -l <alive) -gt 40 ]");
         world.bash("kill $(cat pid)");
         world.wait_for("! kill -0 $(cat pid)");
-        // Nothing of ours stays.
-        world.wait_for("! grep -q mom-leash-none /proc/[0-9]*/nothing");
     });
+}
+
+/// Succeeds when no `sleep 3600` is left; must not find itself.
+const NONE_LEFT: &str = "! grep -l 'sleep[^.]3600' /proc/[0-9]*/cmdline 2>/dev/null";
+
+/// Ways out of the leash. Each says "go" through a FIFO once it is out, and then must die.
+const ESCAPES: [(&str, &str); 9] = [
+    ("plain", "go; sleep 3600"),
+    ("children", "sleep 3600 & sleep 3600 & go; wait"),
+    ("setsid", "setsid sleep 3600 & go; wait"),
+    ("nohup", "nohup sleep 3600 >/dev/null 2>&1 & go; wait"),
+    (
+        "double fork",
+        "(setsid sh -c 'sleep 3600 & :' &) ; go; sleep 3600",
+    ),
+    (
+        "deaf",
+        "trap '' TERM HUP INT; setsid sh -c 'trap \"\" TERM; sleep 3600' & go; sleep 3600; sleep 3600",
+    ),
+    ("exec", "go; exec sleep 3600"),
+    ("closed", "setsid sleep 3600 <&- >&- 2>&- & go; sleep 3600"),
+    (
+        "newline in the environment",
+        "A='x\ny' setsid env -u PATH PATH=\"$PATH\" sleep 3600 & go; wait",
+    ),
+];
+
+/// A FIFO in the workspace through which a command says "go".
+struct Go(File);
+
+impl Go {
+    fn new(world: &World) -> Go {
+        let path = world.dir.join("go");
+        fs::remove_file(&path).ok();
+        Command::new("mkfifo").arg(&path).status().unwrap();
+        // Also for writing: so that opening it does not wait for the other side.
+        Go(File::options().read(true).write(true).open(path).unwrap())
+    }
+
+    fn wait(&mut self, name: &str) {
+        let mut said = [0; 3];
+        self.0.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"go\n", "{name}: the command ended early");
+    }
+}
+
+/// The command as one call, with `go` for it to use.
+fn go_call(world: &World, stop: &Stop, command: &str) -> ToolOutput {
+    let fifo = world.path("go");
+    let command = format!("go() {{ echo go >'{fifo}'; }}\n{command}");
+    let output = world.call_until(stop, "bash", json(&[("command", &command)]));
+    fs::write(world.dir.join("go"), "end").unwrap();
+    output
+}
+
+fn stop_at_go(world: &World, name: &str, command: &str) -> ToolOutput {
+    let stop = Stop::new();
+    let mut go = Go::new(world);
+    thread::scope(|scope| {
+        let call = scope.spawn(|| go_call(world, &stop, command));
+        go.wait(name);
+        stop.set(Cause::Asked);
+        call.join().unwrap()
+    })
+}
+
+#[test]
+fn a_stop_ends_the_whole_tree() {
+    World::both(|world| {
+        for (name, command) in ESCAPES {
+            let output = stop_at_go(world, name, &command.replace("3600", &tag(world)));
+            assert!(
+                text_of(&output).ends_with("Command aborted"),
+                "{name}: {output:?}"
+            );
+            // Not `wait_for`: with the result it is over.
+            let left = world.bash(&NONE_LEFT.replace("3600", &tag(world)));
+            assert_eq!(left, "(no output)", "{name} {}", world.sandbox_name());
+        }
+    });
+}
+
+/// Seconds that no other test sleeps.
+fn tag(world: &World) -> String {
+    let name = world.dir.file_name().unwrap().to_str().unwrap();
+    let number = name
+        .bytes()
+        .fold(0u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
+    format!("36{:08}", number % 100_000_000)
+}
+
+#[test]
+fn a_fork_bomb_dies() {
+    let world = World::in_container();
+    Command::new("mkfifo")
+        .arg(world.dir.join("never"))
+        .status()
+        .unwrap();
+    for bomb in [
+        "(b() { b | b & }; b) & go; read x </workspace/never",
+        "cd /workspace; cat >bomb <<'END'\nwhile :; do setsid sh ./bomb & sh ./bomb & done 2>/dev/null\nEND\nsetsid sh ./bomb & go; read x <never",
+    ] {
+        stop_at_go(&world, bomb, bomb);
+        // On a busy machine the watchdog may need longer than we wait for it; until then no
+        // process may be had in there. Less than a dozen: init, tail, and this call's own.
+        let few = json(&[("command", "[ $(ls -d /proc/[0-9]* | wc -l) -lt 12 ]")]);
+        let died = (0..200).any(|_| !world.call("bash", few.clone()).is_error);
+        assert!(died, "{bomb}");
+    }
+}
+
+/// Not a test of its own: what `death_of_mom_ends_the_whole_tree` kills.
+#[test]
+fn mom_to_be_killed() {
+    let (Ok(dir), Ok(sandbox)) = (
+        std::env::var("MOM_TEST_DIR"),
+        std::env::var("MOM_TEST_SANDBOX"),
+    ) else {
+        return;
+    };
+    let world = World {
+        dir: PathBuf::from(dir),
+        sandbox: Sandbox::parse(&sandbox).unwrap(),
+    };
+    let command = std::env::var("MOM_TEST_COMMAND").unwrap();
+    go_call(&world, &Stop::new(), &command);
+}
+
+#[test]
+fn death_of_mom_ends_the_whole_tree() {
+    World::both(|world| {
+        let sandbox = match &world.sandbox {
+            Sandbox::Host => String::from("host"),
+            Sandbox::Container { name, .. } => format!("docker:{name}"),
+        };
+        for (name, command) in ESCAPES {
+            let command = command.replace("3600", &tag(world));
+            let mut go = Go::new(world);
+            let mut mom = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "tools::tests::mom_to_be_killed"])
+                .env("MOM_TEST_DIR", &world.dir)
+                .env("MOM_TEST_SANDBOX", &sandbox)
+                .env("MOM_TEST_COMMAND", &command)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            go.wait(name);
+            mom.kill().unwrap();
+            mom.wait().unwrap();
+            let none_left = NONE_LEFT.replace("3600", &tag(world));
+            world.wait_for(&none_left);
+            assert_eq!(world.bash(&none_left), "(no output)", "{name}");
+        }
+    });
+}
+
+fn bytes_of(name: &str, world: &World) -> Vec<u8> {
+    fs::read(world.dir.join(name)).unwrap()
+}
+
+#[test]
+fn write_and_edit_keep_bytes_modes_and_links() {
+    World::both(|world| {
+        let write = |path: &str, content: &str| {
+            world.call("write", json(&[("path", path), ("content", content)]))
+        };
+        let in_place = |name: &str| {
+            fs::metadata(world.dir.join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777
+        };
+        // Names that a shell could take for something else.
+        for name in [
+            "a/b c/x",
+            "-n",
+            "new\nline\n",
+            "$(id)`id`",
+            "*",
+            "'\"\\",
+            "é\u{202e}",
+            "~x",
+        ] {
+            let path = world.path(name);
+            let output = write(&path, "\0ü\n");
+            assert_eq!(text_of(&output), format!("Wrote 4 bytes to {path}"));
+            assert_eq!(bytes_of(name, world), "\0ü\n".as_bytes(), "{name}");
+            let output = world.call(
+                "edit",
+                json(&[("path", &path), ("oldText", "ü"), ("newText", "u")]),
+            );
+            assert!(!output.is_error, "{name}: {output:?}");
+            assert_eq!(bytes_of(name, world), b"\0u\n", "{name}");
+            assert_eq!(
+                text_of(&world.call("read", json(&[("path", &path)]))),
+                "\0u\n"
+            );
+        }
+        fs::write(world.dir.join("fresh"), "").unwrap();
+        assert_eq!(in_place("a/b c/x"), in_place("fresh"));
+        fs::remove_file(world.dir.join("fresh")).unwrap();
+
+        let large = "0123456789abcdef".repeat(10 << 16);
+        assert!(!write(&world.path("large"), &large).is_error);
+        assert!(bytes_of("large", world) == large.as_bytes());
+        fs::write(world.dir.join("odd"), b"\xff\0 one \xfe\r\n\0").unwrap();
+        fs::set_permissions(world.dir.join("odd"), fs::Permissions::from_mode(0o4751)).unwrap();
+        symlink("odd", world.dir.join("link")).unwrap();
+        let edit = json(&[
+            ("path", &world.path("link")),
+            ("oldText", "one"),
+            ("newText", "two"),
+        ]);
+        assert!(!world.call("edit", edit).is_error);
+        assert_eq!(bytes_of("odd", world), b"\xff\0 two \xfe\r\n\0");
+        assert_eq!(in_place("odd"), 0o4751);
+        assert!(
+            fs::symlink_metadata(world.dir.join("link"))
+                .unwrap()
+                .is_symlink()
+        );
+        // Nothing temporary stays, and no half file comes of a write that goes wrong.
+        Command::new("mkfifo")
+            .arg(world.dir.join("fifo"))
+            .status()
+            .unwrap();
+        for (path, content, want) in [
+            ("", "x", "is a directory"),
+            ("fifo", "x", "is not a regular file"),
+            ("large/x", "x", "mkdir"),
+            ("no/", "x", "names a directory"),
+            ("large", &"x".repeat((10 << 20) + 1), "10.0MB"),
+        ] {
+            let output = write(&world.path(path), content);
+            assert!(
+                output.is_error && text_of(&output).contains(want),
+                "{path}: {output:?}"
+            );
+        }
+        let names = world.bash("set -- .[!.]*; [ -e \"$1\" ] || shift; set -- \"$@\" *; echo $#");
+        assert_eq!(names, "12", "{}", world.bash("ls -A"));
+    });
+}
+
+#[test]
+fn relative_and_home_paths() {
+    World::both(|world| {
+        world.bash("cat >~/mom-tools-test <<END\nhome\nEND");
+        for path in ["~/mom-tools-test"] {
+            assert_eq!(
+                text_of(&world.call("read", json(&[("path", path)]))),
+                "home\n"
+            );
+        }
+        world.bash("rm ~/mom-tools-test");
+        // Where bash starts, read starts.
+        let here = text_of(&world.call("bash", json(&[("command", "ls -d */ | head -n 1")])));
+        let text = text_of(&world.call("read", json(&[("path", &here)])));
+        assert_eq!(text, format!("{here} is a directory"));
+    });
+}
+
+#[test]
+fn read_text() {
+    World::both(|world| {
+        let lines: String = (1..=30_000).map(|n| format!("line {n}\n")).collect();
+        fs::write(world.dir.join("long"), lines).unwrap();
+        fs::write(world.dir.join("short"), "a\nb\nc").unwrap();
+        fs::write(world.dir.join("empty"), "").unwrap();
+        fs::write(world.dir.join("wide"), "x".repeat(70_000) + "\nend").unwrap();
+        File::create(world.dir.join("sparse"))
+            .unwrap()
+            .set_len(2 << 30)
+            .unwrap();
+        Command::new("mkfifo")
+            .arg(world.dir.join("fifo"))
+            .status()
+            .unwrap();
+        symlink("/dev/zero", world.dir.join("device")).unwrap();
+        let wide = world.path("wide");
+        let hint =
+            format!("[Line 1 is longer than 50.0KB. Use bash: sed -n '1p' {wide} | head -c 51200]");
+        for (name, offset, limit, start, end) in [
+            ("short", 0, 0, "a\nb\nc", "a\nb\nc"),
+            ("short", 2, 0, "b\nc", "b\nc"),
+            (
+                "short",
+                2,
+                1,
+                "b\n\n[1 more",
+                "[1 more lines in the file. Use offset=3 to go on]",
+            ),
+            (
+                "short",
+                4,
+                0,
+                "offset 4",
+                "beyond the end of the file (3 lines)",
+            ),
+            ("empty", 0, 0, "(empty file)", "(empty file)"),
+            (
+                "long",
+                0,
+                0,
+                "line 1\n",
+                "line 2000\n\n[Showing lines 1-2000 of 30001. Use offset=2001 to go on]",
+            ),
+            ("long", 29_000, 0, "line 29000\n", "line 30000\n"),
+            (
+                "long",
+                29_000,
+                2,
+                "line 29000\nline 29001\n\n",
+                "[1000 more lines in the file. Use offset=29002 to go on]",
+            ),
+            ("long", 30_002, 0, "offset 30002", "(30001 lines)"),
+            ("wide", 0, 0, &hint, &hint),
+            ("wide", 2, 0, "end", "end"),
+            ("sparse", 0, 0, "[Line 1 is", "51200]"),
+            ("sparse", 2, 0, "offset 2", "beyond the end of the file"),
+            ("fifo", 0, 0, &world.path("fifo"), "is not a regular file"),
+            (
+                "device",
+                0,
+                0,
+                &world.path("device"),
+                "is not a regular file",
+            ),
+            (
+                "none",
+                0,
+                0,
+                &world.path("none"),
+                "does not exist (or a directory above it is closed to you)",
+            ),
+        ] {
+            let mut args = json(&[("path", &world.path(name))]);
+            if offset > 0 {
+                args["offset"] = Value::from(offset);
+            }
+            if limit > 0 {
+                args["limit"] = Value::from(limit);
+            }
+            let text = text_of(&world.call("read", args));
+            let edges = format!(
+                "{name} {offset} {limit}: {:.80} .. {}",
+                text,
+                &text[text.len().saturating_sub(80)..]
+            );
+            assert!(text.starts_with(start) && text.ends_with(end), "{edges}");
+        }
+        let text = text_of(&world.call("read", json(&[("path", "/proc/self/status")])));
+        assert!(text.contains("Name:"), "{text}");
+    });
+}
+
+#[test]
+fn read_images_by_their_bytes() {
+    World::both(|world| {
+        for (head, mime) in [
+            (&b"\x89PNG\r\n\x1a\n"[..], "image/png"),
+            (b"\xff\xd8\xff\xe0", "image/jpeg"),
+            (b"GIF89a", "image/gif"),
+            (b"RIFF\x01\x02\x03\x04WEBP", "image/webp"),
+        ] {
+            for size in [100, 300_000] {
+                let mut bytes = head.to_vec();
+                bytes.resize(size, 7);
+                fs::write(world.dir.join("picture.txt"), &bytes).unwrap();
+                let output = world.call("read", json(&[("path", &world.path("picture.txt"))]));
+                let Content::Image(image) = &output.content[1] else {
+                    panic!("{output:?}");
+                };
+                let data =
+                    base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &image.data);
+                assert_eq!(
+                    (image.mime.as_str(), data.unwrap() == bytes),
+                    (mime, true),
+                    "{size}"
+                );
+            }
+        }
+        let mut large = b"\xff\xd8\xff".to_vec();
+        large.resize(4 << 20, 0);
+        fs::write(world.dir.join("large.jpg"), large).unwrap();
+        let text = text_of(&world.call("read", json(&[("path", &world.path("large.jpg"))])));
+        assert!(
+            text.starts_with("the image is larger than 3.8MB: make it smaller"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn attach_uploads_what_the_sandbox_reads() {
+    World::both(|world| {
+        let bytes: Vec<u8> = (0..=255).cycle().take(3_000_001).collect();
+        fs::write(world.dir.join("a b.bin"), &bytes).unwrap();
+        fs::write(world.dir.join("empty"), "").unwrap();
+        File::create(world.dir.join("huge"))
+            .unwrap()
+            .set_len((50 << 20) + 1)
+            .unwrap();
+        let mut uploads = Vec::new();
+        let mut attach = |name: &str, title: Option<&str>| {
+            let path = world.path(name);
+            let mut args = json(&[("path", &path)]);
+            args["title"] = title.map_or(Value::Null, Value::from);
+            let ctx = ToolContext {
+                sandbox: &world.sandbox,
+                spill: &|| Err(Error::failed("no spill here")),
+            };
+            let mut upload = |upload: Upload| {
+                let fails = upload.title == "fails";
+                uploads.push((upload.name, upload.title, upload.bytes));
+                if fails {
+                    Err(Error::failed("channel_not_found"))
+                } else {
+                    Ok(())
+                }
+            };
+            text_of(&call(
+                &ctx,
+                &tool_call("attach", args),
+                &Stop::new(),
+                &mut upload,
+            ))
+        };
+        assert_eq!(attach("a b.bin", None), "Attached a b.bin");
+        assert_eq!(attach("a b.bin", Some("A title")), "Attached a b.bin");
+        assert!(attach("a b.bin", Some("fails")).ends_with("channel_not_found"));
+        assert!(attach("empty", None).contains("is empty"));
+        assert!(attach("huge", None).contains("more than the 50 MB"));
+        assert!(attach("", None).contains("is a directory"));
+        let titles: Vec<&str> = uploads.iter().map(|(_, title, _)| title.as_str()).collect();
+        assert_eq!(titles, ["a b.bin", "A title", "fails"]);
+        assert!(
+            uploads
+                .iter()
+                .all(|(name, _, sent)| name == "a b.bin" && *sent == bytes)
+        );
+    });
+}
+
+#[test]
+fn wrong_calls_are_results() {
+    let world = World::on_host();
+    for (name, arguments, want) in [
+        (
+            "rm",
+            "{}",
+            "there is no tool \"rm\", only read, bash, edit, write, attach",
+        ),
+        ("bash", "[]", "the arguments must be an object"),
+        ("bash", "{\"label\":", "no JSON object"),
+        ("bash", "{}", "`label` is missing"),
+        ("bash", r#"{"label":"x"}"#, "`command` is missing"),
+        (
+            "bash",
+            r#"{"label":"x","command":null}"#,
+            "`command` is missing",
+        ),
+        (
+            "bash",
+            r#"{"label":"x","command":["ls"]}"#,
+            "`command` must be a string",
+        ),
+        (
+            "bash",
+            r#"{"label":"x","command":"ls","timeout":"9"}"#,
+            "`timeout` must be a number",
+        ),
+        (
+            "bash",
+            r#"{"label":"x","command":"ls","timeout":-1}"#,
+            "more than 0",
+        ),
+        ("bash", r#"{"label":"x","command":"a\u0000b"}"#, "NUL"),
+        ("read", r#"{"label":"x","path":"a\u0000b"}"#, "NUL"),
+        (
+            "edit",
+            r#"{"label":"x","path":"a","oldText":"b"}"#,
+            "`newText` is missing",
+        ),
+    ] {
+        let stop = Stop::new();
+        let spill = || Err(Error::failed("no spill here"));
+        let ctx = ToolContext {
+            sandbox: &world.sandbox,
+            spill: &spill,
+        };
+        let tool_call = ToolCall {
+            arguments: arguments.to_owned(),
+            ..tool_call(name, Value::Null)
+        };
+        let output = call(&ctx, &tool_call, &stop, &mut |_| Ok(()));
+        let text = text_of(&output);
+        assert!(
+            output.is_error && text.contains(want),
+            "{name} {arguments}: {text}"
+        );
+    }
+    let long = "x".repeat(200_000);
+    let text = world.bash(&format!(": {long}"));
+    assert!(text.contains("128 KB"), "{text}");
+    let far = r#"{"label":"x","command":"echo ok","timeout":1e300}"#;
+    let output = world.call("bash", serde_json::from_str(far).unwrap());
+    assert_eq!(text_of(&output), "ok");
+}
+
+#[test]
+fn labels_and_arguments_for_people() {
+    for (name, arguments, label_want, want) in [
+        (
+            "bash",
+            r#"{"command":"ls\n-l","label":"List\nit","timeout":5}"#,
+            "List it",
+            "ls\n-l\n5",
+        ),
+        (
+            "read",
+            r#"{"limit":40,"path":"/a","offset":120,"label":"L"}"#,
+            "L",
+            "/a:120-160",
+        ),
+        (
+            "read",
+            r#"{"label":" ","path":"/a","limit":3}"#,
+            "read",
+            "/a:1-4",
+        ),
+        ("read", r#"{"path":"/a","offset":3}"#, "read", "/a:3"),
+        (
+            "edit",
+            r#"{"newText":"n","oldText":"o","path":"p","label":"E"}"#,
+            "E",
+            "p\no\nn",
+        ),
+        ("other", r#"{"b":[1],"a":"x"}"#, "other", "x\n[1]"),
+        ("bash", "not json", "bash", "not json"),
+    ] {
+        let call = ToolCall {
+            arguments: arguments.to_owned(),
+            ..tool_call(name, Value::Null)
+        };
+        assert_eq!(
+            (label(&call).as_str(), arguments_text(&call).as_str()),
+            (label_want, want)
+        );
+    }
+    for spec in specs() {
+        let required = fields(&spec).iter().filter(|field| field.required).count();
+        assert!(
+            required >= 2 && fields(&spec)[0].name == "label",
+            "{}",
+            spec.name
+        );
+    }
 }

@@ -216,7 +216,7 @@ impl Sandbox {
         )])
     }
 
-    /// Runs a script as tools do: the probe is seen from inside, or the mount is not ours.
+    /// Runs a script as tools do: it sees the probe, or the mount is not ours.
     fn check_workspace(&self, data_dir: &Path, probe: &str) -> Result<()> {
         let path = format!("{}/{probe}", self.workspace(data_dir));
         let mark = process::random_word()?;
@@ -393,4 +393,139 @@ fn variables(names: &[&str], prefix: &str) -> Vec<(String, String)> {
                 && !(is_proxy && value.contains('@'))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_none() {
+        for (text, want) in [
+            ("docker", "--sandbox=docker:mom-sandbox"),
+            ("podman:", "--sandbox=podman:mom-sandbox"),
+            ("docker:-v", "no container can have this name"),
+            ("docker:a", "no container can have this name"),
+            ("docker:a b", "no container can have this name"),
+            ("docker:ä1", "no container can have this name"),
+            ("docker:a/../b", "no container can have this name"),
+            ("host:x", "is none of"),
+            ("lxc:x", "is none of"),
+            ("", "is none of"),
+        ] {
+            match Sandbox::parse(text) {
+                Err(Error::Usage(message)) => assert!(message.contains(want), "{message}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert_eq!(Sandbox::parse("host"), Ok(Sandbox::Host));
+        let container = Sandbox::Container {
+            engine: "podman",
+            name: String::from("a_B.9-"),
+        };
+        assert_eq!(Sandbox::parse("podman:a_B.9-"), Ok(container));
+    }
+
+    #[test]
+    fn what_mends_a_failure() {
+        let named = |text| Sandbox::parse(text).unwrap();
+        let dir = Path::new("/my data");
+        for (sandbox, says, want) in [
+            (
+                "docker:mom-sandbox",
+                "Error: No such container: mom-sandbox",
+                "next: ./docker.sh create '/my data'",
+            ),
+            (
+                "docker:x1",
+                "Error response from daemon: Container 0a is not running",
+                "next: MOM_CONTAINER=x1 ./docker.sh start",
+            ),
+            (
+                "podman:x1",
+                "it is paused",
+                "next: MOM_ENGINE=podman MOM_CONTAINER=x1 ./docker.sh start",
+            ),
+            (
+                "docker:x1",
+                "Cannot connect to the Docker daemon at unix:///x",
+                "systemctl start docker",
+            ),
+            (
+                "docker:x1",
+                "permission denied while trying to connect to the Docker daemon socket",
+                "usermod",
+            ),
+            (
+                "docker:mom-sandbox",
+                "sh: can't fork: Resource temporarily unavailable",
+                "stop, then ./docker.sh start",
+            ),
+            ("docker:mom-sandbox", "strange", "next: ./docker.sh status"),
+        ] {
+            let error = named(sandbox).mend(says, Some(dir)).to_string();
+            assert!(error.ends_with(want) || error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_container_lacks() {
+        let hardened = json!({
+            "HostConfig": {
+                "Init": true, "Privileged": false, "PidsLimit": 512, "Memory": 1_000_000,
+                "SecurityOpt": ["no-new-privileges"], "CapDrop": ["ALL"],
+                "PidMode": "", "NetworkMode": "default", "IpcMode": "private",
+            },
+            "Mounts": [{"Source": "/srv/mom", "Destination": "/workspace"}],
+        });
+        assert_eq!(lacks(&hardened), Vec::<&str>::new());
+        for (path, value, want) in [
+            ("/HostConfig/Init", json!(null), "--init"),
+            ("/HostConfig/Privileged", json!(true), "privileged"),
+            ("/HostConfig/PidsLimit", json!(null), "processes"),
+            ("/HostConfig/PidsLimit", json!(-1), "processes"),
+            ("/HostConfig/Memory", json!(0), "memory"),
+            ("/HostConfig/SecurityOpt", json!(null), "no-new-privileges"),
+            (
+                "/HostConfig/SecurityOpt",
+                json!(["no-new-privileges:false"]),
+                "no-new-privileges",
+            ),
+            ("/HostConfig/CapDrop", json!(null), "capabilities"),
+            ("/HostConfig/NetworkMode", json!("host"), "namespace"),
+            ("/Mounts/0/Source", json!("/run/docker.sock"), "socket"),
+        ] {
+            let mut container = hardened.clone();
+            *container.pointer_mut(path).unwrap() = value;
+            let lacks = lacks(&container);
+            assert!(
+                lacks.len() == 1 && lacks[0].contains(want),
+                "{path}: {lacks:?}"
+            );
+        }
+        assert_eq!(lacks(&Value::Null).len(), 5);
+    }
+
+    #[test]
+    fn secrets_stay_here() {
+        // cargo sets it for tests; it stands for a token.
+        assert!(env::var_os("CARGO_PKG_NAME").is_some());
+        let names = |sandbox: Sandbox| -> Vec<String> {
+            let command = sandbox.command(&["true"], "mark", &[]);
+            let names = command
+                .get_envs()
+                .map(|(name, _)| name.to_string_lossy().into_owned());
+            names.collect()
+        };
+        let client = names(Sandbox::parse("docker:x1").unwrap());
+        for names in [names(Sandbox::Host), client] {
+            assert!(names.contains(&String::from("PATH")), "{names:?}");
+            assert!(
+                !names.iter().any(|name| name.contains("CARGO")),
+                "{names:?}"
+            );
+        }
+    }
 }

@@ -819,3 +819,52 @@ fn labels_and_arguments_for_people() {
         );
     }
 }
+
+#[test]
+fn the_sandbox_is_checked_at_start() {
+    let check = |world: &World, sandbox: &Sandbox| {
+        fs::write(world.dir.join("probe"), "probe").unwrap();
+        let checked = sandbox.check(&world.dir, "probe");
+        fs::remove_file(world.dir.join("probe")).unwrap();
+        checked.map_err(|err| err.to_string())
+    };
+    let world = World::in_container();
+    let other = World::on_host();
+    let warnings = check(&other, &other.sandbox).unwrap();
+    assert!(warnings[0].contains("without isolation"), "{warnings:?}");
+    let warnings = check(&world, &world.sandbox).unwrap();
+    assert!(
+        warnings[0].contains("keeps all default capabilities, has no memory limit"),
+        "{warnings:?}"
+    );
+    let error = check(&other, &world.sandbox).unwrap_err();
+    assert!(error.contains("does not have /tmp/mom-tools-"), "{error}");
+    let none = Sandbox::parse("docker:mom-tools-none").unwrap();
+    let error = check(&other, &none).unwrap_err();
+    assert!(
+        error.contains("MOM_CONTAINER=mom-tools-none ./docker.sh create /tmp/"),
+        "{error}"
+    );
+    let Sandbox::Container { name, .. } = &world.sandbox else {
+        unreachable!("made in a container")
+    };
+    docker(&["pause", name]);
+    let error = check(&world, &world.sandbox).unwrap_err();
+    docker(&["unpause", name]);
+    assert!(
+        error.contains("it is paused") && error.ends_with("docker.sh start"),
+        "{error}"
+    );
+    docker(&["stop", "--time=1", name]);
+    let error = check(&world, &world.sandbox).unwrap_err();
+    assert!(
+        error.contains("it is not running") && error.ends_with("docker.sh start"),
+        "{error}"
+    );
+    // So also to the model, when it stops meanwhile.
+    let text = world.bash("true");
+    assert!(
+        text.contains("is not running; next: MOM_CONTAINER="),
+        "{text}"
+    );
+}

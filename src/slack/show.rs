@@ -614,10 +614,9 @@ pub(crate) fn find(
     part: &str,
 ) -> Answer<Option<String>> {
     let want = json!({"run": run, "part": part});
-    let messages = web.recent(channel, thread_ts)?;
-    let found = messages.iter().find(|message| {
+    let found = web.find_message(channel, thread_ts, |message| {
         message["metadata"]["event_type"] == "mom" && message["metadata"]["event_payload"] == want
-    });
+    })?;
     Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
 }
 

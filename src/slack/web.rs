@@ -12,12 +12,15 @@ use serde_json::Value;
 use ureq::Agent;
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::log;
 use crate::net::{self, Limits, Net};
 use crate::secret::Secret;
 use crate::stop::Stop;
+use crate::time;
 
 use super::inbound::Me;
+use super::is_ts;
 
 /// What a rate limit does to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub(crate) enum Failure {
     Unknown(String),
     /// Not done.
     Failed(String),
+    /// Not done, and no waiting mends it: no CA certificates, an unusable proxy.
+    Hopeless(String),
     /// The program is going down.
     Stopped,
 }
@@ -51,7 +56,7 @@ impl fmt::Display for Failure {
             Failure::Refused(code) => write!(f, "Slack refused: {}", explain(code)),
             Failure::Limited(after) => write!(f, "rate limited for {} s", after.as_secs()),
             Failure::Unknown(why) => write!(f, "{why}; it may have been done all the same"),
-            Failure::Failed(why) => f.write_str(why),
+            Failure::Failed(why) | Failure::Hopeless(why) => f.write_str(why),
             Failure::Stopped => f.write_str("stopped"),
         }
     }
@@ -72,7 +77,7 @@ impl From<Failure> for Error {
                 after: Some(after),
                 why: failure.to_string(),
             },
-            Failure::Refused(_) => Error::Failed(failure.to_string()),
+            Failure::Refused(_) | Failure::Hopeless(_) => Error::Failed(failure.to_string()),
             Failure::Unknown(_) | Failure::Failed(_) => Error::retry(failure.to_string()),
         }
     }
@@ -97,7 +102,7 @@ fn explain(code: &str) -> String {
         code => match code.strip_prefix("missing_scope:") {
             Some(scope) => {
                 return format!(
-                    "missing_scope (add {scope} under OAuth & Permissions and reinstall the app)"
+                    "missing_scope (add {scope} in the app's settings, then reinstall the app)"
                 );
             }
             None => return code.to_owned(),
@@ -153,9 +158,21 @@ const FATAL: &[&str] = &[
 ];
 /// When Slack limits without saying for how long.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(30);
-/// Tries of a call that may be repeated, and the pause before the second.
-const TRIES_MAX: u32 = 5;
+/// Slack asks for seconds up to a minute; nobody is to silence mom for a day, nor to make
+/// her ask without pause.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// Tries of a call that may be repeated, and the pause before the second; each further one
+/// is twice as long, half a minute in all.
+const TRIES_MAX: u32 = 7;
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
+/// Whole uploads of a file's bytes, which nobody sees before they are completed.
+const UPLOADS_MAX: u32 = 3;
+/// How far back a message of ours is looked for: the day in which runs are taken up again,
+/// and some.
+const LOOK_BACK_S: i64 = 25 * 3600;
+/// Pages of 200 messages looked through.
+const PAGES_MAX: u32 = 10;
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Keys of the rate-limit table; far more than are ever limited at once.
 const LIMITED_MAX: usize = 1000;
@@ -254,7 +271,9 @@ impl Web {
         args.extend(content.blocks.as_deref().map(|json| ("blocks", json)));
         args.extend(content.metadata.as_deref().map(|json| ("metadata", json)));
         let answer = self.call("chat.postMessage", channel, &args, urgency)?;
-        Ok(answer["ts"].as_str().unwrap_or_default().to_owned())
+        let ts = answer["ts"].as_str().filter(|ts| is_ts(ts));
+        ts.map(str::to_owned)
+            .ok_or_else(|| Failure::Unknown("chat.postMessage: no ts in the answer".to_owned()))
     }
 
     /// `blocks` that are left out remove those the message had.
@@ -290,26 +309,6 @@ impl Web {
         }
     }
 
-    pub(crate) fn assistant_threads_set_status(
-        &self,
-        channel: &str,
-        thread_ts: &str,
-        status: &str,
-    ) -> Answer<()> {
-        let args = [
-            ("channel_id", channel),
-            ("thread_ts", thread_ts),
-            ("status", status),
-        ];
-        self.call(
-            "assistant.threads.setStatus",
-            channel,
-            &args,
-            Urgency::Optional,
-        )
-        .map(drop)
-    }
-
     pub(crate) fn users_info(&self, user: &str) -> Answer<Value> {
         let mut answer = self.call("users.info", "", &[("user", user)], Urgency::Must)?;
         Ok(answer["user"].take())
@@ -321,12 +320,19 @@ impl Web {
         Ok(answer["channel"].take())
     }
 
-    /// The newest messages of a channel or thread, as Slack tells them, with metadata.
-    pub(crate) fn recent(&self, channel: &str, thread_ts: Option<&str>) -> Answer<Vec<Value>> {
+    /// Looks in a channel or thread for a message, as Slack tells it with its metadata.
+    pub(crate) fn find_message(
+        &self,
+        channel: &str,
+        thread_ts: Option<&str>,
+        is_it: impl Fn(&Value) -> bool,
+    ) -> Answer<Option<Value>> {
+        let oldest = format!("{}.000000", time::now_ms() / 1000 - LOOK_BACK_S);
         let mut args = vec![
             ("channel", channel),
+            ("oldest", &oldest),
             ("include_all_metadata", "true"),
-            ("limit", "100"),
+            ("limit", "200"),
         ];
         args.extend(thread_ts.map(|ts| ("ts", ts)));
         let method = if thread_ts.is_some() {
@@ -334,11 +340,15 @@ impl Web {
         } else {
             "conversations.history"
         };
-        let mut answer = self.call(method, "", &args, Urgency::Must)?;
-        Ok(match answer["messages"].take() {
-            Value::Array(messages) => messages,
-            _ => Vec::new(),
-        })
+        let mut cursor = None;
+        for _ in 0..PAGES_MAX {
+            let messages = self.page(method, &args, "messages", &mut cursor)?;
+            let found = messages.into_iter().find(&is_it);
+            if found.is_some() || cursor.is_none() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The page of messages up to and including `latest`.
@@ -349,11 +359,7 @@ impl Web {
             ("inclusive", "true"),
             ("limit", "100"),
         ];
-        let mut answer = self.call("conversations.history", "", &args, Urgency::Must)?;
-        Ok(match answer["messages"].take() {
-            Value::Array(messages) => messages,
-            _ => Vec::new(),
-        })
+        self.page("conversations.history", &args, "messages", &mut None)
     }
 
     /// Calls `each` with the items of every page (`key` names their array), page by page;
@@ -365,28 +371,31 @@ impl Web {
         key: &str,
         each: &mut dyn FnMut(Vec<Value>) -> Result<bool>,
     ) -> Result<()> {
-        let mut cursor = String::new();
-        loop {
-            let mut args = args.to_vec();
-            if !cursor.is_empty() {
-                args.push(("cursor", &cursor));
-            }
-            let mut answer = self.call(method, "", &args, Urgency::Must)?;
-            let items = match answer[key].take() {
-                Value::Array(items) => items,
-                _ => Vec::new(),
-            };
-            if !each(items)? {
-                return Ok(());
-            }
-            match answer
-                .pointer("/response_metadata/next_cursor")
-                .and_then(Value::as_str)
-            {
-                Some(next) if !next.is_empty() && next != cursor => cursor = next.to_owned(),
-                _ => return Ok(()),
-            }
-        }
+        let mut cursor = None;
+        while each(self.page(method, args, key, &mut cursor)?)? && cursor.is_some() {}
+        Ok(())
+    }
+
+    /// One page; `cursor` moves on, to `None` after the last.
+    fn page(
+        &self,
+        method: &'static str,
+        args: &[(&str, &str)],
+        key: &str,
+        cursor: &mut Option<String>,
+    ) -> Answer<Vec<Value>> {
+        let here = cursor.take();
+        let mut args = args.to_vec();
+        args.extend(here.as_deref().map(|cursor| ("cursor", cursor)));
+        let mut answer = self.call(method, "", &args, Urgency::Must)?;
+        let next = answer["response_metadata"]["next_cursor"].as_str();
+        *cursor = next
+            .filter(|next| !next.is_empty() && here.as_deref() != Some(next))
+            .map(str::to_owned);
+        Ok(match answer[key].take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        })
     }
 
     pub(crate) fn files_info(&self, file: &str) -> Answer<Value> {
@@ -403,37 +412,59 @@ impl Web {
         title: &str,
         bytes: &[u8],
     ) -> Answer<()> {
-        let length = bytes.len().to_string();
-        let args = [("filename", name), ("length", &length)];
-        let answer = self.call("files.getUploadURLExternal", "", &args, Urgency::Must)?;
-        let (Some(url), Some(id)) = (answer["upload_url"].as_str(), answer["file_id"].as_str())
-        else {
-            return Err(Failure::Failed(
-                "files.getUploadURLExternal: no upload_url".to_owned(),
-            ));
-        };
-        let sent = self.transfer.post(url).send(bytes);
-        let response = sent.map_err(|err| self.fault("the upload", url, &err))?;
-        if !response.status().is_success() {
-            return Err(Failure::Failed(format!(
-                "the upload: HTTP {}",
-                response.status()
-            )));
+        if bytes.is_empty() {
+            return Err(Failure::Failed("Slack takes no empty files".to_owned()));
         }
-        let files = crate::json::Obj::new()
-            .str("id", id)
-            .str("title", title)
-            .end();
-        let files = format!("[{files}]");
+        let id = self.upload(name, bytes)?;
+        let files = json::Obj::new().str("id", &id).str("title", title).end();
+        let files = json::array([files]);
         let mut args = vec![("files", files.as_str()), ("channel_id", channel)];
         args.extend(thread_ts.map(|ts| ("thread_ts", ts)));
-        self.call(
-            "files.completeUploadExternal",
-            channel,
-            &args,
-            Urgency::Must,
-        )
-        .map(drop)
+        let share = || {
+            let method = "files.completeUploadExternal";
+            self.call(method, channel, &args, Urgency::Must).map(drop)
+        };
+        let why = match share() {
+            Err(Failure::Unknown(why)) => why,
+            outcome => return outcome,
+        };
+        log::warning!(channel, "was {name} shared? {why}");
+        self.pause(PAUSE_FIRST)?;
+        let shares = self.files_info(&id)?["shares"].take();
+        match shares.as_object().is_some_and(|shares| !shares.is_empty()) {
+            true => Ok(()),
+            false => share(),
+        }
+    }
+
+    /// The bytes go to Slack's disk, where nobody sees them yet. The file's id.
+    fn upload(&self, name: &str, bytes: &[u8]) -> Answer<String> {
+        let length = bytes.len().to_string();
+        let args = [("filename", name), ("length", &length)];
+        let mut tries = 1;
+        loop {
+            let answer = self.call("files.getUploadURLExternal", "", &args, Urgency::Must)?;
+            let (Some(url), Some(id)) = (answer["upload_url"].as_str(), answer["file_id"].as_str())
+            else {
+                let why = "files.getUploadURLExternal: no upload_url in the answer";
+                return Err(Failure::Failed(why.to_owned()));
+            };
+            let failure = match self.transfer.post(url).send(bytes) {
+                Ok(answer) if answer.status().is_success() => return Ok(id.to_owned()),
+                Ok(answer) => Failure::Failed(format!("the upload: HTTP {}", answer.status())),
+                Err(err) => self.fault("the upload", url, &err),
+            };
+            match failure {
+                Failure::Failed(why) | Failure::Unknown(why) if tries == UPLOADS_MAX => {
+                    return Err(Failure::Failed(why));
+                }
+                Failure::Failed(_) | Failure::Unknown(_) => {}
+                failure => return Err(failure),
+            }
+            log::debug!("", "{failure}; trying again");
+            self.pause(PAUSE_FIRST * tries)?;
+            tries += 1;
+        }
     }
 
     /// Streams a file's bytes into `sink`. The token goes to Slack's own hosts only; a login
@@ -447,6 +478,10 @@ impl Web {
     ) -> Result<u64> {
         let mut url = url.to_owned();
         for _ in 0..5 {
+            // Plain only where the whole of Slack is (a test).
+            if !url.starts_with("https://") && !self.url.starts_with("http://") {
+                return Err(Error::failed("the file is not at an https address"));
+            }
             let mut request = self.transfer.get(&url);
             if self.may_see_token(&url) {
                 request = request.header("Authorization", format!("Bearer {}", self.bot.expose()));
@@ -508,14 +543,13 @@ impl Web {
         Err(Error::failed("too many redirects"))
     }
 
+    /// Slack's own hosts, and the API's: with MOM_SLACK_API_URL it may be another.
     fn may_see_token(&self, url: &str) -> bool {
-        let host = net::host_of(url);
-        // The API's own host: with MOM_SLACK_API_URL it may be another than Slack's.
-        if host == net::host_of(&self.url) {
-            return true;
-        }
-        url.starts_with("https://")
-            && (host == "slack.com" || host.ends_with(".slack.com") || host == "slack-files.com")
+        let origin = |url: &str| (url.starts_with("https://"), net::host_of(url));
+        let (is_safe, host) = origin(url);
+        let is_slack =
+            host == "slack.com" || host.ends_with(".slack.com") || host == "slack-files.com";
+        is_safe && is_slack || origin(&self.url) == (is_safe, host)
     }
 
     fn call(
@@ -527,18 +561,21 @@ impl Web {
     ) -> Answer<Value> {
         // Doing these twice shows twice.
         let repeatable = !matches!(method, "chat.postMessage" | "files.completeUploadExternal");
-        let key = (method, channel.to_owned());
+        // Slack counts calls by method, posts by channel as well.
+        let limited = match method {
+            "chat.postMessage" => channel,
+            _ => "",
+        };
+        let key = (method, limited.to_owned());
         let mut pause = PAUSE_FIRST;
         let mut tries = 0;
         loop {
             self.wait_for(&key, urgency)?;
-            tries += 1;
             let failure = match self.request(method, &self.bot, args) {
                 Ok((answer, _)) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let last = urgency == Urgency::Optional || tries >= TRIES_MAX;
-            match &failure {
+            let is_transient = match &failure {
                 Failure::Limited(after) => {
                     self.limit(&key, *after);
                     if urgency == Urgency::Optional {
@@ -546,23 +583,32 @@ impl Web {
                     }
                     log::warning!(channel, "{method}: {failure}");
                     // The limit is not a failure: it is waited for as often as it comes.
-                    tries -= 1;
                     continue;
                 }
-                Failure::Refused(code) if TRANSIENT.contains(&code.as_str()) && !last => {}
-                Failure::Failed(_) if !last => {}
-                Failure::Unknown(_) if repeatable && !last => {}
-                Failure::Refused(_)
-                | Failure::Failed(_)
-                | Failure::Unknown(_)
-                | Failure::Stopped => return Err(failure),
+                // Slack's words: some aspect of the operation may have succeeded.
+                Failure::Refused(code)
+                    if !repeatable && matches!(code.as_str(), "internal_error" | "fatal_error") =>
+                {
+                    return Err(Failure::Unknown(format!("{method}: {code}")));
+                }
+                Failure::Refused(code) => TRANSIENT.contains(&code.as_str()),
+                Failure::Failed(_) => true,
+                Failure::Unknown(_) => repeatable,
+                Failure::Hopeless(_) | Failure::Stopped => false,
+            };
+            tries += 1;
+            if !is_transient || urgency == Urgency::Optional || tries == TRIES_MAX {
+                return Err(failure);
             }
             log::debug!(channel, "{method}: {failure}; trying again");
-            self.stop
-                .wait(jittered(pause))
-                .map_err(|_| Failure::Stopped)?;
+            self.pause(pause)?;
             pause *= 2;
         }
+    }
+
+    fn pause(&self, pause: Duration) -> Answer<()> {
+        let waited = self.stop.wait(jittered(pause));
+        waited.map_err(|_| Failure::Stopped)
     }
 
     fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> Answer<()> {
@@ -583,14 +629,11 @@ impl Web {
 
     fn limit(&self, key: &(&'static str, String), after: Duration) {
         let now = Instant::now();
-        let Some(until) = now.checked_add(after) else {
-            return;
-        };
         let mut limited = self.limited.lock().unwrap();
         if limited.len() >= LIMITED_MAX {
             limited.retain(|_, until| *until > now);
         }
-        limited.insert(key.clone(), until);
+        limited.insert(key.clone(), now + after);
     }
 
     /// One request, one answer.
@@ -609,8 +652,7 @@ impl Web {
         let mut response = sent.map_err(|err| self.fault(method, &url, &err))?;
         let status = response.status();
         if status.as_u16() == 429 {
-            let after = net::retry_after(response.headers()).unwrap_or(RETRY_AFTER_DEFAULT);
-            return Err(Failure::Limited(after));
+            return Err(limited(response.headers()));
         }
         let headers = response.headers().clone();
         let text = response
@@ -631,9 +673,7 @@ impl Web {
             return Ok((answer, headers));
         }
         match answer["error"].as_str() {
-            Some("ratelimited" | "rate_limited") => Err(Failure::Limited(
-                net::retry_after(&headers).unwrap_or(RETRY_AFTER_DEFAULT),
-            )),
+            Some("ratelimited" | "rate_limited") => Err(limited(&headers)),
             Some("missing_scope") => {
                 let needed = answer["needed"].as_str().unwrap_or("the scope Slack names");
                 Err(Failure::Refused(format!("missing_scope:{needed}")))
@@ -649,12 +689,19 @@ impl Web {
         let host = net::host_of(url);
         if net::stopped(err) {
             Failure::Stopped
+        } else if net::is_hopeless(err) {
+            Failure::Hopeless(format!("{what}: cannot reach {host}: {err}"))
         } else if net::not_sent(err) {
             Failure::Failed(format!("{what}: cannot reach {host}: {err}"))
         } else {
             Failure::Unknown(format!("{what}: no answer from {host}: {err}"))
         }
     }
+}
+
+fn limited(headers: &ureq::http::HeaderMap) -> Failure {
+    let after = net::retry_after(headers).unwrap_or(RETRY_AFTER_DEFAULT);
+    Failure::Limited(after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }
 
 /// Fatal codes end the program, everything else is tried again by the caller.
@@ -684,4 +731,385 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     // Without random bytes the pause is just exact.
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte).ok();
     pause.mul_f64(0.75 + f64::from(byte[0]) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::{net, read_request, serve};
+    use crate::stop::Cause;
+    use std::net::TcpListener;
+    use std::sync::mpsc::{self, Receiver};
+
+    /// What the server does with a request.
+    #[derive(Clone, Copy)]
+    enum Does {
+        Answers(&'static str, &'static str, &'static str),
+        HangsUp,
+    }
+    use Does::{Answers, HangsUp};
+
+    const OK: Does = Answers("200 OK", "", r#"{"ok":true,"ts":"1.2"}"#);
+    const LIMITED: Does = Answers("429 Slow", "Retry-After: 1\r\n", "");
+    const BROKEN: Does = Answers("500 Oops", "Content-Type: text/html\r\n", "<html>");
+    const TEXT: Content = Content {
+        text: String::new(),
+        blocks: None,
+        metadata: None,
+    };
+
+    /// A Slack that does this with the requests to come, and the requests.
+    fn slack(script: &'static [Does]) -> (Web, Receiver<String>) {
+        let (sender, requests) = mpsc::channel();
+        let mut script = script.iter();
+        let address = serve(move |mut tcp| {
+            let request = read_request(&mut tcp);
+            sender.send(request).ok();
+            match script.next() {
+                Some(Answers(status, headers, body)) => {
+                    let body = body.replace("ADDRESS", &tcp.local_addr().unwrap().to_string());
+                    let length = body.len();
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                    );
+                    tcp.write_all(answer.as_bytes()).unwrap();
+                }
+                Some(HangsUp) | None => {}
+            }
+        });
+        (
+            web(&format!("http://{address}/api"), &Stop::new()),
+            requests,
+        )
+    }
+
+    fn web(url: &str, stop: &Stop) -> Web {
+        let (app, bot) = (Secret::new("xapp-1"), Secret::new("xoxb-1"));
+        Web::new(url, app, bot, &net(None), stop)
+    }
+
+    #[test]
+    fn what_is_repeated_and_what_is_not() {
+        use Urgency::{Must, Optional};
+        const INTERNAL: Does = Answers("200 OK", "", r#"{"ok":false,"error":"internal_error"}"#);
+        const NO: Does = Answers("200 OK", "", r#"{"ok":false,"error":"not_in_channel"}"#);
+        const RATED: Does = Answers(
+            "200 OK",
+            "Retry-After: 1\r\n",
+            r#"{"ok":false,"error":"rate_limited"}"#,
+        );
+        let post = |web: &Web, urgency| web.chat_post_message("C1", None, &TEXT, urgency).map(drop);
+        let edit = |web: &Web, urgency| web.chat_update("C1", "1.2", &TEXT, urgency);
+        type Act<'a> = &'a dyn Fn(&Web, Urgency) -> Answer<()>;
+        let cases: [(&str, Act<'_>, Urgency, &'static [Does], &str); 12] = [
+            ("edit", &edit, Must, &[BROKEN, HangsUp, OK], "done"),
+            (
+                "edit, refused in passing",
+                &edit,
+                Must,
+                &[INTERNAL, OK],
+                "done",
+            ),
+            ("edit, refused", &edit, Must, &[NO], "/invite @mom"),
+            ("progress", &edit, Optional, &[BROKEN], "500"),
+            (
+                "progress, limited",
+                &edit,
+                Optional,
+                &[LIMITED],
+                "rate limited for 1 s",
+            ),
+            ("edit, limited", &edit, Must, &[LIMITED, RATED, OK], "done"),
+            ("post", &post, Must, &[OK], "done"),
+            ("post, limited", &post, Must, &[LIMITED, OK], "done"),
+            ("post, 500", &post, Must, &[BROKEN], "may have been done"),
+            ("post, cut", &post, Must, &[HangsUp], "may have been done"),
+            (
+                "post, half done",
+                &post,
+                Must,
+                &[INTERNAL],
+                "may have been done",
+            ),
+            (
+                "post, no ts",
+                &post,
+                Must,
+                &[Answers("200 OK", "", r#"{"ok":true}"#)],
+                "no ts",
+            ),
+        ];
+        for (name, act, urgency, script, want) in cases {
+            let (web, requests) = slack(script);
+            let outcome = match act(&web, urgency) {
+                Ok(()) => "done".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            assert!(outcome.contains(want), "{name}: {outcome}");
+            assert_eq!(requests.try_iter().count(), script.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_limit_holds_for_its_method_and_channel() {
+        let (web, requests) = slack(&[Answers("429 Slow", "Retry-After: 99\r\n", ""), OK, OK]);
+        let progress = |channel| web.chat_post_message(channel, None, &TEXT, Urgency::Optional);
+        let limited = |outcome| matches!(outcome, Err(Failure::Limited(_)));
+        assert!(limited(progress("C1")));
+        assert!(limited(progress("C1")), "not asked again");
+        assert_eq!(progress("C2"), Ok("1.2".to_owned()));
+        assert_eq!(web.chat_delete("C1", "1.2", Urgency::Optional), Ok(()));
+        assert_eq!(requests.try_iter().count(), 3);
+        // What must be said waits, and hears the stop.
+        web.stop.set(Cause::Restart);
+        let outcome = web.chat_post_message("C1", None, &TEXT, Urgency::Must);
+        assert_eq!(outcome, Err(Failure::Stopped));
+    }
+
+    #[test]
+    fn no_request_left_where_nobody_listens() {
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let web = web(&format!("http://{nobody}/api"), &Stop::new());
+        let outcome = web.chat_post_message("C1", None, &TEXT, Urgency::Optional);
+        assert!(matches!(outcome, Err(Failure::Failed(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_post_as_it_is_sent() {
+        let (web, requests) = slack(&[OK]);
+        let content = Content {
+            text: "a & b\n=é".to_owned(),
+            blocks: Some("[]".to_owned()),
+            metadata: Some("{}".to_owned()),
+        };
+        web.chat_post_message("C1", Some("1.1"), &content, Urgency::Must)
+            .unwrap();
+        let request = requests.recv().unwrap().replace('\r', "");
+        assert!(
+            request.starts_with("POST /api/chat.postMessage HTTP/1.1\n"),
+            "{request}"
+        );
+        let head = request.to_lowercase();
+        assert!(
+            head.contains("\nauthorization: bearer xoxb-1\n"),
+            "{request}"
+        );
+        assert!(
+            head.contains("\ncontent-type: application/x-www-form-urlencoded\n"),
+            "{request}"
+        );
+        assert!(
+            request.ends_with(
+                "\n\nchannel=C1&text=a+%26+b%0A%3D%C3%A9&parse=none&link_names=false\
+                 &unfurl_links=false&unfurl_media=false&thread_ts=1.1&blocks=%5B%5D&metadata=%7B%7D"
+            ),
+            "{request}"
+        );
+    }
+
+    #[test]
+    fn who_she_is_and_what_ends_it() {
+        const ME: &str =
+            r#"{"ok":true,"user_id":"U1","bot_id":"B1","team_id":"T1","user":"mom","team":"Home"}"#;
+        let (web, _) = slack(&[
+            Answers("200 OK", "x-oauth-scopes: chat:write, users:read\r\n", ME),
+            Answers("200 OK", "", r#"{"ok":false,"error":"invalid_auth"}"#),
+            Answers(
+                "200 OK",
+                "",
+                r#"{"ok":false,"error":"missing_scope","needed":"connections:write"}"#,
+            ),
+            Answers("200 OK", "", r#"{"ok":false,"error":"internal_error"}"#),
+            Answers("200 OK", "", r#"{"ok":true,"url":"wss://x/"}"#),
+        ]);
+        let identity = web.auth_test().unwrap();
+        assert_eq!(identity.me.user_id, "U1");
+        assert_eq!(identity.scopes, ["chat:write", "users:read"]);
+        let err = web.auth_test().err().unwrap();
+        assert!(
+            matches!(&err, Error::Failed(why) if why.contains("MOM_SLACK_BOT_TOKEN")),
+            "{err}"
+        );
+        let err = web.apps_connections_open().err().unwrap();
+        assert!(
+            matches!(&err, Error::Failed(why) if why.contains("MOM_SLACK_APP_TOKEN") && why.contains("add connections:write")),
+            "{err}"
+        );
+        let err = web.apps_connections_open().err().unwrap();
+        assert!(matches!(err, Error::Retry { .. }), "{err}");
+        assert_eq!(web.apps_connections_open().unwrap(), "wss://x/");
+    }
+
+    #[test]
+    fn pages_end_where_they_end() {
+        let (web, requests) = slack(&[
+            Answers(
+                "200 OK",
+                "",
+                r#"{"ok":true,"members":[1],"response_metadata":{"next_cursor":"b="}}"#,
+            ),
+            Answers(
+                "200 OK",
+                "",
+                r#"{"ok":true,"members":[],"response_metadata":{"next_cursor":"c"}}"#,
+            ),
+            Answers(
+                "200 OK",
+                "",
+                r#"{"ok":true,"members":[2],"response_metadata":{"next_cursor":"c"}}"#,
+            ),
+        ]);
+        let mut all = Vec::new();
+        let mut each = |items: Vec<Value>| {
+            all.extend(items);
+            Ok(true)
+        };
+        web.pages("users.list", &[("limit", "2")], "members", &mut each)
+            .unwrap();
+        assert_eq!(all, [1, 2]);
+        let ends: Vec<String> = requests
+            .try_iter()
+            .map(|request| request.rsplit('\n').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(ends, ["limit=2", "limit=2&cursor=b%3D", "limit=2&cursor=c"]);
+    }
+
+    #[test]
+    fn a_file_is_shared_once() {
+        const URL: Does = Answers(
+            "200 OK",
+            "",
+            r#"{"ok":true,"file_id":"F1","upload_url":"http://ADDRESS/up"}"#,
+        );
+        const TAKEN: Does = Answers("200 OK", "", "OK - 3");
+        const SHARED: Does = Answers(
+            "200 OK",
+            "",
+            r#"{"ok":true,"file":{"shares":{"public":{"C1":[{"ts":"1.2"}]}}}}"#,
+        );
+        const UNSHARED: Does = Answers("200 OK", "", r#"{"ok":true,"file":{}}"#);
+        const NO: Does = Answers("200 OK", "", r#"{"ok":false,"error":"not_in_channel"}"#);
+        let cases: [(&str, &[u8], &'static [Does], &str); 7] = [
+            ("refused", b"abc", &[URL, TAKEN, NO], "/invite @mom"),
+            ("plain", b"abc", &[URL, TAKEN, OK], "done"),
+            (
+                "bytes lost",
+                b"abc",
+                &[URL, BROKEN, URL, HangsUp, URL, TAKEN, OK],
+                "done",
+            ),
+            (
+                "shared unheard",
+                b"abc",
+                &[URL, TAKEN, HangsUp, SHARED],
+                "done",
+            ),
+            (
+                "not shared",
+                b"abc",
+                &[URL, TAKEN, HangsUp, UNSHARED, OK],
+                "done",
+            ),
+            (
+                "unknown",
+                b"abc",
+                &[URL, TAKEN, BROKEN, UNSHARED, BROKEN],
+                "may have been done",
+            ),
+            ("empty", b"", &[], "no empty files"),
+        ];
+        for (name, bytes, script, want) in cases {
+            let (web, requests) = slack(script);
+            let outcome = match web.files_upload("C1", Some("1.1"), "a.txt", "A \"b\"", bytes) {
+                Ok(()) => "done".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            assert!(outcome.contains(want), "{name}: {outcome}");
+            let requests: Vec<String> = requests.try_iter().collect();
+            assert_eq!(requests.len(), script.len(), "{name}");
+            if name == "plain" {
+                assert!(requests[0].ends_with("\n\r\nfilename=a.txt&length=3"));
+                assert!(requests[1].ends_with("\n\r\nabc") && !requests[1].contains("Bearer"));
+                let files =
+                    "files=%5B%7B%22id%22%3A%22F1%22%2C%22title%22%3A%22A+%5C%22b%5C%22%22%7D%5D";
+                let want = format!("\n\r\n{files}&channel_id=C1&thread_ts=1.1");
+                assert!(requests[2].ends_with(&want), "{}", requests[2]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_token_goes_to_slack_alone() {
+        let slack = web("https://slack.com/api", &Stop::new());
+        let other = web("http://127.0.0.1:80/api", &Stop::new());
+        for (web, url, want) in [
+            (
+                &slack,
+                "https://files.slack.com/files-pri/T1-F1/a.png",
+                true,
+            ),
+            (&slack, "https://slack.com/x", true),
+            (&slack, "https://slack-files.com/x", true),
+            (&slack, "http://files.slack.com/x", false),
+            (&slack, "http://slack.com/x", false),
+            (&slack, "https://slack.com:8443/x", false),
+            (&slack, "https://evilslack.com/x", false),
+            (&slack, "https://slack.com.evil.org/x", false),
+            (&slack, "https://evil.org/.slack.com", false),
+            (&slack, "https://evil.org#.slack.com", false),
+            (&slack, "https://evil.org?.slack.com", false),
+            (&slack, "https://a.slack.com@evil.org/", false),
+            (&slack, "ftp://slack.com/x", false),
+            (&other, "http://127.0.0.1/x", true),
+            (&other, "https://127.0.0.1/x", false),
+            (&other, "http://127.0.0.1:81/x", false),
+        ] {
+            assert_eq!(web.may_see_token(url), want, "{url}");
+        }
+    }
+
+    #[test]
+    fn downloads() {
+        let mut sink = Vec::new();
+        let (web, requests) = slack(&[
+            Answers("200 OK", "Content-Type: image/png\r\n", "12345"),
+            Answers("200 OK", "Content-Type: image/png\r\n", "123456"),
+            Answers(
+                "200 OK",
+                "Content-Type: text/html; charset=utf-8\r\n",
+                "<html>",
+            ),
+            Answers("302 Go", "Location: http://localhost:1/x\r\n", ""),
+            Answers("404 No", "", ""),
+            Answers("503 Later", "Retry-After: 7\r\n", ""),
+        ]);
+        let url = web.url.replace("/api", "/f");
+        let mut get = || web.download(&url, false, 5, &mut sink);
+        assert_eq!(get(), Ok(5));
+        for (want, retry) in [
+            ("larger than the limit", false),
+            ("login page", false),
+            ("cannot reach localhost:1", true),
+            ("HTTP 404", false),
+            ("HTTP 503", true),
+        ] {
+            let err = get().unwrap_err();
+            assert!(err.to_string().contains(want), "{want}: {err}");
+            assert_eq!(matches!(err, Error::Retry { .. }), retry, "{want}");
+        }
+        assert!(
+            requests
+                .try_iter()
+                .all(|request| request.contains("Bearer xoxb-1"))
+        );
+        assert_eq!(&sink[..5], b"12345");
+        let secure = self::web("https://slack.com/api", &Stop::new());
+        let err = secure
+            .download("http://127.0.0.1:1/x", false, 5, &mut sink)
+            .unwrap_err();
+        assert!(err.to_string().contains("https"), "{err}");
+    }
 }

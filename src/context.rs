@@ -1,14 +1,70 @@
-//! context.jsonl: what the model remembers of a conversation, in pi's session format 3. Read
-//! from its end back to what the last compaction kept, appended line by line.
+//! context.jsonl: what the model remembers of a conversation, in pi's session format 3
+//! (badlogic/pi-mono, packages/coding-agent). Read from its end back to what the last
+//! compaction kept, and only ever appended to.
+//!
+//! Our records are `custom` entries, which the original carries along unread: which run is
+//! on and what it answers, how far log.jsonl was read, what all of it cost. Each has all of
+//! it, so that the newest is enough. An entry with the message `ts` of Slack has it beside
+//! the message.
+//!
+//! The entries form a tree, and a conversation is the way from the last one back to a root.
+//! `fresh` begins a new root; `drop_run` goes on from before the run. Both programs take
+//! that for what it means.
 
-use crate::error::Result;
-use crate::llm::{Content, Message};
-use crate::store::Store;
+use std::collections::HashSet;
+use std::fs::File;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::dir::{Dir, Floor};
+use crate::error::{Error, Result};
+use crate::json::{self, Obj};
+use crate::llm::{Block, Content, Message, StopReason};
+use crate::process::random_word;
+use crate::store::{self, LogEntry, RECORD_TYPE, Store};
+use crate::{log, session, time};
+
+/// Bytes of context.jsonl that are read at most; what no compaction has shortened begins
+/// that far from its end.
+const BYTES_MAX: u64 = 32 << 20;
+/// Bytes of log.jsonl that one sync reads, and of text that it takes over.
+const SYNC_BYTES_MAX: u64 = 4 << 20;
+const SYNC_TEXT_MAX: u64 = 1 << 20;
+const OLDER: &str =
+    "(More was said here before that; it is not shown, and stands in this channel's log.jsonl.)";
 
 pub(crate) struct Context {
+    dir: Arc<Dir>,
     channel: String,
+    /// For the header of a new file.
+    cwd: String,
+    /// The summary of the last compaction is the first of them.
     messages: Vec<Message>,
+    /// Entry of each message.
+    ids: Vec<String>,
+    /// The summary alone, and the files it names.
+    compaction: Option<Compaction>,
+    /// Messages that were there at the last compaction: their usage says nothing any more.
+    uncounted: usize,
     run_start: usize,
+    /// Slack messages that are in the context.
+    known: HashSet<String>,
+    last_id: Option<String>,
+    state: State,
+    /// When the newest record was written, and the newest message of the original since.
+    state_ms: i64,
+    foreign_ms: i64,
+}
+
+/// What a compaction leaves in the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Compaction {
+    pub(crate) summary: String,
+    /// Paths, sorted.
+    pub(crate) read_files: Vec<String>,
+    pub(crate) modified_files: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,9 +90,54 @@ pub(crate) struct Costs {
     pub(crate) total: f64,
 }
 
+/// What a record says.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct State {
+    run: Option<Run>,
+    /// Byte of log.jsonl up to which it was taken over, and the file that was.
+    log_position: u64,
+    log_inode: u64,
+    /// `2026-01-05`
+    day: String,
+    costs: Costs,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Run {
+    asked: Vec<String>,
+    tries: u32,
+    thread_ts: Option<String>,
+    status_ts: Option<String>,
+    answer_ts: Option<String>,
+    /// Entry before the run's first; `None` for a root.
+    before: Option<String>,
+    done: bool,
+}
+
+/// A line to be: `id` and `parentId` come when it is written.
+struct Entry {
+    kind: &'static str,
+    id: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+/// An entry on the way back from the leaf.
+struct Step {
+    id: String,
+    parent: Option<String>,
+    ts: Option<String>,
+    message: Option<Message>,
+    /// With the id of the first entry that is kept.
+    compaction: Option<(Compaction, String)>,
+}
+
 impl Context {
-    pub(crate) fn load(_store: &Store, _channel: &str) -> Result<Context> {
-        todo!()
+    /// # Errors
+    /// A file that cannot be read; one that is no session is set aside with a warning.
+    pub(crate) fn load(store: &Store, channel: &str) -> Result<Context> {
+        store.make_channel(channel)?;
+        let cwd = store.path().display().to_string();
+        Context::read(store.shared_dir(), channel, cwd)
     }
 
     pub(crate) fn channel(&self) -> &str {
@@ -47,69 +148,217 @@ impl Context {
         &self.messages
     }
 
+    /// The last compaction, whose summary is then the first message.
+    pub(crate) fn compaction(&self) -> Option<&Compaction> {
+        self.compaction.as_ref()
+    }
+
     /// Of the window, counted by the last reply's usage and estimated from there on.
     pub(crate) fn tokens(&self) -> u64 {
-        todo!()
+        let newer = self.messages.iter().enumerate().skip(self.uncounted);
+        let counted = newer.rev().find_map(|(index, message)| match message {
+            Message::Assistant(said)
+                if said.usage.total() > 0
+                    && !matches!(said.stop_reason, StopReason::Error | StopReason::Aborted) =>
+            {
+                Some((said.usage.total(), index + 1))
+            }
+            _ => None,
+        });
+        let (tokens, from) = counted.unwrap_or((0, 0));
+        tokens + self.messages[from..].iter().map(estimate).sum::<u64>()
     }
 
-    /// Durable when it returns.
-    pub(crate) fn append(&mut self, _message: Message) -> Result<()> {
-        todo!()
+    /// Survives kill -9 when it returns, and a power cut from the next `begin_run` or
+    /// `end_run` on: a flush for each message would cost more than most tool calls.
+    pub(crate) fn append(&mut self, message: Message) -> Result<()> {
+        self.append_all(vec![(message, String::new())])
     }
 
-    /// Takes over what people said in log.jsonl since last time, `handled` (ts) left out.
+    /// Takes over what people said in log.jsonl since last time, but `handled` (ts): those
+    /// the run itself brings along. As much as fits into a quarter of the window, newest
+    /// first.
     pub(crate) fn sync(
         &mut self,
-        _store: &Store,
-        _handled: &[String],
-        _window_tokens: u64,
+        store: &Store,
+        handled: &[String],
+        window_tokens: u64,
     ) -> Result<()> {
-        todo!()
+        let path = store::log_path(&self.channel);
+        let Some(stamp) = store.dir().stamp(&path)? else {
+            return Ok(());
+        };
+        let State {
+            log_position,
+            log_inode,
+            ..
+        } = self.state;
+        let same = stamp.inode == log_inode && stamp.bytes >= log_position;
+        let (begin, after_ms) = match same {
+            true => (log_position, self.foreign_ms),
+            // Restored, edited, or written by the original: what is older is known.
+            false => (0, self.foreign_ms.max(self.state_ms)),
+        };
+        let floor = begin.max(stamp.bytes.saturating_sub(SYNC_BYTES_MAX));
+        let Some(mut lines) = store.dir().lines_back(&path, Floor::At(floor))? else {
+            return Ok(());
+        };
+        // A quarter of it, at four bytes a token.
+        let mut room = window_tokens.min(SYNC_TEXT_MAX) as usize;
+        let mut older = floor > begin;
+        let mut taken = HashSet::new();
+        let mut found = Vec::new();
+        for line in &mut lines {
+            let Some(entry) = LogEntry::parse(&line?) else {
+                continue;
+            };
+            let date_ms = entry.date_ms();
+            if entry.is_bot
+                || date_ms <= after_ms
+                || handled.contains(&entry.ts)
+                || self.known.contains(&entry.ts)
+                || Command::parse(&entry.text).is_some()
+                || !taken.insert(entry.ts.clone())
+            {
+                continue;
+            }
+            let text = said(&entry);
+            if text.len() > room {
+                older = true;
+                break;
+            }
+            room -= text.len();
+            found.push((date_ms, text, entry.ts));
+        }
+        if older {
+            let first_ms = found.last().map_or_else(time::now_ms, |(ms, ..)| *ms);
+            found.push((first_ms, OLDER.to_owned(), String::new()));
+        }
+        found.reverse();
+        found.sort_by_key(|(date_ms, ..)| *date_ms);
+        let messages = found.into_iter().map(|(timestamp_ms, text, ts)| {
+            let content = vec![Content::Text(text)];
+            let message = Message::User {
+                content,
+                timestamp_ms,
+            };
+            (message, ts)
+        });
+        self.append_all(messages.collect())?;
+        self.state.log_position = lines.end();
+        self.state.log_inode = stamp.inode;
+        Ok(())
     }
 
+    /// Takes up the unfinished run that one of these messages belongs to, or begins another.
     pub(crate) fn begin_run(
         &mut self,
-        _asked_ts: &[String],
-        _status: RunStatus,
+        asked_ts: &[String],
+        status: RunStatus,
     ) -> Result<RunRecord> {
-        todo!()
+        let unfinished = self
+            .state
+            .run
+            .take()
+            .filter(|run| !run.done && run.asked.iter().any(|ts| asked_ts.contains(ts)));
+        let resumed = unfinished.is_some();
+        let mut run = unfinished.unwrap_or_else(|| {
+            self.run_start = self.messages.len();
+            Run {
+                before: self.last_id.clone(),
+                ..Run::default()
+            }
+        });
+        run.tries = run.tries.saturating_add(1);
+        run.thread_ts = status.thread_ts;
+        for ts in asked_ts {
+            run.ask(ts);
+        }
+        let found = RunRecord {
+            tries: run.tries,
+            status_ts: run.status_ts.clone(),
+            resumed,
+        };
+        self.state.run = Some(run);
+        self.flush(self.record("begin")?)?;
+        Ok(found)
     }
 
-    pub(crate) fn note_status(&mut self, _status_ts: &str) -> Result<()> {
-        todo!()
+    pub(crate) fn note_status(&mut self, status_ts: &str) -> Result<()> {
+        if let Some(run) = &mut self.state.run {
+            run.status_ts = Some(status_ts.to_owned());
+        }
+        self.write(vec![self.record("status")?]).map(drop)
     }
 
     /// A user message of this run, also one that came while it went on.
     pub(crate) fn append_asked(
         &mut self,
-        _ts: &str,
-        _content: Vec<Content>,
-        _timestamp_ms: i64,
+        ts: &str,
+        content: Vec<Content>,
+        timestamp_ms: i64,
     ) -> Result<()> {
-        todo!()
+        let message = Message::User {
+            content,
+            timestamp_ms,
+        };
+        self.append_all(vec![(message, ts.to_owned())])?;
+        if let Some(run) = &mut self.state.run {
+            run.ask(ts);
+        }
+        Ok(())
     }
 
     /// Message `ts` is in the context already.
-    pub(crate) fn has(&self, _ts: &str) -> bool {
-        todo!()
+    pub(crate) fn has(&self, ts: &str) -> bool {
+        self.known.contains(ts)
     }
 
     /// All asked messages of this run are answered. `cost` in dollars.
-    pub(crate) fn end_run(
-        &mut self,
-        _answer_ts: Option<&str>,
-        _cost: Option<f64>,
-    ) -> Result<Costs> {
-        todo!()
+    pub(crate) fn end_run(&mut self, answer_ts: Option<&str>, cost: Option<f64>) -> Result<Costs> {
+        let costs = self.costs();
+        let cost = cost.unwrap_or_default();
+        self.state.costs = Costs {
+            today: costs.today + cost,
+            total: costs.total + cost,
+        };
+        self.state.day = today();
+        if let Some(run) = &mut self.state.run {
+            run.done = true;
+            run.answer_ts = answer_ts.map(str::to_owned);
+            self.known.extend(run.asked.iter().cloned());
+        }
+        self.flush(self.record("end")?)?;
+        Ok(self.state.costs)
     }
 
     /// The run leaves `note` in the context and nothing else; `end_run` follows.
-    pub(crate) fn drop_run(&mut self, _note: &str) -> Result<()> {
-        todo!()
+    pub(crate) fn drop_run(&mut self, note: &str) -> Result<()> {
+        let Some(run) = &self.state.run else {
+            return Ok(());
+        };
+        let last_id = std::mem::replace(&mut self.last_id, run.before.clone());
+        let message = Message::User {
+            content: vec![Content::Text(note.to_owned())],
+            timestamp_ms: time::now_ms(),
+        };
+        let entries = vec![message_entry(&message, "")?, self.record("drop")?];
+        if let Err(err) = self.write(entries) {
+            self.last_id = last_id;
+            return Err(err);
+        }
+        *self = Context::read(self.dir.clone(), &self.channel, self.cwd.clone())?;
+        Ok(())
     }
 
     pub(crate) fn costs(&self) -> Costs {
-        todo!()
+        match self.state.day == today() {
+            true => self.state.costs,
+            false => Costs {
+                today: 0.0,
+                ..self.state.costs
+            },
+        }
     }
 
     /// A JSON array in the session file's shapes, images left out.
@@ -124,6 +373,456 @@ impl Context {
 
     /// Starts anew: nothing before this is remembered, and nothing is deleted.
     pub(crate) fn fresh(&mut self) -> Result<()> {
-        todo!()
+        let mut state = self.state.clone();
+        state.run = None;
+        if let Some(stamp) = self.dir.stamp(&store::log_path(&self.channel))? {
+            state.log_position = stamp.bytes;
+            state.log_inode = stamp.inode;
+        }
+        let last_id = self.last_id.take();
+        let old = std::mem::replace(&mut self.state, state);
+        if let Err(err) = self.record("fresh").and_then(|entry| self.flush(entry)) {
+            self.state = old;
+            self.last_id = last_id;
+            return Err(err);
+        }
+        self.messages.clear();
+        self.ids.clear();
+        self.known.clear();
+        self.compaction = None;
+        (self.uncounted, self.run_start) = (0, 0);
+        Ok(())
     }
+
+    /// Puts a summary in the place of the messages before `cut`. `tail` stands for those from
+    /// there on where they had to be shortened; it has as many.
+    pub(crate) fn compacted(
+        &mut self,
+        compaction: Compaction,
+        cut: usize,
+        tail: Option<Vec<Message>>,
+    ) -> Result<()> {
+        let mut entry = Entry::new("compaction")?;
+        // Its own id is found nowhere before it: then nothing is kept, and the copies follow.
+        let kept = match (&tail, self.ids.get(cut)) {
+            (None, Some(id)) => id.clone(),
+            _ => entry.id.clone(),
+        };
+        let paths = |paths: &[String]| json::array(paths.iter().map(|path| json::quote(path)));
+        let details = Obj::new()
+            .raw("readFiles", &paths(&compaction.read_files))
+            .raw("modifiedFiles", &paths(&compaction.modified_files));
+        entry.fields = vec![
+            ("summary", json::quote(&compaction.summary)),
+            ("firstKeptEntryId", json::quote(&kept)),
+            ("tokensBefore", self.tokens().to_string()),
+            ("details", details.end()),
+            ("fromHook", "false".to_owned()),
+        ];
+        let mut ids = vec![entry.id.clone()];
+        let mut entries = vec![entry];
+        for message in tail.iter().flatten() {
+            entries.push(message_entry(message, "")?);
+        }
+        match tail {
+            Some(_) => ids.extend(entries[1..].iter().map(|entry| entry.id.clone())),
+            None => ids.extend_from_slice(self.ids.get(cut..).unwrap_or_default()),
+        }
+        entries.push(self.record("compacted")?);
+        let file = self.write(entries)?;
+        self.sync_data(&file)?;
+        let tail = tail.unwrap_or_else(|| self.messages.split_off(cut));
+        self.messages = vec![summary(&compaction)];
+        self.messages.extend(tail);
+        self.ids = ids;
+        self.compaction = Some(compaction);
+        self.uncounted = self.messages.len();
+        self.run_start = (self.run_start + 1).saturating_sub(cut).max(1);
+        Ok(())
+    }
+
+    fn read(dir: Arc<Dir>, channel: &str, cwd: String) -> Result<Context> {
+        let mut context = Context {
+            dir,
+            channel: channel.to_owned(),
+            cwd,
+            messages: Vec::new(),
+            ids: Vec::new(),
+            compaction: None,
+            uncounted: 0,
+            run_start: 0,
+            known: HashSet::new(),
+            last_id: None,
+            state: State::default(),
+            state_ms: 0,
+            foreign_ms: 0,
+        };
+        context.check_header()?;
+        let steps = context.walk()?;
+        context.take(steps);
+        Ok(context)
+    }
+
+    /// Makes of the file one that `walk` reads: a session of version 2 or 3.
+    fn check_header(&self) -> Result<()> {
+        let path = store::context_path(&self.channel);
+        let head = self.dir.read_head(&path, 64 * 1024)?.unwrap_or_default();
+        if head.is_empty() {
+            return Ok(());
+        }
+        let mut lines = head.split(|byte| *byte == b'\n');
+        let header = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let header = header.unwrap_or_default();
+        if header["type"] != "session" || !header["id"].is_string() {
+            let aside = format!("context.jsonl.unreadable-{}", time::now_ms());
+            log::warning!(
+                &self.channel,
+                "{path} is no session file; it is now {aside}"
+            );
+            return self.dir.rename(&path, &aside);
+        }
+        if header["version"].as_u64().unwrap_or(1) > 1 {
+            return Ok(());
+        }
+        let bytes = self.dir.read_head(&path, BYTES_MAX as usize)?;
+        let bytes = bytes.unwrap_or_default();
+        if bytes.len() as u64 >= BYTES_MAX {
+            let why = "it is of session version 1 and larger than 32 MB; rename it to begin anew";
+            return Err(Error::failed(format!("cannot read {path}: {why}")));
+        }
+        let mut number = 0u32;
+        let text = session::from_version_1(&String::from_utf8_lossy(&bytes), || {
+            number += 1;
+            format!("{number:08x}")
+        });
+        self.dir.replace(&path, text.as_bytes())
+    }
+
+    /// The way from the last entry back to a root or to what the newest compaction kept,
+    /// oldest first. Finds the newest record on its way, or behind it.
+    fn walk(&mut self) -> Result<Vec<Step>> {
+        let path = store::context_path(&self.channel);
+        let lines = self.dir.lines_back(&path, Floor::Last(BYTES_MAX))?;
+        let mut steps: Vec<Step> = Vec::new();
+        let mut newest_ms = None;
+        let mut state = None;
+        let mut wanted = None;
+        let mut kept: Option<String> = None;
+        let mut over = false;
+        for line in lines.into_iter().flatten() {
+            let line = line?;
+            if over && state.is_some() {
+                break;
+            }
+            if state.is_none() {
+                if let Some(record) = store::record(&line) {
+                    self.state_ms = store::iso_ms(&record["timestamp"]).unwrap_or_default();
+                    state = Some(State::parse(&record["data"]));
+                }
+            }
+            if over {
+                continue;
+            }
+            let Ok(line) = str::from_utf8(&line) else {
+                continue;
+            };
+            let entry: Value = serde_json::from_str(line).unwrap_or_default();
+            let id = entry["id"].as_str().unwrap_or_default();
+            if entry["type"] == "session" || !entry["type"].is_string() || id.is_empty() {
+                continue;
+            }
+            let message = &entry["message"];
+            if state.is_none() && message["role"] == "user" && entry["ts"].is_null() {
+                let ms = message["timestamp"].as_f64().unwrap_or_default() as i64;
+                self.foreign_ms = self.foreign_ms.max(ms);
+            }
+            if self.last_id.is_none() {
+                self.last_id = Some(id.to_owned());
+                wanted = Some(id.to_owned());
+                newest_ms = store::iso_ms(&entry["timestamp"]);
+            }
+            if wanted.as_deref() != Some(id) {
+                continue;
+            }
+            let step = Step::parse(&entry, line);
+            over = step.parent.is_none() || kept.as_ref() == Some(&step.id);
+            if let (None, Some((_, first))) = (&kept, &step.compaction) {
+                over |= *first == step.id || first.is_empty();
+                kept = Some(first.clone());
+            }
+            wanted.clone_from(&step.parent);
+            steps.push(step);
+        }
+        if state.is_none() && self.foreign_ms == 0 {
+            self.foreign_ms = newest_ms.unwrap_or_default();
+        }
+        self.state = state.unwrap_or_default();
+        steps.reverse();
+        Ok(steps)
+    }
+
+    /// Makes of the way the messages, in the order the model gets them.
+    fn take(&mut self, mut steps: Vec<Step>) {
+        let run = self.state.run.clone().unwrap_or_default();
+        self.known
+            .extend(run.asked.into_iter().filter(|_| run.done));
+        let mut run_start = None;
+        let compacted = steps.iter().rposition(|step| step.compaction.is_some());
+        let mut after = 0;
+        if let Some(at) = compacted {
+            let found = steps.remove(at);
+            let kept = found.compaction.as_ref().map(|(_, first)| first);
+            let from = steps[..at].iter().position(|step| Some(&step.id) == kept);
+            let from = from.unwrap_or(at);
+            after = at - from;
+            steps.drain(..from);
+            if let Some((compaction, _)) = found.compaction {
+                self.messages.push(summary(&compaction));
+                self.ids.push(found.id);
+                self.compaction = Some(compaction);
+            }
+        }
+        for (index, step) in steps.into_iter().enumerate() {
+            if compacted.is_some() && index == after {
+                self.uncounted = self.messages.len();
+            }
+            if step.parent == run.before {
+                run_start = run_start.or(Some(self.messages.len()));
+            }
+            self.known.extend(step.ts);
+            if let Some(message) = step.message {
+                self.messages.push(message);
+                self.ids.push(step.id);
+            }
+        }
+        if compacted.is_some() && self.uncounted == 0 {
+            self.uncounted = self.messages.len();
+        }
+        self.run_start = match self.state.run {
+            Some(Run { done: false, .. }) => run_start.unwrap_or(usize::from(compacted.is_some())),
+            _ => self.messages.len(),
+        };
+    }
+
+    /// Messages, each with the ts it has in Slack.
+    fn append_all(&mut self, messages: Vec<(Message, String)>) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let entries = messages
+            .iter()
+            .map(|(message, ts)| message_entry(message, ts));
+        let entries = entries.collect::<Result<Vec<Entry>>>()?;
+        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+        self.write(entries)?;
+        self.ids.extend(ids);
+        for (message, ts) in messages {
+            self.messages.push(message);
+            self.known.extend(Some(ts).filter(|ts| !ts.is_empty()));
+        }
+        Ok(())
+    }
+
+    fn record(&self, event: &str) -> Result<Entry> {
+        let mut entry = Entry::new("custom")?;
+        entry.fields = vec![
+            ("customType", json::quote(RECORD_TYPE)),
+            ("data", self.state.write(event)),
+        ];
+        Ok(entry)
+    }
+
+    fn flush(&mut self, entry: Entry) -> Result<()> {
+        let file = self.write(vec![entry])?;
+        self.sync_data(&file)
+    }
+
+    /// Each entry becomes the child of the one before it, the first that of the last in the
+    /// file.
+    fn write(&mut self, entries: Vec<Entry>) -> Result<File> {
+        let now = time::iso(time::now_ms());
+        let mut parent = self.last_id.clone();
+        let mut lines = String::new();
+        for entry in entries {
+            // `record` looks for the type near the beginning of a line.
+            let line = Obj::new().str("type", entry.kind).str("id", &entry.id);
+            let line = match &parent {
+                Some(parent) => line.str("parentId", parent),
+                None => line.raw("parentId", "null"),
+            };
+            let mut line = line.str("timestamp", &now);
+            for (key, json) in &entry.fields {
+                line = line.raw(key, json);
+            }
+            lines.push_str(&line.end());
+            lines.push('\n');
+            parent = Some(entry.id);
+        }
+        let path = store::context_path(&self.channel);
+        let header = session::header(&random_word()?, &now, &self.cwd);
+        let file = self.dir.append(&path, &header, &lines)?;
+        self.last_id = parent;
+        Ok(file)
+    }
+
+    fn sync_data(&self, file: &File) -> Result<()> {
+        let path = store::context_path(&self.channel);
+        file.sync_data()
+            .map_err(|err| Error::io("write", path, &err))
+    }
+}
+
+impl Run {
+    fn ask(&mut self, ts: &str) {
+        if !self.asked.iter().any(|asked| asked == ts) {
+            self.asked.push(ts.to_owned());
+        }
+    }
+}
+
+impl State {
+    fn write(&self, event: &str) -> String {
+        let mut out = Obj::new().str("event", event);
+        if let Some(run) = &self.run {
+            let asked = json::array(run.asked.iter().map(|ts| json::quote(ts)));
+            let run = Obj::new()
+                .raw("asked", &asked)
+                .num("tries", run.tries)
+                .opt_str("thread", run.thread_ts.as_deref())
+                .opt_str("status", run.status_ts.as_deref())
+                .opt_str("answer", run.answer_ts.as_deref())
+                .opt_str("before", run.before.as_deref())
+                .bool("done", run.done);
+            out = out.raw("run", &run.end());
+        }
+        out.num("logPosition", self.log_position)
+            .num("logInode", self.log_inode)
+            .str("day", &self.day)
+            .value("costToday", &self.costs.today.into())
+            .value("costTotal", &self.costs.total.into())
+            .end()
+    }
+
+    fn parse(data: &Value) -> State {
+        let run = &data["run"];
+        let text = |key: &str| run[key].as_str().map(str::to_owned);
+        let asked = run["asked"].as_array().into_iter().flatten();
+        let asked = asked.filter_map(|ts| ts.as_str().map(str::to_owned));
+        State {
+            run: run.is_object().then(|| Run {
+                asked: asked.collect(),
+                tries: run["tries"].as_u64().unwrap_or_default().min(1_000) as u32,
+                thread_ts: text("thread"),
+                status_ts: text("status"),
+                answer_ts: text("answer"),
+                before: text("before"),
+                done: run["done"] == true,
+            }),
+            log_position: data["logPosition"].as_u64().unwrap_or_default(),
+            log_inode: data["logInode"].as_u64().unwrap_or_default(),
+            day: data["day"].as_str().unwrap_or_default().to_owned(),
+            costs: Costs {
+                today: data["costToday"].as_f64().unwrap_or_default(),
+                total: data["costTotal"].as_f64().unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl Entry {
+    fn new(kind: &'static str) -> Result<Entry> {
+        let mut id = random_word()?;
+        id.truncate(16);
+        Ok(Entry {
+            kind,
+            id,
+            fields: Vec::new(),
+        })
+    }
+}
+
+impl Step {
+    fn parse(entry: &Value, line: &str) -> Step {
+        let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        let paths = |key: &str| {
+            let paths = entry["details"][key].as_array().into_iter().flatten();
+            paths
+                .filter_map(|path| path.as_str().map(str::to_owned))
+                .collect()
+        };
+        let compaction = (entry["type"] == "compaction").then(|| {
+            let compaction = Compaction {
+                summary: text("summary"),
+                read_files: paths("readFiles"),
+                modified_files: paths("modifiedFiles"),
+            };
+            (compaction, text("firstKeptEntryId"))
+        });
+        Step {
+            id: text("id"),
+            parent: entry["parentId"].as_str().map(str::to_owned),
+            ts: Some(text("ts")).filter(|ts| !ts.is_empty()),
+            message: session::parse(entry, line),
+            compaction,
+        }
+    }
+}
+
+/// `ts` as Slack has the message, empty for none; the original's own messages have no such key.
+fn message_entry(message: &Message, ts: &str) -> Result<Entry> {
+    let mut entry = Entry::new("message")?;
+    entry.fields = vec![
+        ("message", session::write(message)),
+        ("ts", json::quote(ts)),
+    ];
+    Ok(entry)
+}
+
+fn summary(compaction: &Compaction) -> Message {
+    let what = "The conversation before this was compacted";
+    Message::User {
+        content: vec![Content::Text(session::summary_text(
+            what,
+            &compaction.summary,
+        ))],
+        timestamp_ms: 0,
+    }
+}
+
+/// As the original's sync has it, and the files by their path below the data directory.
+fn said(entry: &LogEntry) -> String {
+    let name = entry.user_name.as_deref().unwrap_or(&entry.user);
+    let mut text = format!("[{name}]: {}", entry.text);
+    if !entry.attachments.is_empty() {
+        let paths = entry.attachments.iter().map(|file| file.local.as_str());
+        let paths = paths.collect::<Vec<_>>().join("\n");
+        text.push_str(&format!(
+            "\n\n<slack_attachments>\n{paths}\n</slack_attachments>"
+        ));
+    }
+    text
+}
+
+/// Tokens, roughly: four bytes each, an image 1,200.
+pub(crate) fn estimate(message: &Message) -> u64 {
+    let content = message.content().iter().map(|content| match content {
+        Content::Text(text) => text.len(),
+        Content::Image(_) => 4_800,
+    });
+    let mut bytes: usize = content.sum();
+    if let Message::Assistant(said) = message {
+        let blocks = said.blocks.iter().map(|block| match block {
+            Block::Text(text) | Block::Thinking { text, .. } => text.len(),
+            Block::ToolCall(call) => call.name.len() + call.arguments.len(),
+        });
+        bytes += blocks.sum::<usize>();
+    }
+    (bytes as u64).div_ceil(4)
+}
+
+/// `2026-01-05`, local.
+fn today() -> String {
+    let mut stamp = time::prompt_stamp(time::now_ms());
+    stamp.truncate(10);
+    stamp
 }

@@ -35,6 +35,7 @@ mod run;
 mod sandbox;
 mod secret;
 mod serve;
+mod session;
 mod settings;
 mod signals;
 mod skills;

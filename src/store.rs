@@ -99,7 +99,7 @@ impl Store {
         let held = format!("another mom works on {}", path.display());
         Ok(Store {
             _lock: dir.lock(".mom.lock", &held)?,
-            dir,
+            dir: Arc::new(dir),
             path,
             known: Mutex::default(),
         })
@@ -107,6 +107,10 @@ impl Store {
 
     pub(crate) fn dir(&self) -> &Arc<Dir> {
         &self.dir
+    }
+
+    pub(crate) fn shared_dir(&self) -> Arc<Dir> {
+        self.dir.clone()
     }
 
     /// Absolute.
@@ -339,7 +343,8 @@ impl Store {
         Ok(entries)
     }
 
-    fn make_channel(&self, channel: &str) -> Result<()> {
+    /// Its directory, when it is missing.
+    pub(crate) fn make_channel(&self, channel: &str) -> Result<()> {
         if !is_conversation(channel) {
             return Err(Error::failed(format!("{channel:?} is no conversation id")));
         }
@@ -467,7 +472,7 @@ pub(crate) const RECORD_TYPE: &str = "mom.run";
 /// A line of context.jsonl, if it is one of mom's records.
 pub(crate) fn record(line: &[u8]) -> Option<Value> {
     // Most lines are long and no records.
-    let marked = line.windows(RECORD_TYPE.len()).take(120);
+    let marked = line.windows(RECORD_TYPE.len()).take(256);
     let mut marked = marked.filter(|part| *part == RECORD_TYPE.as_bytes());
     marked.next()?;
     let value: Value = serde_json::from_slice(line).ok()?;

@@ -21,7 +21,7 @@ use crate::command::Command;
 use crate::dir::{Dir, Floor};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
-use crate::llm::{Block, Content, Message, StopReason};
+use crate::llm::{Block, Content, Message, StopReason, ToolResult};
 use crate::process::random_word;
 use crate::store::{self, LogEntry, RECORD_TYPE, Store};
 use crate::{log, session, time};
@@ -137,7 +137,7 @@ impl Context {
     pub(crate) fn load(store: &Store, channel: &str) -> Result<Context> {
         store.make_channel(channel)?;
         let cwd = store.path().display().to_string();
-        Context::read(store.shared_dir(), channel, cwd)
+        Context::read(store.dir().clone(), channel, cwd)
     }
 
     pub(crate) fn channel(&self) -> &str {
@@ -244,7 +244,15 @@ impl Context {
             };
             (message, ts)
         });
+        // Said before the run, though it has begun.
+        let before = self.run_start == self.messages.len();
         self.append_all(messages.collect())?;
+        if let (true, Some(run)) = (before, &mut self.state.run) {
+            if !run.done {
+                run.before.clone_from(&self.last_id);
+                self.run_start = self.messages.len();
+            }
+        }
         self.state.log_position = lines.end();
         self.state.log_inode = stamp.inode;
         Ok(())
@@ -363,7 +371,20 @@ impl Context {
 
     /// A JSON array in the session file's shapes, images left out.
     pub(crate) fn messages_json(&self) -> String {
-        todo!()
+        let write = |message: &Message| {
+            let mut message = message.clone();
+            if let Message::User { content, .. } | Message::ToolResult(ToolResult { content, .. }) =
+                &mut message
+            {
+                for content in content {
+                    if let Content::Image(image) = content {
+                        image.data = format!("({} bytes of base64)", image.data.len());
+                    }
+                }
+            }
+            session::write(&message)
+        };
+        json::array(self.messages.iter().map(write))
     }
 
     /// Index in `messages` of this run's first message.

@@ -99,7 +99,7 @@ impl Store {
         let held = format!("another mom works on {}", path.display());
         Ok(Store {
             _lock: dir.lock(".mom.lock", &held)?,
-            dir: Arc::new(dir),
+            dir,
             path,
             known: Mutex::default(),
         })
@@ -107,10 +107,6 @@ impl Store {
 
     pub(crate) fn dir(&self) -> &Arc<Dir> {
         &self.dir
-    }
-
-    pub(crate) fn shared_dir(&self) -> Arc<Dir> {
-        self.dir.clone()
     }
 
     /// Absolute.

@@ -138,7 +138,7 @@ fn missing_key(service: &Service, find_key: &FindKey<'_>) -> Error {
             others.join(", ")
         ),
     };
-    Error::Usage(format!(
+    Error::Failed(format!(
         "no key for {}: set {}; {instead}",
         service.name,
         service.key_variables.join(" or ")

@@ -58,6 +58,16 @@ impl Stamp {
 }
 
 impl Dir {
+    /// Makes the data directory where it is missing.
+    pub(crate) fn make_root(path: &Path) -> Result<()> {
+        std::fs::create_dir_all(path).map_err(|err| {
+            Error::failed(format!(
+                "cannot make the data directory {}: {err}; name one that you may write to",
+                path.display()
+            ))
+        })
+    }
+
     pub(crate) fn open(path: &Path) -> Result<Dir> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = fs::open(path, flags, Mode::empty())

@@ -95,6 +95,7 @@ impl Store {
     /// Also when another mom works on this directory.
     pub(crate) fn open(path: &Path) -> Result<Store> {
         let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
+        Dir::make_root(&path)?;
         let dir = Arc::new(Dir::open(&path)?);
         let held = format!("another mom works on {}", path.display());
         Ok(Store {

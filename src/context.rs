@@ -458,7 +458,8 @@ impl Context {
         self.ids = ids;
         self.compaction = Some(compaction);
         self.uncounted = self.messages.len();
-        self.run_start = (self.run_start + 1).saturating_sub(cut).max(1);
+        // Signed thinking is bound to what stood before it: none is replayed from here on.
+        self.run_start = self.messages.len();
         Ok(())
     }
 

@@ -363,11 +363,8 @@ impl Run<'_> {
     }
 
     fn compact_when_full(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<()> {
-        let settings = self.env.settings;
-        let window = self.env.provider.model().context_window;
-        // A window smaller than the reserve would always be full.
-        let reserve = settings.reserve_tokens.min(window / 2);
-        if !settings.compaction || self.context.tokens() <= window - reserve {
+        let model = self.env.provider.model();
+        if !compact::is_due(self.context, model, self.env.settings) {
             return Ok(());
         }
         self.compact(stop, show)

@@ -446,3 +446,99 @@ fn kind(file_type: FileType) -> Kind {
         _ => Kind::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::Scratch;
+
+    fn lines(dir: &Dir, floor: Floor) -> Vec<String> {
+        let lines = dir.lines_back("log", floor).unwrap().into_iter().flatten();
+        let text = |line: Result<Vec<u8>>| String::from_utf8(line.unwrap()).unwrap();
+        lines.map(text).collect()
+    }
+
+    #[test]
+    fn lines_from_the_end() {
+        let scratch = Scratch::new("dir-lines");
+        let dir = Dir::open(&scratch.0).unwrap();
+        let long = "x".repeat(200_000);
+        for (text, floor, want) in [
+            ("", Floor::At(0), &[][..]),
+            ("\n\n", Floor::At(0), &[]),
+            ("a\nbb\n\nccc\n", Floor::At(0), &["ccc", "bb", "a"]),
+            ("a\nbb\ncc", Floor::At(0), &["cc", "bb", "a"]),
+            ("a\nbb\ncc\n", Floor::At(2), &["cc", "bb"]),
+            ("a\nbb\ncc\n", Floor::At(3), &["cc"]),
+            ("a\nbb\ncc\n", Floor::At(99), &[]),
+            ("a\nbb\ncc\n", Floor::Last(5), &["cc"]),
+            ("a\nbb\ncc\n", Floor::Last(6), &["cc", "bb"]),
+            ("a\nbb\ncc\n", Floor::Last(99), &["cc", "bb", "a"]),
+            (&format!("a\n{long}\nb\n"), Floor::At(0), &["b", &long, "a"]),
+            (&format!("a\n{long}\nb\n"), Floor::Last(1_000), &["b"]),
+        ] {
+            scratch.write("log", text);
+            assert_eq!(lines(&dir, floor), want, "{:.20} {floor:?}", text);
+        }
+    }
+
+    #[test]
+    fn appends_end_a_torn_line_first() {
+        let scratch = Scratch::new("dir-append");
+        let dir = Dir::open(&scratch.0).unwrap();
+        for (before, want) in [
+            (None, "head\nnew\n"),
+            (Some(""), "head\nnew\n"),
+            (Some("old\n"), "old\nnew\n"),
+            (Some("ol"), "ol\nnew\n"),
+        ] {
+            dir.remove("log").unwrap();
+            before.iter().for_each(|text| scratch.write("log", text));
+            dir.append("log", "head\n", "new\n").unwrap();
+            assert_eq!(scratch.read("log"), want, "{before:?}");
+        }
+    }
+
+    /// Each of these in the place of a file neither leaks, overwrites nor hangs.
+    #[test]
+    fn refuses_what_is_planted() {
+        let scratch = Scratch::new("dir-planted");
+        scratch.write("outside", "secret");
+        std::fs::create_dir(scratch.0.join("data")).unwrap();
+        let dir = Dir::open(&scratch.0.join("data")).unwrap();
+        let outside = scratch.0.join("outside");
+        let plant: [(&str, &dyn Fn(&Path)); 5] = [
+            ("link", &|path| {
+                std::os::unix::fs::symlink(&outside, path).unwrap()
+            }),
+            ("up", &|path| {
+                std::os::unix::fs::symlink("../outside", path).unwrap()
+            }),
+            ("magic", &|path| {
+                std::os::unix::fs::symlink("/proc/self/exe", path).unwrap()
+            }),
+            ("fifo", &|path| {
+                let mode = Mode::from_raw_mode(0o666);
+                fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
+            }),
+            ("dir", &|path| std::fs::create_dir(path).unwrap()),
+        ];
+        for (name, plant) in plant {
+            plant(&scratch.0.join("data").join(name));
+            assert!(dir.read_head(name, 10).is_err(), "{name}");
+            assert!(dir.lines_back(name, Floor::At(0)).is_err(), "{name}");
+            assert!(dir.append(name, "", "x\n").is_err(), "{name}");
+            assert!(dir.lock(name, "held").is_err(), "{name}");
+            assert!(dir.create(name).unwrap().is_none(), "{name}");
+            if name != "dir" {
+                dir.replace(name, b"ours").unwrap();
+                assert_eq!(scratch.read(&format!("data/{name}")), "ours", "{name}");
+            }
+        }
+        std::os::unix::fs::symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
+        assert!(dir.append("C1/outside", "", "x\n").is_err());
+        assert!(dir.create("C1/new").is_err());
+        assert!(dir.append("../outside", "", "x\n").is_err());
+        assert_eq!(scratch.read("outside"), "secret");
+    }
+}

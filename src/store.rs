@@ -513,3 +513,267 @@ fn hash(ts: &str) -> u64 {
     ts.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A directory of its own for a test, gone with it.
+    pub(crate) struct Scratch(pub(crate) PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new(name: &str) -> Scratch {
+            let name = format!("mom-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::remove_dir_all(&path).ok();
+            fs::create_dir(&path).unwrap();
+            Scratch(path)
+        }
+
+        pub(crate) fn store(&self) -> Store {
+            Store::open(&self.0).unwrap()
+        }
+
+        pub(crate) fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.0.join(name)).unwrap()
+        }
+
+        pub(crate) fn write(&self, name: &str, text: &str) {
+            let path = self.0.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    pub(crate) fn entry(ts: &str, text: &str) -> LogEntry {
+        LogEntry {
+            ts: ts.to_owned(),
+            user: "U07AAAA1".to_owned(),
+            user_name: Some("lena".to_owned()),
+            display_name: Some("Lena Berg".to_owned()),
+            text: text.to_owned(),
+            ..LogEntry::default()
+        }
+    }
+
+    fn asked(ts: &str, text: &str) -> LogEntry {
+        LogEntry {
+            mention: true,
+            ..entry(ts, text)
+        }
+    }
+
+    pub(crate) fn log(store: &Store, entries: &[LogEntry]) {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|e| ("C1".to_owned(), e.clone()))
+            .collect();
+        store.log(&entries).unwrap();
+    }
+
+    #[test]
+    fn lines_are_the_originals() {
+        let scratch = Scratch::new("store-lines");
+        let store = scratch.store();
+        let user = LogEntry {
+            attachments: Store::attachments("C1", "1767604364.120019", &["my photo (1).png"]),
+            ..entry("1767604364.120019", "what is in this picture?")
+        };
+        let bot = LogEntry {
+            ts: "1767604365.000400".to_owned(),
+            user: "bot".to_owned(),
+            text: "A bicycle.".to_owned(),
+            is_bot: true,
+            date_ms: Some(1_767_604_378_003),
+            ..LogEntry::default()
+        };
+        let ours = LogEntry {
+            thread_ts: Some("1.000001".to_owned()),
+            ..asked("1767604366.000000", "a \"b\"\n&lt;c")
+        };
+        log(&store, &[user, bot, ours]);
+        let want = r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364.120019","user":"U07AAAA1","userName":"lena","displayName":"Lena Berg","text":"what is in this picture?","attachments":[{"original":"my photo (1).png","local":"C1/attachments/1767604364120_my_photo__1_.png"}],"isBot":false}
+{"date":"2026-01-05T09:12:58.003Z","ts":"1767604365.000400","user":"bot","text":"A bicycle.","attachments":[],"isBot":true}
+{"date":"2026-01-05T09:12:46.000Z","ts":"1767604366.000000","user":"U07AAAA1","userName":"lena","displayName":"Lena Berg","text":"a \"b\"\n&lt;c","attachments":[],"isBot":false,"threadTs":"1.000001","mention":true}
+"#;
+        assert_eq!(scratch.read("C1/log.jsonl"), want);
+        for line in want.lines() {
+            let entry = LogEntry::parse(line.as_bytes()).unwrap();
+            assert_eq!(entry.line().trim_end(), line);
+        }
+        let old =
+            r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364120","user":"U1","text":"x"}"#;
+        let old = LogEntry::parse(old.as_bytes()).unwrap();
+        assert_eq!(old.ts, "1767604364.120000");
+        let refused = store.log(&[("../C1".to_owned(), entry("1.0", ""))]);
+        assert!(refused.is_err());
+    }
+
+    /// A crash in the middle of the last line, wherever: it costs that line at most.
+    #[test]
+    fn torn_anywhere() {
+        let scratch = Scratch::new("store-torn");
+        let store = scratch.store();
+        log(
+            &store,
+            &[entry("1.000001", "one"), entry("2.000001", "two")],
+        );
+        let whole = scratch.read("C1/log.jsonl");
+        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        for len in last..whole.len() {
+            scratch.write("C1/log.jsonl", &whole[..len]);
+            log(&store, &[entry("3.000001", "three")]);
+            let tail = store.log_tail("C1", Floor::At(0), |_| true).unwrap();
+            let texts: Vec<&str> = tail.iter().map(|entry| entry.text.as_str()).collect();
+            let want = if len + 1 < whole.len() {
+                &["one", "three"][..]
+            } else {
+                &["one", "two", "three"]
+            };
+            assert_eq!(texts, want, "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn knows_what_it_has_seen() {
+        let scratch = Scratch::new("store-seen");
+        let store = scratch.store();
+        assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::New));
+        log(&store, &[entry("1.000001", "one")]);
+        for _ in 0..2 {
+            assert_eq!(store.seen("C1", "1.000001", false), Ok(Seen::Known));
+            assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::NowMention));
+            assert_eq!(store.seen("C2", "1.000001", true), Ok(Seen::New));
+            // As after a restart.
+            store.known.lock().unwrap().clear();
+        }
+        log(&store, &[asked("1.000001", "one")]);
+        assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::Known));
+        for number in 0..CHANNELS_MAX + 5 {
+            store.seen(&format!("D{number}"), "1.000001", true).unwrap();
+        }
+        let many: Vec<_> = (0..KNOWN_MAX)
+            .map(|n| entry(&format!("5.{n:06}"), ""))
+            .collect();
+        store.seen("C1", "1", true).unwrap();
+        log(&store, &many);
+        assert_eq!(store.seen("C1", "5.000000", false), Ok(Seen::Known));
+        assert_eq!(store.known.lock().unwrap().len(), CHANNELS_MAX);
+        let known = store.known.lock().unwrap();
+        assert_eq!(known.back().unwrap().messages.len(), KNOWN_MAX);
+    }
+
+    #[test]
+    fn one_mom_a_directory() {
+        let scratch = Scratch::new("store-lock");
+        let store = scratch.store();
+        let err = Store::open(&scratch.0).err().unwrap().to_string();
+        let pid = std::process::id();
+        let want = format!("another mom works on {} (pid {pid})", scratch.0.display());
+        assert_eq!(err, want);
+        drop(store);
+        scratch.store();
+    }
+
+    #[test]
+    fn unanswered_is_what_no_run_ended_for() {
+        let scratch = Scratch::new("store-unanswered");
+        let store = scratch.store();
+        let bot = LogEntry {
+            is_bot: true,
+            date_ms: Some(1_500_000),
+            ..entry("1500.000000", "hi")
+        };
+        log(
+            &store,
+            &[
+                asked("1000.000000", "old"),
+                asked("1400.000000", "answered"),
+                bot,
+                entry("1600.000000", "not for her"),
+                asked("1700.000000", "Stop"),
+                asked("1800.000000", "crashed"),
+                asked("1800.000000", "crashed"),
+                asked("1900.000000", "never begun"),
+            ],
+        );
+        let found = |since_ms| -> Vec<String> {
+            let found = store.unanswered("C1", since_ms).unwrap();
+            found.into_iter().map(|entry| entry.ts).collect()
+        };
+        // Without a context: what came after her last word.
+        assert_eq!(found(1_200_000), ["1800.000000", "1900.000000"]);
+        let run = |at: i64, asked: &str, done: bool| {
+            let date = time::iso(at);
+            format!(
+                "{{\"type\":\"custom\",\"id\":\"a\",\"parentId\":null,\"timestamp\":\"{date}\",\"customType\":\"mom.run\",\"data\":{{\"run\":{{\"asked\":[\"{asked}\"],\"done\":{done}}}}}}}\n"
+            )
+        };
+        let context = run(1_401_000, "1400.000000", true) + &run(1_801_000, "1800.000000", false);
+        scratch.write("C1/context.jsonl", &context);
+        assert_eq!(found(1_200_000), ["1800.000000", "1900.000000"]);
+        assert_eq!(found(1_850_000), ["1900.000000"]);
+        scratch.write("C1/context.jsonl", "");
+        assert_eq!(
+            found(1_200_000),
+            ["1400.000000", "1800.000000", "1900.000000"]
+        );
+        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1900.000000");
+        assert_eq!(store.people("C1").unwrap().len(), 1);
+        assert_eq!(store.unanswered("C2", 0), Ok(Vec::new()));
+        assert_eq!(store.channels().unwrap(), ["C1"]);
+    }
+
+    #[test]
+    fn files_of_a_message() {
+        let long = "x".repeat(300) + ".pdf";
+        let names = ["a.png", "a.png", "../../etc/passwd", "é😀.txt", &long, ""];
+        let places = Store::attachments("C1", "1767604364.120019", &names);
+        let locals: Vec<&str> = places
+            .iter()
+            .map(|place| {
+                place
+                    .local
+                    .strip_prefix("C1/attachments/1767604364120_")
+                    .unwrap()
+            })
+            .collect();
+        let cut = "x".repeat(NAME_CHARS_MAX - 4) + ".pdf";
+        let want = ["a.png", "2_a.png", ".._.._etc_passwd", "___.txt", &cut, ""];
+        assert_eq!(locals, want);
+        let scratch = Scratch::new("store-files");
+        let store = scratch.store();
+        for _ in 0..2 {
+            store.create_attachment(&places[0].local).unwrap();
+            store.finish_attachment(&places[0].local).unwrap();
+            assert_eq!(scratch.read(&places[0].local), "");
+        }
+        store.create_attachment(&places[1].local).unwrap();
+        store.drop_attachment(&places[1].local).unwrap();
+        let left = store.dir.list("C1/attachments", 9).unwrap().unwrap();
+        assert_eq!(left.len(), 1);
+        let (_, path) = store.spill("C1").unwrap();
+        assert!(path.starts_with("C1/scratch/out-"), "{path}");
+        assert_eq!(scratch.read(&path), "");
+    }
+
+    #[test]
+    fn mentions_are_taken_out() {
+        for (raw, want) in [
+            (" <@U1> hi <@u2>", "hi"),
+            ("a <@U1|lena> b", "a <@U1|lena> b"),
+            ("<@> <@U1 &lt;@U2&gt;", "<@> <@U1 &lt;@U2&gt;"),
+            ("<@<@U1>>", "<@>"),
+            ("é<@", "é<@"),
+        ] {
+            assert_eq!(clean_text(raw), want, "{raw}");
+        }
+    }
+}

@@ -87,7 +87,7 @@ impl Keys {
             Ok(fd) => inherited(&fd)?,
             Err(_) => {
                 let secrets: Vec<(String, String)> = env::vars()
-                    .filter(|(name, _)| is_secret_name(name))
+                    .filter(|(name, value)| is_secret_name(name) && !value.trim().is_empty())
                     .collect();
                 if !secrets.is_empty() {
                     return Err(start_again(&secrets));
@@ -293,17 +293,38 @@ fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
     Ok(key)
 }
 
+/// Variable, how its token begins, and where in the app's settings to get it.
+type TokenKind = (&'static str, &'static str, &'static str);
+
+const APP_KIND: TokenKind = (
+    APP_TOKEN,
+    "xapp-",
+    "Basic Information > App-Level Tokens, scope connections:write",
+);
+const BOT_KIND: TokenKind = (BOT_TOKEN, "xoxb-", "Install App > Bot User OAuth Token");
+
+/// The bot token alone, which is all that reading takes.
+pub(crate) fn bot_token(keys: &Keys) -> Result<Secret> {
+    let (name, start, place) = BOT_KIND;
+    match keys.variable(name) {
+        Some(token) if token.expose().starts_with(start) => Ok(token),
+        Some(_) => Err(wrong_kind(BOT_KIND)),
+        None => Err(Error::Failed(format!(
+            "no Slack token in {name} ({start}..., from {place}); `mom --manifest` creates the app"
+        ))),
+    }
+}
+
+fn wrong_kind((name, start, place): TokenKind) -> Error {
+    Error::Failed(format!(
+        "{name} does not start with {start}: take the token from {place}"
+    ))
+}
+
 /// Both Slack tokens, or one message that names what is missing or swapped and where to
 /// get it.
 pub(crate) fn slack_tokens(keys: &Keys) -> Result<(Secret, Secret)> {
-    let kinds = [
-        (
-            APP_TOKEN,
-            "xapp-",
-            "Basic Information > App-Level Tokens, scope connections:write",
-        ),
-        (BOT_TOKEN, "xoxb-", "Install App > Bot User OAuth Token"),
-    ];
+    let kinds = [APP_KIND, BOT_KIND];
     let found = kinds.map(|(name, ..)| keys.variable(name));
     let missing: Vec<String> = kinds
         .iter()
@@ -325,11 +346,9 @@ pub(crate) fn slack_tokens(keys: &Keys) -> Result<(Secret, Secret)> {
              xoxb- token"
         )));
     }
-    for ((name, start, place), token) in kinds.iter().zip([&app, &bot]) {
-        if !starts(token, start) {
-            return Err(Error::Failed(format!(
-                "{name} does not start with {start}: take the token from {place}"
-            )));
+    for (kind, token) in kinds.into_iter().zip([&app, &bot]) {
+        if !starts(token, kind.1) {
+            return Err(wrong_kind(kind));
         }
     }
     Ok((app, bot))

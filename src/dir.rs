@@ -139,21 +139,12 @@ impl Dir {
         let Some(file) = self.open_file(path, OFlags::RDONLY)? else {
             return Ok(None);
         };
-        let path = self.path.join(path);
-        let meta = file.metadata();
-        let end = meta.map_err(|err| Error::io("read", &path, &err))?.len();
-        let floor = match floor {
-            Floor::At(at) => at,
-            Floor::Last(bytes) => end.saturating_sub(bytes),
-        };
-        Ok(Some(LinesBack {
-            file,
-            path,
-            floor: floor.min(end),
-            start: end,
-            end,
-            carry: Vec::new(),
-        }))
+        LinesBack::new(file, self.path.join(path), floor).map(Some)
+    }
+
+    /// A regular file to be read from its start; `None` when it is missing.
+    pub(crate) fn read(&self, path: &str) -> Result<Option<File>> {
+        self.open_file(path, OFlags::RDONLY)
     }
 
     /// Adds whole lines to a file (made when missing) with one write. `first` comes before
@@ -378,6 +369,24 @@ pub(crate) struct LinesBack {
 }
 
 impl LinesBack {
+    /// `path` is for messages.
+    pub(crate) fn new(file: File, path: PathBuf, floor: Floor) -> Result<LinesBack> {
+        let meta = file.metadata();
+        let end = meta.map_err(|err| Error::io("read", &path, &err))?.len();
+        let floor = match floor {
+            Floor::At(at) => at,
+            Floor::Last(bytes) => end.saturating_sub(bytes),
+        };
+        Ok(LinesBack {
+            file,
+            path,
+            floor: floor.min(end),
+            start: end,
+            end,
+            carry: Vec::new(),
+        })
+    }
+
     /// Bytes of the file.
     pub(crate) fn end(&self) -> u64 {
         self.end

@@ -22,6 +22,7 @@ mod config;
 mod context;
 mod cron;
 mod dir;
+mod download;
 mod error;
 mod events;
 mod json;
@@ -60,13 +61,15 @@ fn main() -> ExitCode {
     match start() {
         Ok(code) => code,
         Err(err) => {
-            let hint = match err {
-                Error::Usage(_) => "\nmom --help shows what there is",
-                _ => "",
+            let (code, hint) = match err {
+                Error::Usage(_) => (2, "\nmom --help shows what there is"),
+                // 128 + SIGINT, as shells have it.
+                Error::Stopped => (130, ""),
+                _ => (1, ""),
             };
             // Nobody left to tell when stderr is closed.
             writeln!(std::io::stderr(), "mom: {err}{hint}").ok();
-            ExitCode::from(if hint.is_empty() { 1 } else { 2 })
+            ExitCode::from(code)
         }
     }
 }
@@ -93,7 +96,11 @@ fn start() -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Check { .. } | Command::Download { .. } | Command::Usage { .. } => {
+        Command::Download { channel, options } => {
+            let (config, keys) = configure(options)?;
+            download::download(&channel, &config, &keys)?;
+        }
+        Command::Check { .. } | Command::Usage { .. } => {
             return Err(Error::failed("not built yet"));
         }
     }

@@ -26,6 +26,12 @@ pub(crate) fn parse_iso(text: &str) -> Option<i64> {
         .map(Timestamp::as_millisecond)
 }
 
+/// `2026-01-05 09:12:44`, UTC.
+pub(crate) fn utc_stamp(ms: i64) -> String {
+    let at = Timestamp::from_millisecond(ms).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// `2026-01-05 10:12:45+01:00`: how a message's time stands in the prompt.
 pub(crate) fn prompt_stamp(ms: i64) -> String {
     zoned(ms).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()

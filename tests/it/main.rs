@@ -12,5 +12,6 @@ mod tls;
 mod watch;
 
 mod docker_sh;
+mod download;
 mod fakes;
 mod install;

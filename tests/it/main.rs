@@ -15,3 +15,8 @@ mod docker_sh;
 mod download;
 mod fakes;
 mod install;
+
+mod chat;
+mod cli;
+mod mention;
+mod stop;

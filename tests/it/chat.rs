@@ -1,0 +1,92 @@
+//! `mom --chat`: the same agent in a terminal or a pipe.
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::docker::{self, Container};
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::Call;
+use crate::scratch::Scratch;
+
+fn offline(home: &Arc<Scratch>) -> Call {
+    Call::new(home).arg("--chat").arg("--model=offline")
+}
+
+#[test]
+fn offline_runs_each_line_as_a_command() {
+    let home = Arc::new(Scratch::new());
+    let ended = offline(&home)
+        .data()
+        .run("echo one; pwd\necho two >&2; exit 3\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended.stdout.contains("one\n") && ended.stdout.contains("two"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stdout.find("one") < ended.stdout.find("two"),
+        "{ended:?}"
+    );
+    assert_eq!(
+        home.jsonl("data/TERMINAL/log.jsonl")[0]["text"],
+        "echo one; pwd"
+    );
+}
+
+#[test]
+fn offline_runs_in_a_container() {
+    let Some(image) = docker::image() else { return };
+    let home = Arc::new(Scratch::new());
+    home.write("data/here.txt", "from the host");
+    let container = Container::by_hand(image, &home.path("data"));
+    let call = offline(&home).arg(&container.sandbox()).data();
+    let ended = call.run("cat /workspace/here.txt; hostname\n");
+    let hostname = container.sh("hostname");
+    assert!(
+        ended.stdout.contains("from the host") && ended.stdout.contains(&hostname),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn answers_go_to_stdout_and_progress_to_stderr() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    llm.reply_tool(
+        "bash",
+        json!({"label": "Look around", "command": "echo 42"}),
+    );
+    llm.reply_text("It is 42.");
+    let ended = Call::new(&home)
+        .llm(&llm)
+        .arg("--chat")
+        .data()
+        .run("how much?\n");
+    assert_eq!(
+        (ended.code, ended.stdout.trim()),
+        (Some(0), "It is 42."),
+        "{ended:?}"
+    );
+    assert!(ended.stderr.contains("Look around"), "{ended:?}");
+    assert_eq!(llm.requests()[1].tool_results(), ["42"]);
+}
+
+#[test]
+fn ctrl_c_stops_the_run_and_the_next_line_works() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    llm.reply(Reply::text("a long story that never ends").stall(&Gate::new()));
+    llm.reply_text("second");
+    let mut mom = Call::new(&home).llm(&llm).arg("--chat").data().spawn();
+    mom.type_text("first\n");
+    llm.next_request();
+    mom.signal(Signal::INT);
+    llm.wait_hung_up(1);
+    mom.type_text("again\n");
+    mom.wait_stdout("second");
+    mom.close_stdin();
+    assert_eq!(mom.ended().code, Some(0));
+}

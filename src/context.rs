@@ -105,6 +105,8 @@ struct State {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Run {
     asked: Vec<String>,
+    /// Those of them that are in the context, in its summary perhaps.
+    taken: Vec<String>,
     tries: u32,
     thread_ts: Option<String>,
     status_ts: Option<String>,
@@ -129,6 +131,8 @@ struct Step {
     message: Option<Message>,
     /// With the id of the first entry that is kept.
     compaction: Option<(Compaction, String)>,
+    /// Our record that ends a compaction: copies of what was kept may stand before it.
+    ends_compaction: bool,
 }
 
 impl Context {
@@ -313,6 +317,7 @@ impl Context {
         self.append_all(vec![(message, ts.to_owned())])?;
         if let Some(run) = &mut self.state.run {
             run.ask(ts);
+            run.taken.push(ts.to_owned());
         }
         Ok(())
     }
@@ -587,7 +592,7 @@ impl Context {
     fn take(&mut self, mut steps: Vec<Step>) {
         let run = self.state.run.clone().unwrap_or_default();
         self.known
-            .extend(run.asked.into_iter().filter(|_| run.done));
+            .extend(if run.done { run.asked } else { run.taken });
         let mut run_start = None;
         let compacted = steps.iter().rposition(|step| step.compaction.is_some());
         let mut after = 0;
@@ -605,7 +610,7 @@ impl Context {
             }
         }
         for (index, step) in steps.into_iter().enumerate() {
-            if compacted.is_some() && index == after {
+            if compacted.is_some() && (index == after || step.ends_compaction) {
                 self.uncounted = self.messages.len();
             }
             if step.parent == run.before {
@@ -620,8 +625,9 @@ impl Context {
         if compacted.is_some() && self.uncounted == 0 {
             self.uncounted = self.messages.len();
         }
+        // As after `compacted`: what it kept counts as before the run.
         self.run_start = match self.state.run {
-            Some(Run { done: false, .. }) => run_start.unwrap_or(usize::from(compacted.is_some())),
+            Some(Run { done: false, .. }) => run_start.unwrap_or(0).max(self.uncounted),
             _ => self.messages.len(),
         };
     }
@@ -706,9 +712,10 @@ impl State {
     fn write(&self, event: &str) -> String {
         let mut out = Obj::new().str("event", event);
         if let Some(run) = &self.run {
-            let asked = json::array(run.asked.iter().map(|ts| json::quote(ts)));
+            let list = |list: &[String]| json::array(list.iter().map(|ts| json::quote(ts)));
             let run = Obj::new()
-                .raw("asked", &asked)
+                .raw("asked", &list(&run.asked))
+                .raw("taken", &list(&run.taken))
                 .num("tries", run.tries)
                 .opt_str("thread", run.thread_ts.as_deref())
                 .opt_str("status", run.status_ts.as_deref())
@@ -728,11 +735,15 @@ impl State {
     fn parse(data: &Value) -> State {
         let run = &data["run"];
         let text = |key: &str| run[key].as_str().map(str::to_owned);
-        let asked = run["asked"].as_array().into_iter().flatten();
-        let asked = asked.filter_map(|ts| ts.as_str().map(str::to_owned));
+        let list = |key: &str| {
+            let list = run[key].as_array().into_iter().flatten();
+            list.filter_map(|ts| ts.as_str().map(str::to_owned))
+                .collect()
+        };
         State {
             run: run.is_object().then(|| Run {
-                asked: asked.collect(),
+                asked: list("asked"),
+                taken: list("taken"),
                 tries: run["tries"].as_u64().unwrap_or_default().min(1_000) as u32,
                 thread_ts: text("thread"),
                 status_ts: text("status"),
@@ -786,6 +797,7 @@ impl Step {
             ts: Some(text("ts")).filter(|ts| !ts.is_empty()),
             message: session::parse(entry, line),
             compaction,
+            ends_compaction: entry["data"]["event"] == "compacted",
         }
     }
 }
@@ -847,4 +859,574 @@ fn today() -> String {
     let mut stamp = time::prompt_stamp(time::now_ms());
     stamp.truncate(10);
     stamp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::{Assistant, ToolCall, Usage};
+    use crate::store::tests::{Scratch, entry, log};
+
+    const FILE: &str = "C1/context.jsonl";
+
+    fn user(text: &str) -> Message {
+        Message::User {
+            content: vec![Content::Text(text.to_owned())],
+            timestamp_ms: 0,
+        }
+    }
+
+    fn said(blocks: Vec<Block>, tokens: u64) -> Message {
+        Message::Assistant(Assistant {
+            blocks,
+            api: "anthropic-messages".to_owned(),
+            provider: "anthropic".to_owned(),
+            model: "claude-sonnet-4-5".to_owned(),
+            usage: Usage {
+                input: tokens,
+                ..Usage::default()
+            },
+            stop_reason: StopReason::Stop,
+            timestamp_ms: 7,
+        })
+    }
+
+    fn answer(text: &str) -> Message {
+        said(vec![Block::Text(text.to_owned())], 0)
+    }
+
+    fn texts(context: &Context) -> Vec<String> {
+        let text = |message: &Message| match message {
+            Message::Assistant(said) => match said.blocks.first() {
+                Some(Block::Text(text)) => text.clone(),
+                Some(Block::ToolCall(call)) => call.arguments.clone(),
+                _ => String::new(),
+            },
+            _ => match message.content().first() {
+                Some(Content::Text(text)) => text.clone(),
+                _ => String::new(),
+            },
+        };
+        context.messages().iter().map(text).collect()
+    }
+
+    fn load(lines: &[String]) -> Vec<String> {
+        let scratch = Scratch::new("context-load");
+        scratch.write(FILE, &lines.concat());
+        texts(&Context::load(&scratch.store(), "C1").unwrap())
+    }
+
+    fn header(version: u32) -> String {
+        format!(
+            "{{\"type\":\"session\",\"version\":{version},\"id\":\"s\",\"timestamp\":\"2026-01-05T09:12:45.000Z\",\"cwd\":\"/\"}}\n"
+        )
+    }
+
+    fn line(id: &str, parent: Option<&str>, kind: &str, rest: &str) -> String {
+        let parent = parent.map_or("null".to_owned(), json::quote);
+        format!(
+            "{{\"type\":\"{kind}\",\"id\":\"{id}\",\"parentId\":{parent},\"timestamp\":\"2026-01-05T09:12:46.101Z\",{rest}}}\n"
+        )
+    }
+
+    fn told(id: &str, parent: Option<&str>) -> String {
+        let rest = format!(
+            "\"message\":{{\"role\":\"user\",\"content\":\"{id}\",\"timestamp\":1767604366100}}"
+        );
+        line(id, parent, "message", &rest)
+    }
+
+    fn compacted(id: &str, parent: &str, kept: &str) -> String {
+        let rest =
+            format!("\"summary\":\"sum {id}\",\"firstKeptEntryId\":\"{kept}\",\"tokensBefore\":1");
+        line(id, Some(parent), "compaction", &rest)
+    }
+
+    fn sum(id: &str) -> String {
+        let Some(Content::Text(text)) = summary(&Compaction {
+            summary: format!("sum {id}"),
+            ..Compaction::default()
+        })
+        .content()
+        .first()
+        .cloned() else {
+            unreachable!()
+        };
+        text
+    }
+
+    #[test]
+    fn reads_what_the_original_wrote() {
+        let chain = [told("a", None), told("b", Some("a")), told("c", Some("b"))].concat();
+        let other = "\"customType\":\"x\",\"data\":{}";
+        let v1 = "{\"type\":\"session\",\"id\":\"s\",\"timestamp\":\"\",\"cwd\":\"/\"}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"one\"}}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"two\"}}\n{\"type\":\"compaction\",\"summary\":\"sum z\",\"firstKeptEntryIndex\":2,\"tokensBefore\":1}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"three\"}}\n";
+        let v2 = line(
+            "a",
+            None,
+            "message",
+            "\"message\":{\"role\":\"hookMessage\",\"content\":[{\"type\":\"text\",\"text\":\"hook\"},{\"type\":\"odd\"}]}",
+        );
+        let bash = line(
+            "a",
+            None,
+            "message",
+            "\"message\":{\"role\":\"bashExecution\",\"command\":\"ls\",\"output\":\"x\",\"exitCode\":2}",
+        );
+        let branch = line(
+            "b",
+            Some("a"),
+            "branch_summary",
+            "\"fromId\":\"q\",\"summary\":\"side\"",
+        );
+        let owned = |want: &[&str]| {
+            want.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        for (name, lines, want) in [
+            ("nothing", vec![], vec![]),
+            ("header alone", vec![header(3)], vec![]),
+            (
+                "a chain",
+                vec![header(3), chain.clone()],
+                owned(&["a", "b", "c"]),
+            ),
+            (
+                "a branch",
+                vec![header(3), chain.clone(), told("d", Some("a"))],
+                owned(&["a", "d"]),
+            ),
+            (
+                "a new root",
+                vec![header(3), chain.clone(), told("d", None)],
+                owned(&["d"]),
+            ),
+            (
+                "a missing parent",
+                vec![header(3), chain.clone(), told("d", Some("q"))],
+                owned(&["d"]),
+            ),
+            (
+                "written twice",
+                vec![
+                    header(3),
+                    told("a", None),
+                    header(3),
+                    told("a", None),
+                    told("b", Some("a")),
+                ],
+                owned(&["a", "b"]),
+            ),
+            (
+                "unknown types",
+                vec![
+                    header(3),
+                    told("a", None),
+                    line("x", Some("a"), "label", other),
+                    told("b", Some("x")),
+                    line("y", Some("b"), "odd", other),
+                ],
+                owned(&["a", "b"]),
+            ),
+            (
+                "torn lines",
+                vec![
+                    header(3),
+                    told("a", None),
+                    "{\"type\":\"mess\n\n[]\n7\n".to_owned(),
+                    told("b", Some("a")),
+                    "{\"type".to_owned(),
+                ],
+                owned(&["a", "b"]),
+            ),
+            (
+                "compacted",
+                vec![
+                    header(3),
+                    chain.clone(),
+                    compacted("z", "c", "b"),
+                    told("d", Some("z")),
+                ],
+                owned(&[&sum("z"), "b", "c", "d"]),
+            ),
+            (
+                "compacted last",
+                vec![header(3), chain.clone(), compacted("z", "c", "b")],
+                owned(&[&sum("z"), "b", "c"]),
+            ),
+            (
+                "nothing kept",
+                vec![
+                    header(3),
+                    chain.clone(),
+                    compacted("z", "c", "q"),
+                    told("d", Some("z")),
+                ],
+                owned(&[&sum("z"), "d"]),
+            ),
+            (
+                "compacted twice",
+                vec![
+                    header(3),
+                    chain.clone(),
+                    compacted("y", "c", "b"),
+                    told("d", Some("y")),
+                    compacted("z", "d", "c"),
+                ],
+                owned(&[&sum("z"), "c", "d"]),
+            ),
+            (
+                "version 1",
+                vec![v1.to_owned()],
+                owned(&[&sum("z"), "two", "three"]),
+            ),
+            ("version 2", vec![header(2), v2], owned(&["hook"])),
+            (
+                "from the interactive pi",
+                vec![header(3), bash, branch],
+                owned(&[
+                    "Ran `ls`\n```\nx\n```\n(exit code 2)",
+                    "A branch of the conversation was left; this summary stands for it:\n\n<summary>\nside\n</summary>",
+                ]),
+            ),
+            (
+                "its own parent",
+                vec![header(3), told("a", Some("a"))],
+                owned(&["a"]),
+            ),
+        ] {
+            assert_eq!(load(&lines), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_session_is_set_aside() {
+        let scratch = Scratch::new("context-aside");
+        scratch.write(FILE, "my notes\n{\"type\":\"message\"}\n");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.append(user("hello")).unwrap();
+        assert_eq!(texts(&Context::load(&store, "C1").unwrap()), ["hello"]);
+        let names = store.dir().list("C1", 9).unwrap().unwrap();
+        let aside = names.iter().find(|entry| entry.name.contains("unreadable"));
+        let aside = scratch.read(&format!("C1/{}", aside.unwrap().name));
+        assert!(aside.starts_with("my notes\n"));
+        assert!(Context::load(&store, "../C1").is_err());
+    }
+
+    /// What goes in comes out, arguments byte for byte; and the file is as the original
+    /// would have written it.
+    #[test]
+    fn keeps_messages_as_they_are() {
+        let scratch = Scratch::new("context-keep");
+        let store = scratch.store();
+        let call = |id: &str, arguments: &str| {
+            Block::ToolCall(ToolCall {
+                id: id.to_owned(),
+                name: "bash".to_owned(),
+                arguments: arguments.to_owned(),
+                signature: Some("sig".to_owned()),
+            })
+        };
+        let thinking = |text: &str, redacted| Block::Thinking {
+            text: text.to_owned(),
+            signature: "abc".to_owned(),
+            redacted,
+        };
+        let raw = r#"{"z":1.0, "a":[1e3,"\u00e9"],"message":{"content":[]}}"#;
+        let blocks = vec![thinking("hm", false), thinking("", true), call("t1", raw)];
+        let result = Message::ToolResult(ToolResult {
+            call_id: "t1".to_owned(),
+            name: "bash".to_owned(),
+            content: vec![
+                Content::Text("a.txt".to_owned()),
+                Content::Image(crate::llm::Image {
+                    mime: "image/png".to_owned(),
+                    data: "AAAA".to_owned(),
+                }),
+            ],
+            is_error: true,
+            details: Some(r#"{"diff":"x"}"#.to_owned()),
+            timestamp_ms: 1_767_604_369_060,
+        });
+        let mut written = said(blocks, 12);
+        if let Message::Assistant(said) = &mut written {
+            said.usage.cost = Some(crate::llm::Cost {
+                input: 0.25,
+                ..Default::default()
+            });
+        }
+        let messages = [user("list"), written, result];
+        let mut context = Context::load(&store, "C1").unwrap();
+        for message in &messages {
+            context.append(message.clone()).unwrap();
+        }
+        assert_eq!(context.tokens(), 12 + (5u64 + 4_800).div_ceil(4));
+        let loaded = Context::load(&store, "C1").unwrap();
+        assert_eq!(loaded.messages(), messages);
+        assert_eq!(loaded.tokens(), context.tokens());
+        assert!(loaded.messages_json().contains("(4 bytes of base64)"));
+        let file = scratch.read(FILE);
+        let lines: Vec<Value> = file
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
+        assert_eq!(lines[0]["version"], 3);
+        assert!(lines[1]["parentId"].is_null());
+        assert_eq!(lines[2]["parentId"], lines[1]["id"]);
+        assert_eq!(lines[2]["message"]["usage"]["cost"]["total"], 0.25);
+        // Too deep to be read back: the entry stays readable without them.
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(124), "]".repeat(124));
+        context.append(said(vec![call("t2", &deep)], 0)).unwrap();
+        context.append(user("after")).unwrap();
+        let loaded = Context::load(&store, "C1").unwrap();
+        assert_eq!(texts(&loaded)[3..], ["{}", "after"]);
+        assert_eq!(loaded.messages().len(), 5);
+    }
+
+    #[test]
+    fn torn_anywhere() {
+        let scratch = Scratch::new("context-torn");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.append(user("one")).unwrap();
+        context.append(answer("two")).unwrap();
+        let whole = scratch.read(FILE);
+        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        for len in last..whole.len() {
+            scratch.write(FILE, &whole[..len]);
+            let mut context = Context::load(&store, "C1").unwrap();
+            context.append(user("three")).unwrap();
+            let want = if len + 1 < whole.len() {
+                &["one", "three"][..]
+            } else {
+                &["one", "two", "three"]
+            };
+            assert_eq!(texts(&context), want, "cut at {len}");
+            assert_eq!(texts(&Context::load(&store, "C1").unwrap()), want, "{len}");
+        }
+    }
+
+    fn asked_run(context: &mut Context, ts: &str) -> RunRecord {
+        let record = context.begin_run(&[ts.to_owned()], RunStatus::default());
+        if !context.has(ts) {
+            let content = vec![Content::Text(format!("asked {ts}"))];
+            context.append_asked(ts, content, 0).unwrap();
+        }
+        record.unwrap()
+    }
+
+    #[test]
+    fn a_run_is_resumed_until_it_ends() {
+        let scratch = Scratch::new("context-run");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        let again = |tries, status: Option<&str>| RunRecord {
+            tries,
+            status_ts: status.map(str::to_owned),
+            resumed: tries > 1,
+        };
+        assert_eq!(asked_run(&mut context, "1.0"), again(1, None));
+        context.end_run(Some("9.0"), Some(0.5)).unwrap();
+        assert_eq!(asked_run(&mut context, "2.0"), again(1, None));
+        context.note_status("2.1").unwrap();
+        context.append(answer("working")).unwrap();
+        context.append_asked("2.2", vec![], 0).unwrap();
+        for tries in 2..4 {
+            let mut context = Context::load(&store, "C1").unwrap();
+            assert!(context.has("2.0") && context.has("2.2"));
+            assert_eq!(asked_run(&mut context, "2.0"), again(tries, Some("2.1")));
+            assert_eq!(texts(&context), ["asked 1.0", "asked 2.0", "working", ""]);
+            assert_eq!(context.run_start(), 1);
+        }
+        let mut context = Context::load(&store, "C1").unwrap();
+        let costs = context.end_run(None, Some(0.25)).unwrap();
+        assert_eq!((costs.today, costs.total), (0.75, 0.75));
+        context.state.day = "2000-01-01".to_owned();
+        assert_eq!((context.costs().today, context.costs().total), (0.0, 0.75));
+        let mut context = Context::load(&store, "C1").unwrap();
+        assert_eq!(context.costs(), costs);
+        assert_eq!(asked_run(&mut context, "3.0"), again(1, None));
+        assert_eq!(context.run_start(), 4);
+    }
+
+    #[test]
+    fn a_silent_run_leaves_a_line() {
+        let scratch = Scratch::new("context-silent");
+        let store = scratch.store();
+        log(&store, &[entry("1.0", "before"), entry("2.0", "event")]);
+        let mut context = Context::load(&store, "C1").unwrap();
+        context
+            .begin_run(&["2.0".to_owned()], RunStatus::default())
+            .unwrap();
+        context.sync(&store, &["2.0".to_owned()], 1_000).unwrap();
+        assert_eq!(context.run_start(), 1);
+        asked_run(&mut context, "2.0");
+        context.append(answer("[SILENT]")).unwrap();
+        context.drop_run("(nothing to report)").unwrap();
+        context.end_run(None, Some(1.0)).unwrap();
+        for context in [context, Context::load(&store, "C1").unwrap()] {
+            assert_eq!(texts(&context), ["[lena]: before", "(nothing to report)"]);
+            assert!(context.has("2.0"));
+            assert_eq!(context.costs().total, 1.0);
+        }
+        assert_eq!(store.unanswered("C1", 0), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn fresh_begins_anew() {
+        let scratch = Scratch::new("context-fresh");
+        let store = scratch.store();
+        log(&store, &[entry("1.0", "old")]);
+        let mut context = Context::load(&store, "C1").unwrap();
+        asked_run(&mut context, "1.0");
+        context.end_run(None, Some(1.0)).unwrap();
+        log(&store, &[entry("2.0", "said before new")]);
+        context.fresh().unwrap();
+        log(&store, &[entry("3.0", "said after")]);
+        for mut context in [context, Context::load(&store, "C1").unwrap()] {
+            assert_eq!(context.costs().total, 1.0);
+            context.sync(&store, &[], 1_000).unwrap();
+            assert_eq!(texts(&context), ["[lena]: said after"]);
+        }
+        assert!(scratch.read(FILE).contains("asked 1.0"));
+    }
+
+    #[test]
+    fn takes_over_what_was_said() {
+        let scratch = Scratch::new("context-sync");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        let mut sync = |context: &mut Context, handled: &str, window| {
+            let known = context.messages().len();
+            context.sync(&store, &[handled.to_owned()], window).unwrap();
+            texts(context).split_off(known)
+        };
+        let bot = LogEntry {
+            is_bot: true,
+            ..entry("3.0", "I")
+        };
+        let mut file = entry("2.0", "see");
+        file.attachments = Store::attachments("C1", "2.0", &["a.txt"]);
+        log(
+            &store,
+            &[
+                entry("1.0", "ok"),
+                file,
+                bot,
+                entry("4.0", "STOP"),
+                entry("5.0", "asked"),
+            ],
+        );
+        let seen =
+            "[lena]: see\n\n<slack_attachments>\nC1/attachments/2000_a.txt\n</slack_attachments>";
+        assert_eq!(sync(&mut context, "5.0", 9_000), ["[lena]: ok", seen]);
+        // The same words again are another message; a message of the run is not.
+        asked_run(&mut context, "5.0");
+        log(
+            &store,
+            &[
+                entry("6.0", "ok"),
+                entry("7.0", "steered"),
+                entry("7.0", "steered"),
+            ],
+        );
+        context.append_asked("7.0", vec![], 0).unwrap();
+        context.end_run(None, None).unwrap();
+        context = Context::load(&store, "C1").unwrap();
+        assert_eq!(sync(&mut context, "", 9_000), ["[lena]: ok"]);
+        // More than fits: the newest, and where the rest is.
+        let many: Vec<_> = (10..60)
+            .map(|n| entry(&format!("{n}.0"), "0123456789"))
+            .collect();
+        log(&store, &many);
+        let found = sync(&mut context, "", 100);
+        assert_eq!((found.len(), found[0].as_str()), (6, OLDER));
+        assert_eq!(sync(&mut context, "", 100), [""; 0]);
+        // Another log in its place: what is older than the last record is known.
+        context.end_run(None, None).unwrap();
+        let log_file = scratch.read("C1/log.jsonl");
+        std::fs::remove_file(scratch.0.join("C1/log.jsonl")).unwrap();
+        scratch.write("C1/log.jsonl", &log_file);
+        let later = format!("{}.0", time::now_ms() / 1000 + 60);
+        log(&store, &[entry(&later, "news")]);
+        context = Context::load(&store, "C1").unwrap();
+        assert_eq!(sync(&mut context, "", 9_000), ["[lena]: news"]);
+    }
+
+    /// The original wrote the context, or went on with ours for a while.
+    #[test]
+    fn takes_over_from_the_original() {
+        let scratch = Scratch::new("context-original");
+        scratch.write(FILE, &[header(3), told("a", None)].concat());
+        let store = scratch.store();
+        // `told` speaks at 1767604366.1.
+        log(
+            &store,
+            &[
+                entry("1767604366.000000", "old"),
+                entry("1767604367.000000", "news"),
+            ],
+        );
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.sync(&store, &[], 9_000).unwrap();
+        assert_eq!(texts(&context), ["a", "[lena]: news"]);
+        asked_run(&mut context, "1767604368.000000");
+        context.end_run(None, Some(2.0)).unwrap();
+        let ours = scratch.read(FILE);
+        let last = context.last_id.clone();
+        let next = told("b", last.as_deref()).replace("1767604366100", "1767604400000");
+        scratch.write(FILE, &(ours + &next));
+        log(
+            &store,
+            &[
+                entry("1767604399.000000", "synced"),
+                entry("1767604401.000000", "later"),
+            ],
+        );
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.sync(&store, &[], 9_000).unwrap();
+        assert_eq!(texts(&context)[3..], ["b", "[lena]: later"]);
+        assert_eq!(context.costs().total, 2.0);
+    }
+
+    #[test]
+    fn compaction_keeps_the_end_and_the_run() {
+        let scratch = Scratch::new("context-compacted");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        for text in ["a", "b"] {
+            context.append(user(text)).unwrap();
+        }
+        asked_run(&mut context, "1.0");
+        context
+            .append(said(vec![Block::Text("c".to_owned())], 5_000))
+            .unwrap();
+        let compaction = |word: &str| Compaction {
+            summary: format!("sum {word}"),
+            read_files: vec!["/r".to_owned()],
+            modified_files: vec!["/m".to_owned()],
+        };
+        let check = |context: &Context, want: &[&str], start: usize| {
+            for context in [context, &Context::load(&store, "C1").unwrap()] {
+                assert_eq!(texts(context), want);
+                assert_eq!(context.run_start(), start);
+                assert!(context.tokens() < 1_000, "{}", context.tokens());
+                assert!(context.has("1.0"));
+            }
+        };
+        context.compacted(compaction("x"), 1, None).unwrap();
+        check(&context, &[&sum("x"), "b", "asked 1.0", "c"], 4);
+        let loaded = Context::load(&store, "C1").unwrap();
+        assert_eq!(loaded.compaction(), Some(&compaction("x")));
+        context.append(user("d")).unwrap();
+        let cut = said(vec![Block::Text("c, cut".to_owned())], 5_000);
+        let tail = vec![cut, user("d")];
+        context.compacted(compaction("y"), 3, Some(tail)).unwrap();
+        check(&context, &[&sum("y"), "c, cut", "d"], 3);
+        context.append(said(vec![], 700)).unwrap();
+        assert_eq!(context.tokens(), 700);
+        context.compacted(compaction("z"), 4, None).unwrap();
+        check(&context, &[&sum("z")], 1);
+    }
 }

@@ -46,6 +46,7 @@ mod store;
 mod text;
 mod time;
 mod tools;
+mod usage;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -100,7 +101,8 @@ fn start() -> Result<ExitCode> {
             let (config, keys) = configure(options)?;
             download::download(&channel, &config, &keys)?;
         }
-        Command::Check { .. } | Command::Usage { .. } => {
+        Command::Usage { dir } => print(&usage::usage(&dir)?),
+        Command::Check { .. } => {
             return Err(Error::failed("not built yet"));
         }
     }

@@ -20,3 +20,4 @@ mod chat;
 mod cli;
 mod mention;
 mod stop;
+mod usage;

@@ -550,7 +550,7 @@ impl Context {
             if over {
                 continue;
             }
-            let Ok(line) = str::from_utf8(&line) else {
+            let Ok(line) = std::str::from_utf8(&line) else {
                 continue;
             };
             let entry: Value = serde_json::from_str(line).unwrap_or_default();
@@ -1297,7 +1297,7 @@ mod tests {
         let scratch = Scratch::new("context-sync");
         let store = scratch.store();
         let mut context = Context::load(&store, "C1").unwrap();
-        let mut sync = |context: &mut Context, handled: &str, window| {
+        let sync = |context: &mut Context, handled: &str, window| {
             let known = context.messages().len();
             context.sync(&store, &[handled.to_owned()], window).unwrap();
             texts(context).split_off(known)
@@ -1388,6 +1388,29 @@ mod tests {
         context.sync(&store, &[], 9_000).unwrap();
         assert_eq!(texts(&context)[3..], ["b", "[lena]: later"]);
         assert_eq!(context.costs().total, 2.0);
+    }
+
+    /// Only the ends of the files are read, however large they are.
+    #[test]
+    fn history_costs_nothing() {
+        let scratch = Scratch::new("context-large");
+        let store = scratch.store();
+        log(&store, &[entry("1.0", "one")]);
+        let mut context = Context::load(&store, "C1").unwrap();
+        asked_run(&mut context, "1.0");
+        context.end_run(None, None).unwrap();
+        for name in ["C1/log.jsonl", FILE] {
+            let file = File::options().write(true).open(scratch.0.join(name));
+            file.unwrap().set_len(1 << 40).unwrap();
+        }
+        let later = format!("{}.0", time::now_ms() / 1000 + 60);
+        log(&store, &[entry(&later, "two")]);
+        assert_eq!(store.seen("C1", &later, false).unwrap(), store::Seen::Known);
+        assert_eq!(store.last_ts("C1").unwrap(), Some(later));
+        context.append(user("last")).unwrap();
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.sync(&store, &[], 9_000).unwrap();
+        assert_eq!(texts(&context), ["last", OLDER, "[lena]: two"]);
     }
 
     #[test]

@@ -459,6 +459,8 @@ fn kind(file_type: FileType) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
+
     use crate::store::tests::Scratch;
 
     fn lines(dir: &Dir, floor: Floor) -> Vec<String> {
@@ -516,24 +518,18 @@ mod tests {
         std::fs::create_dir(scratch.0.join("data")).unwrap();
         let dir = Dir::open(&scratch.0.join("data")).unwrap();
         let outside = scratch.0.join("outside");
-        let plant: [(&str, &dyn Fn(&Path)); 5] = [
-            ("link", &|path| {
-                std::os::unix::fs::symlink(&outside, path).unwrap()
-            }),
-            ("up", &|path| {
-                std::os::unix::fs::symlink("../outside", path).unwrap()
-            }),
-            ("magic", &|path| {
-                std::os::unix::fs::symlink("/proc/self/exe", path).unwrap()
-            }),
-            ("fifo", &|path| {
-                let mode = Mode::from_raw_mode(0o666);
-                fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
-            }),
-            ("dir", &|path| std::fs::create_dir(path).unwrap()),
-        ];
-        for (name, plant) in plant {
-            plant(&scratch.0.join("data").join(name));
+        for name in ["link", "up", "magic", "fifo", "dir"] {
+            let path = scratch.0.join("data").join(name);
+            match name {
+                "link" => symlink(&outside, path).unwrap(),
+                "up" => symlink("../outside", path).unwrap(),
+                "magic" => symlink("/proc/self/exe", path).unwrap(),
+                "fifo" => {
+                    let mode = Mode::from_raw_mode(0o666);
+                    fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
+                }
+                _ => std::fs::create_dir(path).unwrap(),
+            }
             assert!(dir.read_head(name, 10).is_err(), "{name}");
             assert!(dir.lines_back(name, Floor::At(0)).is_err(), "{name}");
             assert!(dir.append(name, "", "x\n").is_err(), "{name}");
@@ -544,7 +540,7 @@ mod tests {
                 assert_eq!(scratch.read(&format!("data/{name}")), "ours", "{name}");
             }
         }
-        std::os::unix::fs::symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
+        symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
         assert!(dir.append("C1/outside", "", "x\n").is_err());
         assert!(dir.create("C1/new").is_err());
         assert!(dir.append("../outside", "", "x\n").is_err());

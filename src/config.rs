@@ -86,7 +86,10 @@ impl Keys {
         let environment = match env::var(SECRETS_FD) {
             Ok(fd) => inherited(&fd)?,
             Err(_) => {
-                let secrets: Vec<(String, String)> = env::vars()
+                let secrets: Vec<(String, String)> = env::vars_os()
+                    .filter_map(|(name, value)| {
+                        Some((name.into_string().ok()?, value.into_string().ok()?))
+                    })
                     .filter(|(name, value)| is_secret_name(name) && !value.trim().is_empty())
                     .collect();
                 if !secrets.is_empty() {

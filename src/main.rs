@@ -56,6 +56,7 @@ use crate::chat::Ended;
 use crate::cli::{Command, Options};
 use crate::config::{Config, Keys};
 use crate::error::{Error, Result};
+use crate::sandbox::Sandbox;
 use crate::slack::manifest;
 
 fn main() -> ExitCode {
@@ -87,7 +88,8 @@ fn start() -> Result<ExitCode> {
         }
         Command::Serve { dir, options } => {
             let (config, keys) = configure(options)?;
-            // Before anything is opened: what is missing is told first.
+            // Before anything is opened: what is wrong or missing is told first.
+            Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
             serve::serve(Agent::open(&dir, config, &keys)?, &keys)?;
         }

@@ -35,7 +35,7 @@ fn usage_errors_exit_with_2_and_name_the_mend() {
     for (args, want) in [
         (&["--sandbx=host", "d"][..], "--sandbox"),
         (&["a", "b"], "two data directories"),
-        (&["--sandbox=docker", "d"], "docker:NAME"),
+        (&["--sandbox=docker", "d"], "needs the container's name"),
         (&["--model"], "--model"),
         (&[], "data directory"),
     ] {

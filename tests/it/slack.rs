@@ -214,6 +214,18 @@ impl Channel {
 }
 
 /// `name: text`, a line each, replies indented below their root.
+/// The channel with its people's names, as a person sees it.
+fn named(state: &State, id: &str) -> Channel {
+    let mut channel = state.channels[id].clone();
+    let name = |user: &Value| user["name"].as_str().unwrap_or("").to_owned();
+    channel.names = state
+        .users
+        .iter()
+        .map(|(id, user)| (id.clone(), name(user)))
+        .collect();
+    channel
+}
+
 impl fmt::Display for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |message: &Message| {
@@ -604,15 +616,7 @@ impl FakeSlack {
     // What the test sees.
 
     pub(crate) fn channel(&self, id: &str) -> Channel {
-        let state = self.state.lock();
-        let mut channel = state.channels[id].clone();
-        let name = |user: &Value| user["name"].as_str().unwrap_or("").to_owned();
-        channel.names = state
-            .users
-            .iter()
-            .map(|(id, user)| (id.clone(), name(user)))
-            .collect();
-        channel
+        named(&self.state.lock(), id)
     }
 
     /// Waits for a fact; panics with what there is when it does not come.
@@ -625,11 +629,7 @@ impl FakeSlack {
     /// Waits until the channel, drawn as text, looks so; the channel then.
     pub(crate) fn wait_channel(&self, id: &str, look: impl Fn(&Channel) -> bool) -> Channel {
         self.wait_until(&format!("channel {id} as expected"), |state| {
-            state
-                .channels
-                .get(id)
-                .filter(|channel| look(channel))
-                .map(|_| ())
+            look(&named(state, id)).then_some(())
         });
         self.channel(id)
     }

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -11,17 +12,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use crate::scratch::Scratch;
 use crate::watch::GUARD;
 
-pub(crate) struct Tether(File);
+pub(crate) struct Tether(File, PathBuf);
 
 impl Tether {
     /// Makes `name` in the directory. A command takes hold with `exec 9>PATH; echo up >&9`.
     pub(crate) fn new(home: &Scratch, name: &str) -> Tether {
         make_fifo(home, name);
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32);
-        Tether(options.open(home.path(name)).expect("open a FIFO"))
+        let path = home.path(name);
+        Tether(open(&path), path)
     }
 
     /// Waits until someone has taken hold and said a word.
@@ -37,15 +35,25 @@ impl Tether {
     }
 
     /// Waits until the last holder is gone.
-    pub(crate) fn wait_released(&self) {
+    pub(crate) fn wait_released(&mut self) {
         let guard = GUARD.try_into().expect("a short time");
         assert!(self.poll(PollFlags::empty(), &guard), "someone still lives");
+        // A reader that has seen the last writer go is told so for ever; a new one is not.
+        self.0 = open(&self.1);
     }
 
     /// Without flags it waits for the end of the last holder.
     fn poll(&self, flags: PollFlags, limit: &Timespec) -> bool {
         poll(&mut [PollFd::new(&self.0, flags)], Some(limit)).expect("poll a FIFO") > 0
     }
+}
+
+fn open(path: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    options.open(path).expect("open a FIFO")
 }
 
 /// `name` in the directory, for everyone.

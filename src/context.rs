@@ -12,13 +12,12 @@
 //! that for what it means.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::dir::{Dir, Floor};
+use crate::dir::{Appended, Dir, Floor};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
 use crate::llm::{Block, Content, Message, StopReason, ToolResult};
@@ -292,7 +291,7 @@ impl Context {
             resumed,
         };
         self.state.run = Some(run);
-        self.flush(self.record("begin")?)?;
+        self.flush(vec![self.record("begin")?])?;
         Ok(found)
     }
 
@@ -341,7 +340,7 @@ impl Context {
             run.answer_ts = answer_ts.map(str::to_owned);
             self.known.extend(run.asked.iter().cloned());
         }
-        self.flush(self.record("end")?)?;
+        self.flush(vec![self.record("end")?])?;
         Ok(self.state.costs)
     }
 
@@ -407,7 +406,10 @@ impl Context {
         }
         let last_id = self.last_id.take();
         let old = std::mem::replace(&mut self.state, state);
-        if let Err(err) = self.record("fresh").and_then(|entry| self.flush(entry)) {
+        if let Err(err) = self
+            .record("fresh")
+            .and_then(|entry| self.flush(vec![entry]))
+        {
             self.state = old;
             self.last_id = last_id;
             return Err(err);
@@ -455,8 +457,7 @@ impl Context {
             None => ids.extend_from_slice(self.ids.get(cut..).unwrap_or_default()),
         }
         entries.push(self.record("compacted")?);
-        let file = self.write(entries)?;
-        self.sync_data(&file)?;
+        self.flush(entries)?;
         let tail = tail.unwrap_or_else(|| self.messages.split_off(cut));
         self.messages = vec![summary(&compaction)];
         self.messages.extend(tail);
@@ -660,14 +661,19 @@ impl Context {
         Ok(entry)
     }
 
-    fn flush(&mut self, entry: Entry) -> Result<()> {
-        let file = self.write(vec![entry])?;
-        self.sync_data(&file)
+    fn flush(&mut self, entries: Vec<Entry>) -> Result<()> {
+        let parent = self.last_id.clone();
+        let flushed = self.write(entries)?.sync();
+        if flushed.is_err() {
+            // They are gone again: nothing may descend from them.
+            self.last_id = parent;
+        }
+        flushed
     }
 
     /// Each entry becomes the child of the one before it, the first that of the last in the
     /// file.
-    fn write(&mut self, entries: Vec<Entry>) -> Result<File> {
+    fn write(&mut self, entries: Vec<Entry>) -> Result<Appended> {
         let now = time::iso(time::now_ms());
         let mut parent = self.last_id.clone();
         let mut lines = String::new();
@@ -691,12 +697,6 @@ impl Context {
         let file = self.dir.append(&path, &header, &lines)?;
         self.last_id = parent;
         Ok(file)
-    }
-
-    fn sync_data(&self, file: &File) -> Result<()> {
-        let path = store::context_path(&self.channel);
-        file.sync_data()
-            .map_err(|err| Error::io("write", path, &err))
     }
 }
 
@@ -1400,7 +1400,9 @@ mod tests {
         asked_run(&mut context, "1.0");
         context.end_run(None, None).unwrap();
         for name in ["C1/log.jsonl", FILE] {
-            let file = File::options().write(true).open(scratch.0.join(name));
+            let file = std::fs::File::options()
+                .write(true)
+                .open(scratch.0.join(name));
             file.unwrap().set_len(1 << 40).unwrap();
         }
         let later = format!("{}.0", time::now_ms() / 1000 + 60);

@@ -1,15 +1,18 @@
 //! The data directory, opened once: every path is looked up beneath it by the kernel
 //! (openat2, RESOLVE_BENEATH), so that no link, `..` or directory swapped meanwhile leads
-//! out of it. Only regular files are read and written; nothing here blocks on a FIFO.
+//! out of it. Only regular files are read and written: a FIFO or a device in place of one is
+//! recognised before it is opened, since opening alone may hang, or act.
 //!
 //! Paths are relative, with `/` between names. A link that stays beneath is followed.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -22,7 +25,13 @@ pub(crate) struct Dir {
     /// For messages.
     path: PathBuf,
     /// Held from the look at a file's last byte to the end of the write.
-    appending: Mutex<()>,
+    appending: Arc<Mutex<()>>,
+}
+
+/// While it lives, no other mom gets the lock of the same directory.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _name: UnixListener,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,19 +77,27 @@ impl Dir {
         })
     }
 
+    /// # Errors
+    /// Also when the kernel has no openat2: nothing would keep mom inside then.
     pub(crate) fn open(path: &Path) -> Result<Dir> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = fs::open(path, flags, Mode::empty())
             .map_err(|err| Error::io("open", path, &err.into()))?;
-        Ok(Dir {
+        let dir = Dir {
             root,
             path: path.to_owned(),
-            appending: Mutex::new(()),
-        })
+            appending: Arc::default(),
+        };
+        dir.open_dir(".").map_err(|err| {
+            Error::failed(format!(
+                "{err}; mom stays inside her directory by openat2: Linux 5.6 or newer has it, \
+                 and a seccomp filter must let it pass"
+            ))
+        })?;
+        Ok(dir)
     }
 
-    /// A file or directory of any kind, or `None` when it is missing.
-    fn look_up(&self, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+    fn openat2(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut flags = flags | OFlags::CLOEXEC;
         // openat2 refuses these beside O_PATH.
@@ -91,35 +108,58 @@ impl Dir {
             true => Mode::from_raw_mode(0o666),
             false => Mode::empty(),
         };
-        // EAGAIN: something was renamed under the look-up.
+        // AGAIN: something was renamed under the look-up.
         for _ in 0..100 {
             match fs::openat2(&self.root, path, flags, mode, resolve) {
-                Ok(fd) => return Ok(Some(fd)),
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::LOOP) => {
-                    return Err(self.failed(
-                        "open",
-                        path,
-                        "it is a link that leads out of the data directory",
-                    ));
-                }
-                Err(err) => return Err(self.io("open", path, err)),
+                done => return done,
             }
         }
-        Err(self.failed("open", path, "it is being moved all the time"))
+        Err(Errno::AGAIN)
     }
 
-    /// A regular file; `None` when it is missing.
+    /// A file or directory of any kind, or `None` when it is missing.
+    fn look_up(&self, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+        match self.openat2(path, flags) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(err) => Err(self.io("open", path, err)),
+        }
+    }
+
+    /// A regular file; `None` when it is missing. Looks first and then opens what it looked
+    /// at, whatever is at `path` by now.
     fn open_file(&self, path: &str, flags: OFlags) -> Result<Option<File>> {
-        let Some(fd) = self.look_up(path, flags)? else {
+        let Some(handle) = self.look_up(path, OFlags::PATH)? else {
             return Ok(None);
         };
-        let stat = fs::fstat(&fd).map_err(|err| self.io("open", path, err))?;
+        let stat = fs::fstat(&handle).map_err(|err| self.io("open", path, err))?;
         if kind(FileType::from_raw_mode(stat.st_mode)) != Kind::File {
             return Err(self.failed("open", path, "it is not a regular file"));
         }
-        Ok(Some(File::from(fd)))
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let file = fs::open(&*handle, flags, Mode::empty());
+        Ok(Some(File::from(
+            file.map_err(|err| self.io("open", path, err))?,
+        )))
+    }
+
+    /// Likewise, made when it is missing.
+    fn open_or_make(&self, path: &str, flags: OFlags) -> Result<File> {
+        // Once more for each time that someone made it, or took it away, in between.
+        for _ in 0..100 {
+            if let Some(file) = self.open_file(path, flags)? {
+                return Ok(file);
+            }
+            match self.openat2(path, flags | OFlags::CREATE | OFlags::EXCL) {
+                Ok(fd) => return Ok(File::from(fd)),
+                // LOOP: a link, which O_EXCL does not follow.
+                Err(Errno::EXIST | Errno::LOOP) => {}
+                Err(err) => return Err(self.io("make", path, err)),
+            }
+        }
+        Err(self.failed("open", path, "it is a link that leads nowhere"))
     }
 
     /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
@@ -149,28 +189,51 @@ impl Dir {
 
     /// Adds whole lines to a file (made when missing) with one write. `first` comes before
     /// them in an empty file. A line that was cut short by a crash is ended first. Survives
-    /// kill -9 when it returns; `sync_data` on the file makes it survive a power cut.
-    pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
-        let mut file = self
-            .open_file(path, flags)?
-            .ok_or_else(|| self.io("open", path, Errno::NOENT))?;
-        let mut write = || -> std::io::Result<()> {
-            let _one_writer = self.appending.lock().unwrap();
-            let end = file.metadata()?.len();
-            let mut last = [b'\n'];
-            if end > 0 {
-                file.read_exact_at(&mut last, end - 1)?;
-            }
-            let before = match last {
-                [b'\n'] if end == 0 => first,
-                [b'\n'] => "",
-                _ => "\n",
-            };
-            file.write_all(format!("{before}{lines}").as_bytes())
+    /// kill -9 when it returns, and a power cut after `Appended::sync`.
+    ///
+    /// # Errors
+    /// Nothing was added then, as far as the disk lets that be undone.
+    pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<Appended> {
+        let file = self.open_or_make(path, OFlags::RDWR | OFlags::APPEND)?;
+        let _one_writer = self.appending.lock().unwrap();
+        let mut appended = Appended {
+            file,
+            path: self.path.join(path),
+            before: 0,
+            end: 0,
+            appending: self.appending.clone(),
         };
-        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
-        Ok(file)
+        let fail = |err: io::Error| Error::io("write", self.path.join(path), &err);
+        appended.before = appended.file.metadata().map_err(fail)?.len();
+        appended.end = appended.before;
+        let mut last = [b'\n'];
+        if let Some(at) = appended.before.checked_sub(1) {
+            appended.file.read_exact_at(&mut last, at).map_err(fail)?;
+        }
+        let start = match last {
+            [b'\n'] if appended.before == 0 => first,
+            [b'\n'] => "",
+            _ => "\n",
+        };
+        let text = format!("{start}{lines}");
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            match appended.file.write(rest) {
+                Ok(count) if count > 0 => {
+                    appended.end += count as u64;
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                failed => {
+                    let err = failed.err().unwrap_or(io::ErrorKind::WriteZero.into());
+                    return Err(appended.undo(&err));
+                }
+            }
+        }
+        if appended.before == 0 {
+            self.sync_parent(path)?;
+        }
+        Ok(appended)
     }
 
     /// A new file to write to and read; `None` when the name is taken, by a link too.
@@ -184,33 +247,26 @@ impl Dir {
         }
     }
 
-    /// Takes the lock that `path` (made when missing) stands for, until the file is dropped.
-    ///
-    /// # Errors
-    /// With the words `held` and the id of the process that has it, when one does.
-    pub(crate) fn lock(&self, path: &str, held: &str) -> Result<File> {
-        let file = self
-            .open_file(path, OFlags::RDWR | OFlags::CREATE)?
-            .ok_or_else(|| self.io("open", path, Errno::NOENT))?;
-        match fs::flock(&file, fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let pid = self.read_head(path, 20)?.unwrap_or_default();
-                let pid = String::from_utf8_lossy(&pid);
-                return Err(Error::failed(format!("{held} (pid {})", pid.trim())));
-            }
-            Err(err) => return Err(self.io("lock", path, err)),
+    /// Refuses when another mom on this machine has it. A name in the kernel, not a file: the
+    /// agent can neither take it from inside a container, nor remove or replace it, and it
+    /// goes with the process.
+    pub(crate) fn lock(&self) -> Result<Lock> {
+        let stat = fs::fstat(&self.root).map_err(|err| self.io("lock", "", err))?;
+        let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
+        let bound = SocketAddr::from_abstract_name(name)
+            .and_then(|address| UnixListener::bind_addr(&address));
+        match bound {
+            Ok(name) => Ok(Lock { _name: name }),
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse => Err(Error::failed(format!(
+                "another mom works on {}; stop that one first",
+                self.path.display()
+            ))),
+            Err(err) => Err(Error::io("lock", &self.path, &err)),
         }
-        let write = || -> std::io::Result<()> {
-            file.set_len(0)?;
-            file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)
-        };
-        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
-        Ok(file)
     }
 
-    /// At most `max` entries of a directory, in the order the system gives them, names that
-    /// are not UTF-8 left out; `None` when it is missing.
+    /// At most `max` entries of a directory, sorted by name, names that are not UTF-8 left
+    /// out; `None` when it is missing.
     pub(crate) fn list(&self, path: &str, max: usize) -> Result<Option<Vec<Entry>>> {
         let Some(fd) = self.open_dir(path)? else {
             return Ok(None);
@@ -241,6 +297,7 @@ impl Dir {
                 kind,
             });
         }
+        out.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(out))
     }
 
@@ -277,7 +334,8 @@ impl Dir {
     pub(crate) fn make_dir(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Ok(()) => fs::fsync(&parent).map_err(|err| self.io("make", path, err)),
+            Err(Errno::EXIST) => Ok(()),
             Err(err) => Err(self.io("make", path, err)),
         }
     }
@@ -300,7 +358,7 @@ impl Dir {
             file.write_all(bytes)?;
             file.sync_data()?;
             fs::renameat(&parent, &*temporary, &parent, name)?;
-            Ok(())
+            Ok(fs::fsync(&parent)?)
         };
         write().map_err(|err| Error::io("write", self.path.join(path), &err))
     }
@@ -328,8 +386,22 @@ impl Dir {
         Ok((parent, name))
     }
 
+    /// So that a new name survives a power cut, too.
+    fn sync_parent(&self, path: &str) -> Result<()> {
+        let (parent, _) = self.parent(path)?;
+        fs::fsync(&parent).map_err(|err| self.io("write", path, err))
+    }
+
     fn io(&self, verb: &str, path: &str, err: Errno) -> Error {
-        Error::io(verb, self.path.join(path), &err.into())
+        match err {
+            Errno::XDEV | Errno::LOOP => self.failed(
+                verb,
+                path,
+                "it is a link that leads out of the data directory",
+            ),
+            Errno::AGAIN => self.failed(verb, path, "it is being moved all the time"),
+            err => Error::io(verb, self.path.join(path), &err.into()),
+        }
     }
 
     fn failed(&self, verb: &str, path: &str, why: &str) -> Error {
@@ -343,6 +415,37 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.root.as_fd()
+    }
+}
+
+/// Lines that are in the file, but perhaps not yet on the disk.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    file: File,
+    path: PathBuf,
+    /// Length of the file before and after.
+    before: u64,
+    end: u64,
+    appending: Arc<Mutex<()>>,
+}
+
+impl Appended {
+    /// # Errors
+    /// The lines are taken back: whoever failed will come again with them.
+    pub(crate) fn sync(self) -> Result<()> {
+        self.file.sync_data().map_err(|err| {
+            let _one_writer = self.appending.lock().unwrap();
+            self.undo(&err)
+        })
+    }
+
+    /// Unless somebody wrote behind them. `appending` is held.
+    fn undo(&self, err: &io::Error) -> Error {
+        if (self.file.metadata()).is_ok_and(|meta| meta.len() == self.end) {
+            // A torn line that stays is ended by the next append.
+            self.file.set_len(self.before).ok();
+        }
+        Error::io("write", &self.path, err)
     }
 }
 
@@ -510,6 +613,28 @@ mod tests {
         }
     }
 
+    /// As when the disk is full: nobody may find lines that the writer takes for lost.
+    #[test]
+    fn a_failed_append_takes_itself_back() {
+        let scratch = Scratch::new("dir-undo");
+        let dir = Dir::open(&scratch.0).unwrap();
+        let failure = io::Error::from(io::ErrorKind::StorageFull);
+        for (torn, behind, want) in [
+            ("old\n", "", "old\n"),
+            ("old\nto", "", "old\nto"),
+            ("", "", ""),
+            // Who wrote behind it loses nothing.
+            ("old\n", "other\n", "old\nnew\nother\n"),
+        ] {
+            scratch.write("log", torn);
+            let appended = dir.append("log", "", "new\n").unwrap();
+            dir.append("log", "", behind).unwrap().sync().unwrap();
+            let err = appended.undo(&failure).to_string();
+            assert!(err.starts_with("cannot write /"), "{err}");
+            assert_eq!(scratch.read("log"), want, "{torn:?}");
+        }
+    }
+
     /// Each of these in the place of a file neither leaks, overwrites nor hangs.
     #[test]
     fn refuses_what_is_planted() {
@@ -518,31 +643,41 @@ mod tests {
         std::fs::create_dir(scratch.0.join("data")).unwrap();
         let dir = Dir::open(&scratch.0.join("data")).unwrap();
         let outside = scratch.0.join("outside");
-        for name in ["link", "up", "magic", "fifo", "dir"] {
+        for name in ["link", "up", "magic", "fifo", "device", "socket", "dir"] {
             let path = scratch.0.join("data").join(name);
+            let mode = Mode::from_raw_mode(0o666);
             match name {
                 "link" => symlink(&outside, path).unwrap(),
                 "up" => symlink("../outside", path).unwrap(),
                 "magic" => symlink("/proc/self/exe", path).unwrap(),
-                "fifo" => {
-                    let mode = Mode::from_raw_mode(0o666);
-                    fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap();
+                "fifo" => fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap(),
+                "device" => {
+                    let (kind, full) = (FileType::CharacterDevice, fs::makedev(1, 7));
+                    // Only root can; for another user a link stands in.
+                    fs::mknodat(fs::CWD, &path, kind, mode, full)
+                        .or_else(|_| fs::symlink("/dev/full", path))
+                        .unwrap();
                 }
+                "socket" => drop(UnixListener::bind(path).unwrap()),
                 _ => std::fs::create_dir(path).unwrap(),
             }
             assert!(dir.read_head(name, 10).is_err(), "{name}");
             assert!(dir.lines_back(name, Floor::At(0)).is_err(), "{name}");
             assert!(dir.append(name, "", "x\n").is_err(), "{name}");
-            assert!(dir.lock(name, "held").is_err(), "{name}");
             assert!(dir.create(name).unwrap().is_none(), "{name}");
             if name != "dir" {
                 dir.replace(name, b"ours").unwrap();
                 assert_eq!(scratch.read(&format!("data/{name}")), "ours", "{name}");
             }
         }
+        symlink("missing", scratch.0.join("data/nowhere")).unwrap();
+        let err = dir.append("nowhere", "", "x\n").unwrap_err().to_string();
+        assert!(err.ends_with("it is a link that leads nowhere"), "{err}");
         symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
         assert!(dir.append("C1/outside", "", "x\n").is_err());
-        assert!(dir.create("C1/new").is_err());
+        assert!(dir.create("C1/new").is_err() && dir.replace("C1/new", b"").is_err());
+        assert!(dir.make_dir("C1/new").is_err() && dir.remove("C1/outside").is_err());
+        assert!(dir.rename("C1/outside", "x").is_err() && dir.list("C1", 9).is_err());
         assert!(dir.append("../outside", "", "x\n").is_err());
         assert_eq!(scratch.read("outside"), "secret");
     }

@@ -254,20 +254,24 @@ impl House {
                 }
             }
         }
-        let (message_ids, messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-        let taken = match self.take(messages) {
-            Ok(taken) => {
-                ids.extend(message_ids);
-                taken
-            }
-            Err(err) => {
-                log::error!(
-                    "",
-                    "cannot write messages down, Slack will bring them again: {err}"
-                );
-                Vec::new()
-            }
-        };
+        let from: Vec<_> = messages
+            .iter()
+            .map(|(id, message)| (id.clone(), message.channel.clone()))
+            .collect();
+        let messages = messages.into_iter().map(|(_, message)| message).collect();
+        let (taken, failed) = self.take(messages);
+        for (channel, err) in &failed {
+            log::error!(
+                channel,
+                "cannot write messages down, Slack will bring them again: {err}"
+            );
+        }
+        let is_written = |channel: &String| failed.iter().all(|(failed, _)| failed != channel);
+        ids.extend(
+            from.into_iter()
+                .filter(|(_, channel)| is_written(channel))
+                .map(|(id, _)| id),
+        );
         ack(&ids);
         for taken in taken {
             self.route(taken, queue);
@@ -277,12 +281,13 @@ impl House {
         }
     }
 
-    /// Logs what is new, durably, and returns it.
-    fn take(&self, messages: Vec<Incoming>) -> Result<Vec<Taken>> {
+    /// Logs what is new, durably, and returns it; and the channels where that failed.
+    fn take(&self, messages: Vec<Incoming>) -> (Vec<Taken>, Vec<(String, Error)>) {
         let _intake = self.intake.lock().unwrap();
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
+        let mut failed: Vec<(String, Error)> = Vec::new();
         for message in messages {
             // A twin in the same batch is not in the log yet.
             let twin = taken.iter_mut().find(|taken| {
@@ -297,9 +302,13 @@ impl House {
                 twin.message.mention |= message.mention;
                 continue;
             }
-            match store.seen(&message.channel, &message.ts, message.mention)? {
-                Seen::Known => continue,
-                Seen::New | Seen::NowMention => {}
+            match store.seen(&message.channel, &message.ts, message.mention) {
+                Ok(Seen::Known) => continue,
+                Ok(Seen::New | Seen::NowMention) => {}
+                Err(err) => {
+                    failed.push((message.channel, err));
+                    continue;
+                }
             }
             let files = self.downloads(&message);
             taken.push(Taken { message, files });
@@ -328,8 +337,13 @@ impl House {
                 },
             ));
         }
-        store.log(&entries)?;
-        Ok(taken)
+        failed.extend(store.log_batch(&entries));
+        taken.retain(|taken| {
+            failed
+                .iter()
+                .all(|(channel, _)| *channel != taken.message.channel)
+        });
+        (taken, failed)
     }
 
     fn downloads(&self, message: &Incoming) -> Vec<Download> {
@@ -625,8 +639,14 @@ impl House {
                 mention: message.mention && recent,
                 ..message
             };
-            let taken = self.take(vec![message])?;
-            Ok(taken.into_iter().for_each(|taken| self.route(taken, queue)))
+            let (taken, failed) = self.take(vec![message]);
+            if let Some((_, err)) = failed.into_iter().next() {
+                return Err(err);
+            }
+            for taken in taken {
+                self.route(taken, queue);
+            }
+            Ok(())
         });
         match missed {
             Ok(()) | Err(Error::Stopped) => {}
@@ -643,8 +663,11 @@ impl House {
             .into_iter()
             .filter(|id| crate::slack::is_channel_id(id))
         {
-            let unanswered = store.unanswered(&channel, since_ms);
-            for entry in unanswered.unwrap_or_default() {
+            let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
+                log::warning!(&channel, "cannot look for unanswered messages: {err}");
+                Vec::new()
+            });
+            for entry in unanswered {
                 if !queue.knows(&channel, &entry.ts) && self.allowed(&entry.user, &channel).is_ok()
                 {
                     self.submit(job_again(&channel, entry), queue);

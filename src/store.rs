@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::dir::{Dir, Floor, Kind};
+use crate::dir::{Appended, Dir, Floor, Kind, Lock};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
 use crate::process::random_word;
@@ -38,7 +38,7 @@ pub(crate) struct Store {
     /// Most recently used last.
     known: Mutex<VecDeque<Known>>,
     /// Held as long as mom runs.
-    _lock: File,
+    _lock: Lock,
 }
 
 struct Known {
@@ -97,9 +97,8 @@ impl Store {
         let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
         Dir::make_root(&path)?;
         let dir = Arc::new(Dir::open(&path)?);
-        let held = format!("another mom works on {}", path.display());
         Ok(Store {
-            _lock: dir.lock(".mom.lock", &held)?,
+            _lock: dir.lock()?,
             dir,
             path,
             known: Mutex::default(),
@@ -115,9 +114,17 @@ impl Store {
         &self.path
     }
 
-    /// `(channel, entry)`, in order. Survives a power cut when it returns: one write and one
-    /// fdatasync for each channel, however many entries.
+    /// `(channel, entry)`, in order. Survives a power cut when it returns.
     pub(crate) fn log(&self, entries: &[(String, LogEntry)]) -> Result<()> {
+        match self.log_batch(entries).pop() {
+            Some((_, err)) => Err(err),
+            None => Ok(()),
+        }
+    }
+
+    /// Likewise: one write and one fdatasync for each channel, however many entries. Gives
+    /// the channels that nothing was logged of, and why: one that is spoiled spoils no other.
+    pub(crate) fn log_batch(&self, entries: &[(String, LogEntry)]) -> Vec<(String, Error)> {
         let mut batches: Vec<(&str, Vec<&LogEntry>)> = Vec::new();
         for (channel, entry) in entries {
             match batches.iter_mut().find(|(name, _)| name == channel) {
@@ -125,19 +132,29 @@ impl Store {
                 None => batches.push((channel, vec![entry])),
             }
         }
-        for (channel, batch) in batches {
-            self.make_channel(channel)?;
-            let lines: String = batch.iter().map(|entry| entry.line()).collect();
-            let path = log_path(channel);
-            let file = self.dir.append(&path, "", &lines)?;
-            file.sync_data()
-                .map_err(|err| Error::io("write", self.path.join(&path), &err))?;
+        // All writes come before the first fdatasync: most disks flush them together then.
+        let written: Vec<_> = batches
+            .into_iter()
+            .map(|(channel, batch)| {
+                let lines: String = batch.iter().map(|entry| entry.line()).collect();
+                let written = self
+                    .make_channel(channel)
+                    .and_then(|()| self.dir.append(&log_path(channel), "", &lines));
+                (channel, batch, written)
+            })
+            .collect();
+        let mut failed = Vec::new();
+        for (channel, batch, written) in written {
+            if let Err(err) = written.and_then(Appended::sync) {
+                failed.push((channel.to_owned(), err));
+                continue;
+            }
             let mut known = self.known.lock().unwrap();
             if let Some(known) = known.iter_mut().find(|known| known.channel == channel) {
                 batch.iter().for_each(|entry| known.mark(entry));
             }
         }
-        Ok(())
+        failed
     }
 
     /// What the log knows of message `ts`; it looks at the newest `KNOWN_MAX` messages.
@@ -236,13 +253,9 @@ impl Store {
     /// Directories named like a conversation, sorted.
     pub(crate) fn channels(&self) -> Result<Vec<String>> {
         let entries = self.dir.list(".", 100_000)?.unwrap_or_default();
-        let mut names: Vec<String> = entries
-            .into_iter()
-            .filter(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name))
-            .map(|entry| entry.name)
-            .collect();
-        names.sort();
-        Ok(names)
+        let entries = entries.into_iter();
+        let channels = entries.filter(|e| e.kind == Kind::Dir && is_conversation(&e.name));
+        Ok(channels.map(|entry| entry.name).collect())
     }
 
     /// What people asked of mom since then and no run ended for, oldest first. Where the
@@ -675,11 +688,37 @@ pub(crate) mod tests {
         let scratch = Scratch::new("store-lock");
         let store = scratch.store();
         let err = Store::open(&scratch.0).err().unwrap().to_string();
-        let pid = std::process::id();
-        let want = format!("another mom works on {} (pid {pid})", scratch.0.display());
+        let want = format!(
+            "another mom works on {}; stop that one first",
+            scratch.0.display()
+        );
         assert_eq!(err, want);
+        // The same directory by another name.
+        let link = scratch.0.with_extension("link");
+        std::os::unix::fs::symlink(&scratch.0, &link).unwrap();
+        assert!(Store::open(&link).is_err());
+        fs::remove_file(&link).unwrap();
         drop(store);
         scratch.store();
+    }
+
+    /// The agent can spoil a channel's log; that must not keep others from being heard.
+    #[test]
+    fn a_spoiled_channel_spoils_no_other() {
+        let scratch = Scratch::new("store-spoiled");
+        let store = scratch.store();
+        fs::create_dir_all(scratch.0.join("C2/log.jsonl")).unwrap();
+        scratch.write("C3", "no directory");
+        std::os::unix::fs::symlink("/tmp", scratch.0.join("C4")).unwrap();
+        let batch: Vec<_> = ["C2", "C1", "C3", "C4", "C1"]
+            .map(|channel| (channel.to_owned(), entry("1.000001", "one")))
+            .into();
+        let failed = store.log_batch(&batch);
+        let channels: Vec<&str> = failed.iter().map(|(channel, _)| &**channel).collect();
+        assert_eq!(channels, ["C2", "C3", "C4"], "{failed:?}");
+        assert_eq!(scratch.read("C1/log.jsonl").lines().count(), 2);
+        assert_eq!(store.seen("C1", "1.000001", false), Ok(Seen::Known));
+        assert!(store.log(&batch).is_err());
     }
 
     #[test]

@@ -203,18 +203,6 @@ impl Queue {
             .clone()
     }
 
-    /// Whether the message waits or is being worked on.
-    pub(crate) fn knows(&self, channel: &str, ts: &str) -> bool {
-        let state = self.0.state.lock().unwrap();
-        let Some(lane) = state.lanes.get(channel) else {
-            return false;
-        };
-        let running = lane.running.iter().map(|running| &running.task);
-        lane.waiting.iter().chain(running).any(
-            |task| matches!(task, Task::Run(job) if job.asked.iter().any(|asked| asked.ts == ts)),
-        )
-    }
-
     /// How many tasks wait in the channel behind the running one.
     pub(crate) fn waiting(&self, channel: &str) -> usize {
         self.0
@@ -363,6 +351,7 @@ impl Lane {
             if let Some(Task::Run(last)) = self.waiting.back_mut() {
                 if last.event.is_none() && last.thread_ts == job.thread_ts {
                     last.asked.extend(job.asked.iter().cloned());
+                    last.again |= job.again;
                     return true;
                 }
             }

@@ -1,7 +1,7 @@
 //! The bot: joins Slack, the queue, the events and the runs. The socket's owner (this thread)
 //! writes down, acks and routes; whatever takes longer goes to a thread beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -79,7 +79,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         errands,
         stop: stop.clone(),
         refused: Mutex::default(),
-        intake: Mutex::new(()),
+        intake: Mutex::new(Some(HashSet::new())),
         stoppers: Mutex::default(),
     });
     let queue = {
@@ -197,8 +197,9 @@ struct House {
     /// User -> day of the last refusal.
     refused: Mutex<HashMap<String, i64>>,
     /// Held from "is it new" to "it is logged": the socket and the backfill may bring the
-    /// same message.
-    intake: Mutex<()>,
+    /// same message. Until the look for what an earlier start left unanswered is over: what
+    /// this one has taken, as channel and ts.
+    intake: Mutex<Option<HashSet<(String, String)>>>,
     /// The displays of the runs that go on, by channel.
     stoppers: Mutex<HashMap<String, Stopper>>,
 }
@@ -281,9 +282,15 @@ impl House {
         }
     }
 
+<<<<<<< HEAD
     /// Logs what is new, durably, and returns it; and the channels where that failed.
     fn take(&self, messages: Vec<Incoming>) -> (Vec<Taken>, Vec<(String, Error)>) {
         let _intake = self.intake.lock().unwrap();
+=======
+    /// Logs what is new, durably, and returns it.
+    fn take(&self, messages: Vec<Incoming>) -> Result<Vec<Taken>> {
+        let mut intake = self.intake.lock().unwrap();
+>>>>>>> caae111 (Take up only what earlier starts left unanswered)
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
@@ -337,6 +344,7 @@ impl House {
                 },
             ));
         }
+<<<<<<< HEAD
         failed.extend(store.log_batch(&entries));
         taken.retain(|taken| {
             failed
@@ -344,6 +352,17 @@ impl House {
                 .all(|(channel, _)| *channel != taken.message.channel)
         });
         (taken, failed)
+=======
+        store.log(&entries)?;
+        if let Some(of_this_start) = &mut *intake {
+            of_this_start.extend(
+                entries
+                    .into_iter()
+                    .map(|(channel, entry)| (channel, entry.ts)),
+            );
+        }
+        Ok(taken)
+>>>>>>> caae111 (Take up only what earlier starts left unanswered)
     }
 
     fn downloads(&self, message: &Incoming) -> Vec<Download> {
@@ -630,8 +649,11 @@ impl House {
 
     /// What was said while mom was away, and what she was asked and has not answered.
     fn catch_up(&self, first: bool, queue: &Queue) {
-        let store = &self.agent.store;
+        if first {
+            self.take_up_unanswered(queue);
+        }
         let since_ms = time::now_ms() - MISSED_MS;
+        let store = &self.agent.store;
         let missed = backfill::missed(&self.web, store, self.me(), &self.stop, &mut |message| {
             let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
             // Only logged when it is old: nobody waits for that answer any more.
@@ -639,11 +661,15 @@ impl House {
                 mention: message.mention && recent,
                 ..message
             };
+<<<<<<< HEAD
             let (taken, failed) = self.take(vec![message]);
             if let Some((_, err)) = failed.into_iter().next() {
                 return Err(err);
             }
             for taken in taken {
+=======
+            for taken in self.take(vec![message])? {
+>>>>>>> caae111 (Take up only what earlier starts left unanswered)
                 self.route(taken, queue);
             }
             Ok(())
@@ -652,28 +678,48 @@ impl House {
             Ok(()) | Err(Error::Stopped) => {}
             Err(err) => log::warning!("", "cannot read what was missed: {err}"),
         }
-        if !first {
-            return;
-        }
-        let channels = match store.channels() {
-            Ok(channels) => channels,
-            Err(err) => return log::warning!("", "cannot look for unanswered messages: {err}"),
-        };
+    }
+
+    /// What earlier starts were asked and did not answer, from the files alone.
+    fn take_up_unanswered(&self, queue: &Queue) {
+        let since_ms = time::now_ms() - MISSED_MS;
+        let store = &self.agent.store;
+        let channels = store.channels().unwrap_or_else(|err| {
+            log::warning!("", "cannot look for unanswered messages: {err}");
+            Vec::new()
+        });
         for channel in channels
             .into_iter()
             .filter(|id| crate::slack::is_channel_id(id))
         {
+<<<<<<< HEAD
+=======
+            // Nothing is taken meanwhile, so that everything in the log is either of an
+            // earlier start or in the set.
+            let intake = self.intake.lock().unwrap();
+>>>>>>> caae111 (Take up only what earlier starts left unanswered)
             let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
                 log::warning!(&channel, "cannot look for unanswered messages: {err}");
                 Vec::new()
             });
+<<<<<<< HEAD
             for entry in unanswered {
                 if !queue.knows(&channel, &entry.ts) && self.allowed(&entry.user, &channel).is_ok()
                 {
+=======
+            let of_this_start = intake.as_ref();
+            let left = unanswered.into_iter().filter(|entry| {
+                let key = (channel.clone(), entry.ts.clone());
+                !of_this_start.is_some_and(|taken| taken.contains(&key))
+            });
+            for entry in left.collect::<Vec<_>>() {
+                if self.allowed(&entry.user, &channel).is_ok() {
+>>>>>>> caae111 (Take up only what earlier starts left unanswered)
                     self.submit(job_again(&channel, entry), queue);
                 }
             }
         }
+        *self.intake.lock().unwrap() = None;
     }
 
     fn watch_events(&self, queue: &Queue) {

@@ -282,15 +282,9 @@ impl House {
         }
     }
 
-<<<<<<< HEAD
     /// Logs what is new, durably, and returns it; and the channels where that failed.
     fn take(&self, messages: Vec<Incoming>) -> (Vec<Taken>, Vec<(String, Error)>) {
-        let _intake = self.intake.lock().unwrap();
-=======
-    /// Logs what is new, durably, and returns it.
-    fn take(&self, messages: Vec<Incoming>) -> Result<Vec<Taken>> {
         let mut intake = self.intake.lock().unwrap();
->>>>>>> caae111 (Take up only what earlier starts left unanswered)
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
@@ -344,25 +338,17 @@ impl House {
                 },
             ));
         }
-<<<<<<< HEAD
         failed.extend(store.log_batch(&entries));
         taken.retain(|taken| {
             failed
                 .iter()
                 .all(|(channel, _)| *channel != taken.message.channel)
         });
-        (taken, failed)
-=======
-        store.log(&entries)?;
         if let Some(of_this_start) = &mut *intake {
-            of_this_start.extend(
-                entries
-                    .into_iter()
-                    .map(|(channel, entry)| (channel, entry.ts)),
-            );
+            let key = |taken: &Taken| (taken.message.channel.clone(), taken.message.ts.clone());
+            of_this_start.extend(taken.iter().map(key));
         }
-        Ok(taken)
->>>>>>> caae111 (Take up only what earlier starts left unanswered)
+        (taken, failed)
     }
 
     fn downloads(&self, message: &Incoming) -> Vec<Download> {
@@ -661,15 +647,11 @@ impl House {
                 mention: message.mention && recent,
                 ..message
             };
-<<<<<<< HEAD
             let (taken, failed) = self.take(vec![message]);
             if let Some((_, err)) = failed.into_iter().next() {
                 return Err(err);
             }
             for taken in taken {
-=======
-            for taken in self.take(vec![message])? {
->>>>>>> caae111 (Take up only what earlier starts left unanswered)
                 self.route(taken, queue);
             }
             Ok(())
@@ -692,21 +674,13 @@ impl House {
             .into_iter()
             .filter(|id| crate::slack::is_channel_id(id))
         {
-<<<<<<< HEAD
-=======
             // Nothing is taken meanwhile, so that everything in the log is either of an
             // earlier start or in the set.
             let intake = self.intake.lock().unwrap();
->>>>>>> caae111 (Take up only what earlier starts left unanswered)
             let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
                 log::warning!(&channel, "cannot look for unanswered messages: {err}");
                 Vec::new()
             });
-<<<<<<< HEAD
-            for entry in unanswered {
-                if !queue.knows(&channel, &entry.ts) && self.allowed(&entry.user, &channel).is_ok()
-                {
-=======
             let of_this_start = intake.as_ref();
             let left = unanswered.into_iter().filter(|entry| {
                 let key = (channel.clone(), entry.ts.clone());
@@ -714,7 +688,6 @@ impl House {
             });
             for entry in left.collect::<Vec<_>>() {
                 if self.allowed(&entry.user, &channel).is_ok() {
->>>>>>> caae111 (Take up only what earlier starts left unanswered)
                     self.submit(job_again(&channel, entry), queue);
                 }
             }

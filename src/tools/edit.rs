@@ -1,7 +1,7 @@
 //! edit: replaces one exact piece of a file. The script prints the file, we find and replace
 //! bytes, the script writes it back: one command, and whatever is not UTF-8 stays as it is.
 
-use super::write::{FILE_BYTES_MAX, PUT, answer, too_large};
+use super::write::{DONE, FILE_BYTES_MAX, PUT, sized, too_large};
 use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::json::Obj;
 use crate::llm::ToolSpec;
@@ -30,16 +30,17 @@ const CONTEXT_LINES: usize = 4;
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
     let path = args.str("path");
     let (old, new) = (args.str("oldText"), args.str("newText"));
-    let mut replaced = Err(String::from("the file could not be read"));
-    let mut reply = |file: &[u8]| {
-        replaced = replace(file, old, new);
-        match &replaced {
-            Ok((file, _)) => answer(file),
+    let mut replaced = None;
+    let mut reply = |file: &[u8]| match &replaced {
+        Some(_) => DONE.to_vec(),
+        None => match replaced.insert(replace(file, old, new)) {
+            Ok((file, _)) => sized(file),
             Err(_) => Vec::from(b"\n"),
-        }
+        },
     };
     let script = [PATH, IS_FILE, PRINT, PUT];
     ctx.run_file(&script, &[path], FILE_BYTES_MAX + 1, Some(&mut reply), stop)?;
+    let replaced = replaced.unwrap_or(Err(String::from("it was not read")));
     let (_, diff) = replaced.map_err(|why| format!("{path}: {why}"))?;
     Ok(ToolOutput {
         details: Some(Obj::new().str("diff", &diff).end()),

@@ -1355,6 +1355,29 @@ mod tests {
     }
 
     /// The original wrote the context, or went on with ours for a while.
+    /// A line may be seen while it is still being written.
+    #[test]
+    fn a_line_half_written_is_taken_over_when_it_is_whole() {
+        let scratch = Scratch::new("context-half");
+        let store = scratch.store();
+        log(&store, &[entry("1.000001", "one"), entry("2.000001", "two")]);
+        let whole = scratch.read("C1/log.jsonl");
+        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        for len in last..whole.len() {
+            scratch.write("C1/log.jsonl", &whole[..len]);
+            let mut context = Context::load(&store, "C1").unwrap();
+            context.sync(&store, &[], 100_000).unwrap();
+            // Not replaced: the same file grows.
+            let log = scratch.0.join("C1/log.jsonl");
+            let rest = &whole.as_bytes()[len..];
+            let mut log = std::fs::File::options().append(true).open(log).unwrap();
+            std::io::Write::write_all(&mut log, rest).unwrap();
+            context.sync(&store, &[], 100_000).unwrap();
+            assert_eq!(texts(&context), ["[lena]: one", "[lena]: two"], "at {len}");
+            std::fs::remove_file(scratch.0.join(FILE)).unwrap();
+        }
+    }
+
     #[test]
     fn takes_over_from_the_original() {
         let scratch = Scratch::new("context-original");

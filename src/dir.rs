@@ -466,7 +466,7 @@ pub(crate) struct LinesBack {
     floor: u64,
     /// Of what was read so far.
     start: u64,
-    end: u64,
+    end: Option<u64>,
     /// The file's bytes from `start` on that no line was made of yet.
     carry: Vec<u8>,
 }
@@ -485,14 +485,15 @@ impl LinesBack {
             path,
             floor: floor.min(end),
             start: end,
-            end,
+            end: None,
             carry: Vec::new(),
         })
     }
 
-    /// Bytes of the file.
+    /// The byte behind the last newline, once a line was asked for. What stands there is
+    /// torn, or being written just now.
     pub(crate) fn end(&self) -> u64 {
-        self.end
+        self.end.unwrap_or(self.floor)
     }
 
     /// True when the next line would begin before the floor.
@@ -511,7 +512,10 @@ impl Iterator for LinesBack {
         loop {
             let newline = self.carry[..unseen].iter().rposition(|b| *b == b'\n');
             let at = match newline {
-                Some(at) => at + 1,
+                Some(at) => {
+                    self.end.get_or_insert(self.start + at as u64 + 1);
+                    at + 1
+                }
                 // A line begins where the file does, and at a floor that follows a newline.
                 None if self.start == self.floor && !self.carry.is_empty() => {
                     let mut before = [b'\n'];

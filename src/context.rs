@@ -28,6 +28,8 @@ use crate::{log, session, time};
 /// Bytes of context.jsonl that are read at most; what no compaction has shortened begins
 /// that far from its end.
 const BYTES_MAX: u64 = 32 << 20;
+/// Likewise lines: a million tokens of the shortest messages are about as many.
+const LINES_MAX: usize = 30_000;
 /// Bytes of log.jsonl that one sync reads, and of text that it takes over.
 const SYNC_BYTES_MAX: u64 = 4 << 20;
 const SYNC_TEXT_MAX: u64 = 1 << 20;
@@ -537,7 +539,7 @@ impl Context {
         let mut wanted = None;
         let mut kept: Option<String> = None;
         let mut over = false;
-        for line in lines.into_iter().flatten() {
+        for line in lines.into_iter().flatten().take(LINES_MAX) {
             let line = line?;
             if over && state.is_some() {
                 break;
@@ -1355,12 +1357,34 @@ mod tests {
     }
 
     /// The original wrote the context, or went on with ours for a while.
+    /// The agent can write anything there, but not fill the memory or hold a run up.
+    #[test]
+    fn lines_are_bounded() {
+        let scratch = Scratch::new("context-lines");
+        let store = scratch.store();
+        let mut file = session::header("s", "", "/");
+        for id in 0..LINES_MAX + 9 {
+            file += &format!(
+                r#"{{"type":"message","id":"{id}","parentId":"{}","message":{{"role":"user","content":"{id}"}}}}"#,
+                id.wrapping_sub(1),
+            );
+            file += "\n";
+        }
+        scratch.write(FILE, &file);
+        let messages = texts(&Context::load(&store, "C1").unwrap());
+        assert_eq!(messages.len(), LINES_MAX);
+        assert_eq!(messages.last(), Some(&(LINES_MAX + 8).to_string()));
+    }
+
     /// A line may be seen while it is still being written.
     #[test]
     fn a_line_half_written_is_taken_over_when_it_is_whole() {
         let scratch = Scratch::new("context-half");
         let store = scratch.store();
-        log(&store, &[entry("1.000001", "one"), entry("2.000001", "two")]);
+        log(
+            &store,
+            &[entry("1.000001", "one"), entry("2.000001", "two")],
+        );
         let whole = scratch.read("C1/log.jsonl");
         let last = whole.trim_end().rfind('\n').unwrap() + 1;
         for len in last..whole.len() {

@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::config::{self, Config, Keys};
 use crate::context::{Context, Costs, RunRecord, RunStatus};
-use crate::dir::Kind;
+use crate::dir::{Dir, Kind};
 use crate::error::{Error, Result};
 use crate::json::Obj;
 use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
@@ -60,7 +60,7 @@ impl Agent {
         let find_key = |provider: &str, variables: &[&str]| keys.provider(provider, variables);
         let provider = llm::open(&config.model, &config::variable, &find_key, &net)?;
         let store = Arc::new(Store::open(dir)?);
-        for warning in check_sandbox(&sandbox, &store)? {
+        for warning in check_sandbox(&sandbox, store.dir(), store.path())? {
             log::warning!("", "{warning}");
         }
         Ok(Agent {
@@ -159,11 +159,11 @@ impl Agent {
 }
 
 /// Whether tools can run, and on this data directory: a file made here must show there.
-pub(crate) fn check_sandbox(sandbox: &Sandbox, store: &Store) -> Result<Vec<String>> {
+pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result<Vec<String>> {
     let probe = format!(".mom-probe-{}", std::process::id());
-    store.dir().replace(&probe, probe.as_bytes())?;
-    let checked = sandbox.check(store.path(), &probe);
-    store.dir().remove(&probe)?;
+    dir.replace(&probe, probe.as_bytes())?;
+    let checked = sandbox.check(path, &probe);
+    dir.remove(&probe)?;
     checked
 }
 

@@ -237,9 +237,14 @@ fn is_pipe(file: &File) -> bool {
     file.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
 }
 
-/// `~/.pi/mom/auth.json`; absent, unreadable or broken means no keys from there.
+/// `~/.pi/mom/auth.json`
+pub(crate) fn auth_path() -> Option<PathBuf> {
+    Some(Path::new(&variable("HOME")?).join(".pi/mom/auth.json"))
+}
+
+/// Absent, unreadable or broken means no keys from there.
 fn auth_file() -> Option<Value> {
-    let path = Path::new(&variable("HOME")?).join(".pi/mom/auth.json");
+    let path = auth_path()?;
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,

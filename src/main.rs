@@ -22,6 +22,7 @@ mod config;
 mod context;
 mod cron;
 mod dir;
+mod doctor;
 mod download;
 mod error;
 mod events;
@@ -104,8 +105,13 @@ fn start() -> Result<ExitCode> {
             download::download(&channel, &config, &keys)?;
         }
         Command::Usage { dir } => print(&usage::usage(&dir)?),
-        Command::Check { .. } => {
-            return Err(Error::failed("not built yet"));
+        Command::Check { dir, options } => {
+            // What would be logged is among the findings.
+            log::set_level(log::Level::Error);
+            let (config, keys) = configure(options)?;
+            if !doctor::check(dir.as_deref(), &config, &keys) {
+                return Ok(ExitCode::FAILURE);
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -199,6 +199,17 @@ impl Net {
         Ok(Stream::Tls(Box::new(StreamOwned::new(session, wire))))
     }
 
+    /// Host and port of the proxy that is used.
+    pub(crate) fn proxy(&self) -> Option<String> {
+        let proxy = self.0.proxy.as_ref()?;
+        Some(format!("{}:{}", proxy.host(), proxy.port()))
+    }
+
+    /// The file of CA certificates, once it was read; else what is wrong with it.
+    pub(crate) fn check_ca(&self) -> std::result::Result<PathBuf, String> {
+        self.tls().and_then(|_| ca_file())
+    }
+
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
         let config = || tls_config(&ca_file()?);
         self.0.tls.get_or_init(config).clone()
@@ -641,6 +652,12 @@ fn meaning(tried: &str, err: &(dyn std::error::Error + 'static)) -> Error {
         () if is_hopeless(err) => Error::Failed(why),
         () => Error::retry(why),
     }
+}
+
+/// The server's clock, by its `Date` header: milliseconds since 1970, to the second.
+pub(crate) fn date_ms(headers: &ureq::http::HeaderMap) -> Option<i64> {
+    let date = jiff::fmt::rfc2822::parse(headers.get("date")?.to_str().ok()?).ok()?;
+    Some(date.timestamp().as_millisecond())
 }
 
 /// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.

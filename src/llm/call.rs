@@ -140,7 +140,19 @@ impl Endpoint {
 
     /// A small JSON answer about the server or a model; `None` whatever goes wrong.
     pub(super) fn ask(&self, url: &str, body: Option<&str>, stop: &Stop) -> Option<Value> {
-        let agent = self.net.agent(stop, self.limits(Some(PROBE_MAX)));
+        let fetched = self.fetch(url, body, PROBE_MAX, stop);
+        fetched.ok().map(|(answer, _)| answer)
+    }
+
+    /// Likewise, with its headers, or with what goes wrong.
+    pub(super) fn fetch(
+        &self,
+        url: &str,
+        body: Option<&str>,
+        limit: Duration,
+        stop: &Stop,
+    ) -> std::result::Result<(Value, HeaderMap), Fault> {
+        let agent = self.net.agent(stop, self.limits(Some(limit)));
         let bearer = format!("Bearer {}", self.bearer());
         let sent = match (body, self.service.name) {
             (Some(body), _) => agent.post(url).header("authorization", bearer).send(body),
@@ -151,8 +163,17 @@ impl Endpoint {
                 .call(),
             (None, _) => agent.get(url).header("authorization", bearer).call(),
         };
-        let mut response = sent.ok().filter(|response| response.status() == 200)?;
-        serde_json::from_slice(&read_bounded(&mut response, ANSWER_BYTES_MAX)).ok()
+        let mut response = sent.map_err(|err| self.broken(stop, &err))?;
+        if response.status() != 200 {
+            return Err(Fault::Refused(refusal(response)));
+        }
+        let headers = response.headers().clone();
+        let answer = serde_json::from_slice(&read_bounded(&mut response, ANSWER_BYTES_MAX));
+        let answer = answer.map_err(|_| {
+            let name = self.service.base_url_variable;
+            Error::failed(format!("{url} does not answer with JSON; check {name}"))
+        })?;
+        Ok((answer, headers))
     }
 
     /// The key, or what servers without keys are content with.

@@ -52,22 +52,12 @@ pub(crate) fn open(
     if spec == "offline" {
         return Ok(Box::new(offline::Offline::new()));
     }
-    let (service, id) = parse_spec(spec)?;
-    let key = find_key(service.name, service.key_variables)?;
-    if key.is_none() && !service.local {
-        return Err(missing_key(service, find_key));
-    }
     let lifetime = match variable("PI_CACHE_RETENTION").as_deref() {
         Some("long") => CacheLifetime::OneHour,
         _ => CacheLifetime::FiveMinutes,
     };
-    let endpoint = call::Endpoint {
-        net: net.clone(),
-        service,
-        base_url: base_url(service, variable)?,
-        key,
-        no_images: false.into(),
-    };
+    let (endpoint, id) = endpoint(spec, variable, find_key, net)?;
+    let service = endpoint.service;
     let model = models::model(service, id, lifetime);
     if let (None, Some(near)) = (&model.price, models::near(service.name, id)) {
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
@@ -79,6 +69,57 @@ pub(crate) fn open(
         Some(model) => speak(endpoint, model, lifetime, 0),
         None => speak(endpoint, model, lifetime, PROBES_MAX),
     })
+}
+
+/// What is known of a model that its server has.
+pub(crate) struct Checked {
+    pub(crate) model: Model,
+    /// What time it is there, when the server tells.
+    pub(crate) date_ms: Option<i64>,
+}
+
+/// The cheapest question that shows whether `open` would give a provider that answers.
+///
+/// # Errors
+/// Those of `open`, and what the server has against key or model.
+pub(crate) fn check(
+    spec: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    find_key: &FindKey<'_>,
+    net: &Net,
+    stop: &Stop,
+) -> Result<Checked> {
+    if spec == "offline" {
+        return Ok(Checked {
+            model: offline::Offline::new().model().clone(),
+            date_ms: None,
+        });
+    }
+    let (endpoint, id) = endpoint(spec, variable, find_key, net)?;
+    let model = models::model(endpoint.service, id, CacheLifetime::FiveMinutes);
+    probe::check(&endpoint, &model, stop)
+}
+
+/// Where `spec` is served, and the model's id.
+fn endpoint<'a>(
+    spec: &'a str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    find_key: &FindKey<'_>,
+    net: &Net,
+) -> Result<(call::Endpoint, &'a str)> {
+    let (service, id) = parse_spec(spec)?;
+    let key = find_key(service.name, service.key_variables)?;
+    if key.is_none() && !service.local {
+        return Err(missing_key(service, find_key));
+    }
+    let endpoint = call::Endpoint {
+        net: net.clone(),
+        service,
+        base_url: base_url(service, variable)?,
+        key,
+        no_images: false.into(),
+    };
+    Ok((endpoint, id))
 }
 
 /// A server may still be starting, or load the model with the first turn.

@@ -1,15 +1,21 @@
 //! What servers tell about the models they have: the window, and whether it sees images.
 //! Each tells it elsewhere; nothing here is needed to work.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use super::Model;
-use super::call::Endpoint;
+use super::call::{Endpoint, Fault};
+use super::{Checked, Model};
+use crate::error::{Error, Result};
 use crate::json::Obj;
 use crate::log;
+use crate::net;
 use crate::stop::Stop;
 use crate::text;
 
+/// For an answer that someone waits for.
+const CHECK_MAX: Duration = Duration::from_secs(10);
 /// The system prompt and a few tool results fill a smaller one.
 const SMALL_WINDOW: u64 = 8192;
 
@@ -42,6 +48,44 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
             .min(u32::try_from(window / 4).unwrap_or(u32::MAX)),
         takes_images: sees.unwrap_or(model.takes_images),
         ..model.clone()
+    })
+}
+
+/// Asks the server, at no cost, whether it takes the key and has the model.
+pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<Checked> {
+    let (service, id) = (endpoint.service, model.id.as_str());
+    let url = match service.name {
+        "anthropic" => format!("{}/v1/models/{id}", endpoint.base_url),
+        _ => format!("{}/models", endpoint.base_url),
+    };
+    let (answer, headers) = match endpoint.fetch(&url, None, CHECK_MAX, stop) {
+        Ok(answered) => answered,
+        Err(Fault::Refused(refusal)) => return Err(refusal.into_error(endpoint, model)),
+        Err(Fault::Other(err)) => return Err(err),
+        Err(Fault::Again) => return Err(Error::retry("asked too early")),
+    };
+    // Ollama's default tag, OpenRouter's variants of one model.
+    let listed_as = match (service.name, id.split_once(':')) {
+        ("ollama", None) => format!("{id}:latest"),
+        ("openrouter", Some((name, _))) => name.to_owned(),
+        _ => id.to_owned(),
+    };
+    let near = match read_list(&answer, id).or_else(|_| read_list(&answer, &listed_as)) {
+        _ if service.name == "anthropic" => None,
+        Err(Some(near)) => Some(format!("did you mean {near}?")),
+        Err(None) if answer["data"].is_array() => Some(match service.name {
+            "ollama" => format!("ollama pull {id}"),
+            _ => format!("look for its name in {url}"),
+        }),
+        _ => None,
+    };
+    if let Some(mend) = near {
+        let text = format!("{} has no model {id}; {mend}", endpoint.base_url);
+        return Err(Error::failed(text));
+    }
+    Ok(Checked {
+        model: model.clone(),
+        date_ms: net::date_ms(&headers),
     })
 }
 

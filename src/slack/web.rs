@@ -128,6 +128,8 @@ pub(crate) struct Identity {
     pub(crate) team: String,
     /// Granted scopes; empty when Slack does not tell.
     pub(crate) scopes: Vec<String>,
+    /// What time it is at Slack, when it tells.
+    pub(crate) date_ms: Option<i64>,
 }
 
 /// Codes that pass by themselves.
@@ -230,6 +232,7 @@ impl Web {
             },
             user: text("user"),
             team: text("team"),
+            date_ms: net::date_ms(&headers),
             scopes: scopes
                 .map(|list| {
                     list.split(',')
@@ -706,8 +709,11 @@ fn limited(headers: &ureq::http::HeaderMap) -> Failure {
 
 /// Fatal codes end the program, everything else is tried again by the caller.
 fn fatal(failure: Failure, method: &str) -> Error {
-    let Failure::Refused(code) = &failure else {
-        return failure.into();
+    let code = match &failure {
+        Failure::Refused(code) => code,
+        // These may be done twice.
+        Failure::Unknown(why) => return Error::retry(why.as_str()),
+        _ => return failure.into(),
     };
     let scope = code.starts_with("missing_scope");
     if !scope && !FATAL.contains(&code.as_str()) {

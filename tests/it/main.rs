@@ -18,6 +18,7 @@ mod install;
 
 mod chat;
 mod cli;
+mod doctor;
 mod mention;
 mod stop;
 mod usage;

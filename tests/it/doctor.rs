@@ -1,0 +1,300 @@
+//! `mom --check`: every fault is named, with what mends it, and stops no other check.
+
+use std::fs::Permissions;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
+
+use crate::docker::{Container, docker_ok, image, root};
+use crate::http::{Answer, Peer, Reply, Request, Scheme, Server};
+use crate::llm::{self, FakeLlm};
+use crate::mom::{Call, Ended};
+use crate::scratch::Scratch;
+use crate::slack::{self, FakeSlack, Fault};
+
+/// A world in which all is well, until a test breaks something.
+struct World {
+    home: Arc<Scratch>,
+    slack: FakeSlack,
+    llm: FakeLlm,
+    /// A model server that refuses every key, at another time of the day.
+    stern: Server,
+    lock: Option<std::fs::File>,
+}
+
+impl World {
+    fn new() -> World {
+        let home = Arc::new(Scratch::new());
+        home.write("data/C01/log.jsonl", "");
+        let llm = FakeLlm::start();
+        llm.page("/v1/models/claude-sonnet-5-5", json!({"type": "model"}));
+        llm.page("/v1/models", json!({"data": [{"id": "gpt-6-sol"}]}));
+        let refuse = |request: &Request, _: &Peer<'_>| {
+            Answer::Reply(match request.path.as_str() {
+                "/html/models" => Reply::new(200, "text/html", "<html>hello</html>"),
+                "/late/models" => Reply::json(200, &json!({"data": [{"id": "m"}]}))
+                    .header("Date", "Tue, 24 Nov 2020 11:32:21 GMT"),
+                _ => Reply::json(
+                    401,
+                    &json!({"error": {"type": "authentication_error",
+                    "message": "invalid x-api-key"}}),
+                ),
+            })
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        World {
+            home,
+            slack: FakeSlack::start(),
+            llm,
+            stern: Server::start("stern", Scheme::Http, listener, Arc::new(refuse)),
+            lock: None,
+        }
+    }
+
+    /// Without a data directory.
+    fn call(&self) -> Call {
+        Call::new(&self.home)
+            .slack(&self.slack)
+            .llm(&self.llm)
+            .arg("--check")
+            .env("MOM_ALLOW_USERS", "U07")
+    }
+
+    fn check(&self, change: impl FnOnce(Call) -> Call) -> Ended {
+        change(self.call()).data().run("")
+    }
+}
+
+/// A line with these words, and this in the line below it.
+fn assert_told(name: &str, ended: &Ended, line: &str, mend: &str) {
+    let mut lines = ended.stdout.lines();
+    let found = lines.find(|found| found.starts_with(line));
+    assert!(found.is_some(), "{name}: no {line:?} in\n{}", ended.stdout);
+    let below = lines.next().unwrap_or_default();
+    let named = below.starts_with("      -> ") && below.contains(mend);
+    assert!(named, "{name}: {mend:?} is not in {below:?}");
+    let failed = ended.stdout.lines().any(|line| line.starts_with("FAIL"));
+    assert_eq!(
+        ended.code,
+        Some(i32::from(failed)),
+        "{name}\n{}",
+        ended.stdout
+    );
+    for secret in [
+        slack::APP_TOKEN,
+        slack::BOT_TOKEN,
+        llm::KEY,
+        llm::OPENAI_KEY,
+    ] {
+        assert!(!ended.stdout.contains(secret), "{name}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn all_is_well() {
+    let world = World::new();
+    let ended = world.check(|call| call);
+    let kinds: Vec<&str> = ended
+        .stdout
+        .lines()
+        .filter_map(|line| line.get(..4))
+        .collect();
+    let count = |word: &str| kinds.iter().filter(|kind| **kind == word).count();
+    // The host isolates nothing; whether git and curl are here is the machine's affair.
+    assert!((1..=2).contains(&count("warn")), "{}", ended.stdout);
+    assert!(count("ok  ") >= 13, "{}", ended.stdout);
+    assert_eq!(
+        (count("FAIL"), ended.code),
+        (0, Some(0)),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.contains("\nmom can start; "),
+        "{}",
+        ended.stdout
+    );
+    assert!(!ended.stdout.contains('\x1b'), "{}", ended.stdout);
+    assert_eq!(ended.stderr, "");
+    assert!(world.slack.calls("apps.connections.open").len() == 1);
+    world
+        .slack
+        .change(|state| assert!(state.sockets.is_empty()));
+}
+
+#[test]
+fn nothing_is_configured() {
+    let ended = Call::new(&Arc::new(Scratch::new())).arg("--check").run("");
+    for (line, mend) in [
+        (
+            "FAIL  data directory: none given",
+            "mkdir data, then: mom --check ./data",
+        ),
+        ("warn  who may ask: everyone", "--allow-users=U1,U2"),
+        (
+            "FAIL  Slack tokens: no Slack token in MOM_SLACK_APP_TOKEN",
+            "mom --manifest",
+        ),
+        (
+            "FAIL  model: no key for anthropic: set ANTHROPIC_API_KEY",
+            "--model=offline",
+        ),
+    ] {
+        assert_told("nothing", &ended, line, mend);
+    }
+    assert!(
+        ended.stdout.contains("\n3 failures to mend, "),
+        "{}",
+        ended.stdout
+    );
+    let first = "; first:\n  mkdir data, then: mom --check ./data\n";
+    assert!(ended.stdout.ends_with(first), "{}", ended.stdout);
+}
+
+/// Breaks the world; gives the call its options.
+type Break = fn(&mut World, Call) -> Call;
+
+#[test]
+#[rustfmt::skip]
+fn each_fault_has_its_mend() {
+    let rows: &[(&str, Break, &str, &str)] = &[
+        ("lock", |w, c| {
+            w.home.write("data/.mom.lock", "4242\n");
+            let file = std::fs::File::open(w.home.path("data/.mom.lock")).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+            w.lock = Some(file);
+            c
+        }, "warn  lock: another mom works on this directory (pid 4242)", "stop that one"),
+        ("settings", |w, c| { w.home.write("data/settings.json", "{"); c },
+            "warn  settings: settings.json: not valid JSON", "correct the file"),
+        ("memory", |w, c| { w.home.write("data/C01/MEMORY.md", "x".repeat(70_000)); c },
+            "warn  memory: C01/MEMORY.md has 68.4KB", "tidy it up"),
+        ("memory link", |w, c| { symlink("/etc/passwd", w.home.path("data/MEMORY.md")).unwrap(); c },
+            "warn  memory: cannot open", "tidy it up"),
+        ("skill", |w, c| { w.home.write("data/skills/a/SKILL.md", "no front matter"); c },
+            "warn  skills: skills/a/SKILL.md", "begins with ---"),
+        ("event", |w, c| { w.home.write("data/events/a.json", r#"{"type":"someday"}"#); c },
+            "warn  events: events/a.json: ", "sets it aside"),
+        ("events file", |w, c| { w.home.write("data/events", ""); c },
+            "FAIL  events: events is not a directory", "plain directory"),
+        ("sandbox name", |_, c| c.arg("--sandbox=docker:"), "FAIL  sandbox: --sandbox=docker needs the container's name", "docker.sh create"),
+        ("no engine", |w, c| {
+            let path = w.home.path("empty");
+            std::fs::create_dir_all(&path).unwrap();
+            c.env("PATH", path.to_str().unwrap()).arg("--sandbox=docker:nope")
+        }, "FAIL  sandbox: ", "install docker"),
+        ("git and curl", |w, c| {
+            let path = w.home.path("bin");
+            std::fs::create_dir_all(&path).unwrap();
+            symlink("/bin/cat", path.join("cat")).unwrap();
+            c.env("PATH", path.to_str().unwrap())
+        }, "warn  git and curl: not there: git curl", "ask her to install git curl"),
+        ("CA", |_, c| c.env("SSL_CERT_FILE", "/nowhere"), "FAIL  CA certificates: cannot read CA certificates from /nowhere", "SSL_CERT_FILE"),
+        ("proxy", |_, c| c.env("HTTPS_PROXY", "gopher://"), "warn  proxy: HTTPS_PROXY is set to something", "http://proxy.example:3128"),
+        ("open key file", |w, c| {
+            w.home.write(".pi/mom/auth.json", "{}");
+            std::fs::set_permissions(w.home.path(".pi/mom/auth.json"), Permissions::from_mode(0o644)).unwrap();
+            c
+        }, "warn  key file: ", "chmod 600 "),
+        ("broken key file", |w, c| { w.home.write(".pi/mom/auth.json", "{"); c }, "FAIL  key file: ", "api_key"),
+        ("names for ids", |_, c| c.arg("--allow-users=lena"), "FAIL  who may ask: lena in --allow-users is no user id", "Copy ID"),
+        ("channel names", |_, c| c.arg("--allow-channels=#ops"), "FAIL  who may ask: #ops in --allow-channels is no channel id", "Copy ID"),
+        ("no app token", |_, c| c.env_remove("MOM_SLACK_APP_TOKEN"), "FAIL  Slack tokens: no Slack token in MOM_SLACK_APP_TOKEN", "mom --manifest"),
+        ("swapped", |_, c| c.env("MOM_SLACK_APP_TOKEN", slack::BOT_TOKEN).env("MOM_SLACK_BOT_TOKEN", slack::APP_TOKEN),
+            "FAIL  Slack tokens: the Slack tokens are swapped", "api.slack.com/apps"),
+        ("user token", |_, c| c.env("MOM_SLACK_BOT_TOKEN", "xoxp-1234567890"), "FAIL  Slack tokens: MOM_SLACK_BOT_TOKEN does not start with xoxb-", "api.slack.com/apps"),
+        ("revoked", |w, c| { w.slack.fault("auth.test", 1, Fault::Code("token_revoked")); c },
+            "FAIL  Slack: auth.test: Slack refused: token_revoked", "check MOM_SLACK_BOT_TOKEN"),
+        ("scopes", |w, c| { w.slack.change(|state| state.scopes.remove("reactions:write")); c },
+            "FAIL  scopes: missing: reactions:write", "reinstall the app"),
+        ("Socket Mode off", |w, c| { w.slack.fault("apps.connections.open", 1, Fault::Code("no_permission")); c },
+            "FAIL  Socket Mode: apps.connections.open: Slack refused: no_permission", "Socket Mode)"),
+        ("Slack is down", |w, c| { w.slack.server.set_down(true); c }, "FAIL  Slack: auth.test: ", "look at the network"),
+        ("no key", |_, c| c.env_remove("ANTHROPIC_API_KEY").env("OPENAI_API_KEY", llm::OPENAI_KEY),
+            "FAIL  model: no key for anthropic: set ANTHROPIC_API_KEY", "a key is set for openai"),
+        ("no such provider", |_, c| c.arg("--model=antropic/x"), "FAIL  model: --model=antropic/x: there is no provider antropic", "did you mean anthropic?"),
+        ("a typo", |_, c| c.arg("--model=anthropic/claude-sonet-5-5"), "FAIL  model: anthropic/claude-sonet-5-5: HTTP 404", "did you mean claude-sonnet-5-5?"),
+        ("not listed", |w, c| c.arg("--model=openai/gpt-6-sole").env("OPENAI_API_KEY", llm::OPENAI_KEY)
+            .env("OPENAI_BASE_URL", &format!("{}/v1", w.llm.url())), "FAIL  model: ", "did you mean gpt-6-sol?"),
+        ("key refused", |w, c| c.env("ANTHROPIC_BASE_URL", &w.stern.url()), "FAIL  model: anthropic/claude-sonnet-5-5: HTTP 401", "check ANTHROPIC_API_KEY"),
+        ("not running", |_, c| c.arg("--model=ollama/m").env("OLLAMA_BASE_URL", "http://127.0.0.1:1/v1"), "FAIL  model: cannot reach http://127.0.0.1:1/v1", "is it running?"),
+        ("a web page", |w, c| c.arg("--model=custom/m").env("OPENAI_BASE_URL", &format!("{}/html", w.stern.url())),
+            "FAIL  model: ", "check OPENAI_BASE_URL"),
+        ("clock", |w, c| c.arg("--model=custom/m").env("OPENAI_BASE_URL", &format!("{}/late", w.stern.url())),
+            "warn  clock: ", "timedatectl"),
+    ];
+    for (name, broken, line, mend) in rows {
+        let mut world = World::new();
+        let call = world.call();
+        let ended = broken(&mut world, call).data().run("");
+        assert_told(name, &ended, line, mend);
+        // It stops no other check.
+        assert!(ended.stdout.contains("  model: "), "{name}: {}", ended.stdout);
+        assert!(ended.stdout.contains("data can be written to"), "{name}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn odd_data_directories() {
+    let world = World::new();
+    let ended = world.call().arg("/proc").run("");
+    assert_told(
+        "proc",
+        &ended,
+        "FAIL  data directory: cannot write /proc/",
+        "chown",
+    );
+    assert_told("proc", &ended, "warn  file system: proc", "local disk");
+    let file = world.home.path("data/C01/log.jsonl");
+    let ended = world.call().arg(file.to_str().unwrap()).run("");
+    assert_told(
+        "file",
+        &ended,
+        "FAIL  data directory: cannot open",
+        "name a directory",
+    );
+    let ended = world
+        .call()
+        .arg(world.home.path("new").to_str().unwrap())
+        .run("");
+    assert_told("new", &ended, "warn  data directory: ", "mkdir -p ");
+    assert!(!world.home.path("new").exists());
+}
+
+#[test]
+fn containers() {
+    let Some(image) = image() else { return };
+    let world = World::new();
+    let hand_made = Container::by_hand(image, &world.home.path("data"));
+    let name = hand_made.name.clone();
+    let check = || world.check(|call| call.arg(&hand_made.sandbox()));
+    let start = format!("warn  sandbox: container '{name}' ");
+    assert_told("by hand", &check(), &start, "./docker.sh create");
+    assert_told(
+        "by hand",
+        &check(),
+        "warn  git and curl: not there: git",
+        "install git",
+    );
+    docker_ok(&["kill", &name]);
+    let stopped = format!("FAIL  sandbox: cannot use container '{name}'");
+    assert_told("stopped", &check(), &stopped, "./docker.sh start");
+    let other = Container::by_hand(image, root());
+    let ended = world.check(|call| call.arg(&other.sandbox()));
+    assert_told(
+        "other",
+        &ended,
+        "FAIL  sandbox: the sandbox does not have ",
+        "./docker.sh remove",
+    );
+    let ended = world.check(|call| call.arg("--sandbox=docker:mom-test-never-made"));
+    assert_told(
+        "none",
+        &ended,
+        "FAIL  sandbox: cannot use container",
+        "./docker.sh create ",
+    );
+}

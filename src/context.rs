@@ -1376,6 +1376,83 @@ mod tests {
         assert_eq!(messages.last(), Some(&(LINES_MAX + 8).to_string()));
     }
 
+    /// Whatever the bytes are: it loads, and what is appended then is what comes after it.
+    #[test]
+    fn survives_mutations() {
+        let scratch = Scratch::new("context-mutations");
+        let store = scratch.store();
+        let call = Block::ToolCall(ToolCall {
+            id: "1".to_owned(),
+            name: "bash".to_owned(),
+            arguments: "{\"b\":[1, {\"a\":\"\\u00e9\"}]}".to_owned(),
+            signature: None,
+        });
+        let mut context = Context::load(&store, "C1").unwrap();
+        for turn in 0..3 {
+            asked_run(&mut context, &format!("{turn}.0"));
+            context.append(said(vec![call.clone()], turn)).unwrap();
+            context.append(user("é <b>")).unwrap();
+            context.end_run(Some("9.0"), Some(0.5)).unwrap();
+            let compaction = Compaction::default();
+            context
+                .compacted(compaction, context.messages().len() - 1, None)
+                .unwrap();
+        }
+        log(&store, &[entry("1.000001", "é"), entry("2.000001", "two")]);
+        let (seed, log_seed) = (scratch.read(FILE), scratch.read("C1/log.jsonl"));
+        let pieces: [&[u8]; 9] = [
+            b"\n",
+            b"\"",
+            b"{",
+            b"}",
+            b"\\",
+            b"\xff",
+            b"null",
+            b"1e999",
+            b"\"version\":1,",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below.max(1) as u64) as usize
+        };
+        let mut mutate = |seed: &str, path: &str| {
+            let mut bytes = seed.as_bytes().to_vec();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                let to = (at + random(400)).min(bytes.len());
+                match random(4) {
+                    0 => bytes.truncate(at),
+                    1 => drop(bytes.drain(at..to)),
+                    2 => bytes.extend_from_within(at..to),
+                    _ => {
+                        let piece = pieces[random(pieces.len())];
+                        drop(bytes.splice(at..at, piece.iter().copied()));
+                    }
+                }
+            }
+            std::fs::write(scratch.0.join(path), &bytes).unwrap();
+        };
+        for round in 0..1_000 {
+            mutate(&seed, FILE);
+            mutate(&log_seed, "C1/log.jsonl");
+            let mut context = Context::load(&store, "C1").unwrap();
+            context.sync(&store, &[], 10_000).unwrap();
+            context.append(user("newest")).unwrap();
+            let loaded = Context::load(&store, "C1").unwrap();
+            assert_eq!(loaded.messages(), context.messages(), "round {round}");
+            store.people("C1").unwrap();
+            store.last_ts("C1").unwrap();
+            store.unanswered("C1", 0).unwrap();
+            log(&store, &[entry("9.000001", "newest")]);
+            let tail = scratch.read_lossy("C1/log.jsonl");
+            let last = tail.lines().last().map(str::as_bytes);
+            assert_eq!(LogEntry::parse(last.unwrap()).unwrap().text, "newest");
+        }
+    }
+
     /// A line may be seen while it is still being written.
     #[test]
     fn a_line_half_written_is_taken_over_when_it_is_whole() {

@@ -552,6 +552,10 @@ pub(crate) mod tests {
             fs::read_to_string(self.0.join(name)).unwrap()
         }
 
+        pub(crate) fn read_lossy(&self, name: &str) -> String {
+            String::from_utf8_lossy(&fs::read(self.0.join(name)).unwrap()).into_owned()
+        }
+
         pub(crate) fn write(&self, name: &str, text: &str) {
             let path = self.0.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -5,13 +5,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use crate::docker::{Container, docker_ok, image, root};
 use crate::http::{Answer, Peer, Reply, Request, Scheme, Server};
 use crate::llm::{self, FakeLlm};
-use crate::mom::{Call, Ended};
+use crate::mom::{Call, Ended, Mom};
 use crate::scratch::Scratch;
 use crate::slack::{self, FakeSlack, Fault};
 
@@ -22,7 +21,8 @@ struct World {
     llm: FakeLlm,
     /// A model server that refuses every key, at another time of the day.
     stern: Server,
-    lock: Option<std::fs::File>,
+    /// At work on the same data directory.
+    other: Option<Mom>,
 }
 
 impl World {
@@ -50,7 +50,7 @@ impl World {
             slack: FakeSlack::start(),
             llm,
             stern: Server::start("stern", Scheme::Http, listener, Arc::new(refuse)),
-            lock: None,
+            other: None,
         }
     }
 
@@ -162,12 +162,12 @@ type Break = fn(&mut World, Call) -> Call;
 fn each_fault_has_its_mend() {
     let rows: &[(&str, Break, &str, &str)] = &[
         ("lock", |w, c| {
-            w.home.write("data/.mom.lock", "4242\n");
-            let file = std::fs::File::open(w.home.path("data/.mom.lock")).unwrap();
-            flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-            w.lock = Some(file);
+            let mut other = Call::new(&w.home).arg("--chat").arg("--model=offline").data().spawn();
+            other.type_text("echo hi\n");
+            other.wait_stdout("hi");
+            w.other = Some(other);
             c
-        }, "warn  lock: another mom works on this directory (pid 4242)", "stop that one"),
+        }, "warn  lock: another mom works on ", "stop that one first"),
         ("settings", |w, c| { w.home.write("data/settings.json", "{"); c },
             "warn  settings: settings.json: not valid JSON", "correct the file"),
         ("memory", |w, c| { w.home.write("data/C01/MEMORY.md", "x".repeat(70_000)); c },

@@ -27,10 +27,11 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 
 /// The watchdog: waits until fd 3 ends (mom closed it, or is dead), then kills whatever
 /// carries the call's mark in its environment, wherever it hid (setsid, double fork), and
-/// at last its own group: script, watchdog and all. First all are stopped, until no new one
-/// turns up, so that a fork bomb holds still; then they are killed until none is left (or
-/// what is left hangs in the kernel). `-PID` gets a whole group at once. Builtins only: under a pids limit a fork may fail. bash where there is
-/// one, because dash reads /proc byte by byte.
+/// at last its own group: script, watchdog and all. `-PID` gets a whole group at once.
+/// What it finds is stopped, and killed only once a round finds no one new: a fork bomb at
+/// its pids limit would refill what is killed, but those that stand still keep their place.
+/// It ends when none is left, or what is left hangs in the kernel.
+/// Builtins only: a fork may fail. bash where there is one: dash reads byte by byte.
 ///
 /// A process outlives this only if it left its group and shed its environment as well.
 pub(crate) const WATCH: &str = r#"
@@ -39,19 +40,20 @@ b=sh; command -v bash >/dev/null && b=bash
     read -r _ <&3
     trap '' TERM
     exec $b -c '
-        for signal in STOP KILL; do
-            now=-1 before= rounds=0
-            until [ $now = 0 ] || [ $signal$now = STOP$before ] || [ $rounds = 100 ]; do
-                before=$now now=0 rounds=$((rounds + 1))
-                for dir in /proc/[0-9]*; do
-                    while read -r line || [ "$line" ]; do
-                        case $line in *"MOM_CALL=$1"*)
-                            now=$((now + 1))
-                            kill -$signal ${dir#/proc/} -${dir#/proc/} ;;
-                        esac
-                    done <$dir/environ
-                done
+        seen= found=. rounds=0
+        until [ -z "$found" ] || [ $rounds = 200 ]; do
+            found= new= rounds=$((rounds + 1))
+            for dir in /proc/[0-9]*; do
+                while read -r line || [ "$line" ]; do
+                    case $line in *"MOM_CALL=$1"*)
+                        pid=${dir#/proc/}
+                        kill -STOP $pid -$pid
+                        found="$found $pid -$pid"
+                        case $seen in *" $pid "*) ;; *) seen="$seen $pid " new=1 ;; esac ;;
+                    esac
+                done <$dir/environ
             done
+            [ "$new" ] || kill -KILL $found
         done
         kill -KILL -$2' mom "$m" $$
 ) >/dev/null 2>&1 &

@@ -1,13 +1,16 @@
 //! mom: a Slack bot with a computer of her own.
 //!
-//! The codemap, from the door inwards; imports go down this list only.
+//! The codemap, from the door inwards; imports go down this list only (a test looks).
 //!
-//! - `cli`, `config`, `signals`: what was typed, what the environment says
-//! - `serve`, `chat`: the modes; they join the rest and have no rules of their own
+//! - `serve`, `chat`, `download`, `usage`, `doctor`: the modes; they join the rest and have
+//!   no rules of their own
 //! - `slack/`: socket, Web API, display of a run; `events`: files that wake her
 //! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
-//! - `context`, `compact`, `prompt`, `skills`, `store`: what she remembers, and where
-//! - `llm/`: one file per wire format; `tools/`: one file per tool; `sandbox`, `process`
+//! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`: what she
+//!   remembers, and where
+//! - `tools/`: one file per tool; `llm/`: one file per wire format
+//! - `sandbox`, `process`: where and how a command runs
+//! - `cli`, `config`, `signals`, `command`: what was typed, what the environment says
 //! - `dir` (the only one that opens files below the data directory), `net`, `cron`, `text`,
 //!   `time`, `json`, `secret`, `stop`, `log`, `error`
 //!

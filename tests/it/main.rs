@@ -21,4 +21,5 @@ mod cli;
 mod doctor;
 mod mention;
 mod stop;
+mod tidy;
 mod usage;

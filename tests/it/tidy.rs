@@ -1,0 +1,208 @@
+//! What keeps the house in order: rules about the source that no compiler knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::docker::{root, text};
+
+/// Name below the repository and text of each Rust file in `src` and `tests`.
+fn sources() -> Vec<(String, String)> {
+    let mut todo: Vec<PathBuf> = vec![root().join("src"), root().join("tests")];
+    let mut found = Vec::new();
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let name = path.strip_prefix(root()).unwrap().display().to_string();
+                found.push((name, fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(found.len() > 50, "{}", found.len());
+    found
+}
+
+/// Without unit tests and comments.
+fn code(source: &str) -> String {
+    let tests = source.match_indices("#[cfg(test)]\n").find(|(at, mark)| {
+        let next = source[at + mark.len()..].lines().next();
+        next.is_some_and(|line| line.contains("mod "))
+    });
+    let end = tests.map_or(source.len(), |(at, _)| at);
+    let lines = source[..end].lines();
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    lines
+        .filter(is_code)
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+}
+
+/// The modules of this crate that a file names: `crate::a`, `crate::{a, b::c}`.
+fn imports(code: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest
+            .strip_prefix('{')
+            .and_then(|list| list.split_once("};"))
+        {
+            Some((list, _)) => found.extend(words(list)),
+            None => found.extend(words(rest).next()),
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_go_down_the_codemap() {
+    let main = fs::read_to_string(root().join("src/main.rs")).unwrap();
+    let map = main.split_once("The codemap").unwrap().1;
+    let map = map.split_once("Absent on purpose").unwrap().0;
+    let rows = map.split("//! - ").skip(1);
+    let rank: BTreeMap<&str, usize> = rows
+        .enumerate()
+        .flat_map(|(row, text)| quoted(text).map(move |name| (name.trim_end_matches('/'), row)))
+        .collect();
+    let modules: BTreeSet<&str> = main
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+        .collect();
+    let mapped: BTreeSet<&str> = rank.keys().copied().collect();
+    assert_eq!(modules, mapped, "modules and codemap");
+    let mut seen = 0;
+    for (name, source) in sources() {
+        let Some(path) = name.strip_prefix("src/").filter(|path| *path != "main.rs") else {
+            continue;
+        };
+        let module = path.split(['/', '.']).next().unwrap();
+        for import in imports(&code(&source)) {
+            if let Some(row) = rank.get(import) {
+                assert!(*row >= rank[module], "{name} imports {import} from above");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 200, "{seen}");
+}
+
+/// Files outside the data directory, each with its owner and why it is no affair of `dir`.
+const OPENERS: &[(&str, &str)] = &[
+    (
+        "src/config.rs",
+        "keys, in the home directory or from systemd",
+    ),
+    ("src/dir.rs", "the data directory"),
+    (
+        "src/doctor.rs",
+        "looks at the key file, and whether there is a data directory",
+    ),
+    ("src/download.rs", "a temporary file"),
+    ("src/net.rs", "CA certificates"),
+    ("src/usage.rs", "whether there is a data directory"),
+];
+
+#[test]
+fn only_dir_opens_files_of_the_data_directory() {
+    #[rustfmt::skip]
+    const OPENS: &[&str] = &[
+        "fs::read(", "fs::read_to_string(", "fs::read_dir(", "fs::write(", "fs::metadata(", "fs::symlink_metadata(",
+        "fs::create_dir", "fs::remove_", "fs::rename(", "fs::copy(", "fs::open", "File::open(", "File::create", "File::options(",
+        "OpenOptions::new(", ".exists()", ".is_file()", ".is_dir()", ".canonicalize()",
+    ];
+    let openers: Vec<String> = sources()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("src/") && !name.ends_with("/tests.rs"))
+        .filter(|(_, source)| OPENS.iter().any(|call| code(source).contains(call)))
+        .map(|(name, _)| name)
+        .collect();
+    let openers: BTreeSet<&str> = openers.iter().map(String::as_str).collect();
+    let known: BTreeSet<&str> = OPENERS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(openers, known);
+}
+
+#[test]
+fn nothing_sleeps_and_no_test_is_ignored() {
+    // In two pieces, so that this file does not hold them.
+    let banned = [
+        ["thread::", "sleep"].concat(),
+        ["#[", "ignore"].concat(),
+        ["#[", "allow("].concat(),
+    ];
+    for (name, source) in sources() {
+        for word in &banned {
+            assert!(!source.contains(word.as_str()), "{name}: {word}");
+        }
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+#[test]
+fn readme_names_the_scopes_of_the_manifest() {
+    let manifest: Value = serde_json::from_str(&read("src/slack/manifest.json")).unwrap();
+    let scopes = manifest.pointer("/oauth_config/scopes/bot").unwrap();
+    let scopes = scopes.as_array().unwrap().iter();
+    let scopes: BTreeSet<&str> = scopes.filter_map(Value::as_str).collect();
+    let readme = read("README.md");
+    let is_scope = |word: &&str| {
+        let end = word.split_once(':').map(|(_, end)| end);
+        matches!(end, Some("read" | "write" | "history"))
+    };
+    // The app-level token's own is no scope of the bot.
+    let mut named: BTreeSet<&str> = quoted(&readme).filter(is_scope).collect();
+    named.remove("connections:write");
+    assert_eq!(named, scopes);
+}
+
+/// The long options in a text.
+fn options(text: &str) -> BTreeSet<&str> {
+    let is_option = |c: char| c.is_ascii_lowercase() || c == '-';
+    text.split("--")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c| !is_option(c)).next())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn help_and_readme_know_every_option() {
+    let cli = read("src/cli.rs");
+    let table = cli.split_once("const OPTIONS").unwrap().1;
+    let known: BTreeSet<&str> = table
+        .lines()
+        .skip(1)
+        .map_while(|line| line.trim().strip_prefix("(\"")?.split('"').next())
+        .collect();
+    assert!(known.len() >= 12, "{known:?}");
+    let help = Command::new(env!("CARGO_BIN_EXE_mom"))
+        .arg("--help")
+        .output();
+    assert_eq!(options(&text(&help.unwrap().stdout)), known, "--help");
+    let readme = read("README.md");
+    let named = options(&readme);
+    let missing: Vec<_> = known.difference(&named).collect();
+    assert!(missing.is_empty(), "README: {missing:?}");
+    for line in readme
+        .lines()
+        .filter(|line| line.trim().starts_with("mom -"))
+    {
+        let line = line.split('#').next().unwrap();
+        assert!(options(line).is_subset(&known), "README: {line}");
+    }
+}

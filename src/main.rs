@@ -47,6 +47,7 @@ mod skills;
 mod slack;
 mod stop;
 mod store;
+mod systemd;
 mod text;
 mod time;
 mod tools;

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::net::{Net, Stream};
 use crate::stop::{Stop, poll_for};
+use crate::systemd::Systemd;
 
 use super::Envelope;
 use super::web::{Web, jittered};
@@ -78,7 +79,15 @@ fn run_at(
         down_said: false,
         crowd_said: false,
     };
+    let systemd = Systemd::from_env();
+    let connected = &mut || {
+        systemd.tell("READY=1");
+        connected();
+    };
     while !stop.is_set() {
+        // Alive is whoever still goes around here, connected or not: a network that is gone
+        // for a day is no reason to be started again.
+        systemd.tell("WATCHDOG=1");
         sockets.open_if_needed();
         sockets.wait();
         sockets.take_opened()?;

@@ -269,3 +269,24 @@ fn other_bots_and_her_own_words_are_not_answered() {
         "{channel}"
     );
 }
+
+#[test]
+fn systemd_hears_that_she_is_ready_and_alive() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let path = home.path("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).expect("bind a socket");
+    let guard = Some(crate::watch::GUARD);
+    systemd.set_read_timeout(guard).expect("set a time limit");
+    let call = Call::new(&home).slack(&slack).llm(&llm);
+    let _mom = call
+        .env("NOTIFY_SOCKET", path.to_str().expect("a plain path"))
+        .data()
+        .spawn();
+    let mut heard = Vec::new();
+    while !(heard.contains(&"READY=1".to_owned()) && heard.contains(&"WATCHDOG=1".to_owned())) {
+        let mut state = [0; 64];
+        let read = systemd.recv(&mut state).expect("a word from mom");
+        heard.push(String::from_utf8_lossy(&state[..read]).into_owned());
+    }
+}

@@ -1,0 +1,37 @@
+//! sd_notify(3) by hand: one datagram to the socket that systemd names. Without systemd
+//! nothing happens.
+
+use std::env;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::log;
+
+pub(crate) struct Systemd(Option<(UnixDatagram, SocketAddr)>);
+
+impl Systemd {
+    pub(crate) fn from_env() -> Systemd {
+        let Ok(path) = env::var("NOTIFY_SOCKET") else {
+            return Systemd(None);
+        };
+        // `@` stands for the zero byte of an abstract name.
+        let address = match path.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&path),
+        };
+        match address.and_then(|address| Ok((UnixDatagram::unbound()?, address))) {
+            Ok(socket) => Systemd(Some(socket)),
+            Err(err) => {
+                log::warning!("", "cannot reach systemd at {path}: {err}");
+                Systemd(None)
+            }
+        }
+    }
+
+    /// `READY=1`, `WATCHDOG=1`. A full socket loses nothing that is not said again.
+    pub(crate) fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.0 {
+            socket.send_to_addr(state.as_bytes(), address).ok();
+        }
+    }
+}

@@ -713,7 +713,10 @@ impl House {
             }
         };
         let mut channel = |id: &str| match self.names.channel(id) {
-            Err(Failure::Refused(code)) => Err(Failure::Refused(code).to_string()),
+            Err(Failure::Refused(code)) if CLOSED_TO_HER.contains(&code.as_str()) => {
+                Err(Failure::Refused(code).to_string())
+            }
+            // It can't be found out now: posting there will show.
             _ => Ok(()),
         };
         let mut outside = Outside {
@@ -955,6 +958,8 @@ impl House {
     }
 }
 
+/// Codes of conversations.info for a place where she can't speak.
+const CLOSED_TO_HER: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
 /// People named in a prompt: as many as are looked up for it at most.
 const PEOPLE_MAX: usize = 50;
 const NOTHING_RUNS: &str =

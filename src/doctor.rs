@@ -31,7 +31,7 @@ use crate::text;
 use crate::time;
 
 /// For one question to a server, name look-up and TLS included.
-const ANSWER_MAX: Duration = Duration::from_secs(12);
+const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Entries of the data directory, and conversations in it, that are looked at.
 const ENTRIES_MAX: usize = 100_000;
 const CHANNELS_MAX: usize = 500;

@@ -106,8 +106,7 @@ impl UsageReport {
         if usage.cache_read > 0 {
             parts.push(format!("{} cached", text::tokens(usage.cache_read)));
         }
-        if self.context_window > 0 {
-            let percent = self.context_tokens * 100 / self.context_window;
+        if let Some(percent) = (self.context_tokens * 100).checked_div(self.context_window) {
             parts.push(format!(
                 "{percent} % of {}",
                 text::tokens(self.context_window)
@@ -135,6 +134,8 @@ pub(crate) enum Outcome {
 /// Shows an update; returns an error only for `Update::Upload`.
 pub(crate) type Show<'a> = dyn FnMut(Update) -> Result<()> + 'a;
 
+pub(crate) type Read<'a> = dyn Fn(&Asked, &Stop) -> Result<(Vec<Content>, i64)> + 'a;
+
 /// What a run works with, beside its job.
 pub(crate) struct RunEnv<'a> {
     pub(crate) provider: &'a dyn Provider,
@@ -146,7 +147,7 @@ pub(crate) struct RunEnv<'a> {
     pub(crate) mask: &'a Mask,
     /// A message as the model reads it (time, name, text, files) and its time in
     /// milliseconds. Waits for the files.
-    pub(crate) read: &'a dyn Fn(&Asked, &Stop) -> Result<(Vec<Content>, i64)>,
+    pub(crate) read: &'a Read<'a>,
     /// Messages that came since the run began.
     pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
 }

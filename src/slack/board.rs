@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::run::{ToolReport, Update, UsageReport};
+use crate::run::{ToolReport, Update};
 use crate::slack::markdown::{self, MRKDWN_UNITS_MAX};
 use crate::slack::web::Failure;
 use crate::text;
@@ -442,6 +442,7 @@ fn thinking_detail(thinking: &str) -> String {
 mod tests {
     use super::*;
     use crate::llm::{Cost, Usage};
+    use crate::run::UsageReport;
 
     fn board(start: Instant) -> Board {
         Board::new("_Thinking_".into(), None, false, start, start)

@@ -5,6 +5,43 @@
 
 use serde_json::Value;
 
+/// JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients cut
+/// characters in two, and pass it on): it becomes U+FFFD.
+pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
+    let outcome = serde_json::from_str(text);
+    if outcome.is_ok() || !text.contains("\\u") {
+        return outcome;
+    }
+    serde_json::from_str(&whole_pairs(text))
+}
+
+fn whole_pairs(text: &str) -> String {
+    let unit = |at: usize| {
+        let digits = text.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
+        let escape = at + found;
+        out.push_str(text.get(at..escape).unwrap_or_default());
+        let pair = matches!(unit(escape), Some(0xD800..=0xDBFF))
+            && matches!(unit(escape + 6), Some(0xDC00..=0xDFFF));
+        let (kept, length) = match unit(escape) {
+            Some(0xD800..=0xDFFF) if !pair => ("\\ufffd", 6),
+            _ => {
+                let end = if pair { escape + 12 } else { escape + 2 };
+                let rest = text.get(escape..).unwrap_or_default();
+                let kept = text.get(escape..end).unwrap_or(rest);
+                (kept, kept.len())
+            }
+        };
+        out.push_str(kept);
+        at = escape + length;
+    }
+    out + text.get(at..).unwrap_or_default()
+}
+
 /// `Obj::new().str("type", "text").str("text", text).end()`
 pub(crate) struct Obj(String);
 
@@ -74,6 +111,25 @@ pub(crate) fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_of_pairs_are_mended() {
+        for (text, want) in [
+            (r#""\u00e9 \ud83d\ude00""#, Some("é 😀")),
+            (r#""a\ud83d b""#, Some("a\u{FFFD} b")),
+            (r#""\ude00\ud83d""#, Some("\u{FFFD}\u{FFFD}")),
+            (r#""\ud83d\ud83d\ude00""#, Some("\u{FFFD}😀")),
+            (r#""\\ud83d é \ud83d""#, Some("\\ud83d é \u{FFFD}")),
+            (r#""\ud83"#, None),
+            (r#""\ud83d\"#, None),
+            (r#""\ud83d\é"#, None),
+            ("\"\\u", None),
+        ] {
+            let value = parse_lenient(text).ok();
+            let found = value.as_ref().and_then(Value::as_str);
+            assert_eq!(found, want, "{text}");
+        }
+    }
 
     #[test]
     fn keeps_order_and_raw_pieces() {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::log;
 use crate::net::{Net, Stream};
 use crate::stop::{Stop, poll_for};
@@ -307,7 +308,7 @@ impl Sockets {
         batch: &mut Vec<Envelope>,
         connected: &mut dyn FnMut(),
     ) -> Result<()> {
-        let Ok(mut frame) = serde_json::from_str::<Value>(text) else {
+        let Ok(mut frame) = json::parse_lenient(text) else {
             log::warning!(
                 "",
                 "Slack sent {} bytes that are not JSON; left out",

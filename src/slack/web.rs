@@ -666,7 +666,7 @@ impl Web {
             true => Failure::Stopped,
             false => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
         })?;
-        let Ok(answer) = serde_json::from_str::<Value>(&text) else {
+        let Ok(answer) = json::parse_lenient(&text) else {
             return Err(Failure::Unknown(format!(
                 "{method}: HTTP {status} without JSON"
             )));

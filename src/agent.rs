@@ -215,7 +215,8 @@ impl Session<'_> {
         agent.warn_once(&job.channel, warnings);
         let system = self.system(job, scene);
         let window = agent.provider.model().context_window;
-        self.context.sync(store, &self.asked, window)?;
+        self.context
+            .sync(store, &self.asked, window, scene.name_of)?;
         let read = |asked: &Asked, stop: &Stop| agent.read(asked, scene, stop);
         let mut notes = prompt::note(&scene.notes);
         let mut news = false;
@@ -326,6 +327,37 @@ impl Session<'_> {
     }
 }
 
+/// People named in one message whose names are looked up.
+const NAMED_MAX: usize = 20;
+
+/// `<@U08>` as `<@U08|otto>`: to be read, and to be written back.
+fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    for _ in 0..NAMED_MAX {
+        let Some((before, after)) = rest.split_once("<@") else {
+            break;
+        };
+        out.push_str(before);
+        out.push_str("<@");
+        rest = after;
+        let Some((token, behind)) = after.split_once('>') else {
+            continue;
+        };
+        let id = token.split('|').next().unwrap_or_default();
+        let name = match id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            true => name_of(id),
+            false => continue,
+        };
+        if name == id || name.contains(['<', '>', '|']) {
+            continue;
+        }
+        out.push_str(&format!("{id}|{name}>"));
+        rest = behind;
+    }
+    out + rest
+}
+
 const RESUMED: &str = "[mom was restarted while she worked on this. What was done before stands \
 above; a tool call without a result may or may not have taken effect. Go on from there.]";
 const SILENT_NOTE: &str = "[A scheduled check ran and had nothing to say.]";
@@ -340,10 +372,14 @@ impl Agent {
         for file in &asked.files {
             match self.image(file) {
                 Some(image) => images.push(Content::Image(image)),
-                None => paths.push(self.seen_by_tools(file)),
+                None if self.store.dir().stamp(file)?.is_some() => {
+                    paths.push(self.seen_by_tools(file));
+                }
+                // It did not come; a sentence says why.
+                None => {}
             }
         }
-        let mut body = text::unescape(&asked.text);
+        let mut body = text::unescape(&with_names(&asked.text, scene.name_of));
         for sentence in missing {
             body.push_str(&format!("\n[{sentence}]"));
         }

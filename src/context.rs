@@ -188,6 +188,7 @@ impl Context {
         store: &Store,
         handled: &[String],
         window_tokens: u64,
+        name_of: &dyn Fn(&str) -> String,
     ) -> Result<()> {
         let path = store::log_path(&self.channel);
         let Some(stamp) = store.dir().stamp(&path)? else {
@@ -223,11 +224,13 @@ impl Context {
                 || handled.contains(&entry.ts)
                 || self.known.contains(&entry.ts)
                 || Command::parse(&entry.text).is_some()
+                // A later line of the same message takes the place of the earlier ones.
                 || !taken.insert(entry.ts.clone())
+                || entry.is_empty()
             {
                 continue;
             }
-            let text = said(&entry);
+            let text = said(&entry, name_of);
             if text.len() > room {
                 older = true;
                 break;
@@ -826,8 +829,9 @@ fn summary(compaction: &Compaction) -> Message {
 }
 
 /// As the original's sync has it, and the files by their path below the data directory.
-fn said(entry: &LogEntry) -> String {
-    let name = entry.user_name.as_deref().unwrap_or(&entry.user);
+fn said(entry: &LogEntry, name_of: &dyn Fn(&str) -> String) -> String {
+    let name = entry.user_name.clone();
+    let name = name.unwrap_or_else(|| name_of(&entry.user));
     let mut text = format!("[{name}]: {}", entry.text);
     if !entry.attachments.is_empty() {
         let paths = entry.attachments.iter().map(|file| file.local.as_str());
@@ -1261,7 +1265,9 @@ mod tests {
         context
             .begin_run(&["2.0".to_owned()], RunStatus::default())
             .unwrap();
-        context.sync(&store, &["2.0".to_owned()], 1_000).unwrap();
+        context
+            .sync(&store, &["2.0".to_owned()], 1_000, &str::to_owned)
+            .unwrap();
         assert_eq!(context.run_start(), 1);
         asked_run(&mut context, "2.0");
         context.append(answer("[SILENT]")).unwrap();
@@ -1288,7 +1294,7 @@ mod tests {
         log(&store, &[entry("3.0", "said after")]);
         for mut context in [context, Context::load(&store, "C1").unwrap()] {
             assert_eq!(context.costs().total, 1.0);
-            context.sync(&store, &[], 1_000).unwrap();
+            context.sync(&store, &[], 1_000, &str::to_owned).unwrap();
             assert_eq!(texts(&context), ["[lena]: said after"]);
         }
         assert!(scratch.read(FILE).contains("asked 1.0"));
@@ -1301,7 +1307,9 @@ mod tests {
         let mut context = Context::load(&store, "C1").unwrap();
         let sync = |context: &mut Context, handled: &str, window| {
             let known = context.messages().len();
-            context.sync(&store, &[handled.to_owned()], window).unwrap();
+            context
+                .sync(&store, &[handled.to_owned()], window, &str::to_owned)
+                .unwrap();
             texts(context).split_off(known)
         };
         let bot = LogEntry {
@@ -1439,7 +1447,7 @@ mod tests {
             mutate(&seed, FILE);
             mutate(&log_seed, "C1/log.jsonl");
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&store, &[], 10_000).unwrap();
+            context.sync(&store, &[], 10_000, &str::to_owned).unwrap();
             context.append(user("newest")).unwrap();
             let loaded = Context::load(&store, "C1").unwrap();
             assert_eq!(loaded.messages(), context.messages(), "round {round}");
@@ -1467,13 +1475,13 @@ mod tests {
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&store, &[], 100_000).unwrap();
+            context.sync(&store, &[], 100_000, &str::to_owned).unwrap();
             // Not replaced: the same file grows.
             let log = scratch.0.join("C1/log.jsonl");
             let rest = &whole.as_bytes()[len..];
             let mut log = std::fs::File::options().append(true).open(log).unwrap();
             std::io::Write::write_all(&mut log, rest).unwrap();
-            context.sync(&store, &[], 100_000).unwrap();
+            context.sync(&store, &[], 100_000, &str::to_owned).unwrap();
             assert_eq!(texts(&context), ["[lena]: one", "[lena]: two"], "at {len}");
             std::fs::remove_file(scratch.0.join(FILE)).unwrap();
         }
@@ -1493,7 +1501,7 @@ mod tests {
             ],
         );
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000).unwrap();
+        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
         assert_eq!(texts(&context), ["a", "[lena]: news"]);
         asked_run(&mut context, "1767604368.000000");
         context.end_run(None, Some(2.0)).unwrap();
@@ -1509,7 +1517,7 @@ mod tests {
             ],
         );
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000).unwrap();
+        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
         assert_eq!(texts(&context)[3..], ["b", "[lena]: later"]);
         assert_eq!(context.costs().total, 2.0);
     }
@@ -1535,7 +1543,7 @@ mod tests {
         assert_eq!(store.last_ts("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000).unwrap();
+        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
         assert_eq!(texts(&context), ["last", OLDER, "[lena]: two"]);
     }
 

@@ -2,7 +2,7 @@
 //! attachments, spilled output, the lock. Formats are the original's, so that a directory
 //! works with either program; every open goes through `dir`.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -272,10 +272,20 @@ impl Store {
         let mut since_ms = since_ms;
         let last_word = entries.iter().rfind(|entry| entry.is_bot);
         let last_word = last_word.map(LogEntry::date_ms);
+        // A later line of the same message says what it reads now.
+        let as_now: HashMap<String, LogEntry> = entries
+            .iter()
+            .map(|entry| (entry.ts.clone(), entry.clone()))
+            .collect();
         let mut asked = HashSet::new();
-        entries.retain(|entry| {
-            let asks = entry.mention && !entry.is_bot && Command::parse(&entry.text).is_none();
-            asks && asked.insert(entry.ts.clone())
+        entries.retain_mut(|entry| {
+            let asks = entry.mention && !entry.is_bot && asked.insert(entry.ts.clone());
+            let Some(now) = as_now.get(&entry.ts).filter(|_| asks) else {
+                return false;
+            };
+            let deleted = now.is_empty() && !now.mention;
+            entry.text.clone_from(&now.text);
+            !deleted && Command::parse(&entry.text).is_none()
         });
         if entries.is_empty() {
             return Ok(entries);
@@ -370,6 +380,11 @@ impl LogEntry {
             None if self.is_bot => time::now_ms(),
             None => time::slack_ts_ms(&self.ts).unwrap_or_else(time::now_ms),
         }
+    }
+
+    /// Of a message that was deleted, unless it never said anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.attachments.is_empty()
     }
 
     fn line(&self) -> String {

@@ -204,6 +204,13 @@ struct House {
     stoppers: Mutex<HashMap<String, Stopper>>,
 }
 
+/// Does a line of the log ask something of mom?
+#[derive(Clone, Copy, PartialEq)]
+enum Asks {
+    Yes,
+    No,
+}
+
 /// A message that was logged just now.
 struct Taken {
     message: Incoming,
@@ -277,9 +284,9 @@ impl House {
         for taken in taken {
             self.route(taken, queue);
         }
-        for inbound in others {
-            self.act(inbound, queue);
-        }
+        let others = others.into_iter();
+        let revised: Vec<Incoming> = others.filter_map(|other| self.act(other, queue)).collect();
+        self.revise(&revised);
     }
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.
@@ -315,28 +322,12 @@ impl House {
             taken.push(Taken { message, files });
         }
         for Taken { message, files } in &taken {
-            let user = self.names.known(&message.user);
-            entries.push((
-                message.channel.clone(),
-                LogEntry {
-                    ts: message.ts.clone(),
-                    user: message.user.clone(),
-                    user_name: user.as_ref().map(|user| user.handle.clone()),
-                    display_name: user.map(|user| user.display),
-                    text: store::clean_text(&message.text),
-                    attachments: files
-                        .iter()
-                        .map(|download| Attachment {
-                            original: download.file.name.clone(),
-                            local: download.local.clone(),
-                        })
-                        .collect(),
-                    is_bot: false,
-                    thread_ts: message.thread_ts.clone(),
-                    mention: message.mention && self.may(message).is_ok(),
-                    date_ms: None,
-                },
-            ));
+            let asks = match message.mention && self.may(message).is_ok() {
+                true => Asks::Yes,
+                false => Asks::No,
+            };
+            let entry = self.entry(message, files, asks);
+            entries.push((message.channel.clone(), entry));
         }
         failed.extend(store.log_batch(&entries));
         taken.retain(|taken| {
@@ -349,6 +340,51 @@ impl House {
             of_this_start.extend(taken.iter().map(key));
         }
         (taken, failed)
+    }
+
+    fn entry(&self, message: &Incoming, files: &[Download], asks: Asks) -> LogEntry {
+        let user = self.names.known(&message.user);
+        let attachments = files.iter().map(|download| Attachment {
+            original: download.file.name.clone(),
+            local: download.local.clone(),
+        });
+        LogEntry {
+            ts: message.ts.clone(),
+            user: message.user.clone(),
+            user_name: user.as_ref().map(|user| user.handle.clone()),
+            display_name: user.map(|user| user.display),
+            text: store::clean_text(&message.text),
+            attachments: attachments.collect(),
+            is_bot: false,
+            thread_ts: message.thread_ts.clone(),
+            mention: asks == Asks::Yes,
+            date_ms: None,
+        }
+    }
+
+    /// Logs what was said in the job's thread before, by people when she was not there, or
+    /// by other programs: alerts often are what she is asked about.
+    fn read_thread(&self, job: &Job) -> Result<()> {
+        let (Some(root), Some(asked)) = (&job.thread_ts, job.asked.first()) else {
+            return Ok(());
+        };
+        backfill::thread(&self.web, &job.channel, root, &asked.ts, &mut |page| {
+            let said = page.iter().filter_map(|message| {
+                let said = inbound::overheard(message, &job.channel, self.me())?;
+                if let Some(name) = inbound::program_name(message) {
+                    self.names.remember(&said.user, name);
+                }
+                Some(said)
+            });
+            let (taken, failed) = self.take(said.collect());
+            for download in taken.into_iter().flat_map(|taken| taken.files) {
+                self.files.fetch(download);
+            }
+            match failed.into_iter().next() {
+                Some((_, err)) => Err(err),
+                None => Ok(()),
+            }
+        })
     }
 
     fn downloads(&self, message: &Incoming) -> Vec<Download> {
@@ -387,7 +423,7 @@ impl House {
         let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
         if let Err(why) = self.may(&message) {
             if message.mention {
-                self.refuse(&message, thread_ts, why);
+                self.refuse(&channel, thread_ts, &message.user, why);
             }
             return;
         }
@@ -437,20 +473,52 @@ impl House {
         }
     }
 
-    fn act(&self, inbound: Inbound, queue: &Queue) {
+    /// Returns what is to be written down of it.
+    fn act(&self, inbound: Inbound, queue: &Queue) -> Option<Incoming> {
         match inbound {
-            Inbound::Edited { channel, ts, text } => {
-                queue.amend(&channel, &ts, Some(&text));
+            Inbound::Edited(message) => {
+                queue.amend(&message.channel, &message.ts, Some(&message.text));
+                return Some(message);
             }
             Inbound::Deleted { channel, ts } => {
                 queue.amend(&channel, &ts, None);
+                return Some(Incoming {
+                    channel,
+                    ts,
+                    ..Incoming::default()
+                });
             }
             Inbound::StopPressed { channel, user } => {
-                if self.allowed(&user, &channel).is_ok() && queue.stop(&channel).is_some() {
+                let message = Incoming {
+                    channel: channel.clone(),
+                    user: user.clone(),
+                    ..Incoming::default()
+                };
+                if self.may(&message).is_ok() && queue.stop(&channel).is_some() {
                     self.stopping(&channel, &user);
                 }
             }
             Inbound::Message(_) | Inbound::Ignored(_) => {}
+        }
+        None
+    }
+
+    /// What logged messages say now, as further lines of the log; nothing at all: deleted.
+    fn revise(&self, messages: &[Incoming]) {
+        let _intake = self.intake.lock().unwrap();
+        let store = &self.agent.store;
+        for message in messages {
+            let revised = match store.seen(&message.channel, &message.ts, false) {
+                Ok(Seen::New) => Ok(()),
+                Ok(_) => {
+                    let entry = self.entry(message, &self.downloads(message), Asks::No);
+                    store.log(&[(message.channel.clone(), entry)])
+                }
+                Err(err) => Err(err),
+            };
+            if let Err(err) = revised {
+                log::warning!(&message.channel, "cannot write an edit down: {err}");
+            }
         }
     }
 
@@ -474,13 +542,9 @@ impl House {
 
     /// Lets the display say who stopped the run.
     fn stopping(&self, channel: &str, user: &str) {
-        let by = self
-            .names
-            .known(user)
-            .map_or_else(|| user.to_owned(), |user| user.display);
         let stopper = self.stoppers.lock().unwrap().get(channel).cloned();
         if let Some(stopper) = stopper {
-            stopper.stopping(&by);
+            stopper.stopping(user);
         }
     }
 
@@ -490,7 +554,11 @@ impl House {
         if message.foreign && !listed {
             return Err("people of other workspaces need to be on her list of users");
         }
-        Ok(())
+        // Whoever is not known yet is looked at before the run begins.
+        match self.names.known(&message.user) {
+            Some(user) if user.outsider && !listed => Err(GUESTS),
+            _ => Ok(()),
+        }
     }
 
     fn allowed(&self, user: &str, channel: &str) -> std::result::Result<(), &'static str> {
@@ -509,16 +577,16 @@ impl House {
     }
 
     /// Once a day and user.
-    fn refuse(&self, message: &Incoming, thread_ts: Option<String>, why: &str) {
-        log::info!(&message.channel, "refused {}: {why}", message.user);
+    fn refuse(&self, channel: &str, thread_ts: Option<String>, user: &str, why: &str) {
+        log::info!(channel, "refused {user}: {why}");
         let day = time::now_ms() / (24 * 3_600_000);
         let mut refused = self.refused.lock().unwrap();
         if refused.len() >= REFUSED_MAX {
             refused.clear();
         }
-        if refused.insert(message.user.clone(), day) != Some(day) {
+        if refused.insert(user.to_owned(), day) != Some(day) {
             self.errand(Errand::Say {
-                channel: message.channel.clone(),
+                channel: channel.to_owned(),
                 thread_ts,
                 text: format!("_Sorry, I can't help here: {why}._"),
             });
@@ -753,9 +821,6 @@ impl House {
     }
 
     fn run(self: &Arc<House>, job: &Job, running: &Running, queue: &Queue) -> Result<()> {
-        if self.is_refused_guest(job) {
-            return Ok(());
-        }
         let run = job
             .asked
             .first()
@@ -798,6 +863,7 @@ impl House {
             .unwrap()
             .insert(job.channel.clone(), show.stopper());
         let mut session = None;
+        let mut turned_away = false;
         let outcome = early
             .map_or_else(|| self.agent.begin(job), Ok)
             .and_then(|begun| {
@@ -805,21 +871,36 @@ impl House {
                     self.events.ran(job);
                 }
                 let begun = session.insert(begun);
+                let thread_ts = job.thread_ts.as_deref();
+                let mut askers = job.asked.iter();
+                turned_away = askers.any(|asked| self.turns_away(job, thread_ts, &asked.user));
+                if turned_away {
+                    return Ok(Outcome::Silent);
+                }
                 let status_ts = || status.lock().unwrap().clone();
                 self.run_session(job, begun, running, queue, &status_ts, &show)
             });
         if let Err(err) = &outcome {
             log::error!(&job.channel, "a run failed: {err}");
         }
-        let posted = show.finish(&outcome, &running.stop);
+        let name_of = |id: &str| {
+            let user = self.names.user(id);
+            user.map_or_else(|| id.to_owned(), |user| user.display)
+        };
+        let posted = show.finish(&outcome, &running.stop, &name_of);
         self.stoppers.lock().unwrap().remove(&job.channel);
         let posted = posted?;
         if let Ok(Outcome::Answered(answer)) = &outcome {
             self.log_answer(job, answer, &posted.answer_ts)?;
         }
+        // Nothing was done, and nothing was said that the context should know.
+        let done = match turned_away {
+            true => Ok(Outcome::Stopped),
+            false => outcome,
+        };
         match session {
             Some(session) => session.end(
-                &outcome,
+                &done,
                 posted.answer_ts.first().map(String::as_str),
                 &running.stop,
             ),
@@ -844,6 +925,9 @@ impl House {
                 .user(id)
                 .map_or_else(|| id.to_owned(), |user| user.handle),
         };
+        if let Err(err) = self.read_thread(job) {
+            log::warning!(&job.channel, "cannot read the thread: {err}");
+        }
         let people = self.people(job);
         let channel = self.names.channel(&job.channel).unwrap_or_default();
         let scene = Scene {
@@ -858,7 +942,12 @@ impl House {
             },
             name_of: &handle,
             await_files: &|asked, stop| self.files.wait(&asked.files, stop),
-            steer: &|| queue.take_steering(&job.channel, job.thread_ts.as_deref()),
+            steer: &|| {
+                let thread_ts = job.thread_ts.as_deref();
+                let mut asked = queue.take_steering(&job.channel, thread_ts);
+                asked.retain(|asked| !self.turns_away(job, thread_ts, &asked.user));
+                asked
+            },
             status_ts,
             notes: self.events.notes(&job.channel),
         };
@@ -889,29 +978,13 @@ impl House {
         people
     }
 
-    fn is_refused_guest(&self, job: &Job) -> bool {
-        let listed = self.agent.config.allow_users.is_some();
-        let Some(asked) = job.asked.first() else {
-            return false;
-        };
-        if listed || job.event.is_some() {
-            return false;
-        }
-        let outsider = self
-            .names
-            .known(&asked.user)
-            .is_some_and(|user| user.outsider);
+    /// Refuses guests and people of other workspaces, unless there is a list: those on it
+    /// passed already. Whom Slack does not tell about passes too.
+    fn turns_away(&self, job: &Job, thread_ts: Option<&str>, user: &str) -> bool {
+        let open = self.agent.config.allow_users.is_none() && job.event.is_none();
+        let outsider = open && self.names.user(user).is_some_and(|user| user.outsider);
         if outsider {
-            let message = Incoming {
-                channel: job.channel.clone(),
-                user: asked.user.clone(),
-                ..Incoming::default()
-            };
-            self.refuse(
-                &message,
-                job.thread_ts.clone(),
-                "guests need to be on her list of users",
-            );
+            self.refuse(&job.channel, thread_ts.map(str::to_owned), user, GUESTS);
         }
         outsider
     }
@@ -962,6 +1035,7 @@ impl House {
 const CLOSED_TO_HER: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
 /// People named in a prompt: as many as are looked up for it at most.
 const PEOPLE_MAX: usize = 50;
+const GUESTS: &str = "guests need to be on her list of users";
 const NOTHING_RUNS: &str =
     "_Nothing running_\nI also know `new` (a fresh start) and `status` (what I am up to).";
 const FRESH: &str =

@@ -16,6 +16,8 @@ use super::web::Web;
 const MESSAGES_MAX: usize = 3_000;
 /// A page of conversations.history (facts: 999 at most).
 const PAGE: &str = "200";
+/// Messages of a thread that are read for a run in it.
+const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
 const THREADS_MAX: usize = 50;
 
@@ -106,6 +108,34 @@ fn of_channel(
         }
     }
     Ok(())
+}
+
+/// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.
+pub(crate) fn thread(
+    web: &Web,
+    channel: &str,
+    root: &str,
+    before: &str,
+    each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
+) -> Result<()> {
+    let args = [
+        ("channel", channel),
+        ("ts", root),
+        ("latest", before),
+        ("limit", PAGE),
+    ];
+    let mut count = 0;
+    web.pages("conversations.replies", &args, "messages", &mut |page| {
+        count += page.len();
+        each(page)?;
+        if count >= THREAD_MAX {
+            log::warning!(
+                channel,
+                "a thread of more than {THREAD_MAX} messages; what comes after is not read"
+            );
+        }
+        Ok(count < THREAD_MAX)
+    })
 }
 
 /// Roots of threads that were replied to since: among the new messages and the last page

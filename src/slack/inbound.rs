@@ -16,12 +16,8 @@ pub(crate) struct Me {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Inbound {
     Message(Incoming),
-    /// Someone edited a message: its new text, cleaned like `Incoming::text`.
-    Edited {
-        channel: String,
-        ts: String,
-        text: String,
-    },
+    /// Someone edited a message: as it reads now.
+    Edited(Incoming),
     Deleted {
         channel: String,
         ts: String,
@@ -126,6 +122,45 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
     })
 }
 
+/// A message that is read because someone asks about what was said around it: nothing in it
+/// is asked of mom, and programs speak too. `None` for her own.
+pub(crate) fn overheard(said: &Value, channel: &str, me: &Me) -> Option<Incoming> {
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    if let Inbound::Message(said) = message(said, channel, me) {
+        return Some(Incoming {
+            mention: false,
+            ..said
+        });
+    }
+    let (user, bot, ts) = (text(said, "user"), text(said, "bot_id"), text(said, "ts"));
+    if bot.is_empty() || bot == me.bot_id || user == me.user_id || !is_ts(&ts) {
+        return None;
+    }
+    let mut words = vec![text(said, "text")];
+    // Alerts say it in attachments.
+    for attachment in said["attachments"].as_array().into_iter().flatten() {
+        let keys = ["fallback", "text"].into_iter();
+        let mut texts = keys.map(|key| text(attachment, key));
+        words.extend(texts.find(|text| !text.is_empty()));
+    }
+    words.retain(|text| !text.is_empty());
+    Some(Incoming {
+        channel: channel.to_owned(),
+        user: bot,
+        text: words.join("\n"),
+        thread_ts: said["thread_ts"].as_str().map(str::to_owned),
+        ts,
+        ..Incoming::default()
+    })
+}
+
+/// What the program that wrote it calls itself; `None` for people.
+pub(crate) fn program_name(said: &Value) -> Option<&str> {
+    said["bot_id"].as_str()?;
+    let names = [&said["username"], &said["bot_profile"]["name"]];
+    names.into_iter().find_map(Value::as_str)
+}
+
 fn event(payload: &Value, me: &Me) -> Inbound {
     let Some(event) = payload.get("event") else {
         return Inbound::Ignored("no inner event");
@@ -150,15 +185,16 @@ fn event(payload: &Value, me: &Me) -> Inbound {
                 return Inbound::Ignored("an edit without its message");
             };
             let ts = text(inner, "ts");
-            let own = text(inner, "user") == me.user_id || inner.get("bot_id").is_some();
-            if own || !is_ts(&ts) || inner.get("edited").is_none() {
+            // A root with replies leaves its place behind.
+            if text(inner, "subtype") == "tombstone" && is_ts(&ts) {
+                return Inbound::Deleted { channel, ts };
+            }
+            if inner.get("edited").is_none() {
                 return Inbound::Ignored("not a person's edit");
             }
-            let (cleaned, _) = without_mention(&text(inner, "text"), &me.user_id);
-            Inbound::Edited {
-                channel,
-                ts,
-                text: cleaned,
+            match message(inner, &channel, me) {
+                Inbound::Message(message) => Inbound::Edited(message),
+                other => other,
             }
         }
         ("message", "message_deleted") => {
@@ -312,14 +348,13 @@ mod tests {
     fn edits_deletions_buttons_files() {
         let edit = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
             "message": {"ts": "1.000001", "user": "U7", "text": "<@U0MOM> b", "edited": {}}});
-        assert_eq!(
-            parsed(edit),
-            Inbound::Edited {
-                channel: "C1".into(),
-                ts: "1.000001".into(),
-                text: "b".into()
-            }
-        );
+        let Inbound::Edited(message) = parsed(edit) else {
+            panic!("no edit")
+        };
+        assert_eq!((&*message.ts, &*message.text), ("1.000001", "b"));
+        let gone = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
+            "message": {"ts": "1.000001", "user": "USLACKBOT", "subtype": "tombstone"}});
+        assert!(matches!(parsed(gone), Inbound::Deleted { .. }));
         let unfurl = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
             "message": {"ts": "1.000001", "user": "U7", "text": "b"}});
         assert!(matches!(parsed(unfurl), Inbound::Ignored(_)));

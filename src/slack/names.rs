@@ -61,6 +61,18 @@ impl Names {
         self.users.lock().unwrap().get(id).cloned()
     }
 
+    /// What a program calls itself in its messages: users.info knows only people.
+    pub(crate) fn remember(&self, id: &str, name: &str) {
+        let name = clean(name);
+        let user = User {
+            id: id.to_owned(),
+            handle: name.clone(),
+            display: name,
+            outsider: true,
+        };
+        keep(&self.users, id, &user);
+    }
+
     /// Asks Slack when need be. `None` when Slack does not know or does not answer.
     pub(crate) fn user(&self, id: &str) -> Option<User> {
         if let Some(user) = self.known(id) {

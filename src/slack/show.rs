@@ -92,7 +92,7 @@ struct Shared {
 
 struct State {
     board: Board,
-    /// Who stopped the run.
+    /// Who stopped the run: the id, at the end the name.
     by: Option<String>,
     end: Option<End>,
 }
@@ -180,7 +180,18 @@ impl Show {
 
     /// Waits until the end stands in Slack, and the details with it. An error: the answer
     /// could not be posted.
-    pub(crate) fn finish(mut self, outcome: &Result<Outcome>, stop: &Stop) -> Result<Posted> {
+    /// `name_of`: what people call a user.
+    pub(crate) fn finish(
+        mut self,
+        outcome: &Result<Outcome>,
+        stop: &Stop,
+        name_of: &dyn Fn(&str) -> String,
+    ) -> Result<Posted> {
+        let by = self.shared.state.lock().unwrap().by.clone();
+        if let Some(by) = by {
+            let name = name_of(&by);
+            self.shared.state.lock().unwrap().by = Some(name);
+        }
         let stopped = match stop.cause() {
             Some(Cause::Restart) => End::Interrupted,
             _ => End::Stopped,
@@ -215,7 +226,7 @@ impl Drop for Show {
 }
 
 impl Stopper {
-    /// `by`: the name of who asked for it; empty when it is not to be told.
+    /// `by`: id of the user who asked for it.
     pub(crate) fn stopping(&self, by: &str) {
         self.0.change(|state| {
             state.by.get_or_insert_with(|| by.to_owned());

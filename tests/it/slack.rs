@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::http::{Gate, Peer, Request, Scheme, Server, base_url};
 use crate::watch::{Watched, show};
+pub(crate) use socket::HALF_PAIR;
 use socket::{Frame, Socket};
 
 pub(crate) const APP_TOKEN: &str = "xapp-1-test";
@@ -280,6 +281,8 @@ pub(crate) struct State {
     blocked_until: BTreeMap<String, Instant>,
     latency: Duration,
     allowed: BTreeSet<String>,
+    /// Types of blocks that this workspace does not know.
+    refused_blocks: BTreeSet<&'static str>,
     tickets: BTreeSet<String>,
     base: String,
     last_us: u64,
@@ -592,6 +595,12 @@ impl FakeSlack {
     pub(crate) fn limit(&self, method: &str, calls: usize, period: Duration) {
         self.state
             .change(|state| state.limits.insert(method.into(), (calls, period)));
+    }
+
+    /// Messages with blocks of this type are refused.
+    pub(crate) fn refuse_blocks(&self, kind: &'static str) {
+        self.allow("invalid_blocks");
+        self.state.change(|state| state.refused_blocks.insert(kind));
     }
 
     /// How long every Web API call takes.

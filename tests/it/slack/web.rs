@@ -335,6 +335,14 @@ fn perform(state: &mut State, method: &str, args: &Args, token: Option<&str>) ->
             json!({"error": "invalid_arguments", "response_metadata": {"messages": [message]}}),
         );
     }
+    let blocks: Vec<Value> = serde_json::from_str(args.get("blocks")).unwrap_or_default();
+    let refused = |block: &Value| {
+        let kind = block["type"].as_str().unwrap_or("");
+        state.refused_blocks.contains(kind)
+    };
+    if blocks.iter().any(refused) {
+        return Err(no("invalid_blocks"));
+    }
     run(state, args)
 }
 
@@ -521,6 +529,10 @@ impl Message {
         if self.user == BOT {
             json["bot_id"] = BOT_ID.into();
             json["app_id"] = "A01".into();
+        } else if self.user.starts_with('B') {
+            json["subtype"] = "bot_message".into();
+            json["username"] = "ci".into();
+            json["bot_id"] = json["user"].take();
         }
         let replies = channel
             .map(|channel| channel.replies(&self.ts))

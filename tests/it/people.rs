@@ -1,0 +1,188 @@
+//! Who is who, and who may.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::{Call, Mom};
+use crate::scratch::Scratch;
+use crate::slack::{BOT, Channel, FakeSlack};
+
+fn start() -> (FakeSlack, FakeLlm, Mom) {
+    start_with(&[])
+}
+
+fn start_with(args: &[&str]) -> (FakeSlack, FakeLlm, Mom) {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let call = Call::new(&home).slack(&slack).llm(&llm);
+    let call = args.iter().fold(call, |call, arg| call.arg(arg));
+    let mom = call.data().spawn();
+    slack.wait_connected();
+    (slack, llm, mom)
+}
+
+fn wait_said(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
+    slack.wait_channel(channel, |channel| channel.to_string().contains(text))
+}
+
+/// After this all that was sent before has been handled: envelopes come in order.
+fn wait_handled(slack: &FakeSlack) {
+    let last = slack.say("C02", "U07", "and so on").send();
+    slack.wait_acked(&last);
+}
+
+#[test]
+fn names_are_looked_up_once_and_read_as_names() {
+    let (slack, llm, _mom) = start();
+    for n in 0..3 {
+        llm.reply_text(&format!("Answer {n}, <@U08>."));
+        slack.mention("C01", "U07", "tell <@U08> and <@U08|otto> about it");
+        let seen = wait_said(&slack, "C01", &format!("Answer {n}, <@U08>."));
+        let answer = seen.answers()[n];
+        assert_eq!(answer.pings()[0], "<@U08>");
+    }
+    let asked = llm.next_request();
+    let text = asked.message_text(0);
+    assert!(
+        text.contains("[lena]: tell <@U08|otto> and <@U08|otto>"),
+        "{text}"
+    );
+    assert!(asked.system().contains("U07"), "{}", asked.system());
+    for user in ["U07", "U08"] {
+        let lookups = slack.calls("users.info");
+        let lookups = lookups.iter().filter(|call| call.arg("user") == user);
+        assert_eq!(lookups.count(), 1, "{user}");
+    }
+    assert_eq!(slack.calls("conversations.info").len(), 1);
+}
+
+#[test]
+fn who_is_not_listed_is_refused_once_a_day() {
+    let (slack, llm, mom) = start_with(&["--allow-users=U07"]);
+    for _ in 0..3 {
+        slack.mention("C01", "U08", "do this");
+    }
+    slack.dm("U08", "or this");
+    wait_said(&slack, "C01", "_Sorry, I can't help here");
+    wait_handled(&slack);
+    llm.reply_text("For Lena.");
+    slack.mention("C01", "U07", "hi");
+    let seen = wait_said(&slack, "C01", "For Lena.");
+    assert_eq!(seen.to_string().matches("Sorry").count(), 1, "{seen}");
+    assert!(!slack.channel("D08").to_string().contains("mom:"));
+    assert_eq!(llm.requests().len(), 1);
+    mom.wait_log("refused U08");
+    assert!(!mom.log().contains("no list of allowed users"));
+}
+
+#[test]
+fn channels_that_are_not_listed_are_refused() {
+    let (slack, llm, mom) = start_with(&["--allow-channels=C02"]);
+    slack.mention("C01", "U07", "hi");
+    wait_said(&slack, "C01", "_Sorry, I can't help here");
+    llm.reply_text("Here.");
+    slack.mention("C02", "U07", "hi");
+    wait_said(&slack, "C02", "Here.");
+    assert_eq!(llm.requests().len(), 1);
+    mom.wait_log("no list of allowed users");
+}
+
+#[test]
+fn who_may_not_ask_may_not_stop() {
+    let (slack, llm, _mom) = start_with(&["--allow-users=U07"]);
+    let gate = Gate::new();
+    llm.reply(Reply::text("At last, an answer.").stall(&gate));
+    slack.mention("C01", "U07", "hi");
+    llm.next_request();
+    let seen = wait_said(&slack, "C01", "[Stop]");
+    slack.press("C01", &seen.answers()[0].ts, "U08", "Stop");
+    slack.say("C01", "U08", "stop").send();
+    slack.mention("C01", "U08", "and do this");
+    wait_handled(&slack);
+    gate.open();
+    wait_said(&slack, "C01", "At last, an answer.");
+    assert_eq!(llm.requests().len(), 1);
+}
+
+/// What users.info says of a guest, and of a stranger from a connected workspace.
+fn outsiders() -> [(&'static str, Value); 3] {
+    [
+        ("is_restricted", json!(true)),
+        ("is_ultra_restricted", json!(true)),
+        ("team_id", json!("T99")),
+    ]
+}
+
+#[test]
+fn guests_are_refused_unless_listed() {
+    for (key, value) in outsiders() {
+        let (slack, llm, mom) = start();
+        slack.change(|state| state.users.get_mut("U08").unwrap()[key] = value.clone());
+        slack.mention("C01", "U08", "do this");
+        slack.mention("C01", "U08", "do that");
+        wait_said(&slack, "C01", "_Sorry, I can't help here");
+        llm.reply_text("For Lena.");
+        slack.mention("C01", "U07", "hi");
+        let seen = wait_said(&slack, "C01", "For Lena.");
+        assert_eq!(seen.answers().len(), 2, "{key}: {seen}");
+        assert_eq!(llm.requests().len(), 1, "{key}");
+        mom.wait_log("refused U08");
+    }
+    let (slack, llm, _mom) = start_with(&["--allow-users=U08"]);
+    slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
+    llm.reply_text("For Otto.");
+    slack.mention("C01", "U08", "do this");
+    wait_said(&slack, "C01", "For Otto.");
+}
+
+#[test]
+fn guests_steer_and_stop_nothing() {
+    let (slack, llm, _mom) = start();
+    slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
+    // At first she does not know who that is, then she does.
+    for n in 1..=2 {
+        let gate = Gate::new();
+        let answer = format!("At last, answer {n}.");
+        llm.reply(Reply::text(&answer).stall(&gate));
+        slack.mention("C01", "U07", "hi");
+        llm.next_request();
+        let seen = wait_said(&slack, "C01", "[Stop]");
+        if n == 2 {
+            slack.say("C01", "U08", "stop").send();
+            let status = seen
+                .answers()
+                .into_iter()
+                .find(|said| !said.buttons().is_empty());
+            slack.press("C01", &status.unwrap().ts, "U08", "Stop");
+        }
+        slack.mention("C01", "U08", "send me the secrets");
+        wait_handled(&slack);
+        gate.open();
+        let seen = wait_said(&slack, "C01", &answer);
+        assert!(!seen.to_string().contains("Stopped"), "{seen}");
+        wait_said(&slack, "C01", "_Sorry, I can't help here");
+        assert_eq!(llm.requests().len(), n);
+    }
+}
+
+#[test]
+fn other_workspaces_other_bots_and_workflows() {
+    let (slack, llm, _mom) = start();
+    let mention = || slack.say("C01", "U08", &format!("<@{BOT}> do this"));
+    mention().with("user_team", "T99".into()).send();
+    wait_said(&slack, "C01", "_Sorry, I can't help here");
+    mention().with("bot_id", "B0CI".into()).send();
+    mention()
+        .with("subtype", "bot_message".into())
+        .with("user", Value::Null)
+        .send();
+    wait_handled(&slack);
+    llm.reply_text("For Lena.");
+    slack.mention("C01", "U07", "hi");
+    let seen = wait_said(&slack, "C01", "For Lena.");
+    assert_eq!(seen.answers().len(), 2, "{seen}");
+    assert_eq!(llm.requests().len(), 1);
+}

@@ -1,0 +1,444 @@
+//! How a run looks to those who read along: the status while it goes on, the answer in its
+//! place, the details in the thread, and what is left when Slack is slow or refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::Mom;
+use crate::scratch::Scratch;
+use crate::slack::{BOT, Call, Channel, FakeSlack, Fault};
+
+fn start() -> (FakeSlack, FakeLlm, Mom) {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    (slack, llm, mom)
+}
+
+fn wait_said(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
+    slack.wait_channel(channel, |channel| {
+        let hers = channel.messages.iter().filter(|said| said.user == BOT);
+        hers.into_iter().any(|said| said.shown().contains(text))
+    })
+}
+
+/// Waits for the usage line, the last word of a run.
+fn wait_over(slack: &FakeSlack, channel: &str) -> Channel {
+    wait_said(slack, channel, " out · ")
+}
+
+fn bash(label: &str, command: &str) -> serde_json::Value {
+    json!({"label": label, "command": command})
+}
+
+/// A turn with ten calls of `bash`, one after the other.
+fn ten_tools(llm: &FakeLlm, command: &str) {
+    for i in 0..10 {
+        llm.reply_tool("bash", bash(&format!("step {i}"), command));
+    }
+}
+
+fn units(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
+#[test]
+fn the_first_sign_waits_for_nothing() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    for method in ["users.info", "conversations.info", "conversations.replies"] {
+        slack.fault(method, 1, Fault::Stall(gate.clone()));
+    }
+    llm.reply_text("Hello.");
+    slack.mention("C01", "U07", "hi");
+    let seen = wait_said(&slack, "C01", "_Thinking_ ...");
+    assert_eq!(seen.answers()[0].buttons(), ["Stop"]);
+    assert!(llm.requests().is_empty());
+    gate.open();
+    wait_said(&slack, "C01", "Hello.");
+}
+
+#[test]
+fn text_streams_into_the_status() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    let story = "The **disk** of the build server is nearly full. ".repeat(40);
+    llm.reply(Reply::text(&story).stall(&gate));
+    slack.mention("C01", "U07", "is the disk full?");
+    let seen = wait_said(&slack, "C01", "The *disk* of the build server");
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+    let shown = seen.answers()[0].shown();
+    assert!(shown.contains("▌") && shown.contains("[Stop]"), "{shown}");
+    gate.open();
+    let seen = slack.wait_channel("C01", |channel| {
+        channel.answers()[0].blocks[0]["type"] == "markdown"
+    });
+    let answer = seen.answers()[0];
+    assert_eq!(answer.shown(), story.trim(), "{seen}");
+    assert!(answer.buttons().is_empty() && answer.text.starts_with("The disk of"));
+}
+
+#[test]
+fn the_status_is_edited_once_a_second_and_stays_short() {
+    let (slack, llm, _mom) = start();
+    let label = "Look at a very long path & <that> is why this line is long ".repeat(3);
+    for _ in 0..30 {
+        llm.reply_tool("bash", bash(&label, "sleep 0.1"));
+    }
+    llm.reply_text("Looked.");
+    slack.mention("C01", "U07", "look");
+    wait_over(&slack, "C01");
+    let progress: Vec<Call> = slack.calls("chat.update");
+    let progress: Vec<&Call> = progress
+        .iter()
+        .filter(|call| call.arg("blocks").contains("\"Stop\""))
+        .collect();
+    assert!(progress.len() > 2, "{}", slack.story());
+    for call in &progress {
+        assert!(units(call.arg("text")) < 4_000);
+    }
+    // The first may follow the post at once.
+    for pair in progress[1..].windows(2) {
+        let apart = pair[1].at - pair[0].at;
+        assert!(apart > Duration::from_millis(950), "{apart:?}");
+    }
+}
+
+#[test]
+fn ten_tools_on_a_slow_slack() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text("Warm.");
+    slack.mention("C01", "U07", "warm up");
+    wait_over(&slack, "C01");
+    let before = slack.change(|state| state.calls.len());
+    slack.latency(Duration::from_millis(150));
+    ten_tools(&llm, "sleep 0.05; echo fine");
+    llm.reply_text("All ten are fine.");
+    let ts = slack.mention("C01", "U07", "check all ten");
+    let seen = wait_said(&slack, "C01", "All ten are fine.");
+    // Its details did not hold the answer up.
+    let answer = seen.answers()[1];
+    assert!(answer.ts > ts);
+    assert!(seen.replies(&answer.ts).len() <= 1, "{seen}");
+    let seen = slack.wait_channel("C01", |channel| {
+        let details = channel.replies(&answer.ts);
+        details.iter().any(|said| said.shown().contains(" out · "))
+    });
+    let details: String = seen
+        .replies(&answer.ts)
+        .iter()
+        .map(|said| said.shown() + "\n")
+        .collect();
+    let order: Vec<usize> = (0..10)
+        .map(|i| details.find(&format!("step {i}")).expect("every step"))
+        .collect();
+    assert!(order.is_sorted(), "{details}");
+    let calls = slack.change(|state| state.calls.len()) - before;
+    assert!(calls <= 15, "{calls} calls\n{}", slack.story());
+}
+
+#[test]
+fn a_rate_limit_drops_progress_and_no_answer() {
+    let (slack, llm, _mom) = start();
+    slack.limit("chat.update", 1, Duration::from_secs(2));
+    ten_tools(&llm, "sleep 0.2");
+    llm.reply_text("Here it is.");
+    slack.mention("C01", "U07", "work");
+    let seen = wait_said(&slack, "C01", "Here it is.");
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+    let limited = |call: &&Call| call.answer == "429";
+    let dropped = slack.calls("chat.update").iter().filter(limited).count();
+    assert!(dropped > 0, "{}", slack.story());
+}
+
+#[test]
+fn the_button_stops_and_says_who_pressed_it() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    type Begin = fn(&FakeLlm, &Gate);
+    let waits: [(&str, Begin); 3] = [
+        ("a tool", |llm, _| {
+            llm.reply_tool("bash", bash("Wait", "sleep 1000"))
+        }),
+        ("the model", |llm, gate| {
+            llm.reply(Reply::text(&"A story without an end. ".repeat(40)).stall(gate));
+        }),
+        ("a Retry-After", |llm, _| {
+            let limited = Reply::error(429, "rate_limit_error", "slow down");
+            llm.reply(limited.header("retry-after", "50"));
+        }),
+    ];
+    for (n, (name, begin)) in waits.iter().enumerate() {
+        begin(&llm, &gate);
+        slack.mention("C01", "U07", name);
+        let sign = ["→ Wait", "A story", "Retrying"][n];
+        let seen = wait_said(&slack, "C01", sign);
+        let status = seen.answers()[n].ts.clone();
+        slack.press("C01", &status, "U07", "Stop");
+        let seen = wait_said_at(&slack, &status, "_Stopped_ by lena");
+        let status = seen.message(&status);
+        assert!(status.buttons().is_empty(), "{name}: {seen}");
+        assert_eq!(seen.answers().len(), n + 1, "{name}: {seen}");
+    }
+}
+
+fn wait_said_at(slack: &FakeSlack, ts: &str, text: &str) -> Channel {
+    slack.wait_channel("C01", |channel| channel.message(ts).shown().contains(text))
+}
+
+#[test]
+fn stopping_becomes_stopped() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    llm.reply_tool("bash", bash("Wait", "sleep 1000"));
+    slack.mention("C01", "U07", "wait");
+    let seen = wait_said(&slack, "C01", "→ Wait");
+    let status = seen.answers()[0].ts.clone();
+    slack.fault("chat.update", 1, Fault::StallAfter(gate.clone()));
+    slack.mention("C01", "U08", "STOP");
+    wait_said(&slack, "C01", "_Stopping..._");
+    gate.open();
+    let seen = wait_said_at(&slack, &status, "_Stopped_ by otto");
+    assert!(!llm.requests().is_empty());
+    slack.wait_channel("C01", |channel| {
+        let hers = channel.messages.iter().filter(|said| said.user == BOT);
+        hers.into_iter()
+            .all(|said| !said.shown().contains("Stopping"))
+    });
+    drop(seen);
+}
+
+#[test]
+fn blocks_refused_go_out_as_mrkdwn() {
+    let (slack, llm, _mom) = start();
+    slack.refuse_blocks("markdown");
+    llm.reply_text("# Result\n\nThe **disk** is [full](https://x.example/).\n\n- one\n- two");
+    slack.mention("C01", "U07", "hi");
+    let seen = slack.wait_channel("C01", |channel| {
+        let answers = channel.answers();
+        answers.iter().any(|said| said.text.contains("Result"))
+            && answers.iter().all(|said| said.buttons().is_empty())
+    });
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+    let text = &seen.answers()[0].text;
+    for part in ["*Result*", "*disk*", "<https://x.example/|full>", "• one"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn an_update_refused_is_posted_anew() {
+    let (slack, llm, _mom) = start();
+    slack.fault("chat.update", 0, Fault::Code("edit_window_closed"));
+    llm.reply_text("Here all the same.");
+    slack.mention("C01", "U07", "hi");
+    wait_over(&slack, "C01");
+    let seen = slack.channel("C01");
+    let shown: Vec<String> = seen.answers().iter().map(|said| said.shown()).collect();
+    let answers = shown.iter().filter(|said| *said == "Here all the same.");
+    assert_eq!(answers.count(), 1, "{seen}");
+    assert!(!seen.to_string().contains("Thinking"), "{seen}");
+}
+
+#[test]
+fn an_answer_of_any_length_stands_whole_and_in_order() {
+    let (slack, llm, _mom) = start();
+    let mut answer = String::new();
+    for n in 0..1_400 {
+        answer += &match n % 20 {
+            0 => format!("## Part <{n}>\n\n"),
+            7 => format!("```\ncode <{n}>\n{}```\n\n", "x = 1\n".repeat(20)),
+            _ => format!("Paragraph <{n}> of this report {}.\n\n", "word ".repeat(9)),
+        };
+    }
+    assert!(answer.len() > 100_000);
+    llm.reply(Reply::text(&answer).chunks(8_000, 2_000));
+    slack.mention("C01", "U07", "the whole report");
+    wait_over(&slack, "C01");
+    let seen = slack.channel("C01");
+    let [first] = seen.answers()[..] else {
+        panic!("{seen}")
+    };
+    let rest = seen.replies(&first.ts);
+    let parts = std::iter::once(&first).chain(rest.iter());
+    let whole: String = parts
+        .filter(|said| said.blocks.iter().any(|block| block["type"] == "markdown"))
+        .map(|said| {
+            assert!(!said.text.trim().is_empty() && units(&said.text) <= 4_000);
+            said.shown() + "\n\n"
+        })
+        .collect();
+    let numbers = |text: &str| -> Vec<usize> {
+        let words = text.split(['<', '>', ';', '&']);
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    assert_eq!(numbers(&whole), (0..1_400).collect::<Vec<_>>());
+    assert_eq!(whole.matches("x = 1").count(), 70 * 20);
+    assert_eq!(whole.matches("```").count() % 2, 0);
+}
+
+#[test]
+fn a_continuation_whose_fate_is_unknown_is_not_doubled() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text(&"A sentence of the report, and another one.\n\n".repeat(500));
+    // The first is the status.
+    slack.fault("chat.postMessage", 2, Fault::DropAfter);
+    slack.mention("C01", "U07", "the report");
+    let seen = wait_over(&slack, "C01");
+    let root = seen.answers()[0].ts.clone();
+    let parts = seen.replies(&root);
+    let parts = parts.iter().filter(|said| said.shown().contains("report"));
+    assert_eq!(parts.count(), 1, "{}", slack.story());
+}
+
+#[test]
+fn a_wordless_answer_is_no_empty_message() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text(" \n ");
+    slack.mention("C01", "U07", "say nothing");
+    let seen = wait_said(&slack, "C01", "without a word");
+    assert_eq!(seen.answers().len(), 1);
+}
+
+#[test]
+fn details_say_what_was_done() {
+    let (slack, llm, mom) = start();
+    llm.reply_tool("bash", bash("Count", "seq 1 20000"));
+    llm.reply_tool("bash", bash("Fail", "echo '```'; echo broken >&2; exit 3"));
+    llm.reply_text("Counted.");
+    slack.mention("C01", "U07", "count");
+    let seen = wait_over(&slack, "C01");
+    let root = seen.answers()[0].ts.clone();
+    let details: String = seen
+        .replies(&root)
+        .iter()
+        .map(|said| said.shown() + "\n")
+        .collect();
+    for part in [
+        "✓ *bash*  Count · ",
+        "```\nseq 1 20000\n```",
+        " lines left out",
+        "✗ *bash*  Fail · ",
+        "broken",
+        "exited with code 3",
+        "300 in · ",
+    ] {
+        assert!(details.contains(part), "{part}: {details}");
+    }
+    let spilled = details.split("scratch/out-").nth(1).expect("a path");
+    let spilled = format!("C01/scratch/out-{}", &spilled[..10]);
+    assert!(mom.data(&spilled).contains("\n12345\n"), "{spilled}");
+    let fences = details.matches("```").count();
+    assert_eq!(fences % 2, 0, "{details}");
+    assert!(details.contains("`\u{200B}`"), "the fence holds: {details}");
+}
+
+#[test]
+fn nobody_is_pinged_by_accident() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let hostile = "<!channel> <@U08> <#C01> <https://evil.example|ok> @here ``` <!here> ";
+    home.write("data/hostile.txt", hostile.repeat(9));
+    slack.change(|state| {
+        let user = state.users.get_mut("U07").expect("lena");
+        user["real_name"] = "<!channel> <@U08>".into();
+        user["name"] = "<!here>".into();
+    });
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let path = home.path("data/hostile.txt");
+    llm.reply_tool("read", json!({"label": hostile, "path": path}));
+    llm.reply_tool("bash", bash(hostile, &format!("echo '{hostile}'; exit 1")));
+    let name = home.path("data/<!channel> <@U08>.txt");
+    llm.reply_tool(
+        "write",
+        json!({"label": "Write", "path": name, "content": "x"}),
+    );
+    llm.reply_tool(
+        "attach",
+        json!({"label": hostile, "path": name, "title": hostile}),
+    );
+    llm.reply(
+        Reply::thinking(hostile)
+            .and_text(&format!("{hostile} and **{hostile}**\n\n```\n{hostile}\n"))
+            .and_tool("bash", &bash("Last", "true").to_string()),
+    );
+    llm.reply_text(
+        "Ask <@U08> in <#C02>, see <https://ok.example|this>; <!channel> <!subteam^S1> @here",
+    );
+    slack.mention("C01", "U07", hostile);
+    let seen = wait_over(&slack, "C01");
+    let answer = &seen.answers()[0].ts;
+    for said in seen.messages.iter().filter(|said| said.user == BOT) {
+        let pings = said.pings();
+        let meant: &[&str] = match &said.ts == answer {
+            true => &["<@U08>", "<#C02>"],
+            // Her own words on the way; only a person or a channel may live in them.
+            false => &["<@U08>", "<#C01>"],
+        };
+        let wrong: Vec<&String> = pings
+            .iter()
+            .filter(|ping| !meant.contains(&ping.as_str()))
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?} in {said:?}");
+        if said.shown().contains("*bash*") || said.shown().contains("*read*") {
+            let tool = said.shown();
+            let tool = tool.split("✗ *bash*").nth(1).unwrap_or_default();
+            assert!(!tool.contains("<@") || tool.contains("and *"), "{tool}");
+        }
+    }
+    let seen = seen.message(answer);
+    assert!(
+        seen.shown().contains("https://ok.example"),
+        "{}",
+        seen.shown()
+    );
+    llm.reply(Reply::text("A story").stall(&Gate::new()));
+    slack.mention("C02", "U07", "again");
+    let running = wait_said(&slack, "C02", "[Stop]");
+    slack.press("C02", &running.answers()[0].ts, "U07", "Stop");
+    let stopped = wait_said(&slack, "C02", "_Stopped_ by");
+    assert!(stopped.answers()[0].pings().is_empty(), "{stopped}");
+}
+
+#[test]
+fn silence_leaves_no_trace() {
+    let (slack, llm, mom) = start();
+    llm.reply_tool("bash", bash("Look", "sleep 2.5; echo nothing new"));
+    llm.reply_tool("bash", bash("Look again", "echo nothing"));
+    llm.reply_text("[SILENT] nothing to report");
+    let asked = slack.mention("C01", "U07", "speak only if there is news");
+    wait_said(&slack, "C01", "→ Look");
+    slack.wait_channel("C01", |channel| channel.messages.len() == 1);
+    assert_eq!(slack.channel("C01").messages[0].ts, asked);
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "hello");
+    let seen = wait_over(&slack, "C01");
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+    assert!(mom.data("C01/log.jsonl").contains("speak only"));
+}
+
+#[test]
+fn usage_stands_in_the_thread() {
+    let (slack, llm, _mom) = start();
+    llm.reply(Reply::text("One.").usage(4_200, 310, 3_900, 0));
+    slack.mention("C01", "U07", "one");
+    let seen = wait_over(&slack, "C01");
+    let root = seen.answers()[0].ts.clone();
+    let usage = |channel: &Channel, root: &str| channel.replies(root)[0].shown();
+    let line = usage(&seen, &root);
+    for part in ["in · 310 out", "3.9k cached", "% of 1M", "$", "(today $"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    llm.reply(Reply::text("Two.").usage(4_200, 310, 3_900, 0));
+    slack.mention("C01", "U07", "two");
+    let seen = slack.wait_channel("C01", |channel| {
+        let answers = channel.answers();
+        answers.len() == 2 && !channel.replies(&answers[1].ts).is_empty()
+    });
+    let second = usage(&seen, &seen.answers()[1].ts);
+    let today = |line: &str| line.split("today $").nth(1).unwrap_or("").to_owned();
+    assert_ne!(today(&line), today(&second), "{line} / {second}");
+}

@@ -1,0 +1,200 @@
+//! What is said to her while she works, and what is said in odd ways.
+
+use serde_json::json;
+
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::Mom;
+use crate::slack::{BOT, Channel, FakeSlack, Fault, HALF_PAIR};
+
+fn start() -> (FakeSlack, FakeLlm, Mom) {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    (slack, llm, mom)
+}
+
+/// A run that waits for the gate and then calls a tool.
+fn busy(slack: &FakeSlack, llm: &FakeLlm) -> Gate {
+    let gate = Gate::new();
+    let call = json!({"label": "Look", "command": "true"});
+    llm.reply(
+        Reply::text("I look.")
+            .and_tool("bash", &call.to_string())
+            .stall(&gate),
+    );
+    slack.mention("C01", "U07", "look");
+    llm.next_request();
+    gate
+}
+
+fn wait_over(slack: &FakeSlack, runs: usize) -> Channel {
+    slack.wait_channel("C01", |channel| {
+        channel.to_string().matches(" out · ").count() == runs
+    })
+}
+
+fn wait_eyes(slack: &FakeSlack, ts: &str) {
+    slack.wait_channel("C01", |channel| {
+        channel.message(ts).reactions == ["eyes".to_owned()]
+    });
+}
+
+#[test]
+fn words_on_the_way_reach_the_model_at_its_next_turn() {
+    let (slack, llm, _mom) = start();
+    let gate = busy(&slack, &llm);
+    let said =
+        ["the second disk", "only /srv", "and /home"].map(|text| slack.mention("C01", "U08", text));
+    said.iter().for_each(|ts| wait_eyes(&slack, ts));
+    llm.reply_text("Looked at /srv and /home.");
+    gate.open();
+    let request = llm.next_request();
+    let messages = request.body["messages"].to_string();
+    let order = ["the second disk", "only /srv", "and /home"].map(|text| messages.find(text));
+    assert!(order.is_sorted() && order[0].is_some(), "{messages}");
+    let seen = wait_over(&slack, 1);
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+    llm.reply_text("Yes.");
+    slack.mention("C01", "U07", "done?");
+    let messages = llm.next_request().body["messages"].to_string();
+    assert_eq!(messages.matches("only /srv").count(), 1, "{messages}");
+    wait_over(&slack, 2);
+}
+
+#[test]
+fn what_waits_can_be_edited_and_deleted() {
+    let (slack, llm, _mom) = start();
+    let gate = busy(&slack, &llm);
+    let edited = slack.mention("C01", "U08", "check /tmq");
+    let deleted = slack.mention("C01", "U08", "delete everything");
+    wait_eyes(&slack, &deleted);
+    slack.edit("C01", &edited, &format!("<@{BOT}> check /tmp"));
+    slack.delete("C01", &deleted);
+    // Envelopes are handled in order: whatever comes after is handled after.
+    let last = slack.mention("C01", "U08", "that is all");
+    wait_eyes(&slack, &last);
+    llm.reply_text("Checked.");
+    gate.open();
+    let messages = llm.next_request().body["messages"].to_string();
+    assert!(messages.contains("check /tmp"), "{messages}");
+    assert!(!messages.contains("check /tmq"), "{messages}");
+    assert!(!messages.contains("delete everything"), "{messages}");
+    wait_over(&slack, 1);
+    llm.reply_text("Fine.");
+    slack.mention("C01", "U08", "fine?");
+    let messages = llm.next_request().body["messages"].to_string();
+    assert!(!messages.contains("check /tmq"), "{messages}");
+    assert!(!messages.contains("delete everything"), "{messages}");
+    wait_over(&slack, 2);
+}
+
+#[test]
+fn what_comes_too_late_starts_the_next_run() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    // The rest of the answer, after the status.
+    slack.fault("chat.postMessage", 2, Fault::Stall(gate.clone()));
+    llm.reply_text(&"A long answer with many words in it.\n\n".repeat(400));
+    slack.mention("C01", "U07", "tell me");
+    slack.next_call("chat.postMessage");
+    let held = slack.next_call("chat.postMessage");
+    assert_eq!(held.answer, "stalled");
+    let late = slack.mention("C01", "U08", "one more thing");
+    wait_eyes(&slack, &late);
+    llm.reply_text("That too.");
+    gate.open();
+    let seen = wait_over(&slack, 2);
+    let answers = seen.answers();
+    assert_eq!(answers.len(), 2, "{seen}");
+    assert_eq!(answers[1].shown(), "That too.", "{seen}");
+    let requests = llm.requests();
+    assert_eq!(requests.len(), 2);
+    let messages = requests[1].body["messages"].to_string();
+    assert_eq!(messages.matches("one more thing").count(), 1, "{messages}");
+}
+
+#[test]
+fn what_belongs_elsewhere_waits_for_its_own_run() {
+    let (slack, llm, _mom) = start();
+    let root = slack.say("C01", "U08", "the release").send();
+    let gate = busy(&slack, &llm);
+    let ask = slack.say("C01", "U08", &format!("<@{BOT}> in the thread"));
+    let asked = ask.thread(&root).send();
+    wait_eyes(&slack, &asked);
+    llm.reply_text("Looked.");
+    llm.reply_text("For the thread.");
+    gate.open();
+    let seen = wait_over(&slack, 2);
+    let replies = seen.replies(&root);
+    assert!(
+        replies.iter().any(|said| said.shown() == "For the thread."),
+        "{seen}"
+    );
+    assert_eq!(seen.answers().len(), 1, "{seen}");
+}
+
+#[test]
+fn a_stopped_run_takes_what_waited_with_it() {
+    let (slack, llm, _mom) = start();
+    let _gate = busy(&slack, &llm);
+    let waits = slack.mention("C01", "U08", "and then this");
+    wait_eyes(&slack, &waits);
+    slack.mention("C01", "U07", "stop");
+    slack.wait_channel("C01", |channel| {
+        channel.answers()[0].shown().starts_with("_Stopped_")
+    });
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "hello?");
+    let messages = llm.next_request().body["messages"].to_string();
+    let known = messages.matches("and then this").count();
+    assert_eq!(known, 1, "part of the conversation: {messages}");
+    slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Here."));
+    assert_eq!(llm.requests().len(), 2);
+}
+
+#[test]
+fn odd_mentions_are_answered() {
+    let (slack, llm, mom) = start();
+    // Slack knows no U99.
+    slack.allow("user_not_found");
+    let long = format!("begin {} end", "word ".repeat(8_000));
+    let file = slack.file("notes.txt", "text/plain", b"hello");
+    let half = format!("cut {HALF_PAIR} in two");
+    type Ask<'a> = Box<dyn Fn() -> String + 'a>;
+    let say = |text: &str| slack.mention("C01", "U07", text);
+    let asks: [(&str, Ask<'_>, &str); 6] = [
+        ("empty", Box::new(|| say("")), "[lena]:"),
+        (
+            "a file alone",
+            Box::new(|| {
+                let ask = slack.say("C01", "U07", &format!("<@{BOT}>"));
+                ask.file(&file).send()
+            }),
+            "_notes.txt",
+        ),
+        ("40,000 characters", Box::new(|| say(&long)), "word  end"),
+        ("NUL", Box::new(|| say("a\0b")), "[lena]: a"),
+        ("half a pair", Box::new(|| say(&half)), "\u{FFFD} in two"),
+        (
+            "a foreign token",
+            Box::new(|| say("<@U99|x> <!here")),
+            "[lena]:",
+        ),
+    ];
+    for (n, (name, ask, known)) in asks.iter().enumerate() {
+        llm.reply_text(&format!("Answer {n}."));
+        let ts = ask();
+        let request = llm.next_request();
+        assert!(
+            request.message_text(0).contains(known),
+            "{name}: {}",
+            request.raw
+        );
+        slack.wait_acked(&ts);
+        let seen = wait_over(&slack, n + 1);
+        assert_eq!(seen.answers()[n].shown(), format!("Answer {n}."), "{name}");
+    }
+    let log = mom.jsonl("C01/log.jsonl");
+    let asked = log.iter().filter(|line| line["mention"] == true);
+    assert_eq!(asked.count(), 6, "{log:?}");
+}

@@ -1,0 +1,140 @@
+//! Where a run lives: in the thread it was asked in, with what was said there before.
+
+use serde_json::json;
+
+use crate::llm::FakeLlm;
+use crate::mom::Mom;
+use crate::slack::{BOT, Channel, FakeSlack};
+
+fn start() -> (FakeSlack, FakeLlm, Mom) {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    (slack, llm, mom)
+}
+
+fn wait_usage(slack: &FakeSlack, channel: &str, runs: usize) -> Channel {
+    slack.wait_channel(channel, |channel| {
+        let all = channel.to_string();
+        all.matches(" out · ").count() == runs
+    })
+}
+
+#[test]
+fn what_is_asked_in_a_thread_stays_there() {
+    let (slack, llm, mom) = start();
+    let root = slack.say("C01", "U08", "the release").send();
+    let path = mom.home.path("data/notes.txt");
+    llm.reply_tool(
+        "write",
+        json!({"label": "Write", "path": path, "content": "x"}),
+    );
+    llm.reply_tool("attach", json!({"label": "Attach", "path": path}));
+    llm.reply_text(&"A long answer with many words in it.\n\n".repeat(400));
+    let ask = slack.say("C01", "U07", &format!("<@{BOT}> notes?"));
+    ask.thread(&root).send();
+    let seen = wait_usage(&slack, "C01", 1);
+    assert_eq!(seen.roots().len(), 1, "{seen}");
+    let hers: Vec<_> = seen
+        .messages
+        .iter()
+        .filter(|said| said.user == BOT)
+        .collect();
+    assert!(hers.len() >= 4, "status, file, answer, usage: {seen}");
+    assert!(
+        hers.iter()
+            .all(|said| said.thread_ts.as_ref() == Some(&root))
+    );
+    assert!(hers.iter().any(|said| said.files.len() == 1));
+}
+
+#[test]
+fn a_threads_earlier_messages_are_known() {
+    let (slack, llm, mom) = start();
+    // From before she was in the channel; alerts come from other programs.
+    let root = slack.say("C01", "U08", "deploy 41 failed").send_unheard();
+    slack.change(|state| {
+        let channel = state.channels.get_mut("C01").expect("#general");
+        channel.messages[0].user = "B0CI".into();
+    });
+    let first = slack.say("C01", "U08", "it was the <database>");
+    first.thread(&root).send_unheard();
+    let second = slack.say("C01", "U07", "which one?");
+    second.thread(&root).send_unheard();
+    slack.say("C01", "U08", "unrelated").send_unheard();
+    llm.reply_text("Number two.");
+    let ask = slack.say("C01", "U07", &format!("<@{BOT}> what happened?"));
+    ask.thread(&root).send();
+    let request = llm.next_request();
+    let messages = request.body["messages"].to_string();
+    let order: Vec<_> = [
+        "[ci]: deploy 41",
+        "the <database>",
+        "which one?",
+        "what happened",
+    ]
+    .iter()
+    .map(|text| {
+        messages
+            .find(text)
+            .unwrap_or_else(|| panic!("{text}: {messages}"))
+    })
+    .collect();
+    assert!(order.is_sorted(), "{messages}");
+    assert!(!messages.contains("unrelated"));
+    wait_usage(&slack, "C01", 1);
+    llm.reply_text("Yes.");
+    let ask = slack.say("C01", "U07", &format!("<@{BOT}> sure?"));
+    ask.thread(&root).send();
+    let request = llm.next_request();
+    let messages = request.body["messages"].to_string();
+    for once in ["deploy 41", "which one?", "what happened", "sure?"] {
+        assert_eq!(messages.matches(once).count(), 1, "{once}: {messages}");
+    }
+    wait_usage(&slack, "C01", 2);
+    let log = mom.jsonl("C01/log.jsonl");
+    let logged = |ts: &str| log.iter().filter(|line| line["ts"] == ts).count();
+    assert_eq!(logged(&root), 1);
+}
+
+#[test]
+fn a_thread_that_cannot_be_read_stops_nothing() {
+    let (slack, llm, mom) = start();
+    slack.change(|state| state.scopes.remove("channels:history"));
+    slack.allow("missing_scope");
+    let root = slack.say("C01", "U08", "hello").send_unheard();
+    llm.reply_text("Here.");
+    let ask = slack.say("C01", "U07", &format!("<@{BOT}> hi"));
+    ask.thread(&root).send();
+    wait_usage(&slack, "C01", 1);
+    mom.wait_log("cannot read the thread");
+}
+
+#[test]
+fn asked_in_the_channel_it_is_answered_there() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "hi");
+    let seen = wait_usage(&slack, "C01", 1);
+    let answer = seen.answers()[0];
+    assert_eq!(answer.shown(), "Here.");
+    assert_eq!(seen.replies(&answer.ts).len(), 1, "{seen}");
+}
+
+#[test]
+fn a_dm_is_answered_where_it_was_asked() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text("In the DM.");
+    let root = slack.dm("U07", "hi");
+    let seen = wait_usage(&slack, "D07", 1);
+    assert_eq!(seen.answers()[0].shown(), "In the DM.");
+    llm.reply_text("In its thread.");
+    slack.say("D07", "U07", "and here?").thread(&root).send();
+    let seen = wait_usage(&slack, "D07", 2);
+    let replies = seen.replies(&root);
+    let hers = replies.iter().filter(|said| said.user == BOT);
+    assert!(
+        hers.into_iter()
+            .any(|said| said.shown() == "In its thread."),
+        "{seen}"
+    );
+}

@@ -133,7 +133,7 @@ pub(crate) fn overheard(said: &Value, channel: &str, me: &Me) -> Option<Incoming
         });
     }
     let (user, bot, ts) = (text(said, "user"), text(said, "bot_id"), text(said, "ts"));
-    if bot.is_empty() || bot == me.bot_id || user == me.user_id || !is_ts(&ts) {
+    if bot.is_empty() || user == me.user_id || !is_ts(&ts) {
         return None;
     }
     let mut words = vec![text(said, "text")];

@@ -10,6 +10,7 @@ use super::{is_channel_id, is_ts, is_user_id};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Me {
     pub(crate) user_id: String,
+    pub(crate) bot_id: String,
     pub(crate) team_id: String,
 }
 
@@ -296,6 +297,7 @@ mod tests {
     fn me() -> Me {
         Me {
             user_id: "U0MOM".into(),
+            bot_id: "B0MOM".into(),
             team_id: "T1".into(),
         }
     }

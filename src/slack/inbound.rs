@@ -10,7 +10,6 @@ use super::{is_channel_id, is_ts, is_user_id};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Me {
     pub(crate) user_id: String,
-    pub(crate) bot_id: String,
     pub(crate) team_id: String,
 }
 
@@ -297,7 +296,6 @@ mod tests {
     fn me() -> Me {
         Me {
             user_id: "U0MOM".into(),
-            bot_id: "B0MOM".into(),
             team_id: "T1".into(),
         }
     }

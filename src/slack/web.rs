@@ -227,7 +227,6 @@ impl Web {
         Ok(Identity {
             me: Me {
                 user_id: text("user_id"),
-                bot_id: text("bot_id"),
                 team_id: text("team_id"),
             },
             user: text("user"),

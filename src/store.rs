@@ -759,7 +759,10 @@ pub(crate) mod tests {
                 asked("1700.000000", "Stop"),
                 asked("1800.000000", "crashed"),
                 asked("1800.000000", "crashed"),
-                asked("1900.000000", "never begun"),
+                asked("1900.000000", "never bequn"),
+                entry("1900.000000", "never begun"),
+                asked("1950.000000", "a slip of the finger"),
+                entry("1950.000000", ""),
             ],
         );
         let found = |since_ms| -> Vec<String> {
@@ -778,12 +781,15 @@ pub(crate) mod tests {
         scratch.write("C1/context.jsonl", &context);
         assert_eq!(found(1_200_000), ["1800.000000", "1900.000000"]);
         assert_eq!(found(1_850_000), ["1900.000000"]);
+        // As it reads since it was edited.
+        let edited = &store.unanswered("C1", 1_850_000).unwrap()[0];
+        assert_eq!(edited.text, "never begun");
         scratch.write("C1/context.jsonl", "");
         assert_eq!(
             found(1_200_000),
             ["1400.000000", "1800.000000", "1900.000000"]
         );
-        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1900.000000");
+        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1950.000000");
         assert_eq!(store.people("C1").unwrap().len(), 1);
         assert_eq!(store.unanswered("C2", 0), Ok(Vec::new()));
         assert_eq!(store.channels().unwrap(), ["C1"]);

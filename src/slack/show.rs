@@ -667,3 +667,73 @@ fn is_about_blocks(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(code) if code.contains("block") || code == "msg_too_long"
         || code == "invalid_arguments")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::{net, read_request, serve};
+    use crate::secret::Secret;
+    use std::io::Write as _;
+    use std::sync::mpsc;
+
+    /// A run that has been going on for `age`, from the status to the answer: the calls.
+    fn calls_of_a_run(age: Duration) -> Vec<String> {
+        let (sender, requests) = mpsc::channel();
+        let mut posted = 0;
+        let address = serve(move |mut tcp| {
+            let request = read_request(&mut tcp);
+            posted += usize::from(request.contains("chat.postMessage"));
+            let body = format!(r#"{{"ok":true,"ts":"1.00000{posted}"}}"#);
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}");
+            sender.send(request).ok();
+            tcp.write_all(format!("{head}\r\n\r\n{body}").as_bytes())
+                .ok();
+        });
+        let (url, token) = (format!("http://{address}"), || Secret::new("x"));
+        let stop = Stop::new();
+        let web = Arc::new(Web::new(&url, token(), token(), &net(None), &stop));
+        let target = Target {
+            channel: "C1".to_owned(),
+            thread_ts: None,
+            event: None,
+            run: "1.000000".to_owned(),
+            since: Instant::now().checked_sub(age).unwrap(),
+            status_ts: None,
+        };
+        let show = Show::start(web, target, stop.clone(), |_| {}).unwrap();
+        let status = requests.recv().unwrap();
+        let label = "Check".to_owned();
+        show.update(Update::ToolStart { label }).unwrap();
+        let outcome = Ok(Outcome::Answered("The answer.".to_owned()));
+        show.finish(&outcome, &stop, &str::to_owned).unwrap();
+        let calls = [status].into_iter().chain(requests.try_iter());
+        let named = calls.map(|call| {
+            let method = call.split(' ').nth(1).unwrap_or_default().to_owned();
+            let texts = ["Thinking", "The+answer", "_Done%3A+1+step%2C+1m+40s_"];
+            let said = texts.into_iter().find(|text| call.contains(text));
+            let ts = if call.contains("&ts=1.000001") {
+                " 1"
+            } else {
+                ""
+            };
+            format!("{method}{ts} {}", said.unwrap_or_default())
+        });
+        // Whether progress was shown before the end is chance.
+        named
+            .filter(|call| !call.starts_with("/chat.update 1 Thinking"))
+            .collect()
+    }
+
+    #[test]
+    fn after_a_long_run_the_answer_rings() {
+        let short = ["/chat.postMessage Thinking", "/chat.update 1 The+answer"];
+        assert_eq!(calls_of_a_run(Duration::from_secs(2)), short);
+        let long = [
+            "/chat.postMessage Thinking",
+            "/chat.postMessage The+answer",
+            "/chat.update 1 _Done%3A+1+step%2C+1m+40s_",
+        ];
+        assert_eq!(calls_of_a_run(Duration::from_secs(100)), long);
+    }
+}

@@ -41,6 +41,12 @@ fn ten_tools(llm: &FakeLlm, command: &str) {
     }
 }
 
+/// All calls of a run whose people and channel are known; others belong to the start.
+fn chat_calls(slack: &FakeSlack) -> usize {
+    let chat = |call: &&Call| call.method.starts_with("chat.");
+    slack.change(|state| state.calls.iter().filter(chat).count())
+}
+
 fn units(text: &str) -> usize {
     text.encode_utf16().count()
 }
@@ -113,7 +119,7 @@ fn ten_tools_on_a_slow_slack() {
     llm.reply_text("Warm.");
     slack.mention("C01", "U07", "warm up");
     wait_over(&slack, "C01");
-    let before = slack.change(|state| state.calls.len());
+    let before = chat_calls(&slack);
     slack.latency(Duration::from_millis(150));
     ten_tools(&llm, "sleep 0.05; echo fine");
     llm.reply_text("All ten are fine.");
@@ -136,8 +142,32 @@ fn ten_tools_on_a_slow_slack() {
         .map(|i| details.find(&format!("step {i}")).expect("every step"))
         .collect();
     assert!(order.is_sorted(), "{details}");
-    let calls = slack.change(|state| state.calls.len()) - before;
+    let calls = chat_calls(&slack) - before;
     assert!(calls <= 15, "{calls} calls\n{}", slack.story());
+}
+
+#[test]
+fn a_run_costs_few_calls() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text("Warm.");
+    slack.mention("C01", "U07", "warm up");
+    wait_over(&slack, "C01");
+    let mut before = chat_calls(&slack);
+    for (tools, most) in [(0, 4), (1, 5)] {
+        for _ in 0..tools {
+            llm.reply_tool("bash", bash("Check", "echo fine"));
+        }
+        llm.reply_text("Fine.");
+        slack.mention("C01", "U07", "check");
+        slack.wait_channel("C01", |channel| {
+            let answers = channel.answers();
+            answers.len() == 2 + tools && !channel.replies(&answers[1 + tools].ts).is_empty()
+        });
+        let calls = chat_calls(&slack);
+        std::fs::write(format!("{}", calls - before)).unwrap();
+        assert!(calls - before <= most, "{tools}: {}", slack.story());
+        before = calls;
+    }
 }
 
 #[test]
@@ -360,6 +390,14 @@ fn nobody_is_pinged_by_accident() {
         "attach",
         json!({"label": hostile, "path": name, "title": hostile}),
     );
+    llm.reply_text("All done.");
+    slack.mention("C01", "U07", hostile);
+    let seen = wait_over(&slack, "C01");
+    for said in seen.messages.iter().filter(|said| said.user == BOT) {
+        assert!(said.pings().is_empty(), "{said:?}");
+        assert!(!said.shown().contains("<https"), "{said:?}");
+    }
+    // Her own words name people, channels and links, and nobody else.
     llm.reply(
         Reply::thinking(hostile)
             .and_text(&format!("{hostile} and **{hostile}**\n\n```\n{hostile}\n"))
@@ -368,39 +406,23 @@ fn nobody_is_pinged_by_accident() {
     llm.reply_text(
         "Ask <@U08> in <#C02>, see <https://ok.example|this>; <!channel> <!subteam^S1> @here",
     );
-    slack.mention("C01", "U07", hostile);
-    let seen = wait_over(&slack, "C01");
-    let answer = &seen.answers()[0].ts;
+    slack.mention("C02", "U07", "and you?");
+    let seen = wait_over(&slack, "C02");
     for said in seen.messages.iter().filter(|said| said.user == BOT) {
         let pings = said.pings();
-        let meant: &[&str] = match &said.ts == answer {
-            true => &["<@U08>", "<#C02>"],
-            // Her own words on the way; only a person or a channel may live in them.
-            false => &["<@U08>", "<#C01>"],
-        };
-        let wrong: Vec<&String> = pings
-            .iter()
-            .filter(|ping| !meant.contains(&ping.as_str()))
-            .collect();
-        assert!(wrong.is_empty(), "{wrong:?} in {said:?}");
-        if said.shown().contains("*bash*") || said.shown().contains("*read*") {
-            let tool = said.shown();
-            let tool = tool.split("✗ *bash*").nth(1).unwrap_or_default();
-            assert!(!tool.contains("<@") || tool.contains("and *"), "{tool}");
-        }
+        let meant = ["<@U08>", "<#C01>", "<#C02>"];
+        let mut wrong = pings.iter().filter(|ping| !meant.contains(&ping.as_str()));
+        assert_eq!(wrong.next(), None, "{said:?}");
     }
-    let seen = seen.message(answer);
-    assert!(
-        seen.shown().contains("https://ok.example"),
-        "{}",
-        seen.shown()
-    );
+    let answer = seen.answers()[0];
+    assert!(answer.pings().contains(&"<@U08>".to_owned()), "{seen}");
+    assert!(answer.shown().contains("https://ok.example"), "{seen}");
     llm.reply(Reply::text("A story").stall(&Gate::new()));
     slack.mention("C02", "U07", "again");
     let running = wait_said(&slack, "C02", "[Stop]");
-    slack.press("C02", &running.answers()[0].ts, "U07", "Stop");
+    slack.press("C02", &running.answers()[1].ts, "U07", "Stop");
     let stopped = wait_said(&slack, "C02", "_Stopped_ by");
-    assert!(stopped.answers()[0].pings().is_empty(), "{stopped}");
+    assert!(stopped.answers()[1].pings().is_empty(), "{stopped}");
 }
 
 #[test]

@@ -164,7 +164,6 @@ fn a_run_costs_few_calls() {
             answers.len() == 2 + tools && !channel.replies(&answers[1 + tools].ts).is_empty()
         });
         let calls = chat_calls(&slack);
-        std::fs::write(format!("{}", calls - before)).unwrap();
         assert!(calls - before <= most, "{tools}: {}", slack.story());
         before = calls;
     }

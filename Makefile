@@ -34,7 +34,7 @@ check:
 
 # Figures beside their goals; fails when one is missed.
 bench:
-	tests/engine.sh $(CARGO) bench --locked
+	tests/engine.sh $(CARGO) bench --locked --bench bench
 
 install: all
 	install -D -m 755 $(BUILD)/mom $(bindir)/mom

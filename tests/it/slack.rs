@@ -317,7 +317,7 @@ impl State {
         id
     }
 
-    fn add_channel(&mut self, id: &str, name: &str, kind: Kind) {
+    pub(crate) fn add_channel(&mut self, id: &str, name: &str, kind: Kind) {
         let channel = Channel {
             id: id.into(),
             name: name.into(),
@@ -329,7 +329,7 @@ impl State {
         self.channels.insert(id.into(), channel);
     }
 
-    fn add_user(&mut self, id: &str, name: &str) {
+    pub(crate) fn add_user(&mut self, id: &str, name: &str) {
         let user = json!({"id": id, "name": name, "real_name": name, "deleted": false, "is_bot": id == BOT,
             "team_id": "T01", "tz": "Europe/Berlin", "profile": {"display_name": name, "real_name": name}});
         self.users.insert(id.into(), user);

@@ -1,0 +1,945 @@
+//! The figures that mom is held to, each beside its goal and, where there is one, beside the
+//! bare floor measured in the same run. `make bench` prints a table, writes
+//! target/bench.json, and fails when a goal is missed.
+//!
+//! `cargo bench --bench bench -- WORD...` takes only the parts whose name holds a word;
+//! BENCH_QUICK=1 takes a tenth of the large ones. mom is the release build, the fakes are
+//! those of the integration tests, so every latency holds what they cost, too.
+
+#![expect(dead_code, reason = "the harness of the integration tests has more")]
+
+mod docker;
+mod http;
+mod llm;
+mod mom;
+mod scratch;
+mod slack;
+mod tls;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use docker::Container;
+use http::Gate;
+use llm::{FakeLlm, Reply};
+use mom::{Call, Mom};
+use scratch::Scratch;
+use slack::{FakeSlack, Kind, State};
+
+/// Runs at the same time, and the rest in order (queue::RUNS_MAX).
+const RUNS_MAX: usize = 32;
+const LENA: &str = "U07";
+
+type Part = fn(&mut Table);
+
+fn main() -> ExitCode {
+    let parts: [(&str, Part); 10] = [
+        ("build", build),
+        ("start", start),
+        ("idle", idle),
+        ("latency", latency),
+        ("tools", tools),
+        ("output", output),
+        ("arguments", arguments),
+        ("history", history),
+        ("many", many),
+        ("events", events),
+    ];
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    let mut table = Table {
+        quick: std::env::var_os("BENCH_QUICK").is_some(),
+        ..Table::default()
+    };
+    table.line("figure", ["measured", "goal", "floor", ""]);
+    for (name, part) in parts {
+        if words.is_empty() || words.iter().any(|word| name.contains(word)) {
+            part(&mut table);
+        }
+    }
+    table.write();
+    if table.missed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+// The table.
+
+#[derive(Default)]
+struct Table {
+    quick: bool,
+    missed: bool,
+    rows: Vec<Value>,
+}
+
+impl Table {
+    /// A figure that is to be at most `goal`. `floor`: what the same costs without mom.
+    fn row(
+        &mut self,
+        figure: impl Into<String>,
+        unit: &str,
+        value: f64,
+        goal: Option<f64>,
+        floor: Option<f64>,
+    ) {
+        let figure = figure.into();
+        let text = |value: Option<f64>| value.map_or(String::new(), |value| number(value, unit));
+        let verdict = match goal {
+            None => "",
+            Some(goal) if value <= goal => "ok",
+            Some(_) => {
+                self.missed = true;
+                "MISSED"
+            }
+        };
+        let columns = [&text(Some(value)), &text(goal), &text(floor), verdict];
+        self.line(&figure, columns);
+        self.rows.push(
+            json!({"figure": figure, "unit": unit, "value": value, "goal": goal,
+            "floor": floor, "ok": goal.is_none_or(|goal| value <= goal)}),
+        );
+    }
+
+    #[expect(clippy::print_stdout, reason = "the table is what this is for")]
+    fn line(&self, figure: &str, [value, goal, floor, verdict]: [&str; 4]) {
+        println!("{figure:<52} {value:>12} {goal:>10} {floor:>10}  {verdict}");
+    }
+
+    fn write(&self) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench.json");
+        let text = serde_json::to_string_pretty(&self.rows).expect("plain values");
+        fs::write(path, text + "\n").expect("write bench.json");
+    }
+}
+
+fn number(value: f64, unit: &str) -> String {
+    let digits = match value.abs() {
+        value if value == value.trunc() || value >= 1000.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$} {unit}").trim_end().to_owned()
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    assert!(!sorted.is_empty(), "nothing was measured");
+    sorted[sorted.len() / 2]
+}
+
+/// How long it takes; once to warm up, then the median of `times`.
+fn time(times: usize, mut what: impl FnMut()) -> f64 {
+    what();
+    let mut once = || {
+        let since = Instant::now();
+        what();
+        ms(since.elapsed())
+    };
+    median(&(0..times).map(|_| once()).collect::<Vec<_>>())
+}
+
+// What the kernel knows of mom.
+
+/// Megabytes, by a field of /proc/PID/status: VmRSS now, VmHWM at most so far.
+fn megabytes(mom: &Mom, field: &str) -> f64 {
+    status_field(&format!("/proc/{}/status", mom.pid()), field) * 1024.0 / 1e6
+}
+
+fn status_field(path: &str, field: &str) -> f64 {
+    // A thread may have ended meanwhile.
+    let status = fs::read_to_string(path).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let number = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
+    number.and_then(|text| text.parse().ok()).unwrap_or(0.0)
+}
+
+/// VmHWM counts from here on.
+fn forget_peak(mom: &Mom) {
+    fs::write(format!("/proc/{}/clear_refs", mom.pid()), "5").expect("reset the peak");
+}
+
+fn threads(mom: &Mom) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mom.pid())).expect("list threads");
+    tasks
+        .flatten()
+        .map(|task| task.path().join("status").display().to_string())
+        .collect()
+}
+
+fn wake_ups(mom: &Mom) -> f64 {
+    let switches = |path: &String| status_field(path, "voluntary_ctxt_switches");
+    threads(mom).iter().map(switches).sum()
+}
+
+/// CPU time so far, in ms.
+fn cpu_ms(mom: &Mom) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", mom.pid())).expect("read stat");
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    let ticks: f64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|text| text.parse::<f64>().ok())
+        .sum();
+    // USER_HZ is 100 on every Linux.
+    ticks * 10.0
+}
+
+// What mom is made to do.
+
+/// Slack, a model and mom on them.
+struct Scene {
+    // mom goes first: the fakes complain about nothing that she leaves behind.
+    mom: Mom,
+    slack: FakeSlack,
+    llm: FakeLlm,
+    /// When the model was asked, and the answer of each.
+    asked: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Scene {
+    /// The model answers `answer N` to the N-th request, counted from 1, after `reply` had
+    /// its turn.
+    fn new(
+        home: &Arc<Scratch>,
+        (slack, llm): (FakeSlack, FakeLlm),
+        sandbox: &str,
+        mut reply: impl FnMut(usize) -> Option<Reply> + Send + 'static,
+    ) -> Scene {
+        let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let ours = Arc::clone(&asked);
+        llm.otherwise(move |_| {
+            let n = {
+                let mut asked = lock(&ours);
+                asked.push(Instant::now());
+                asked.len()
+            };
+            reply(n).unwrap_or_else(|| Reply::text(&format!("answer {n}")))
+        });
+        slack.change(|state| {
+            (0..50).for_each(|n| state.add_channel(&channel(n), &format!("c{n}"), Kind::Public));
+        });
+        let mom = Call::new(home)
+            .slack(&slack)
+            .llm(&llm)
+            .arg(sandbox)
+            .data()
+            .spawn();
+        slack.wait_connected();
+        Scene {
+            mom,
+            slack,
+            llm,
+            asked,
+        }
+    }
+
+    fn plain(reply: impl FnMut(usize) -> Option<Reply> + Send + 'static) -> Scene {
+        let fakes = (FakeSlack::start(), FakeLlm::start());
+        Scene::new(&Arc::new(Scratch::new()), fakes, "--sandbox=host", reply)
+    }
+
+    /// A mention, and when what came of it.
+    fn mention(&self, channel: &str) -> Times {
+        let before = lock(&self.asked).len();
+        let since = Instant::now();
+        let ts = self.slack.mention(channel, LENA, "and now?");
+        let answered = self.slack.wait_until("an answer", |state| {
+            let last = lock(&self.asked).len();
+            answer_at(state, since, channel, &format!("answer {last}"))
+        });
+        let acks = self.slack.wait_acked(&ts);
+        let posted = self.slack.wait_until("a post", |state| {
+            first_call(state, since, "chat.postMessage")
+        });
+        self.wait_done(channel, &ts);
+        Times {
+            ack: acks.iter().map(|ack| ms(ack.after)).fold(0.0, f64::max),
+            post: ms(posted - since),
+            request: ms(lock(&self.asked)[before] - since),
+            answer: ms(answered - since),
+        }
+    }
+
+    /// Until the run that was asked for by `ts` has written its end down.
+    fn wait_done(&self, channel: &str, ts: &str) {
+        let path = self.mom.home.path(&format!("data/{channel}/context.jsonl"));
+        let is_done = || {
+            let tail = tail(&path, 4 << 10);
+            let last = tail.lines().last().unwrap_or("");
+            last.contains("\"done\":true") && last.contains(ts)
+        };
+        let until = Instant::now() + watch::GUARD;
+        while !is_done() {
+            assert!(Instant::now() < until, "{channel} never ends");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// In ms from the mention.
+struct Times {
+    ack: f64,
+    post: f64,
+    request: f64,
+    answer: f64,
+}
+
+fn channel(n: usize) -> String {
+    format!("CB{n:02}")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it")
+}
+
+fn first_call(state: &State, since: Instant, method: &str) -> Option<Instant> {
+    let mut calls = state.calls.iter().rev().take_while(|call| call.at > since);
+    calls
+        .by_ref()
+        .filter(|call| call.method == method)
+        .last()
+        .map(|call| call.at)
+}
+
+fn answer_at(state: &State, since: Instant, channel: &str, text: &str) -> Option<Instant> {
+    let calls = state.calls.iter().rev().take_while(|call| call.at > since);
+    let mut said = calls.filter(|call| {
+        call.method.starts_with("chat.")
+            && call.arg("channel") == channel
+            && call.arg("text") == text
+    });
+    said.next().map(|call| call.at)
+}
+
+fn tail(path: &Path, bytes: u64) -> String {
+    let Ok(mut file) = fs::File::open(path) else {
+        return String::new();
+    };
+    let len = file.metadata().map_or(0, |meta| meta.len());
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(len.saturating_sub(bytes)))
+        .and_then(|_| file.read_to_end(&mut text))
+        .expect("read a tail");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn silent(command: &mut Command) {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .expect("run a command");
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+// The parts.
+
+fn build(table: &mut Table) {
+    let binary = fs::metadata(env!("CARGO_BIN_EXE_mom")).expect("mom is built");
+    table.row(
+        "binary, stripped",
+        "MB",
+        binary.len() as f64 / 1e6,
+        Some(2.2),
+        None,
+    );
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "-e",
+            "normal,no-proc-macro",
+            "--prefix=none",
+        ])
+        .current_dir(docker::root())
+        .output()
+        .expect("run cargo tree");
+    let text = docker::text(&tree.stdout);
+    let mut crates: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split(" (").next())
+        .collect();
+    crates.sort_unstable();
+    crates.dedup();
+    assert!(
+        crates.len() > 1,
+        "cargo tree: {}",
+        docker::text(&tree.stderr)
+    );
+    table.row(
+        "crates linked, mom among them",
+        "",
+        crates.len() as f64,
+        Some(46.0),
+        None,
+    );
+}
+
+fn start(table: &mut Table) {
+    let version = time(10, || {
+        silent(Command::new(env!("CARGO_BIN_EXE_mom")).arg("--version"))
+    });
+    type Fakes = fn() -> (FakeSlack, FakeLlm);
+    let variants: [(&str, Fakes); 2] = [
+        ("start to hello", || (FakeSlack::start(), FakeLlm::start())),
+        ("start to hello, TLS", || {
+            (FakeSlack::start_tls(), FakeLlm::start_tls())
+        }),
+    ];
+    for (figure, fakes) in variants {
+        let once = || {
+            let (slack, llm) = fakes();
+            let home = Arc::new(Scratch::new());
+            let since = Instant::now();
+            let mom = Mom::start_in(&home, &slack, &llm);
+            let took = ms(since.elapsed());
+            drop(mom);
+            took
+        };
+        let all: Vec<f64> = (0..10).map(|_| once()).collect();
+        table.row(figure, "ms", median(&all), Some(30.0), Some(version));
+    }
+}
+
+fn idle(table: &mut Table) {
+    let fakes = (FakeSlack::start_tls(), FakeLlm::start_tls());
+    let scene = Scene::new(&Arc::new(Scratch::new()), fakes, "--sandbox=host", |_| None);
+    let mom = &scene.mom;
+    thread::sleep(Duration::from_secs(2));
+    table.row(
+        "memory, connected over TLS",
+        "MB",
+        megabytes(mom, "VmRSS"),
+        Some(5.0),
+        None,
+    );
+    table.row("threads", "", threads(mom).len() as f64, None, None);
+    for (what, talks) in [("idle", 0), ("idle after 50 conversations", 50)] {
+        for n in 0..talks {
+            scene.mention(&channel(n));
+        }
+        // Connections that are kept open for a while may be closed meanwhile.
+        thread::sleep(Duration::from_secs(2));
+        if talks > 0 {
+            table.row(
+                "memory after 50 conversations",
+                "MB",
+                megabytes(mom, "VmRSS"),
+                Some(5.0),
+                None,
+            );
+        }
+        let seconds = if table.quick { 5 } else { 15 };
+        let (wakes, cpu) = (wake_ups(mom), cpu_ms(mom));
+        thread::sleep(Duration::from_secs(seconds));
+        let per_second = (wake_ups(mom) - wakes) / seconds as f64;
+        table.row(
+            format!("wake-ups, {what}"),
+            "/s",
+            per_second,
+            Some(1.0),
+            None,
+        );
+        let percent = (cpu_ms(mom) - cpu) / (seconds as f64 * 10.0);
+        table.row(format!("CPU, {what}"), "%", percent, Some(0.1), None);
+    }
+}
+
+fn latency(table: &mut Table) {
+    let scene = Scene::plain(|_| None);
+    let home = Scratch::new();
+    let mut file = fs::File::create(home.path("floor")).expect("make a file");
+    let mut floor = Vec::new();
+    let mut all = Vec::new();
+    for n in 0..60 {
+        let times = scene.mention(&channel(n % 10));
+        // The first ones look people and channels up.
+        if n >= 10 {
+            all.push(times);
+        }
+        let since = Instant::now();
+        file.write_all(&[b'x'; 200])
+            .and_then(|()| file.sync_data())
+            .expect("write a line");
+        floor.push(ms(since.elapsed()));
+    }
+    let sync = median(&floor);
+    let of = |pick: fn(&Times) -> f64| median(&all.iter().map(pick).collect::<Vec<_>>());
+    table.row(
+        "mention -> ack (floor: fdatasync)",
+        "ms",
+        of(|t| t.ack),
+        Some(5.0),
+        Some(sync),
+    );
+    table.row(
+        "mention -> first post",
+        "ms",
+        of(|t| t.post),
+        Some(5.0),
+        None,
+    );
+    table.row(
+        "mention -> model request",
+        "ms",
+        of(|t| t.request),
+        Some(10.0),
+        None,
+    );
+    table.row(
+        "mention -> answer",
+        "ms",
+        of(|t| t.answer),
+        Some(20.0),
+        None,
+    );
+    drop(scene);
+    burst(table);
+}
+
+fn burst(table: &mut Table) {
+    let scene = Scene::plain(|_| None);
+    for n in 0..1000 {
+        scene
+            .slack
+            .say(&channel(n % 50), LENA, "just talking")
+            .send();
+    }
+    let slowest = scene.slack.wait_until("1,000 acks", |state| {
+        let slowest = state
+            .acks
+            .iter()
+            .map(|ack| ms(ack.after))
+            .fold(0.0, f64::max);
+        (state.acks.len() == 1000).then_some(slowest)
+    });
+    table.row(
+        "1,000 messages, 50 channels: slowest ack",
+        "ms",
+        slowest,
+        Some(100.0),
+        None,
+    );
+}
+
+/// Arguments of the call that does nothing worth mentioning.
+fn call_of(tool: &str, dir: &str, n: usize) -> Reply {
+    let path = format!("{dir}/bench.txt");
+    let mut args = match tool {
+        "bash" => json!({"command": "true"}),
+        "write" => json!({"path": path, "content": format!("a {n}\n")}),
+        "read" => json!({"path": path}),
+        "edit" => json!({"path": path, "oldText": "a ", "newText": "b "}),
+        _ => json!({}),
+    };
+    args["label"] = "Try".into();
+    Reply::tool(tool, &args)
+}
+
+/// Each tool in turn, one call a turn of the model. A turn with a tool that does not exist
+/// shows what the rest of a turn costs; the bare command runs between them.
+fn tools(table: &mut Table) {
+    let home = Arc::new(Scratch::new());
+    home.write("data/bench.txt", "a 0\n");
+    let dir = home.path("data").display().to_string();
+    let bare = || Command::new("sh");
+    let own = tool_costs(&home, "--sandbox=host", &dir, 40, move || {
+        silent(bare().args(["-c", "true"]));
+    });
+    let floor = own["bare"];
+    table.row("a turn of the model", "ms", own["none"], None, None);
+    for tool in ["bash", "write", "read", "edit"] {
+        let cost = own[tool] - own["none"];
+        table.row(
+            format!("{tool} on the host"),
+            "ms",
+            cost,
+            Some(floor + 2.0),
+            Some(floor),
+        );
+    }
+    let Some(image) = docker::image() else { return };
+    let home = Arc::new(Scratch::new());
+    home.write("data/bench.txt", "a 0\n");
+    let container = Container::by_hand(image, &home.path("data"));
+    let name = container.name.clone();
+    let times = if table.quick { 10 } else { 30 };
+    let own = tool_costs(
+        &home,
+        &container.sandbox(),
+        "/workspace",
+        times,
+        move || {
+            silent(Command::new("docker").args(["exec", "-i", &name, "sh", "-c", "true"]));
+        },
+    );
+    let floor = own["bare"];
+    for tool in ["bash", "write", "read", "edit"] {
+        let cost = own[tool] - own["none"];
+        table.row(
+            format!("{tool} in docker"),
+            "ms",
+            cost,
+            Some(floor * 1.1),
+            Some(floor),
+        );
+    }
+}
+
+/// Medians in ms by tool, and of the `bare` command.
+fn tool_costs(
+    home: &Arc<Scratch>,
+    sandbox: &str,
+    dir: &str,
+    times: usize,
+    bare: impl Fn() + Send + 'static,
+) -> BTreeMap<&'static str, f64> {
+    const KINDS: [&str; 5] = ["none", "bash", "write", "read", "edit"];
+    let samples: Arc<Mutex<BTreeMap<&str, Vec<f64>>>> = Arc::default();
+    let ours = Arc::clone(&samples);
+    let (dir, mut last) = (dir.to_owned(), None);
+    let turns = KINDS.len() * 10 + 1;
+    let reply = move |n: usize| {
+        let now = Instant::now();
+        let mut samples = lock(&ours);
+        if let Some((kind, since)) = last.take() {
+            samples.entry(kind).or_default().push(ms(now - since));
+        }
+        if n % turns == 0 {
+            return None;
+        }
+        bare();
+        samples.entry("bare").or_default().push(ms(now.elapsed()));
+        let kind = KINDS[n % turns % KINDS.len()];
+        let reply = call_of(kind, &dir, n);
+        last = Some((kind, Instant::now()));
+        Some(reply)
+    };
+    let fakes = (FakeSlack::start(), FakeLlm::start());
+    let scene = Scene::new(home, fakes, sandbox, reply);
+    for n in 0..times.div_ceil(10) {
+        scene.mention(&channel(n));
+    }
+    drop(scene);
+    let samples = lock(&samples);
+    samples
+        .iter()
+        .map(|(kind, all)| (*kind, median(all)))
+        .collect()
+}
+
+fn output(table: &mut Table) {
+    let large: u64 = if table.quick {
+        1_000_000_000
+    } else {
+        10_000_000_000
+    };
+    for bytes in [100_000_000, large] {
+        let print =
+            format!("yes 'what a tool prints, line by line, and more of it' | head -c {bytes}");
+        let since = Instant::now();
+        silent(Command::new("sh").args(["-c", &format!("{print} | cat >/dev/null")]));
+        let floor = ms(since.elapsed());
+        let command = json!({"label": "Print", "command": print});
+        let scene = Scene::plain(move |n| (n == 1).then(|| Reply::tool("bash", &command)));
+        forget_peak(&scene.mom);
+        let times = scene.mention_slow();
+        let name = format!("{} MB of output", bytes / 1_000_000);
+        table.row(
+            format!("{name}: peak"),
+            "MB",
+            megabytes(&scene.mom, "VmHWM"),
+            Some(12.0),
+            None,
+        );
+        table.row(
+            format!("{name}: time"),
+            "ms",
+            times,
+            Some(floor * 2.0 + 50.0),
+            Some(floor),
+        );
+    }
+}
+
+impl Scene {
+    /// The time to the answer, in ms, which may be longer than a guard against hangs.
+    fn mention_slow(&self) -> f64 {
+        let since = Instant::now();
+        self.slack.mention("C01", LENA, "and now?");
+        loop {
+            let answered = self.slack.change(|state| {
+                let last = lock(&self.asked).len();
+                answer_at(state, since, "C01", &format!("answer {last}"))
+            });
+            if let Some(at) = answered {
+                return ms(at - since);
+            }
+            assert!(
+                since.elapsed() < Duration::from_secs(120),
+                "no answer: {}",
+                self.mom.log()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn arguments(table: &mut Table) {
+    for (name, bytes, goal_ms, goal_mb) in [
+        ("100 KB", 100_000, 100.0, 8.0),
+        ("10 MB", 10_000_000, 4000.0, 100.0),
+    ] {
+        let home = Arc::new(Scratch::new());
+        let path = home.path("data/large.txt").display().to_string();
+        let content = "what a model writes\n".repeat(bytes / 20);
+        let write = json!({"label": "Write", "path": path, "content": content});
+        let reply = move |n| {
+            // As models send them: a few characters an event.
+            (n == 1).then(|| Reply::tool("write", &write).chunks(4096, 40))
+        };
+        let fakes = (FakeSlack::start(), FakeLlm::start());
+        let scene = Scene::new(&home, fakes, "--sandbox=host", reply);
+        forget_peak(&scene.mom);
+        let took = scene.mention_slow();
+        let name = format!("{name} of streamed arguments");
+        table.row(format!("{name}: time"), "ms", took, Some(goal_ms), None);
+        table.row(
+            format!("{name}: peak"),
+            "MB",
+            megabytes(&scene.mom, "VmHWM"),
+            Some(goal_mb),
+            None,
+        );
+        assert_eq!(home.read("data/large.txt").len(), bytes);
+    }
+}
+
+fn history(table: &mut Table) {
+    let bytes: u64 = if table.quick { 100 << 20 } else { 1 << 30 };
+    let (mut empty, mut full) = (Vec::new(), Vec::new());
+    for (with, figures) in [(0, &mut empty), (bytes, &mut full)] {
+        let home = Arc::new(Scratch::new());
+        if with > 0 {
+            write_log(&home, with);
+            write_context(&home, with);
+        }
+        let fakes = (FakeSlack::start(), FakeLlm::start());
+        let since = Instant::now();
+        let scene = Scene::new(&home, fakes, "--sandbox=host", |_| None);
+        let start = ms(since.elapsed());
+        let first = scene.mention("CB00");
+        let all: Vec<Times> = (0..15).map(|_| scene.mention("CB00")).collect();
+        let of = |pick: fn(&Times) -> f64| median(&all.iter().map(pick).collect::<Vec<_>>());
+        *figures = vec![
+            ("start to hello", "ms", start),
+            ("first mention -> model request", "ms", first.request),
+            ("mention -> ack", "ms", of(|t| t.ack)),
+            ("mention -> model request", "ms", of(|t| t.request)),
+            ("mention -> answer", "ms", of(|t| t.answer)),
+            ("peak", "MB", megabytes(&scene.mom, "VmHWM")),
+        ];
+    }
+    for ((figure, unit, value), (.., floor)) in full.into_iter().zip(empty) {
+        // The same, give or take what two runs differ in.
+        let slack = if unit == "MB" { 1.0 } else { 3.0 };
+        let figure = format!("{} MB log and context: {figure}", bytes >> 20);
+        table.row(figure, unit, value, Some(floor * 1.25 + slack), Some(floor));
+    }
+}
+
+/// What people said since long ago, until yesterday.
+fn write_log(home: &Scratch, bytes: u64) {
+    home.write("data/CB00/log.jsonl", "");
+    let file = fs::File::create(home.path("data/CB00/log.jsonl")).expect("make a log");
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let (mut written, mut n) = (0, 0);
+    while written < bytes {
+        n += 1;
+        let line = format!(
+            "{{\"date\":\"2025-01-05T09:12:44.120Z\",\"ts\":\"{}.{:06}\",\"user\":\"U07\",\"userName\":\"lena\",\
+             \"displayName\":\"Lena\",\"text\":\"the backup of last night took longer than the one before: {n}\",\
+             \"attachments\":[],\"isBot\":false}}\n",
+            1_700_000_000 + n / 100,
+            n % 1_000_000
+        );
+        file.write_all(line.as_bytes()).expect("write the log");
+        written += line.len() as u64;
+    }
+}
+
+/// So much of a conversation, a compaction, and some turns after it.
+fn write_context(home: &Scratch, bytes: u64) {
+    let file = fs::File::create(home.path("data/CB00/context.jsonl")).expect("make a context");
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    let head = "{\"type\":\"session\",\"version\":3,\"id\":\"x\",\"timestamp\":\"2025-01-05T09:12:45.000Z\",\"cwd\":\"/srv/mom\"}\n";
+    file.write_all(head.as_bytes()).expect("write the context");
+    let (mut written, mut n, mut parent) = (0, 0, "null".to_owned());
+    let text = "the disk is at 91 % and what fills it are the nightly dumps ".repeat(8);
+    let mut after = 0;
+    while after < 20 {
+        n += 1;
+        if written >= bytes {
+            after += 1;
+        }
+        let fields = match (after, n % 2) {
+            (1, _) => format!(
+                "\"type\":\"compaction\",\"summary\":\"It was about disks.\",\"firstKeptEntryId\":\"{:08x}\",\"tokensBefore\":100000",
+                n - 6
+            ),
+            (_, 1) => format!(
+                "\"type\":\"message\",\"message\":{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\"timestamp\":1736068365000}}"
+            ),
+            _ => format!(
+                "\"type\":\"message\",\"message\":{{\"role\":\"assistant\",\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\"api\":\"anthropic-messages\",\
+                 \"provider\":\"anthropic\",\"model\":\"claude-sonnet-5-5\",\"usage\":{{\"input\":10,\"output\":10,\"cacheRead\":0,\"cacheWrite\":0,\"totalTokens\":20,\
+                 \"cost\":{{\"input\":0,\"output\":0,\"cacheRead\":0,\"cacheWrite\":0,\"total\":0}}}},\"stopReason\":\"stop\",\"timestamp\":1736068365000}}"
+            ),
+        };
+        let mut line = String::new();
+        writeln!(line, "{{\"id\":\"{n:08x}\",\"parentId\":{parent},\"timestamp\":\"2025-01-05T09:12:45.000Z\",{fields}}}").expect("a string");
+        file.write_all(line.as_bytes()).expect("write the context");
+        written += line.len() as u64;
+        parent = format!("\"{n:08x}\"");
+    }
+}
+
+fn many(table: &mut Table) {
+    let gate = Gate::new();
+    let ours = gate.clone();
+    let stall = move |n| Some(Reply::text(&format!("answer {n}")).stall(&ours));
+    let fakes = (FakeSlack::start_tls(), FakeLlm::start_tls());
+    let scene = Scene::new(&Arc::new(Scratch::new()), fakes, "--sandbox=host", stall);
+    forget_peak(&scene.mom);
+    for n in 0..50 {
+        scene.slack.mention(&channel(n), LENA, "and now?");
+    }
+    scene.llm.wait_until("all places taken", |state| {
+        (state.asked.len() >= RUNS_MAX).then_some(())
+    });
+    table.row(
+        "50 channels at once over TLS: memory",
+        "MB",
+        megabytes(&scene.mom, "VmRSS"),
+        Some(15.0),
+        None,
+    );
+    gate.open();
+    for n in 0..50 {
+        scene.slack.wait_channel(&channel(n), |channel| {
+            channel
+                .answers()
+                .iter()
+                .any(|answer| answer.shown().starts_with("answer"))
+        });
+    }
+    table.row(
+        "50 channels at once over TLS: peak",
+        "MB",
+        megabytes(&scene.mom, "VmHWM"),
+        Some(15.0),
+        None,
+    );
+    drop(scene);
+
+    let runs = if table.quick { 200 } else { 1000 };
+    let command = json!({"label": "Count", "command": "seq 1000"});
+    let scene = Scene::plain(move |n| (n % 2 == 1).then(|| Reply::tool("bash", &command)));
+    let mut at_100 = 0.0;
+    let since = Instant::now();
+    for n in 1..=runs {
+        scene.mention(&channel(n % 50));
+        if n == 100 {
+            at_100 = megabytes(&scene.mom, "VmRSS");
+        }
+    }
+    let each = ms(since.elapsed()) / runs as f64;
+    let memory = megabytes(&scene.mom, "VmRSS");
+    let figure = format!("memory after {runs} runs (floor: after 100)");
+    table.row(figure, "MB", memory, Some(at_100 + 0.5), Some(at_100));
+    table.row(
+        format!("{runs} runs with a tool, each"),
+        "ms",
+        each,
+        None,
+        None,
+    );
+}
+
+fn events(table: &mut Table) {
+    let count = if table.quick { 1000 } else { 10_000 };
+    let mut figures = Vec::new();
+    for files in [0, count] {
+        let home = Arc::new(Scratch::new());
+        home.write("data/events/.keep", "");
+        for n in 0..files {
+            let event = json!({"type": "one-shot", "channelId": channel(n % 50), "text": "wake up",
+                "at": "2099-01-05T09:12:45Z"});
+            let path = home.path(&format!("data/events/e{n}.json"));
+            fs::write(path, event.to_string()).expect("write an event");
+        }
+        let fakes = (FakeSlack::start(), FakeLlm::start());
+        let scene = Scene::new(&home, fakes, "--sandbox=host", |_| None);
+        let wake = |n: usize| {
+            let event = json!({"type": "immediate", "channelId": "C01", "text": "now"});
+            let since = Instant::now();
+            home.write(&format!("data/new-{n}"), event.to_string());
+            fs::rename(
+                home.path(&format!("data/new-{n}")),
+                home.path(&format!("data/events/new-{n}.json")),
+            )
+            .expect("move an event");
+            let posted = scene.slack.wait_until("an event's post", |state| {
+                first_call(state, since, "chat.postMessage")
+            });
+            scene.llm.next_request();
+            ms(posted - since)
+        };
+        let first = wake(0);
+        thread::sleep(Duration::from_millis(500));
+        let cpu = cpu_ms(&scene.mom);
+        let mut later = Vec::new();
+        for n in 1..6 {
+            later.push(wake(n));
+            thread::sleep(Duration::from_millis(300));
+        }
+        let each = (cpu_ms(&scene.mom) - cpu) / 5.0;
+        figures.push([first, median(&later), each, megabytes(&scene.mom, "VmRSS")]);
+    }
+    let names = [
+        ("start scan and first event", "ms", 400.0),
+        ("one event -> post", "ms", 20.0),
+        ("CPU of one event", "ms", 20.0),
+        ("memory", "MB", 4.0),
+    ];
+    for (n, (figure, unit, more)) in names.into_iter().enumerate() {
+        let (floor, value) = (figures[0][n], figures[1][n]);
+        table.row(
+            format!("{count} event files: {figure}"),
+            unit,
+            value,
+            Some(floor + more),
+            Some(floor),
+        );
+    }
+}

@@ -177,6 +177,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
     /// The ts of the status message, once it is known.
     pub(crate) status_ts: &'a dyn Fn() -> Option<String>,
+    /// Called when everything that was asked is on disk.
+    pub(crate) begun: &'a dyn Fn(),
     /// News for the model that stand in no message.
     pub(crate) notes: Vec<String>,
 }
@@ -192,6 +194,16 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// The job was done already, before a crash: there is nothing to run or to end.
+    pub(crate) fn is_done(&self) -> bool {
+        self.record.done
+    }
+
+    /// An earlier try got somewhere.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.record.resumed
+    }
+
     /// The status message of an earlier try.
     pub(crate) fn status_ts(&self) -> Option<String> {
         self.record.status_ts.clone()
@@ -221,7 +233,9 @@ impl Session<'_> {
         let mut notes = prompt::note(&scene.notes);
         let mut news = false;
         for asked in &job.asked {
-            if self.context.has(&asked.ts) {
+            // Of another run it may have been overheard already, when it waited: asked again
+            // it is the last word.
+            if self.record.resumed && self.context.has(&asked.ts) {
                 continue;
             }
             let (mut content, timestamp_ms) = read(asked, stop)?;
@@ -236,9 +250,8 @@ impl Session<'_> {
                 timestamp_ms: time::now_ms(),
             })?;
         }
-        if let Some(ts) = (scene.status_ts)() {
-            self.context.note_status(&ts)?;
-        }
+        self.context.note_begun((scene.status_ts)())?;
+        (scene.begun)();
         self.last_prompt(&system);
         let env = RunEnv {
             provider: &*agent.provider,

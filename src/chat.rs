@@ -120,6 +120,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
         await_files: &|_, _| Ok(Vec::new()),
         steer: &Vec::new,
         status_ts: &|| None,
+        begun: &|| (),
         notes: Vec::new(),
     };
     let mut session = agent.begin(&job)?;

@@ -81,6 +81,8 @@ pub(crate) struct RunRecord {
     /// The status message of the try before.
     pub(crate) status_ts: Option<String>,
     pub(crate) resumed: bool,
+    /// It has ended before: nothing was begun.
+    pub(crate) done: bool,
 }
 
 /// Dollars.
@@ -272,6 +274,18 @@ impl Context {
         asked_ts: &[String],
         status: RunStatus,
     ) -> Result<RunRecord> {
+        let last = self.state.run.as_ref();
+        let is_done = |ts: &String| match last.filter(|run| run.asked.contains(ts)) {
+            Some(run) => run.done,
+            // Only its own run brings an event here.
+            None => ts.contains(':') && self.known.contains(ts),
+        };
+        if asked_ts.iter().all(is_done) {
+            return Ok(RunRecord {
+                done: true,
+                ..RunRecord::default()
+            });
+        }
         let unfinished = self
             .state
             .run
@@ -294,17 +308,19 @@ impl Context {
             tries: run.tries,
             status_ts: run.status_ts.clone(),
             resumed,
+            done: false,
         };
         self.state.run = Some(run);
         self.flush(vec![self.record("begin")?])?;
         Ok(found)
     }
 
-    pub(crate) fn note_status(&mut self, status_ts: &str) -> Result<()> {
+    /// What was asked is in the context; the status message, if it is posted already.
+    pub(crate) fn note_begun(&mut self, status_ts: Option<String>) -> Result<()> {
         if let Some(run) = &mut self.state.run {
-            run.status_ts = Some(status_ts.to_owned());
+            run.status_ts = status_ts.or(run.status_ts.take());
         }
-        self.write(vec![self.record("status")?]).map(drop)
+        self.write(vec![self.record("begun")?]).map(drop)
     }
 
     /// A user message of this run, also one that came while it went on.
@@ -349,17 +365,29 @@ impl Context {
         Ok(self.state.costs)
     }
 
-    /// The run leaves `note` in the context and nothing else; `end_run` follows.
+    /// The run leaves `note` in the context and nothing else, and one of them stands for all
+    /// such runs in a row; `end_run` follows.
     pub(crate) fn drop_run(&mut self, note: &str) -> Result<()> {
         let Some(run) = &self.state.run else {
             return Ok(());
         };
-        let last_id = std::mem::replace(&mut self.last_id, run.before.clone());
-        let message = Message::User {
-            content: vec![Content::Text(note.to_owned())],
-            timestamp_ms: time::now_ms(),
+        let content = vec![Content::Text(note.to_owned())];
+        let is_note = |message: &Message| matches!(message, Message::User { content: found, .. } if *found == content);
+        let before = self.run_start.checked_sub(1);
+        let noted = before.filter(|at| self.messages.get(*at).is_some_and(is_note));
+        let mut entries = vec![self.record("drop")?];
+        let before = match noted.and_then(|at| self.ids.get(at)) {
+            Some(id) => Some(id.clone()),
+            None => {
+                let message = Message::User {
+                    content,
+                    timestamp_ms: time::now_ms(),
+                };
+                entries.insert(0, message_entry(&message, "")?);
+                run.before.clone()
+            }
         };
-        let entries = vec![message_entry(&message, "")?, self.record("drop")?];
+        let last_id = std::mem::replace(&mut self.last_id, before);
         if let Err(err) = self.write(entries) {
             self.last_id = last_id;
             return Err(err);
@@ -1231,11 +1259,12 @@ mod tests {
             tries,
             status_ts: status.map(str::to_owned),
             resumed: tries > 1,
+            done: false,
         };
         assert_eq!(asked_run(&mut context, "1.0"), again(1, None));
         context.end_run(Some("9.0"), Some(0.5)).unwrap();
         assert_eq!(asked_run(&mut context, "2.0"), again(1, None));
-        context.note_status("2.1").unwrap();
+        context.note_begun(Some("2.1".to_owned())).unwrap();
         context.append(answer("working")).unwrap();
         context.append_asked("2.2", vec![], 0).unwrap();
         for tries in 2..4 {

@@ -62,8 +62,6 @@ pub(crate) struct Events(Arc<Inner>);
 
 struct Inner {
     dir: Arc<Dir>,
-    /// When mom started, in milliseconds: older files were written while she was away.
-    started_ms: i64,
     state: Mutex<State>,
 }
 
@@ -89,7 +87,7 @@ struct Known {
 }
 
 enum Plan {
-    /// `missed`: written while mom was not running.
+    /// `missed`: it may have been while mom was not running.
     Once { missed: bool },
     /// `last_ms`: due time of the last run.
     Periodic {
@@ -98,7 +96,7 @@ enum Plan {
     },
     /// Queued under this `ts`; the file goes when that run is on disk.
     Submitted { ts_ms: i64 },
-    /// Could not even be set aside: left alone until it changes.
+    /// Could not be set aside, or removed after its run: left alone until it changes.
     Broken,
 }
 
@@ -138,7 +136,11 @@ struct Event {
 
 enum When {
     Now,
-    At(i64),
+    At {
+        ms: i64,
+        /// It has no offset and was taken as the host's time.
+        local: bool,
+    },
     Cron(Box<Schedule>),
 }
 
@@ -151,10 +153,9 @@ enum Phase {
 }
 
 impl Events {
-    pub(crate) fn new(dir: Arc<Dir>, started_ms: i64) -> Events {
+    pub(crate) fn new(dir: Arc<Dir>) -> Events {
         Events(Arc::new(Inner {
             dir,
-            started_ms,
             state: Mutex::default(),
         }))
     }
@@ -244,7 +245,7 @@ impl Events {
         notes
     }
 
-    /// The run of an event is on disk (or was already, before a crash): its file goes, if it
+    /// What an event asked is on disk (or was already, before a crash): its file goes, if it
     /// is still the one that was read.
     pub(crate) fn ran(&self, job: &Job) {
         let (Some(name), Some(asked)) = (&job.event, job.asked.first()) else {
@@ -267,6 +268,7 @@ impl Events {
             if now == stamp {
                 if let Err(err) = self.0.dir.remove(&path) {
                     log::error!(&job.channel, "event {name} ran and can't be removed: {err}");
+                    self.leave_alone(name, &job.channel, stamp);
                 }
             }
         }
@@ -488,11 +490,11 @@ impl Events {
                         "written at {when}, more than a day before mom started"
                     ));
                 }
-                let missed = phase == Phase::Start && written < self.0.started_ms;
+                let missed = phase == Phase::Start;
                 // The clock may have been ahead when it was written.
                 (Plan::Once { missed }, Some(written.min(now_ms)))
             }
-            When::At(at) => {
+            When::At { ms: at, local } => {
                 if phase == Phase::Running && at < stamp.modified_ms().min(now_ms) {
                     let when = time::prompt_stamp(at);
                     return Err(format!(
@@ -502,7 +504,18 @@ impl Events {
                 if now_ms - at > LATE_MAX_MS {
                     return Err(too_old(at));
                 }
-                (Plan::Once { missed: false }, Some(at))
+                if local {
+                    let note = format!(
+                        "Event {name}: `at` has no UTC offset, taken as {}, so {}",
+                        time::zone_name(),
+                        time::prompt_stamp(at)
+                    );
+                    log::info!(&event.channel, "{note}");
+                    if phase == Phase::Running {
+                        state.note(&event.channel, note);
+                    }
+                }
+                (Plan::Once { missed: true }, Some(at))
             }
             When::Cron(schedule) => {
                 let next = next_run(&schedule, last, now_ms);
@@ -574,7 +587,7 @@ impl Events {
         }
     }
 
-    /// Hands a due event over. It is late when it was `missed`, or by the clock.
+    /// Hands a due event over. `missed`: it can be late.
     fn fire(
         &self,
         name: &str,
@@ -595,13 +608,9 @@ impl Events {
             self.look_later(name);
             return;
         };
-        let mut late = missed;
-        if let When::At(_) = event.when {
-            late = now_ms - due_ms > LATE_MS;
-            if now_ms - due_ms > LATE_MAX_MS {
-                let why = too_old(due_ms);
-                return self.set_aside(name, &event.channel, stamp, Some(&text), &why);
-            }
+        if missed && now_ms - due_ms > LATE_MAX_MS {
+            let why = too_old(due_ms);
+            return self.set_aside(name, &event.channel, stamp, Some(&text), &why);
         }
         let once = !matches!(event.when, When::Cron(_));
         let mut asked = format!(
@@ -611,7 +620,7 @@ impl Events {
             one_line(&event.info, 200),
             event.text
         );
-        if late {
+        if missed && now_ms - due_ms > LATE_MS {
             let when = time::prompt_stamp(due_ms);
             asked.push_str(&format!("\n\n(This runs late: it was due at {when}.)"));
         }
@@ -678,7 +687,6 @@ impl Events {
     /// NAME.json becomes NAME.json.error: the reason, then its text. What is no text stays
     /// beside it as NAME.json.orig.
     fn set_aside(&self, name: &str, channel: &str, stamp: &Stamp, text: Option<&str>, why: &str) {
-        log::warning!(channel, "event {name} does not run: {why}");
         // With endings and while it is written, a name may have 255 bytes.
         let mut end = name.len().min(240);
         while !name.is_char_boundary(end) {
@@ -709,6 +717,7 @@ impl Events {
                 renamed.and_then(|()| write(&body))
             }
         };
+        log::warning!(channel, "event {name} does not run: {why}");
         let mut state = self.0.state.lock().unwrap();
         state.forget(name);
         state.note(
@@ -720,16 +729,23 @@ impl Events {
         );
         if let Err(err) = done {
             log::error!(channel, "event {name} can't be set aside: {err}");
-            let known = Known {
-                stamp: *stamp,
-                hash: 0,
-                channel: channel.to_owned(),
-                plan: Plan::Broken,
-                next_ms: None,
-            };
-            if state.files.len() < ENTRIES_MAX {
-                state.files.insert(name.to_owned(), known);
-            }
+            drop(state);
+            self.leave_alone(name, channel, *stamp);
+        }
+    }
+
+    /// Until it changes.
+    fn leave_alone(&self, name: &str, channel: &str, stamp: Stamp) {
+        let known = Known {
+            stamp,
+            hash: 0,
+            channel: channel.to_owned(),
+            plan: Plan::Broken,
+            next_ms: None,
+        };
+        let mut state = self.0.state.lock().unwrap();
+        if state.files.len() < ENTRIES_MAX {
+            state.files.insert(name.to_owned(), known);
         }
     }
 }
@@ -881,8 +897,8 @@ fn parse(text: &str) -> std::result::Result<Event, String> {
         "immediate" => ("immediate", "immediate".to_owned(), When::Now),
         "one-shot" => {
             let at = field("at", "2027-03-01T09:00:00+01:00")?;
-            let when = When::At(parse_at(&at)?);
-            ("one-shot", at, when)
+            let (ms, local) = parse_at(&at)?;
+            ("one-shot", at, When::At { ms, local })
         }
         "periodic" => {
             let schedule = field("schedule", "0 9 * * 1-5")?;
@@ -906,18 +922,18 @@ fn parse(text: &str) -> std::result::Result<Event, String> {
     })
 }
 
-/// Milliseconds. Without an offset it is local time of the host.
-fn parse_at(text: &str) -> std::result::Result<i64, String> {
+/// Milliseconds, and whether there was no offset: then it is local time of the host.
+fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
     let trimmed = text.trim();
-    if let Ok(zoned) = trimmed.parse::<Zoned>() {
-        return Ok(zoned.timestamp().as_millisecond());
-    }
-    if let Some(ms) = time::parse_iso(trimmed) {
-        return Ok(ms);
+    let zoned = trimmed.parse::<Zoned>().ok();
+    let zoned = zoned.map(|zoned| zoned.timestamp().as_millisecond());
+    if let Some(ms) = zoned.or_else(|| time::parse_iso(trimmed)) {
+        return Ok((ms, false));
     }
     let local = trimmed.parse::<DateTime>().ok();
     let at = local.and_then(|local| local.to_zoned(TimeZone::system()).ok());
-    at.map(|at| at.timestamp().as_millisecond()).ok_or_else(|| {
+    let at = at.map(|at| (at.timestamp().as_millisecond(), true));
+    at.ok_or_else(|| {
         format!(
             "\"at\" {} is no time, write it like 2027-03-01T09:00:00+01:00",
             cut(text, 60)
@@ -976,7 +992,7 @@ mod tests {
             let dir = Arc::new(Dir::open(&root).unwrap());
             World {
                 root,
-                events: Events::new(dir, START),
+                events: Events::new(dir),
                 jobs: Vec::new(),
                 uptake: Uptake::Taken,
             }
@@ -1395,12 +1411,12 @@ mod tests {
             ("1767614400000", None),
             ("", None),
         ] {
-            assert_eq!(parse_at(text).ok(), want, "{text}");
+            assert_eq!(parse_at(text).ok(), want.map(|ms| (ms, false)), "{text}");
         }
         for (text, hour) in [("2026-01-05T09:00", 9), ("2026-01-05", 0)] {
             let local = jiff::civil::date(2026, 1, 5).at(hour, 0, 0, 0);
             let want = local.to_zoned(TimeZone::system()).unwrap().timestamp();
-            assert_eq!(parse_at(text), Ok(want.as_millisecond()), "{text}");
+            assert_eq!(parse_at(text), Ok((want.as_millisecond(), true)), "{text}");
         }
     }
 

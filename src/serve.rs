@@ -26,7 +26,7 @@ use crate::slack::show::{self, Milestone, Show, Stopper, Target};
 use crate::slack::socket;
 use crate::slack::web::{Content, Failure, Identity, Urgency, Web, jittered};
 use crate::stop::{Cause, Stop};
-use crate::store::{self, Attachment, LogEntry, Seen, Store};
+use crate::store::{self, Attachment, CutEvent, LogEntry, Seen, Store};
 use crate::text;
 use crate::time;
 
@@ -68,7 +68,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     }
     let (files, downloads) = Files::new();
     let (errands, errand_list) = sync_channel(ERRANDS_MAX);
-    let events = Events::new(agent.store.dir().clone(), time::now_ms());
+    let events = Events::new(agent.store.dir().clone());
     let house = Arc::new(House {
         names: Names::new(web.clone(), identity.me.team_id.clone()),
         identity,
@@ -763,21 +763,49 @@ impl House {
         *self.intake.lock().unwrap() = None;
     }
 
+    /// Runs of events that were cut, before a new one can come.
+    fn take_up_events(&self, queue: &Queue) {
+        let store = &self.agent.store;
+        let since_ms = time::now_ms() - MISSED_MS;
+        // Unreadable: the other look at the channels says so.
+        let channels = store.channels().unwrap_or_default().into_iter();
+        for channel in channels.filter(|id| crate::slack::is_channel_id(id)) {
+            match store.cut_event(&channel, since_ms) {
+                Ok(Some(event)) => self.submit(event_again(&channel, event), queue),
+                Ok(None) => {}
+                Err(err) => log::warning!(&channel, "cannot look for a run that was cut: {err}"),
+            }
+        }
+    }
+
     fn watch_events(&self, queue: &Queue) {
-        let mut submit = |job: Job| match queue.submit(Task::Run(job.clone())) {
-            Submitted::Next | Submitted::Waits => Uptake::Taken,
-            Submitted::Refused if self.stop.is_set() => Uptake::Closing,
-            Submitted::Refused => {
-                let event = job.event.unwrap_or_default();
-                self.errand(Errand::Say {
-                    channel: job.channel,
-                    thread_ts: None,
-                    text: format!(
-                        "_Event {} was left out: too many events wait here_",
-                        text::escape(&event)
-                    ),
-                });
-                Uptake::Full
+        self.take_up_events(queue);
+        // Channels that were told of a full queue since it was last empty.
+        let mut told = HashSet::new();
+        let mut submit = |job: Job| {
+            let (channel, event) = (job.channel.clone(), job.event.clone().unwrap_or_default());
+            match queue.submit(Task::Run(job)) {
+                Submitted::Next => {
+                    told.remove(&channel);
+                    Uptake::Taken
+                }
+                Submitted::Waits => Uptake::Taken,
+                Submitted::Refused if self.stop.is_set() => Uptake::Closing,
+                Submitted::Refused => {
+                    if told.insert(channel.clone()) {
+                        let event = text::escape(&event);
+                        let text = format!(
+                            "_Event {event} was left out: too many events wait here. So are \
+                             further ones until there is room_"
+                        );
+                        self.errand(Errand::Say {
+                            channel,
+                            thread_ts: None,
+                            text,
+                        });
+                    }
+                    Uptake::Full
+                }
             }
         };
         let mut channel = |id: &str| match self.names.channel(id) {
@@ -827,15 +855,27 @@ impl House {
             .map(|asked| asked.ts.clone())
             .unwrap_or_default();
         // Someone waits for a first sign, so it goes out before anything is read; only what
-        // was begun before a restart is looked up first.
-        let (early, status_ts) = match job.again {
+        // may have been begun before a restart is looked up first.
+        let (early, status_ts) = match job.again || job.event.is_some() {
             true => {
                 let session = self.agent.begin(job)?;
-                if let Some(answer) = self.answer_of(job, &run) {
+                if session.is_done() {
+                    self.events.ran(job);
+                    return Ok(());
+                }
+                let may_stand = job.again || session.is_resumed();
+                if let Some(answer) = may_stand
+                    .then(|| self.posted(job, &run, "answer-0"))
+                    .flatten()
+                {
                     log::info!(&job.channel, "{run} was answered before the restart");
+                    self.events.ran(job);
                     return session.end_as_answered(&answer);
                 }
-                let status = session.status_ts();
+                let mut status = session.status_ts();
+                if status.is_none() && session.is_resumed() {
+                    status = self.posted(job, &run, "status");
+                }
                 (Some(session), status)
             }
             false => (None, None),
@@ -867,9 +907,6 @@ impl House {
         let outcome = early
             .map_or_else(|| self.agent.begin(job), Ok)
             .and_then(|begun| {
-                if job.event.is_some() {
-                    self.events.ran(job);
-                }
                 let begun = session.insert(begun);
                 let thread_ts = job.thread_ts.as_deref();
                 let mut askers = job.asked.iter();
@@ -949,6 +986,7 @@ impl House {
                 asked
             },
             status_ts,
+            begun: &|| self.events.ran(job),
             notes: self.events.notes(&job.channel),
         };
         self.refresh_directory();
@@ -989,21 +1027,14 @@ impl House {
         outsider
     }
 
-    /// Of a run that was cut: its answer, if it had been posted.
-    fn answer_of(&self, job: &Job, run: &str) -> Option<String> {
-        match show::find(
-            &self.web,
-            &job.channel,
-            job.thread_ts.as_deref(),
-            run,
-            "answer-0",
-        ) {
-            Ok(found) => found,
-            Err(failure) => {
-                log::warning!(&job.channel, "cannot look for an earlier answer: {failure}");
-                None
-            }
-        }
+    /// What a run that was cut had posted as `part`, if it had.
+    fn posted(&self, job: &Job, run: &str, part: &str) -> Option<String> {
+        let thread_ts = job.thread_ts.as_deref();
+        let found = show::find(&self.web, &job.channel, thread_ts, run, part);
+        found.unwrap_or_else(|failure| {
+            log::warning!(&job.channel, "cannot look for an earlier {part}: {failure}");
+            None
+        })
     }
 
     fn log_answer(&self, job: &Job, answer: &str, posted: &[String]) -> Result<()> {
@@ -1040,6 +1071,22 @@ const NOTHING_RUNS: &str =
     "_Nothing running_\nI also know `new` (a fresh start) and `status` (what I am up to).";
 const FRESH: &str =
     "_A fresh start: what was said before is left out from now on. Memory and files stay._";
+
+/// What it asked stands in the context.
+fn event_again(channel: &str, event: CutEvent) -> Job {
+    Job {
+        channel: channel.to_owned(),
+        thread_ts: None,
+        asked: vec![Asked {
+            ts: event.ts,
+            user: "EVENT".to_owned(),
+            text: String::new(),
+            files: Vec::new(),
+        }],
+        event: Some(event.name),
+        again: true,
+    }
+}
 
 fn job_again(channel: &str, entry: LogEntry) -> Job {
     Job {

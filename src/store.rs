@@ -319,6 +319,29 @@ impl Store {
         Ok(entries)
     }
 
+    /// The event whose run was cut, by the ts it is asked under, when the context has it: its
+    /// file is gone.
+    pub(crate) fn cut_event(&self, channel: &str, since_ms: i64) -> Result<Option<CutEvent>> {
+        let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
+        let lines = self.dir.lines_back(&context_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            let Some(record) = record(&line?) else {
+                continue;
+            };
+            let run = &record["data"]["run"];
+            let recent = iso_ms(&record["timestamp"]).is_some_and(|ms| ms >= since_ms);
+            let first = |list: &str| run[list][0].as_str();
+            let ts = first("taken").filter(|ts| first("asked") == Some(ts));
+            let named = ts.and_then(|ts| Some((ts, ts.split_once(':')?.1)));
+            let cut = named.filter(|_| recent && run["done"] == false);
+            return Ok(cut.map(|(ts, name)| CutEvent {
+                ts: ts.to_owned(),
+                name: name.to_owned(),
+            }));
+        }
+        Ok(None)
+    }
+
     /// Who spoke lately, newest first.
     pub(crate) fn people(&self, channel: &str) -> Result<Vec<Person>> {
         let mut people: Vec<Person> = Vec::new();
@@ -493,6 +516,13 @@ pub(crate) fn context_path(channel: &str) -> String {
 /// The name under which mom's own records stand in context.jsonl; the original takes them
 /// along unread.
 pub(crate) const RECORD_TYPE: &str = "mom.run";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CutEvent {
+    pub(crate) ts: String,
+    /// File name.
+    pub(crate) name: String,
+}
 
 /// A line of context.jsonl, if it is one of mom's records.
 pub(crate) fn record(line: &[u8]) -> Option<Value> {

@@ -19,6 +19,7 @@ mod install;
 mod chat;
 mod cli;
 mod doctor;
+mod events;
 mod files;
 mod mention;
 mod people;

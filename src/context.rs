@@ -12,6 +12,7 @@
 //! that for what it means.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -97,9 +98,9 @@ pub(crate) struct Costs {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct State {
     run: Option<Run>,
-    /// Byte of log.jsonl up to which it was taken over, and the file that was.
+    /// Byte of log.jsonl up to which it was taken over, and a hash of what stood before it.
     log_position: u64,
-    log_inode: u64,
+    log_mark: String,
     /// `2026-01-05`
     day: String,
     costs: Costs,
@@ -196,15 +197,12 @@ impl Context {
         let Some(stamp) = store.dir().stamp(&path)? else {
             return Ok(());
         };
-        let State {
-            log_position,
-            log_inode,
-            ..
-        } = self.state;
-        let same = stamp.inode == log_inode && stamp.bytes >= log_position;
+        let log_position = self.state.log_position;
+        let same = stamp.bytes >= log_position
+            && self.state.log_mark == log_mark(store.dir(), &path, log_position)?;
         let (begin, after_ms) = match same {
             true => (log_position, self.foreign_ms),
-            // Restored, edited, or written by the original: what is older is known.
+            // Replaced, edited, or written by the original: what is older is known.
             false => (0, self.foreign_ms.max(self.state_ms)),
         };
         let floor = begin.max(stamp.bytes.saturating_sub(SYNC_BYTES_MAX));
@@ -264,7 +262,7 @@ impl Context {
             }
         }
         self.state.log_position = lines.end();
-        self.state.log_inode = stamp.inode;
+        self.state.log_mark = log_mark(store.dir(), &path, lines.end())?;
         Ok(())
     }
 
@@ -433,9 +431,10 @@ impl Context {
     pub(crate) fn fresh(&mut self) -> Result<()> {
         let mut state = self.state.clone();
         state.run = None;
-        if let Some(stamp) = self.dir.stamp(&store::log_path(&self.channel))? {
+        let path = store::log_path(&self.channel);
+        if let Some(stamp) = self.dir.stamp(&path)? {
             state.log_position = stamp.bytes;
-            state.log_inode = stamp.inode;
+            state.log_mark = log_mark(&self.dir, &path, stamp.bytes)?;
         }
         let last_id = self.last_id.take();
         let old = std::mem::replace(&mut self.state, state);
@@ -733,6 +732,21 @@ impl Context {
     }
 }
 
+/// FNV-1a of the last bytes before `end`, enough to hold the ts of a line; empty at the start.
+fn log_mark(dir: &Dir, path: &str, end: u64) -> Result<String> {
+    let Some(file) = dir.read(path)?.filter(|_| end > 0) else {
+        return Ok(String::new());
+    };
+    let mut bytes = [0; 512];
+    let bytes = &mut bytes[..end.min(512) as usize];
+    // It may have become shorter just now.
+    let read = file.read_exact_at(bytes, end - bytes.len() as u64);
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Ok(read.map_or(String::new(), |()| format!("{hash:016x}")))
+}
+
 impl Run {
     fn ask(&mut self, ts: &str) {
         if !self.asked.iter().any(|asked| asked == ts) {
@@ -758,7 +772,7 @@ impl State {
             out = out.raw("run", &run.end());
         }
         out.num("logPosition", self.log_position)
-            .num("logInode", self.log_inode)
+            .str("logMark", &self.log_mark)
             .str("day", &self.day)
             .value("costToday", &self.costs.today.into())
             .value("costTotal", &self.costs.total.into())
@@ -785,7 +799,7 @@ impl State {
                 done: run["done"] == true,
             }),
             log_position: data["logPosition"].as_u64().unwrap_or_default(),
-            log_inode: data["logInode"].as_u64().unwrap_or_default(),
+            log_mark: data["logMark"].as_str().unwrap_or_default().to_owned(),
             day: data["day"].as_str().unwrap_or_default().to_owned(),
             costs: Costs {
                 today: data["costToday"].as_f64().unwrap_or_default(),

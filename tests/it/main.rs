@@ -21,6 +21,7 @@ mod cli;
 mod doctor;
 mod events;
 mod files;
+mod memory;
 mod mention;
 mod people;
 mod show;

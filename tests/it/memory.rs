@@ -1,0 +1,1221 @@
+//! What she remembers: files of the original and her own, what was said meanwhile, memory,
+//! skills, settings, the prompt and its cache, and what happens when the window is full.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::http::Gate;
+use crate::llm::{Asked, FakeLlm, Reply};
+use crate::mom::{Call, Ended, Mom};
+use crate::scratch::Scratch;
+use crate::slack::{Channel, FakeSlack};
+use crate::tether::make_fifo;
+
+const CONTEXT: &str = "data/TERMINAL/context.jsonl";
+const LOG: &str = "data/TERMINAL/log.jsonl";
+
+/// `mom --chat`, a message a line.
+fn chat(home: &Arc<Scratch>, llm: &FakeLlm, lines: &str) -> Ended {
+    let ended = Call::new(home).llm(llm).arg("--chat").data().run(lines);
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    ended
+}
+
+fn answered(slack: &FakeSlack, text: &str) -> Channel {
+    slack.wait_channel("C01", |channel| {
+        channel
+            .answers()
+            .iter()
+            .any(|answer| answer.shown() == text)
+    })
+}
+
+/// The messages as the model sees them: `U[a|b] A[text|bash(..)] ..`, results as `=text`,
+/// thinking as `~text`, times taken off.
+fn shown(asked: &Asked) -> String {
+    let messages = asked.body["messages"].as_array().unwrap();
+    let shown = messages.iter().map(|message| {
+        let blocks = match &message["content"] {
+            Value::String(text) => vec![json!({"type": "text", "text": text})],
+            blocks => blocks.as_array().unwrap().clone(),
+        };
+        let blocks: Vec<String> = blocks.iter().map(block).collect();
+        let role = if message["role"] == "user" { "U" } else { "A" };
+        format!("{role}[{}]", blocks.join("|"))
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+fn block(block: &Value) -> String {
+    let text = |key: &str| block[key].as_str().unwrap_or("").to_owned();
+    match block["type"].as_str().unwrap() {
+        "text" => untimed(&text("text")),
+        "thinking" => format!("~{}", text("thinking")),
+        "tool_use" => format!("{}{}", text("name"), block["input"]),
+        "tool_result" => {
+            let parts = block["content"].as_array().cloned().unwrap_or_default();
+            let parts: Vec<&str> = parts
+                .iter()
+                .filter_map(|part| part["text"].as_str())
+                .collect();
+            format!("={}", parts.join("|"))
+        }
+        kind => kind.to_owned(),
+    }
+}
+
+fn untimed(text: &str) -> String {
+    match text.split_once("] [") {
+        Some((stamp, rest)) if stamp.starts_with("[20") => format!("[{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
+// Files of the original.
+
+const HEADER: &str = r#"{"type":"session","version":3,"id":"6f0c0d53-3b0e-4b6e-9d2a-0d1c2b3a4f55","timestamp":"2026-01-05T09:12:45.000Z","cwd":"/srv/mom"}"#;
+
+fn entry(id: &str, parent: Option<&str>, fields: &Value) -> String {
+    let mut entry = json!({"type": "message", "id": id, "parentId": parent, "timestamp": "2026-01-05T09:12:46.101Z"});
+    entry
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    entry.to_string()
+}
+
+fn user(id: &str, parent: Option<&str>, text: &str) -> String {
+    let text = format!("[2026-01-05 10:12:45+01:00] [lena]: {text}");
+    let content = json!([{"type": "text", "text": text}]);
+    entry(
+        id,
+        parent,
+        &json!({"message": {"role": "user", "content": content, "timestamp": 1_767_604_366_100_u64}}),
+    )
+}
+
+fn assistant(id: &str, parent: &str, content: Value, more: Value) -> String {
+    let usage = json!({"input": 4, "output": 58, "cacheRead": 0, "cacheWrite": 3120, "totalTokens": 3182,
+        "cost": {"input": 0.000012, "output": 0.00087, "cacheRead": 0, "cacheWrite": 0.0117, "total": 0.012582}});
+    let mut message = json!({"role": "assistant", "content": content, "api": "anthropic-messages", "provider": "anthropic",
+        "model": "claude-sonnet-4-5", "usage": usage, "stopReason": "stop", "timestamp": 1_767_604_366_400_u64});
+    message
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    entry(id, Some(parent), &json!({"message": message}))
+}
+
+fn said(id: &str, parent: &str, text: &str) -> String {
+    assistant(
+        id,
+        parent,
+        json!([{"type": "text", "text": text}]),
+        json!({}),
+    )
+}
+
+fn call(id: &str, parent: &str, call_id: &str) -> String {
+    let call = json!([{"type": "toolCall", "id": call_id, "name": "bash", "arguments": {"label": "List", "command": "ls"}}]);
+    assistant(id, parent, call, json!({"stopReason": "toolUse"}))
+}
+
+fn result(id: &str, parent: &str, call_id: &str) -> String {
+    entry(
+        id,
+        Some(parent),
+        &json!({"message": {"role": "toolResult", "toolCallId": call_id, "toolName": "bash",
+        "content": [{"type": "text", "text": "a.txt"}], "isError": false, "timestamp": 1_767_604_369_050_u64}}),
+    )
+}
+
+#[test]
+fn files_of_the_original_are_read_and_left_as_they_are() {
+    let u = |text: &str| user("aaaaaaa1", None, text);
+    let of_other = json!({"api": "openai-completions", "provider": "openai", "model": "gpt-5"});
+    let thinking = json!([{"type": "thinking", "thinking": "hm", "thinkingSignature": "abc"},
+        {"type": "thinking", "thinking": "(redacted)", "thinkingSignature": "xyz", "redacted": true}, {"type": "text", "text": "b"}]);
+    let summary = |id: &str, parent: &str, kept: &str| {
+        entry(
+            id,
+            Some(parent),
+            &json!({"type": "compaction", "summary": "They said much.", "firstKeptEntryId": kept,
+            "tokensBefore": 9000, "fromHook": false, "details": {"readFiles": ["/a"], "modifiedFiles": []}}),
+        )
+    };
+    let not_sent = |kind: &str, fields: Value| {
+        let mut fields = fields.as_object().unwrap().clone();
+        fields.insert("type".into(), kind.into());
+        entry("aaaaaaa2", Some("aaaaaaa1"), &fields.into())
+    };
+    for (name, lines, want) in [
+        (
+            "plain",
+            vec![u("a"), said("aaaaaaa2", "aaaaaaa1", "b")],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "a tool call with its result",
+            vec![
+                u("a"),
+                call("aaaaaaa2", "aaaaaaa1", "toolu_01X"),
+                result("aaaaaaa3", "aaaaaaa2", "toolu_01X"),
+                said("aaaaaaa4", "aaaaaaa3", "b"),
+            ],
+            r#"U[[lena]: a] A[bash{"command":"ls","label":"List"}] U[=a.txt] A[b]"#,
+        ),
+        (
+            "a call without a result",
+            vec![u("a"), call("aaaaaaa2", "aaaaaaa1", "toolu_01X")],
+            r#"U[[lena]: a] A[bash{"command":"ls","label":"List"}] U[=No result: the call was interrupted."#,
+        ),
+        (
+            "a result without a call",
+            vec![
+                u("a"),
+                result("aaaaaaa2", "aaaaaaa1", "toolu_01X"),
+                said("aaaaaaa3", "aaaaaaa2", "b"),
+            ],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "an aborted answer",
+            vec![
+                u("a"),
+                assistant(
+                    "aaaaaaa2",
+                    "aaaaaaa1",
+                    json!([{"type": "text", "text": "half"}]),
+                    json!({"stopReason": "aborted"}),
+                ),
+            ],
+            "U[[lena]: a",
+        ),
+        (
+            "a branch that was left",
+            vec![
+                u("a"),
+                said("aaaaaaa2", "aaaaaaa1", "left"),
+                said("aaaaaaa3", "aaaaaaa1", "taken"),
+            ],
+            "U[[lena]: a] A[taken]",
+        ),
+        (
+            "a second header, ids once more, torn and foreign lines",
+            vec![
+                u("old"),
+                HEADER.into(),
+                u("a"),
+                r#"{"type":"message","id":"torn"#.into(),
+                "not JSON".into(),
+                "[1]".into(),
+                said("aaaaaaa2", "aaaaaaa1", "b"),
+                r#"{"type":"future","id":"aaaaaaa3","parentId":"aaaaaaa2","x":[]}"#.into(),
+            ],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "what is not for the model",
+            vec![
+                u("a"),
+                not_sent("custom", json!({"customType": "x", "data": {}})),
+                said("aaaaaaa3", "aaaaaaa2", "b"),
+            ],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "a branch summary and a custom message",
+            vec![
+                u("a"),
+                said("aaaaaaa2", "aaaaaaa1", "b"),
+                entry(
+                    "aaaaaaa3",
+                    Some("aaaaaaa2"),
+                    &json!({"type": "custom_message", "customType": "x", "content": "from a hook", "display": true}),
+                ),
+            ],
+            "U[[lena]: a] A[b] U[from a hook",
+        ),
+        (
+            "another provider's model",
+            vec![
+                u("a"),
+                assistant("aaaaaaa2", "aaaaaaa1", thinking.clone(), of_other),
+            ],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "thinking of an earlier run",
+            vec![
+                u("a"),
+                assistant("aaaaaaa2", "aaaaaaa1", thinking, json!({})),
+            ],
+            "U[[lena]: a] A[b]",
+        ),
+        (
+            "a compaction",
+            vec![
+                u("old"),
+                said("aaaaaaa2", "aaaaaaa1", "older"),
+                user("aaaaaaa3", Some("aaaaaaa2"), "kept"),
+                said("aaaaaaa4", "aaaaaaa3", "b"),
+                summary("aaaaaaa5", "aaaaaaa4", "aaaaaaa3"),
+                user("aaaaaaa6", Some("aaaaaaa5"), "after"),
+                said("aaaaaaa7", "aaaaaaa6", "c"),
+            ],
+            "<summary>\nThey said much.\n</summary>|[lena]: kept] A[b] U[[lena]: after] A[c]",
+        ),
+    ] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        let before = format!("{HEADER}\n{}\n", lines.join("\n"));
+        home.write(CONTEXT, &before);
+        llm.reply_tool("bash", json!({"label": "Look", "command": "echo 42"}));
+        llm.reply_text("Done.");
+        let ended = chat(&home, &llm, "and now?\n");
+        assert_eq!(
+            (ended.code, ended.stdout.trim()),
+            (Some(0), "Done."),
+            "{name}: {ended:?}"
+        );
+        let messages = shown(&llm.next_request()).replace("] U[[lena]: kept", "|[lena]: kept");
+        assert!(
+            messages.contains(want) && messages.ends_with("[user]: and now?]"),
+            "{name}: {messages}"
+        );
+        check_rules(name, &before, &home);
+    }
+}
+
+/// Ours keeps to what the original reads: nothing before it changed, header first, each entry
+/// the child of the last, usage with cost, arguments an object.
+fn check_rules(name: &str, before: &str, home: &Scratch) {
+    let file = home.read(CONTEXT);
+    let ours = file
+        .strip_prefix(before)
+        .unwrap_or_else(|| panic!("{name}: what was there has changed: {file}"));
+    let parse = |line: &str| {
+        serde_json::from_str::<Value>(line)
+            .ok()
+            .filter(|entry| entry["id"].is_string())
+    };
+    assert_eq!(
+        parse(file.lines().next().unwrap()).unwrap()["type"],
+        "session",
+        "{name}"
+    );
+    let mut last = before
+        .lines()
+        .filter_map(parse)
+        .filter(|entry| entry["type"] != "session")
+        .last()
+        .map(|entry| entry["id"].clone());
+    let mut ids: Vec<Value> = before
+        .lines()
+        .filter_map(parse)
+        .map(|entry| entry["id"].clone())
+        .collect();
+    let mut roles = Vec::new();
+    for line in ours.lines() {
+        let entry = parse(line).unwrap_or_else(|| panic!("{name}: {line}"));
+        if entry["type"] == "session" {
+            continue;
+        }
+        assert_eq!(
+            entry["parentId"],
+            last.unwrap_or_default(),
+            "{name}: {line}"
+        );
+        assert!(!ids.contains(&entry["id"]), "{name}: {line}");
+        assert!(
+            entry["timestamp"].as_str().unwrap().ends_with('Z'),
+            "{name}: {line}"
+        );
+        ids.push(entry["id"].clone());
+        last = Some(entry["id"].clone());
+        if entry["type"] != "message" {
+            assert_eq!(entry["type"], "custom", "{name}: {line}");
+            continue;
+        }
+        let message = &entry["message"];
+        assert!(
+            message["timestamp"].as_i64().unwrap() > 1_700_000_000_000,
+            "{name}: {line}"
+        );
+        let content = message["content"].as_array().unwrap();
+        if message["role"] == "assistant" {
+            let usage = &message["usage"];
+            assert_eq!(usage["totalTokens"], 110, "{name}: {line}");
+            assert!(
+                usage["cost"]["total"].as_f64().unwrap() > 0.0,
+                "{name}: {line}"
+            );
+            assert!(
+                message["api"].is_string() && message["stopReason"].is_string(),
+                "{name}: {line}"
+            );
+            let calls = content.iter().filter(|block| block["type"] == "toolCall");
+            assert!(
+                calls.into_iter().all(|call| call["arguments"].is_object()),
+                "{name}: {line}"
+            );
+        }
+        roles.push(message["role"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(
+        roles,
+        ["user", "assistant", "toolResult", "assistant"],
+        "{name}"
+    );
+}
+
+#[test]
+fn older_versions_are_read_too() {
+    let v1 = |version: Value| {
+        let mut header: Value = serde_json::from_str(HEADER).unwrap();
+        match version {
+            Value::Null => header
+                .as_object_mut()
+                .unwrap()
+                .remove("version")
+                .map(drop)
+                .unwrap(),
+            version => header["version"] = version,
+        }
+        header.to_string()
+    };
+    let linear = |line: String| {
+        let mut entry: Value = serde_json::from_str(&line).unwrap();
+        entry
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| key != "id" && key != "parentId");
+        entry.to_string()
+    };
+    let hook = entry(
+        "aaaaaaa3",
+        Some("aaaaaaa2"),
+        &json!({"message": {"role": "hookMessage", "customType": "x",
+        "content": "from a hook", "display": true, "timestamp": 1}}),
+    );
+    let compaction = json!({"type": "compaction", "timestamp": "2026-01-05T09:12:46.101Z", "summary": "They said much.",
+        "firstKeptEntryIndex": 3, "tokensBefore": 9000});
+    let plain = [
+        user("aaaaaaa1", None, "a"),
+        said("aaaaaaa2", "aaaaaaa1", "b"),
+        user("aaaaaaa4", Some("aaaaaaa2"), "c"),
+    ];
+    for (name, lines, want) in [
+        (
+            "none",
+            [vec![v1(Value::Null)], plain.clone().map(linear).to_vec()].concat(),
+            "U[[lena]: a] A[b] U[[lena]: c",
+        ),
+        (
+            "1",
+            [
+                vec![v1(json!(1))],
+                plain.clone().map(linear).to_vec(),
+                vec![compaction.to_string()],
+            ]
+            .concat(),
+            "</summary>",
+        ),
+        (
+            "2",
+            vec![v1(json!(2)), plain[0].clone(), plain[1].clone(), hook],
+            "U[[lena]: a] A[b] U[from a hook",
+        ),
+    ] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        home.write(CONTEXT, lines.join("\n") + "\n");
+        llm.reply_text("Done.");
+        assert_eq!(
+            chat(&home, &llm, "and now?\n").stdout.trim(),
+            "Done.",
+            "{name}"
+        );
+        let messages = shown(&llm.next_request());
+        assert!(
+            messages.contains(want) && messages.contains("[user]: and now?"),
+            "{name}: {messages}"
+        );
+        assert!(
+            name != "1" || (messages.contains("[lena]: c") && !messages.contains("[lena]: a")),
+            "{messages}"
+        );
+    }
+}
+
+// What was said meanwhile.
+
+fn log_line(ts: &str, text: &str) -> String {
+    let date = format!("2026-01-05T09:{}:{}.000Z", &ts[6..8], &ts[8..10]);
+    json!({"date": date, "ts": ts, "user": "U07", "userName": "lena", "displayName": "Lena", "text": text,
+        "attachments": [], "isBot": false})
+    .to_string()
+}
+
+#[test]
+fn chatter_reaches_the_model_once_also_over_a_restart() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let home = Arc::clone(&mom.home);
+    llm.otherwise(|_| Reply::text("Well."));
+    for text in ["ok", "the build is red", "ok"] {
+        let ts = slack.say("C01", "U08", text).send();
+        slack.wait_acked(&ts);
+    }
+    slack.mention("C01", "U07", "first");
+    let first = shown(&llm.next_request());
+    // The same words twice are two messages. (Nobody has looked up otto's name yet.)
+    let first = first.replace("[U08]", "[otto]");
+    assert_eq!(
+        first,
+        "U[[otto]: ok] U[[otto]: the build is red] U[[otto]: ok] U[[lena]: first]"
+    );
+    answered(&slack, "Well.");
+    let ts = slack.say("C01", "U08", "now it is green").send();
+    slack.wait_acked(&ts);
+    assert_eq!(mom.terminate().code, Some(0));
+    slack.cut();
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    slack.mention("C01", "U07", "second");
+    let second = shown(&llm.next_request());
+    assert_eq!(second.matches("the build is red").count(), 1, "{second}");
+    assert_eq!(second.matches("now it is green").count(), 1, "{second}");
+    assert!(
+        second.replace("[U08]", "[otto]").starts_with(&first)
+            && second.ends_with("[lena]: second]"),
+        "{second}"
+    );
+}
+
+/// Two that wait at once: the run of the first overhears the second, which is answered all
+/// the same.
+#[test]
+fn a_message_that_waits_is_not_lost_to_the_run_before_it() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let _mom = Mom::start(&slack, &llm);
+    let gate = Gate::new();
+    llm.reply(Reply::text("This takes a while, a long while").stall(&gate));
+    let root = slack.mention("C01", "U07", "one");
+    llm.next_request();
+    llm.otherwise(|_| Reply::text("Well."));
+    let others = [
+        ("two", slack.say("C01", "U08", "x").send_unheard()),
+        ("three", root),
+    ];
+    for (text, root) in &others {
+        let ts = slack
+            .say("C01", "U07", &format!("<@U0BOT> {text}"))
+            .thread(root)
+            .send();
+        slack.wait_acked(&ts);
+    }
+    gate.open();
+    for (text, _) in &others {
+        let last = llm.next_request().message_text(0);
+        assert!(
+            last.trim_end().ends_with(&format!("[lena]: {text}")),
+            "{last}"
+        );
+    }
+}
+
+#[test]
+fn a_log_of_the_original_is_taken_over_from_where_it_stopped() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    // 10:12:45 in the context is 1767604366.100 in milliseconds.
+    home.write(
+        CONTEXT,
+        [
+            HEADER,
+            &user("aaaaaaa1", None, "old"),
+            &said("aaaaaaa2", "aaaaaaa1", "b"),
+            "",
+        ]
+        .join("\n"),
+    );
+    let old = json!({"date": "2026-01-05T09:12:45.000Z", "ts": "1767604365.000100", "user": "U07", "userName": "lena", "text": "old",
+        "attachments": [], "isBot": false});
+    let new = json!({"date": "2026-01-05T10:00:00.000Z", "ts": "1767607200.000100", "user": "U07", "userName": "lena", "text": "news",
+        "attachments": [], "isBot": false});
+    home.write(LOG, format!("{old}\nnot JSON\n{new}\n"));
+    llm.reply_text("Done.");
+    chat(&home, &llm, "and now?\n");
+    assert_eq!(
+        shown(&llm.next_request()),
+        "U[[lena]: old] A[b] U[[lena]: news] U[[user]: and now?]"
+    );
+    assert!(
+        home.read(LOG)
+            .starts_with(&format!("{old}\nnot JSON\n{new}\n"))
+    );
+}
+
+#[test]
+fn a_log_that_was_replaced_or_shortened_is_noticed() {
+    for way in ["replaced", "shortened"] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        llm.otherwise(|_| Reply::text("Done."));
+        chat(
+            &home,
+            &llm,
+            "first, with many words so that the log has some length\n",
+        );
+        llm.next_request();
+        let later = json!({"date": "2036-01-05T10:00:00.000Z", "ts": "2083140000.000100", "user": "U07", "userName": "lena",
+            "text": "news", "attachments": [], "isBot": false});
+        match way {
+            "replaced" => {
+                home.write("data/new", format!("{}{later}\n", home.read(LOG)));
+                fs::rename(home.path("data/new"), home.path(LOG)).unwrap();
+            }
+            _ => fs::write(home.path(LOG), format!("{later}\n")).unwrap(),
+        }
+        chat(&home, &llm, "second\n");
+        let messages = shown(&llm.next_request());
+        assert_eq!(
+            messages.matches("[lena]: news").count(),
+            1,
+            "{way}: {messages}"
+        );
+        assert_eq!(
+            messages.matches("[user]: first").count(),
+            1,
+            "{way}: {messages}"
+        );
+    }
+}
+
+#[test]
+fn a_backlog_larger_than_the_window_is_answered_at_once() {
+    for window in [8_192, 1_000_000] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        llm.window(window);
+        llm.page(
+            "/props",
+            json!({"default_generation_settings": {"n_ctx": window}}),
+        );
+        let lines = (0..100_000_u32).map(|n| {
+            log_line(
+                &format!("17676{n:05}.000100"),
+                &format!("chatter number {n}"),
+            ) + "\n"
+        });
+        home.write(LOG, lines.collect::<String>());
+        llm.reply_text("Done.");
+        let call = if window > 100_000 {
+            Call::new(&home).llm(&llm)
+        } else {
+            local(&home, &llm)
+        };
+        let ended = call.arg("--chat").data().run("and now?\n");
+        assert_eq!(ended.stdout.trim(), "Done.", "{window}: {ended:?}");
+        let asked = llm.next_request();
+        for part in [
+            "chatter number 99999",
+            "and now?",
+            "stands in this channel's log.jsonl",
+        ] {
+            assert!(asked.raw.contains(part), "{window}: {part}");
+        }
+        assert!(!asked.raw.contains("chatter number 1000\""), "{window}");
+        assert_eq!(llm.requests().len(), 1);
+    }
+}
+
+/// A server whose window the model's name does not tell.
+fn local(home: &Arc<Scratch>, llm: &FakeLlm) -> Call {
+    let call = Call::new(home)
+        .arg("--model=llamacpp/m")
+        .env("LLAMA_API_KEY", crate::llm::OPENAI_KEY);
+    call.env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
+}
+
+// Memory, skills, settings, prompt.
+
+#[test]
+fn an_edited_file_is_at_work_in_the_next_message() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    home.write("data/MEMORY.md", "The cat is called Mia.");
+    home.write("data/C01/MEMORY.md", "Here we speak of boats.");
+    home.write("data/C02/MEMORY.md", "SECRET of ops");
+    let skill =
+        |description: &str| format!("---\nname: mail\ndescription: {description}\n---\nRead it.\n");
+    home.write("data/skills/mail/SKILL.md", skill("Reads mail of all"));
+    home.write(
+        "data/skills/zip/SKILL.md",
+        "---\nname: zip\ndescription: Packs <files>\n---\n",
+    );
+    home.write("data/skills/broken/SKILL.md", "no front matter");
+    home.write("data/skills/.hidden/SKILL.md", skill("hidden"));
+    let mom = Mom::start_in(&home, &slack, &llm);
+    llm.otherwise(|_| Reply::text("Well."));
+    let mut turn = |text: &str| {
+        slack.mention("C01", "U07", text);
+        let asked = llm.next_request();
+        slack.wait_channel("C01", |channel| {
+            let last = channel.roots().last().map(|root| root.shown());
+            last.as_deref() == Some("Well.")
+        });
+        asked
+    };
+    let (first, second) = (turn("one"), turn("two"));
+    assert_eq!(first.system(), second.system(), "nothing has changed");
+    let system = first.system();
+    let data = home.path("data").display().to_string();
+    for part in [
+        "The cat is called Mia.",
+        "Here we speak of boats.",
+        "Reads mail of all",
+        &format!("<location>{data}/skills/mail/SKILL.md</location>"),
+        "Packs &lt;files&gt;",
+        r#""channelId":"C01""#,
+        "Europe/Berlin",
+        "U07\t@lena",
+    ] {
+        assert!(system.contains(part), "{part}: {system}");
+    }
+    assert!(
+        !system.contains("SECRET") && !system.contains("hidden") && !system.contains("otto"),
+        "{system}"
+    );
+
+    home.write("data/MEMORY.md", "The cat is called Leo.");
+    home.write(
+        "data/C01/skills/mail/SKILL.md",
+        skill("Reads mail of this channel"),
+    );
+    let system = turn("three").system();
+    assert!(
+        system.contains("called Leo.") && !system.contains("Mia"),
+        "{system}"
+    );
+    assert!(
+        system.contains("mail of this channel") && !system.contains("mail of all"),
+        "the nearer one wins"
+    );
+    assert!(
+        system.contains(&format!("{data}/C01/skills/mail/SKILL.md")),
+        "{system}"
+    );
+    fs::remove_file(home.path("data/MEMORY.md")).unwrap();
+    fs::remove_dir_all(home.path("data/skills")).unwrap();
+    let system = turn("four").system();
+    assert!(
+        !system.contains("Leo") && !system.contains("Packs"),
+        "{system}"
+    );
+    // Also over a restart.
+    assert_eq!(mom.terminate().code, Some(0));
+    slack.cut();
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    slack.mention("C01", "U07", "five");
+    assert_eq!(llm.next_request().system(), system);
+}
+
+#[test]
+fn settings_are_read_anew() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    let busy = || Reply::error(529, "overloaded_error", "busy").header("retry-after", "0");
+    home.write(
+        "data/settings.json",
+        r#"{"retry":{"enabled":false},"defaultModel":"other","model":"evil/model"}"#,
+    );
+    let mut mom = Call::new(&home).llm(&llm).arg("--chat").data().spawn();
+    llm.reply(busy());
+    mom.type_text("one\n");
+    mom.wait_log("Sorry, something went wrong");
+    assert_eq!(llm.requests().len(), 1);
+    home.write("data/settings.json", r#"{"retry":{"maxRetries":2}}"#);
+    llm.reply(busy());
+    llm.reply(busy());
+    llm.reply_text("At last.");
+    mom.type_text("two\n");
+    mom.wait_stdout("At last.");
+    assert!(
+        llm.requests()
+            .iter()
+            .all(|asked| asked.model() == "claude-sonnet-5-5")
+    );
+    // Not valid any more: the defaults, said once.
+    home.write("data/settings.json", "{");
+    for text in ["Three.", "Four."] {
+        llm.reply_text(text);
+        mom.type_text("more\n");
+        mom.wait_stdout(text);
+    }
+    mom.close_stdin();
+    let ended = mom.ended();
+    assert_eq!(
+        ended
+            .stderr
+            .matches("settings.json: not valid JSON")
+            .count(),
+        1,
+        "{}",
+        ended.stderr
+    );
+}
+
+// The cache and the thinking.
+
+/// Where the marks are, counted in messages from the start, and how long they live.
+fn marks(asked: &Asked) -> Vec<(usize, String)> {
+    let mut marks = Vec::new();
+    for (n, message) in asked.body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+    {
+        for block in message["content"].as_array().into_iter().flatten() {
+            if block["cache_control"].is_object() {
+                marks.push((
+                    n,
+                    block["cache_control"]["ttl"]
+                        .as_str()
+                        .unwrap_or("5m")
+                        .to_owned(),
+                ));
+            }
+        }
+    }
+    marks
+}
+
+#[test]
+fn the_cache_marks_move_with_the_conversation() {
+    for (retention, ttl) in [("", "5m"), ("long", "1h")] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        for n in 0..6 {
+            llm.reply_tool("bash", json!({"label": "x", "command": "true"}));
+            llm.reply(Reply::text(&format!("Done {n}.")).usage(10, 5, 3_900, 20));
+        }
+        let call = Call::new(&home)
+            .llm(&llm)
+            .env("PI_CACHE_RETENTION", retention);
+        let ended = call.arg("--chat").data().run("a\nb\nc\nd\ne\nf\n");
+        assert!(
+            ended.stdout.contains("Done 5.") && ended.stderr.contains("3.9k cached"),
+            "{ended:?}"
+        );
+        let mut before: Option<Asked> = None;
+        for asked in llm.requests() {
+            let (marks, last) = (
+                marks(&asked),
+                asked.body["messages"].as_array().unwrap().len() - 1,
+            );
+            assert!(
+                marks.len() <= 3 && marks.iter().all(|(_, ttl_of)| ttl_of == ttl),
+                "{marks:?}"
+            );
+            assert_eq!(marks.last().map(|(at, _)| *at), Some(last), "{marks:?}");
+            let system = asked.body["system"].to_string();
+            assert!(
+                system.contains("ephemeral") && system.contains("1h") == (ttl == "1h"),
+                "{system}"
+            );
+            // All that was sent before is sent again as it was.
+            if let Some(before) = before {
+                let (old, new) = (shown(&before), shown(&asked));
+                assert!(new.starts_with(&old), "{old}\n{new}");
+            }
+            before = Some(asked);
+        }
+    }
+}
+
+#[test]
+fn thinking_goes_back_within_a_run_only() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    let step = || Reply::thinking("hm").and_tool("bash", r#"{"label":"x","command":"echo 42"}"#);
+    llm.reply(step());
+    llm.reply(step());
+    llm.reply(Reply::thinking("so").and_text("First."));
+    llm.reply_text("Second.");
+    chat(&home, &llm, "a\nb\n");
+    let counts: Vec<usize> = llm
+        .requests()
+        .iter()
+        .map(|asked| shown(asked).matches('~').count())
+        .collect();
+    assert_eq!(counts, [0, 1, 2, 0]);
+}
+
+#[test]
+fn a_signature_that_is_refused_costs_one_retry() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    llm.reply(Reply::thinking("hm").and_tool("bash", r#"{"label":"x","command":"echo 42"}"#));
+    let why = "messages.1.content.0: Invalid `signature` in `thinking` block";
+    llm.reply(Reply::error(400, "invalid_request_error", why));
+    llm.reply_text("Done.");
+    let ended = chat(&home, &llm, "a\n");
+    assert_eq!(ended.stdout.trim(), "Done.", "{ended:?}");
+    let counts: Vec<usize> = llm
+        .requests()
+        .iter()
+        .map(|asked| shown(asked).matches('~').count())
+        .collect();
+    assert_eq!(counts, [0, 1, 0]);
+    assert_eq!(llm.requests()[2].tool_results(), ["42"]);
+}
+
+// The window.
+
+/// A summary's writer gets no tools.
+fn is_summary(asked: &Asked) -> bool {
+    asked.raw.contains("<conversation>")
+}
+
+/// Answers everything, and counts a token for four bytes.
+fn answer(asked: &Asked) -> Reply {
+    let text = match is_summary(asked) {
+        true => "The summary of it all.".to_owned(),
+        false => format!("Answer to {}.", asked.message_text(0).len()),
+    };
+    Reply::text(&text).usage(asked.raw.len() as u64 / 4, 10, 0, 0)
+}
+
+/// Messages of about 2,000 tokens each.
+fn long_lines(count: usize) -> String {
+    let line = |n| format!("question {n} {}\n", "word ".repeat(1_600));
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn the_window_is_never_full() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    home.write(
+        "data/settings.json",
+        r#"{"compaction":{"keepRecentTokens":3000}}"#,
+    );
+    llm.page(
+        "/props",
+        json!({"default_generation_settings": {"n_ctx": 32_768}}),
+    );
+    llm.otherwise(answer);
+    let mom = local(&home, &llm).arg("--chat").data();
+    let ended = mom.run(&long_lines(8));
+    assert_eq!(ended.stdout.matches("Answer to").count(), 8, "{ended:?}");
+    assert!(
+        ended.stderr.contains("Compacting context..."),
+        "{}",
+        ended.stderr
+    );
+    let asked = llm.requests();
+    let at = asked.iter().position(is_summary).expect("a compaction");
+    assert!(
+        asked[..at]
+            .iter()
+            .all(|asked| asked.raw.len() / 4 < 32_768 - 16_384 + 3_000),
+        "the reserve is kept"
+    );
+    assert!(asked[at].body["tools"].is_null(), "{}", asked[at].raw);
+    let after = &asked[at + 1].raw;
+    assert!(
+        after.contains("<summary>\\nThe summary of it all."),
+        "{after}"
+    );
+    // The newest exchange is there word for word, the oldest is not.
+    for (n, stays) in [(0, false), (at - 1, true), (at, true)] {
+        assert_eq!(after.contains(&format!("question {n} ")), stays, "{n}");
+    }
+    let entries = home.jsonl(CONTEXT);
+    let entry = entries.iter().find(|entry| entry["type"] == "compaction");
+    let entry = entry.unwrap();
+    assert!(
+        entry["tokensBefore"].as_u64().unwrap() > 16_384 && entry["fromHook"] == false,
+        "{entry}"
+    );
+    let kept = entries
+        .iter()
+        .find(|kept| kept["id"] == entry["firstKeptEntryId"]);
+    assert!(
+        kept.is_some() && entry["details"]["readFiles"].is_array(),
+        "{entry}"
+    );
+    // Not where it is switched off.
+    home.write("data/settings.json", r#"{"compaction":{"enabled":false}}"#);
+    local(&home, &llm).arg("--chat").data().run(&long_lines(8));
+    assert!(!llm.requests()[asked.len()..].iter().any(is_summary));
+}
+
+#[test]
+fn an_overflow_is_compacted_once() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    llm.otherwise(answer);
+    chat(&home, &llm, &long_lines(20));
+    let full = || {
+        Reply::error(
+            400,
+            "invalid_request_error",
+            "prompt is too long: 250001 tokens > 200000 maximum",
+        )
+    };
+    llm.reply(full());
+    let ended = chat(&home, &llm, "go on\n");
+    assert!(
+        ended.stdout.contains("Answer to") && ended.stderr.contains("Compacting context..."),
+        "{ended:?}"
+    );
+    let asked = llm.requests();
+    assert!(is_summary(&asked[21]) && !is_summary(&asked[22]));
+    assert!(asked[22].raw.len() < asked[20].raw.len() && asked[22].raw.contains("go on"));
+    // Not for ever: the second in a row is told, and nothing is lost.
+    let before = home.read(CONTEXT);
+    llm.otherwise(move |asked| match is_summary(asked) {
+        true => answer(asked),
+        false => full(),
+    });
+    let ended = chat(&home, &llm, "and on\n");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("say `new` for a fresh start"),
+        "{ended:?}"
+    );
+    assert!(home.read(CONTEXT).starts_with(&before));
+}
+
+/// A summary that can't be had, or a kill while it is made, leaves the context as it was.
+#[test]
+fn a_compaction_that_fails_changes_nothing() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    llm.otherwise(answer);
+    chat(&home, &llm, &long_lines(20));
+    let before = home.read(CONTEXT);
+    let full = || Reply::error(400, "invalid_request_error", "prompt is too long: 9 > 8");
+    llm.reply(full());
+    llm.reply(Reply::text("half a summ").stall(&Gate::new()));
+    let mut mom = Call::new(&home).llm(&llm).arg("--chat").data().spawn();
+    mom.type_text("go on\n");
+    llm.wait_until("the summary's request", |state| {
+        (state.asked.len() == 22).then_some(())
+    });
+    mom.kill9();
+    let count = |file: &str| file.matches("\"compaction\"").count();
+    let file = home.read(CONTEXT);
+    assert!(file.starts_with(&before) && count(&file) == 0);
+    llm.reply(full());
+    llm.reply(Reply::error(400, "invalid_request_error", "no summary"));
+    let ended = chat(&home, &llm, "and on\n");
+    assert!(
+        ended.stderr.contains("compaction failed") && ended.stdout.contains("Answer to"),
+        "{ended:?}"
+    );
+    assert_eq!(count(&home.read(CONTEXT)), 0);
+}
+
+#[test]
+fn two_hundred_turns_in_a_small_window_never_fail() {
+    for window in [8_192, 32_768] {
+        let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+        llm.window(window);
+        llm.page(
+            "/props",
+            json!({"default_generation_settings": {"n_ctx": window}}),
+        );
+        let mut n = 0;
+        llm.otherwise(move |asked| {
+            if is_summary(asked) {
+                return Reply::text("## Goal\nGo on.");
+            }
+            n += 1;
+            let tokens = asked.raw.len() as u64 / 4;
+            let reply = match n % 4 {
+                1 => Reply::tool("bash", &json!({"label": "x", "command": "seq 600"})),
+                2 => Reply::tool(
+                    "bash",
+                    &json!({"label": "x", "command": "head -c 3000 /dev/zero | tr '\\0' x"}),
+                ),
+                _ => Reply::text(&format!("Answer {n}. {}", "blah ".repeat(50))),
+            };
+            reply.usage(tokens, 100, 0, 0)
+        });
+        let lines: String = (0..100)
+            .map(|n| format!("question {n} {}\n", "please ".repeat(20)))
+            .collect();
+        let ended = local(&home, &llm).arg("--chat").data().run(&lines);
+        assert_eq!(ended.code, Some(0), "{window}: {}", ended.stderr);
+        let asked = llm.requests();
+        let turns: Vec<&Asked> = asked.iter().filter(|asked| !is_summary(asked)).collect();
+        assert!(
+            turns.len() >= 200 && asked.len() > turns.len(),
+            "{window}: {} of {}",
+            turns.len(),
+            asked.len()
+        );
+        // The newest exchange is always there.
+        for n in 0..100 {
+            let first = turns
+                .iter()
+                .find(|asked| asked.message_text(0).contains(&format!("question {n} ")));
+            assert!(first.is_some(), "{window}: {n}");
+            let previous = format!("question {} ", n - 1);
+            assert!(
+                n == 0 || first.unwrap().raw.contains(&previous),
+                "{window}: {n}"
+            );
+        }
+    }
+}
+
+#[test]
+fn old_images_go_before_the_request_is_too_large() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let _mom = Mom::start(&slack, &llm);
+    llm.otherwise(|_| Reply::text("Seen."));
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    png.resize(3_500_000, 0);
+    let files: Vec<String> = (0..9)
+        .map(|n| slack.file(&format!("{n}.png"), "image/png", &png))
+        .collect();
+    for (n, part) in files.chunks(3).enumerate() {
+        let say = slack.say("C01", "U07", "<@U0BOT> look");
+        part.iter().fold(say, |say, file| say.file(file)).send();
+        // The usage line is what a run says last.
+        slack.wait_channel("C01", |channel| {
+            channel.to_string().matches(" out · ").count() == n + 1
+        });
+    }
+    let sizes: Vec<usize> = llm
+        .requests()
+        .iter()
+        .map(|asked| asked.raw.matches("\"type\":\"image\"").count())
+        .collect();
+    assert!(sizes[0] == 3 && (1..9).contains(&sizes[2]), "{sizes:?}");
+}
+
+// `new`, `status`, and files that are odd.
+
+#[test]
+fn new_starts_afresh_and_deletes_nothing() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    mom.home.write("data/MEMORY.md", "The cat is called Mia.");
+    llm.otherwise(|_| Reply::text("Well."));
+    slack.mention("C01", "U07", "the old story");
+    llm.next_request();
+    answered(&slack, "Well.");
+    let before = mom.data("C01/context.jsonl");
+    slack.mention("C01", "U07", " New ");
+    slack.wait_channel("C01", |channel| channel.to_string().contains("fresh start"));
+    slack.mention("C01", "U07", "the new story");
+    let asked = llm.next_request();
+    assert_eq!(shown(&asked), "U[[lena]: the new story]");
+    assert!(asked.system().contains("Mia"), "{}", asked.system());
+    assert!(mom.data("C01/context.jsonl").starts_with(&before));
+    slack.mention("C01", "U07", "status");
+    let channel = slack.wait_channel("C01", |channel| {
+        channel.to_string().contains("Sandbox: host")
+    });
+    let status = channel.answers().last().unwrap().shown();
+    for part in [
+        "Model: anthropic/claude-sonnet-5-5",
+        "Context: ",
+        "of 1M tokens",
+        "Cost here: $0.00",
+        "Running: ",
+        "Scheduled: nothing",
+        "Up: ",
+    ] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    slack.mention("C02", "U07", "stop");
+    let channel = slack.wait_channel("C02", |channel| {
+        channel.to_string().contains("Nothing running")
+    });
+    assert!(
+        channel.to_string().contains("`new`") && channel.to_string().contains("`status`"),
+        "{channel}"
+    );
+}
+
+#[test]
+fn odd_files_are_told_and_she_works_on() {
+    let kinds = [
+        "missing",
+        "empty",
+        "binary",
+        "huge",
+        "invalid",
+        "directory",
+        "fifo",
+        "link",
+        "loop",
+    ];
+    let files = [
+        "MEMORY.md",
+        "TERMINAL/MEMORY.md",
+        "settings.json",
+        "skills",
+        "skills/x/SKILL.md",
+        "TERMINAL/skills/x/SKILL.md",
+        "TERMINAL/context.jsonl",
+        "TERMINAL/log.jsonl",
+        "TERMINAL/last_prompt.jsonl",
+        "SYSTEM.md",
+    ];
+    for file in files {
+        for kind in kinds {
+            let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+            let (name, case) = (format!("data/{file}"), format!("{file} {kind}"));
+            home.write(
+                "secret/SKILL.md",
+                "---\nname: x\ndescription: TOPSECRET\n---\n",
+            );
+            home.write("data/TERMINAL/x", "");
+            home.write(&name, "");
+            let path = home.path(&name);
+            if kind != "empty" {
+                fs::remove_file(&path).unwrap();
+            }
+            match kind {
+                "binary" => home.write(&name, [0xff, 0, 0xfe, b'\n', 0x80]),
+                "huge" => File::create(&path).unwrap().set_len(10 << 30).unwrap(),
+                "invalid" => home.write(&name, "{\"type\":\n}{[ --- \n"),
+                "directory" => fs::create_dir(&path).unwrap(),
+                "fifo" => make_fifo(&home, &name),
+                "link" => symlink(home.path("secret/SKILL.md"), &path).unwrap(),
+                "loop" => symlink(&path, &path).unwrap(),
+                _ => {}
+            }
+            llm.otherwise(|_| Reply::text("Well."));
+            let ended = chat(&home, &llm, "hello\nagain\n");
+            // What must be written needs a file that can be.
+            let needed = file.ends_with("context.jsonl") || file.ends_with("log.jsonl");
+            let broken = needed && matches!(kind, "directory" | "fifo" | "link" | "loop" | "huge");
+            if broken {
+                assert!(
+                    ended.code == Some(0) || ended.stderr.contains(file),
+                    "{case}: {ended:?}"
+                );
+            } else {
+                assert_eq!(
+                    (ended.code, ended.stdout.as_str()),
+                    (Some(0), "Well.\nWell.\n"),
+                    "{case}: {}",
+                    ended.stderr
+                );
+            }
+            for asked in llm.requests() {
+                assert!(!asked.raw.contains("TOPSECRET"), "{case}");
+            }
+            assert_eq!(
+                home.read("secret/SKILL.md"),
+                "---\nname: x\ndescription: TOPSECRET\n---\n",
+                "{case}"
+            );
+            let warned = ended
+                .stderr
+                .lines()
+                .filter(|line| line.contains(" WARN ") && line.contains(file));
+            assert!(warned.count() <= 1, "{case}: {}", ended.stderr);
+        }
+    }
+}

@@ -42,6 +42,10 @@ const CA_FILES: &[&str] = &[
 ];
 /// TLS sessions kept for resumption: Slack, its socket, its files, the model.
 const SESSIONS_KEPT: usize = 4;
+/// Of each HTTP connection, resident while it is kept. ureq's own are 128 KiB both; an
+/// answer's head must fit into the first.
+const READ_BUFFER_BYTES: usize = 32 << 10;
+const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// One address of a host; a host with several gets this for each.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const DNS_MAX: Duration = Duration::from_secs(10);
@@ -95,6 +99,8 @@ impl Net {
             .user_agent(USER_AGENT)
             .timeout_global(limits.total)
             .max_idle_connections(2)
+            .input_buffer_size(READ_BUFFER_BYTES)
+            .output_buffer_size(WRITE_BUFFER_BYTES)
             .build();
         Agent::with_parts(
             config,

@@ -18,8 +18,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustls::crypto::{CryptoProvider, KeyProvider};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::SigningKey;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tungstenite::WebSocket;
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -243,14 +245,30 @@ fn tls_config(file: &Path) -> std::result::Result<Arc<ClientConfig>, String> {
     if roots.is_empty() {
         return Err(format!("no CA certificate in {}", file.display()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let provider = CryptoProvider {
+        // We have no keys of our own: the code that loads them and signs stays out.
+        key_provider: &NoKeys,
+        ..rustls::crypto::ring::default_provider()
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .map_err(|err| format!("cannot set TLS up: {err}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
     Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _: PrivateKeyDer<'static>,
+    ) -> std::result::Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General(String::from("there are no keys")))
+    }
 }
 
 /// A plain or encrypted connection.
@@ -1084,7 +1102,6 @@ mod tests {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use rustls::pki_types::PrivateKeyDer;
     use rustls::{ServerConfig, ServerConnection};
     use std::net::TcpListener;
 

@@ -54,6 +54,8 @@ pub(crate) struct Context {
     /// Slack messages that are in the context.
     known: HashSet<String>,
     last_id: Option<String>,
+    /// The last message when the file was read, and the byte behind its line.
+    last_message: Option<(String, u64)>,
     state: State,
     /// When the newest record was written, and the newest message of the original since.
     state_ms: i64,
@@ -137,6 +139,12 @@ struct Step {
     compaction: Option<(Compaction, String)>,
     /// Our record that ends a compaction: copies of what was kept may stand before it.
     ends_compaction: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Jumps {
+    Take,
+    Leave,
 }
 
 impl Context {
@@ -375,7 +383,12 @@ impl Context {
         let noted = before.filter(|at| self.messages.get(*at).is_some_and(is_note));
         let mut entries = vec![self.record("drop")?];
         let before = match noted.and_then(|at| self.ids.get(at)) {
-            Some(id) => Some(id.clone()),
+            Some(id) => {
+                let leaf = self.last_message.as_ref().filter(|(last, _)| last == id);
+                let leaf = leaf.map(|(_, end)| ("leaf", end.to_string()));
+                entries[0].fields.extend(leaf);
+                Some(id.clone())
+            }
             None => {
                 let message = Message::User {
                     content,
@@ -513,12 +526,13 @@ impl Context {
             run_start: 0,
             known: HashSet::new(),
             last_id: None,
+            last_message: None,
             state: State::default(),
             state_ms: 0,
             foreign_ms: 0,
         };
         context.check_header()?;
-        let steps = context.walk()?;
+        let steps = context.walk(Jumps::Take)?;
         context.take(steps);
         Ok(context)
     }
@@ -559,18 +573,25 @@ impl Context {
     }
 
     /// The way from the last entry back to a root or to what the newest compaction kept,
-    /// oldest first. Finds the newest record on its way, or behind it.
-    fn walk(&mut self) -> Result<Vec<Step>> {
+    /// oldest first. Finds the newest record on its way, or behind it. What silent runs left
+    /// behind is jumped over, if that leads to where it should.
+    fn walk(&mut self, jumps: Jumps) -> Result<Vec<Step>> {
         let path = store::context_path(&self.channel);
-        let lines = self.dir.lines_back(&path, Floor::Last(BYTES_MAX))?;
+        (self.last_id, self.last_message) = (None, None);
+        let Some(mut lines) = self.dir.lines_back(&path, Floor::Last(BYTES_MAX))? else {
+            return Ok(Vec::new());
+        };
+        let mut jumped = false;
         let mut steps: Vec<Step> = Vec::new();
         let mut newest_ms = None;
         let mut state = None;
         let mut wanted = None;
         let mut kept: Option<String> = None;
         let mut over = false;
-        for line in lines.into_iter().flatten().take(LINES_MAX) {
-            let line = line?;
+        for _ in 0..LINES_MAX {
+            let Some(line) = lines.next().transpose()? else {
+                break;
+            };
             if over && state.is_some() {
                 break;
             }
@@ -602,9 +623,20 @@ impl Context {
                 newest_ms = store::iso_ms(&entry["timestamp"]);
             }
             if wanted.as_deref() != Some(id) {
+                if jumped {
+                    return self.walk(Jumps::Leave);
+                }
                 continue;
             }
+            jumped = false;
             let step = Step::parse(&entry, line);
+            if self.last_message.is_none() && step.message.is_some() {
+                self.last_message = Some((step.id.clone(), lines.line_end()));
+            }
+            if let (Jumps::Take, Some(to)) = (jumps, entry["leaf"].as_u64()) {
+                jumped = true;
+                lines.jump(to, BYTES_MAX);
+            }
             over = step.parent.is_none() || kept.as_ref() == Some(&step.id);
             if let (None, Some((_, first))) = (&kept, &step.compaction) {
                 over |= *first == step.id || first.is_empty();
@@ -1322,6 +1354,53 @@ mod tests {
             assert_eq!(context.costs().total, 1.0);
         }
         assert_eq!(store.unanswered("C1", 0), Ok(Vec::new()));
+    }
+
+    /// However much such runs wrote, it is not read again.
+    #[test]
+    fn silent_runs_in_a_row_leave_one_line_and_cost_nothing() {
+        let scratch = Scratch::new("context-silent-row");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.append(user("before")).unwrap();
+        for (n, bytes) in [(1, 0), (2, 1 << 40), (3, 0), (4, 0)] {
+            let mut context = Context::load(&store, "C1").unwrap();
+            asked_run(&mut context, &format!("{n}:a.json"));
+            let path = scratch.0.join(FILE);
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            let len = file.metadata().unwrap().len();
+            file.set_len(len + bytes).unwrap();
+            context.append(answer("[SILENT]")).unwrap();
+            context.drop_run("(nothing to report)").unwrap();
+            context.end_run(None, Some(1.0)).unwrap();
+            let loaded = Context::load(&store, "C1").unwrap();
+            assert_eq!(texts(&loaded), ["before", "(nothing to report)"], "{n}");
+            assert_eq!(loaded.costs().total, f64::from(n));
+        }
+        context = Context::load(&store, "C1").unwrap();
+        context.append(user("after")).unwrap();
+        let want = ["before", "(nothing to report)", "after"];
+        assert_eq!(texts(&Context::load(&store, "C1").unwrap()), want);
+    }
+
+    /// Where someone edited the file, the places in it have moved.
+    #[test]
+    fn a_jump_that_leads_astray_is_not_taken() {
+        let scratch = Scratch::new("context-astray");
+        let store = scratch.store();
+        let mut context = Context::load(&store, "C1").unwrap();
+        context.append(user("before")).unwrap();
+        for n in 1..4 {
+            let mut context = Context::load(&store, "C1").unwrap();
+            asked_run(&mut context, &format!("{n}:a.json"));
+            context.drop_run("(nothing)").unwrap();
+            context.end_run(None, None).unwrap();
+        }
+        let file = scratch.read(FILE);
+        assert!(file.contains("\"leaf\":"));
+        scratch.write(FILE, &file.replacen("before", "in the beginning", 1));
+        let loaded = Context::load(&store, "C1").unwrap();
+        assert_eq!(texts(&loaded), ["in the beginning", "(nothing)"]);
     }
 
     #[test]

@@ -467,6 +467,7 @@ pub(crate) struct LinesBack {
     /// Of what was read so far.
     start: u64,
     end: Option<u64>,
+    line_end: u64,
     /// The file's bytes from `start` on that no line was made of yet.
     carry: Vec<u8>,
 }
@@ -486,6 +487,7 @@ impl LinesBack {
             floor: floor.min(end),
             start: end,
             end: None,
+            line_end: end,
             carry: Vec::new(),
         })
     }
@@ -494,6 +496,20 @@ impl LinesBack {
     /// torn, or being written just now.
     pub(crate) fn end(&self) -> u64 {
         self.end.unwrap_or(self.floor)
+    }
+
+    /// The byte behind the newline of the line that came last.
+    pub(crate) fn line_end(&self) -> u64 {
+        self.line_end
+    }
+
+    /// Goes on with the line that ends before byte `to`, and at most `bytes` further back.
+    pub(crate) fn jump(&mut self, to: u64, bytes: u64) {
+        if to <= self.start {
+            self.start = to;
+            self.floor = to.saturating_sub(bytes);
+            self.carry.clear();
+        }
     }
 
     /// True when the next line would begin before the floor.
@@ -546,6 +562,7 @@ impl Iterator for LinesBack {
                 }
             };
             let line = self.carry.split_off(at);
+            self.line_end = self.start + (at + line.len()) as u64 + 1;
             self.carry.truncate(at.saturating_sub(1));
             if !line.is_empty() {
                 return Some(Ok(line));

@@ -236,8 +236,13 @@ fn files_of_the_original_are_read_and_left_as_they_are() {
                     Some("aaaaaaa2"),
                     &json!({"type": "custom_message", "customType": "x", "content": "from a hook", "display": true}),
                 ),
+                entry(
+                    "aaaaaaa4",
+                    Some("aaaaaaa3"),
+                    &json!({"type": "branch_summary", "fromId": "aaaaaaa2", "summary": "There they tried."}),
+                ),
             ],
-            "U[[lena]: a] A[b] U[from a hook",
+            "U[[lena]: a] A[b] U[from a hook] U[A branch of the conversation was left; this summary stands for it:\n\n<summary>\nThere they tried.\n</summary>",
         ),
         (
             "another provider's model",
@@ -310,7 +315,7 @@ fn check_rules(name: &str, before: &str, home: &Scratch) {
         .lines()
         .filter_map(parse)
         .filter(|entry| entry["type"] != "session")
-        .last()
+        .next_back()
         .map(|entry| entry["id"].clone());
     let mut ids: Vec<Value> = before
         .lines()
@@ -656,7 +661,7 @@ fn an_edited_file_is_at_work_in_the_next_message() {
     home.write("data/skills/.hidden/SKILL.md", skill("hidden"));
     let mom = Mom::start_in(&home, &slack, &llm);
     llm.otherwise(|_| Reply::text("Well."));
-    let mut turn = |text: &str| {
+    let turn = |text: &str| {
         slack.mention("C01", "U07", text);
         let asked = llm.next_request();
         slack.wait_channel("C01", |channel| {

@@ -272,23 +272,31 @@ impl Stream {
     }
 
     fn delta(&mut self, event: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) {
-        let piece = |name: &str| event["delta"][name].as_str().unwrap_or_default();
-        match self.draft.at(&event["index"]) {
-            Some(Block::Text(text)) => {
-                text.push_str(piece("text"));
-                on_delta(Delta::Text(piece("text")));
+        // A kind that is not known is left out, whatever its fields are called.
+        let (kind, field) = match event["delta"]["type"].as_str().unwrap_or_default() {
+            kind @ "text_delta" => (kind, "text"),
+            kind @ "thinking_delta" => (kind, "thinking"),
+            kind @ "signature_delta" => (kind, "signature"),
+            kind @ "input_json_delta" => (kind, "partial_json"),
+            _ => return,
+        };
+        let piece = event["delta"][field].as_str().unwrap_or_default();
+        match (self.draft.at(&event["index"]), kind) {
+            (Some(Block::Text(text)), "text_delta") => {
+                text.push_str(piece);
+                on_delta(Delta::Text(piece));
             }
-            Some(Block::Thinking {
-                text, signature, ..
-            }) => {
-                text.push_str(piece("thinking"));
-                signature.push_str(piece("signature"));
-                if !piece("thinking").is_empty() {
-                    on_delta(Delta::Thinking(piece("thinking")));
+            (Some(Block::Thinking { text, .. }), "thinking_delta") => {
+                text.push_str(piece);
+                if !piece.is_empty() {
+                    on_delta(Delta::Thinking(piece));
                 }
             }
-            Some(Block::ToolCall(call)) => call.arguments.push_str(piece("partial_json")),
-            None => {}
+            (Some(Block::Thinking { signature, .. }), "signature_delta") => {
+                signature.push_str(piece);
+            }
+            (Some(Block::ToolCall(call)), "input_json_delta") => call.arguments.push_str(piece),
+            _ => {}
         }
     }
 
@@ -512,6 +520,16 @@ mod tests {
             [Block::ToolCall(call)] => assert_eq!(call.arguments, arguments),
             other => panic!("{} blocks", other.len()),
         }
+    }
+
+    #[test]
+    fn unknown_kinds_of_deltas_add_nothing() {
+        let (deltas, _) = replay(
+            "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\"}}\n\n\
+             data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n\
+             data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"new_delta\",\"text\":\"b\"}}\n\n",
+        );
+        assert_eq!(deltas, "a");
     }
 
     #[test]

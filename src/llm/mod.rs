@@ -156,6 +156,9 @@ fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
     names.extend(models::SERVICES.iter().map(|service| service.name));
     let why = match (known, text::nearest(name, &names)) {
         (Some(_), _) => format!("names no model: write {name}/ID"),
+        (None, Some("offline")) if name == "offline" => {
+            String::from("there is just one: write --model=offline")
+        }
         (None, Some(near)) => format!("there is no provider {name}; did you mean {near}?"),
         (None, None) => format!(
             "write PROVIDER/ID, like {}; providers: {}",
@@ -555,6 +558,7 @@ mod tests {
             ("gemini/x", &[("OPENAI_API_KEY", "k")], "no key for gemini: set GEMINI_API_KEY or GOOGLE_API_KEY; a key is set for openai: use --model=PROVIDER/ID"),
             ("antropic/x", &[], "--model=antropic/x: there is no provider antropic; did you mean anthropic?"),
             ("ollama", &[], "--model=ollama: names no model: write ollama/ID"),
+            ("offline/x", &[], "--model=offline/x: there is just one: write --model=offline"),
             ("custom/x", &[], "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1"),
             ("ollama/x", &[("OLLAMA_BASE_URL", "localhost")], "OLLAMA_BASE_URL is \"localhost\"; it must start with http:// or https://"),
         ] {

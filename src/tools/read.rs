@@ -168,7 +168,8 @@ fn show(path: &str, piece: &Piece, offset: u64, limit: u64) -> Done {
     let next = last + 1;
     let notice = match cut.by {
         // A piece that was cut at 64 KB is longer than what may be shown.
-        None if decoded.is_empty() => String::from("(empty file)"),
+        None if piece.size == 0 => String::from("(empty file)"),
+        None if decoded.is_empty() => String::from("(nothing: the file ends before this line)"),
         None => String::new(),
         Some(By::Bytes) if cut.lines == 0 => {
             let quoted = shlex::try_quote(path).map_or(path.into(), |quoted| quoted.into_owned());

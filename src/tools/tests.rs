@@ -480,6 +480,9 @@ fn write_and_edit_keep_bytes_modes_and_links() {
                 .unwrap()
                 .is_symlink()
         );
+        symlink("new", world.dir.join("a/dangling")).unwrap();
+        assert!(!write(&world.path("a/dangling"), "x").is_error);
+        assert_eq!(bytes_of("a/new", world), b"x");
         // Nothing temporary stays, and no half file comes of a write that goes wrong.
         Command::new("mkfifo")
             .arg(world.dir.join("fifo"))

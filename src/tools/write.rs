@@ -39,7 +39,7 @@ say "?"
 pub(super) const PUT: &str = r#"
 read -r size <&3
 [ "$size" ] || { say 0; exit; }
-if [ -L "$p" ]; then link=$(readlink -f "$p" && echo x) && p=${link%?x}; fi
+if [ -L "$p" ] && [ -e "$p" ]; then link=$(readlink -f "$p" && echo x) && p=${link%?x}; fi
 keep=:
 if [ -f "$p" ]; then
     set -- $(stat -c '%a %u:%g' "$p")
@@ -49,6 +49,8 @@ if [ -f "$p" ]; then
         [ -O "$p" ] && [ -G "$p" ] && [ ! -g "${p%/*}" ] && umask $((777 - $1)) && keep=:
     esac
 fi
+# Leads to nothing yet. busybox takes such a link as relative to where it runs.
+[ ! -L "$p" ] || keep=false
 tmp=$p.$m
 { true >"$tmp"; } 2>/dev/null || tmp=${TMPDIR:-/tmp}/$m
 head -c "$size" <&3 >"$tmp" && say "?" && read -r size <&3

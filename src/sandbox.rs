@@ -31,8 +31,13 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 /// at last its own group: script, watchdog and all. `-PID` gets a whole group at once.
 /// What it finds is stopped, and killed only once a round finds no one new: a fork bomb at
 /// its pids limit would refill what is killed, but those that stand still keep their place,
-/// and their children a parent.
-/// It ends when none is left, or what is left hangs in the kernel or is another user's.
+/// and their children a parent. (Of a bomb, some live too short to be met: six such rounds
+/// when there are many.)
+///
+/// It ends when three rounds in a row meet none; ten when some process shows no environment
+/// at all, as in the middle of an exec. (Or when what is left hangs in the kernel or is
+/// another user's.) Under a bomb, process ids are soon used again: each signal follows at
+/// once on the look, and only the last round's ids count as known.
 /// Builtins only: a fork may fail. bash where there is one: dash reads byte by byte.
 ///
 /// A process outlives this only if it left its group and its parent and shed its
@@ -43,25 +48,32 @@ b=sh; command -v bash >/dev/null && b=bash
     read -r _ <&3
     trap '' TERM
     exec $b -c '
-        seen=" $2 " found=. rounds=0
-        until [ -z "$found" ] || [ $rounds = 200 ]; do
-            found= new= rounds=$((rounds + 1))
+        known=" $2 " still=0 calm=0 rounds=0
+        until [ $calm -gt 9 ] || [ $calm -gt 2 -a -z "$unsure" ] || [ $rounds = 200 ]; do
+            old=STOP
+            if [ $still -gt 5 ] || [ $still -gt 0 -a ${#known} -lt 200 ]; then old=KILL; fi
+            met=" $2 " unsure= still=$((still + 1)) calm=$((calm + 1)) rounds=$((rounds + 1))
             for dir in /proc/[0-9]*; do
-                pid=${dir#/proc/} ours=
+                pid=${dir#/proc/} any= ours=
                 [ $pid != $$ ] && read -r stat <$dir/stat || continue
                 stat=${stat##*) } # what follows the name: state, parent, ..
                 parent=${stat#* }
                 case $stat in Z*) continue ;; esac
-                case $seen in *" ${parent%% *} "*) ours=1 ;; esac
+                case $known$met in *" ${parent%% *} "*) any=1 ours=1 ;; esac
                 while [ -z "$ours" ] && { read -r line || [ "$line" ]; }; do
+                    any=1
                     case $line in *"MOM_CALL=$1"*) ours=1 ;; esac
                 done <$dir/environ
+                [ "$any" ] || [ ! -e $dir/exe ] || unsure=1
                 [ "$ours" ] || continue
-                case $seen in *" $pid "*) ;; *) seen="$seen$pid " new=1 ;; esac
-                kill -STOP -$pid
-                kill -STOP $pid && found="$found $pid -$pid"
+                signal=STOP
+                case $known in *" $pid "*) signal=$old ;; esac
+                kill -$signal -$pid
+                kill -$signal $pid || continue
+                case $known in *" $pid "*) ;; *) still=0 ;; esac
+                met="$met$pid " calm=0
             done
-            [ "$new" ] || kill -KILL $found
+            known=$met
         done
         kill -KILL -$2' mom "$m" $$
 ) >/dev/null 2>&1 &

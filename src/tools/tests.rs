@@ -191,11 +191,11 @@ fn bash_output_and_exit_codes() {
             );
         }
         let mut args = json(&[("command", "echo begun; sleep 1000")]);
-        args["timeout"] = Value::from(0.3);
+        args["timeout"] = Value::from(5);
         let output = world.call("bash", args);
         assert_eq!(
             text_of(&output),
-            "begun\n\nCommand timed out after 0.3 seconds"
+            "begun\n\nCommand timed out after 5 seconds"
         );
     });
 }
@@ -335,7 +335,8 @@ fn a_stop_ends_the_whole_tree() {
             let output = stop_at_go(world, name, &command.replace("3600", &tag(world)));
             assert!(
                 text_of(&output).ends_with("Command aborted"),
-                "{name}: {output:?}"
+                "{name} {}: {output:?}",
+                world.sandbox_name()
             );
             world.wait_for(&NONE_LEFT.replace("3600", &tag(world)));
         }

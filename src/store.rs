@@ -24,6 +24,8 @@ const KNOWN_MAX: usize = 1_000;
 /// Channels of which that is held; for another, the tail of its log is read again.
 const CHANNELS_MAX: usize = 64;
 const PEOPLE_MAX: usize = 200;
+/// End of a log that is read for them, with each run: some 250 messages, 3 ms.
+const PEOPLE_BYTES: u64 = 64 * 1024;
 /// Bytes looked at for what is unanswered: of the log, and of the context.
 const UNANSWERED_LOG_BYTES: u64 = 4 << 20;
 const UNANSWERED_CONTEXT_BYTES: u64 = 64 << 20;
@@ -345,8 +347,12 @@ impl Store {
     /// Who spoke lately, newest first.
     pub(crate) fn people(&self, channel: &str) -> Result<Vec<Person>> {
         let mut people: Vec<Person> = Vec::new();
-        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
-        for entry in tail.into_iter().rev().filter(|entry| !entry.is_bot) {
+        let floor = Floor::Last(PEOPLE_BYTES);
+        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            let Some(entry) = LogEntry::parse(&line?).filter(|entry| !entry.is_bot) else {
+                continue;
+            };
             if people.len() < PEOPLE_MAX && people.iter().all(|person| person.id != entry.user) {
                 people.push(Person {
                     id: entry.user,

@@ -246,7 +246,7 @@ impl Session<'_> {
         }
         if self.record.resumed && !news {
             self.context.append(Message::User {
-                content: vec![Content::Text(RESUMED.to_owned())],
+                content: vec![Content::Text(llm::RESUMED.to_owned())],
                 timestamp_ms: time::now_ms(),
             })?;
         }
@@ -371,8 +371,6 @@ fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
     out + rest
 }
 
-const RESUMED: &str = "[mom was restarted while she worked on this. What was done before stands \
-above; a tool call without a result may or may not have taken effect. Go on from there.]";
 const SILENT_NOTE: &str = "[A scheduled check ran and had nothing to say.]";
 
 impl Agent {

@@ -236,6 +236,11 @@ fn ollama_url(host: &str) -> String {
     format!("{scheme}://{name}:{port}/v1")
 }
 
+/// What a run tells the model that goes on with it after a crash.
+pub(crate) const RESUMED: &str = "[mom was restarted while she worked on this. What was done \
+    before stands above; a tool call without a result may or may not have taken effect. Go on \
+    from there.]";
+
 /// Everything one request is made of.
 pub(crate) struct Turn<'a> {
     /// Byte-stable during a run (signed thinking and prompt caches depend on it). Empty for none.

@@ -1,7 +1,9 @@
 //! `--model=offline`: no language model, no key, no network. The message is run as one bash
 //! command and its output is the answer. For trying mom, the sandbox and Slack.
 
-use super::{Block, Content, Delta, Message, Model, Provider, Reply, StopReason, Turn, Usage};
+use super::{
+    Block, Content, Delta, Message, Model, Provider, RESUMED, Reply, StopReason, Turn, Usage,
+};
 use crate::error::Result;
 use crate::json::Obj;
 use crate::llm::ToolCall;
@@ -10,6 +12,10 @@ use crate::text;
 
 const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=offline`): \
     whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";
+
+/// Nobody typed that note, and a command is not to be run twice unasked.
+const INTERRUPTED: &str = "I was restarted while the command ran: it may or may not have taken \
+    effect. Write it again to run it again.";
 
 const LABEL_CHARS_MAX: usize = 60;
 
@@ -75,6 +81,9 @@ fn answer(messages: &[Message]) -> Block {
             ""
         };
         return Block::Text(format!("{heading}{}", fenced(&said)));
+    }
+    if said == RESUMED {
+        return Block::Text(INTERRUPTED.to_owned());
     }
     let command = command(&said);
     if command.is_empty() {
@@ -164,6 +173,15 @@ mod tests {
         ] {
             assert_eq!(command(said), want, "{said:?}");
         }
+    }
+
+    #[test]
+    fn a_note_is_not_a_command() {
+        let note = Message::User {
+            content: vec![Content::Text(RESUMED.to_owned())],
+            timestamp_ms: 0,
+        };
+        assert_eq!(answer(&[note]), Block::Text(INTERRUPTED.to_owned()));
     }
 
     #[test]

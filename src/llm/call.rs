@@ -346,7 +346,7 @@ impl Refusal {
         self.body.contains(fragment)
     }
 
-    fn is_overflow(&self) -> bool {
+    pub(super) fn is_overflow(&self) -> bool {
         let throttled = ["rate limit", "rate_limit", "too many requests", "throttl"];
         match self.status {
             413 => true,
@@ -358,6 +358,13 @@ impl Refusal {
                 .iter()
                 .any(|parts| parts.iter().all(|part| self.says(part))),
         }
+    }
+
+    /// Of an error inside a stream, where the status tells nothing: OpenRouter has it as code.
+    fn is_lasting(&self) -> bool {
+        let mut words = self.code.split(' ');
+        LASTING.iter().any(|word| self.code.contains(word))
+            || words.any(|word| matches!(word.parse(), Ok(400..=407_u16 | 422)))
     }
 
     /// What to leave out of the next try, if that may help.
@@ -405,9 +412,9 @@ impl Refusal {
         let passing = match (self.should_retry, self.status) {
             (Some(should_retry), _) => should_retry,
             (None, 429) => !spent,
-            (None, 200) => !LASTING.iter().any(|word| self.code.contains(word)),
             // A call the model wrote wrongly; the next one may be right.
-            (None, 400) => self.says("tool_use_failed"),
+            (None, 200 | 400) if self.says("tool_use_failed") => true,
+            (None, 200) => !self.is_lasting(),
             (None, status) => matches!(status, 408 | 409) || status >= 500,
         };
         if passing {

@@ -68,7 +68,7 @@ const fn local(
     }
 }
 
-const COMPLETION_TOKENS: &str = "max_completion_tokens";
+pub(super) const COMPLETION_TOKENS: &str = "max_completion_tokens";
 
 #[rustfmt::skip]
 pub(crate) static SERVICES: &[Service] = &[

@@ -4,13 +4,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use serde_json::Value;
 
 use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
-use super::models::Service;
+use super::models::{COMPLETION_TOKENS, Service};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
 use super::{Block, Delta, Image, Model, Provider, Reply, Turn, probe};
 use crate::error::{Error, Result};
@@ -27,6 +27,8 @@ pub(super) struct OpenAi {
     probes: AtomicU8,
     /// Bits, see below.
     learned: AtomicU8,
+    /// The most tokens a reply may have, as the server's refusal told it.
+    output_tokens_max: AtomicU32,
 }
 
 /// What a refusal taught us about a server, as bits.
@@ -50,6 +52,7 @@ impl Provider for OpenAi {
         let bearer = format!("Bearer {}", self.endpoint.bearer());
         with_remedies(&self.endpoint, self.model(), turn, |omit| {
             let learned = self.learned.load(Ordering::Relaxed);
+            let limit = self.limit(turn);
             let body = self.request(turn, omit, learned);
             let headers = [("authorization", bearer.as_str())];
             let mut stream = Stream::default();
@@ -59,7 +62,9 @@ impl Provider for OpenAi {
                 .endpoint
                 .stream(path, &headers, &body, stop, &mut on_data)
             {
-                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned) => Err(Fault::Again),
+                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned, limit) => {
+                    Err(Fault::Again)
+                }
                 // Some keep the connection open and silent after the last word.
                 Err(Fault::Other(Error::Retry { .. })) if stream.is_complete() => {
                     stream.finish(self.endpoint.service, self.model(), on_delta)
@@ -79,6 +84,7 @@ impl OpenAi {
             probed: OnceLock::new(),
             probes: AtomicU8::new(probes),
             learned: AtomicU8::new(0),
+            output_tokens_max: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -94,7 +100,11 @@ impl OpenAi {
     }
 
     /// Whether the same turn is worth another request, made differently than by `known`.
-    fn learn(&self, refusal: &Refusal, known: u8) -> bool {
+    fn learn(&self, refusal: &Refusal, known: u8, limit: u32) -> bool {
+        if let Some(smaller) = smaller_limit(refusal, limit) {
+            self.output_tokens_max.store(smaller, Ordering::Relaxed);
+            return true;
+        }
         const UNWANTED: &str = "support unrecognized unknown unexpected permitted extra";
         let unwanted = UNWANTED.split(' ').any(|word| refusal.says(word));
         let news = match refusal.status {
@@ -106,6 +116,12 @@ impl OpenAi {
         };
         self.learned.fetch_or(news, Ordering::Relaxed);
         news & !known != 0
+    }
+
+    /// Tokens the reply may have.
+    fn limit(&self, turn: &Turn<'_>) -> u32 {
+        let limit = turn.output_tokens_max.min(self.model().output_tokens_max);
+        limit.min(self.output_tokens_max.load(Ordering::Relaxed))
     }
 
     fn tokens_field(&self, learned: u8) -> &'static str {
@@ -150,10 +166,9 @@ impl OpenAi {
         let messages = messages.out.iter().map(|(role, content, rest)| {
             format!(r#"{{"role":"{role}","content":{content}{rest}}}"#)
         });
-        let limit = turn.output_tokens_max.min(model.output_tokens_max);
         let mut request = Obj::new()
             .str("model", &model.id)
-            .num(self.tokens_field(learned), limit)
+            .num(self.tokens_field(learned), self.limit(turn))
             .bool("stream", true);
         if service.stream_options && learned & NO_STREAM_OPTIONS == 0 {
             request = request.raw("stream_options", r#"{"include_usage":true}"#);
@@ -177,6 +192,19 @@ impl OpenAi {
         }
         request.raw("messages", &array(messages)).end()
     }
+}
+
+/// The output limit below `sent` that a refusal of it names, in whatever words: the largest
+/// number that is smaller. Small numbers are those of a model's name, or the least allowed.
+fn smaller_limit(refusal: &Refusal, sent: u32) -> Option<u32> {
+    let fields = ["max_tokens", COMPLETION_TOKENS];
+    let about_limit = matches!(refusal.status, 400 | 422)
+        && !refusal.is_overflow()
+        && fields.iter().any(|field| refusal.says(field));
+    let numbers = refusal.message.split(|c: char| !c.is_ascii_digit());
+    let numbers = numbers.filter_map(|number| number.parse().ok());
+    let smaller = numbers.filter(|number| (256..sent).contains(number)).max();
+    smaller.filter(|_| about_limit)
 }
 
 struct Messages {
@@ -733,7 +761,7 @@ mod tests {
         ] {
             let refusal = Refusal { status, ..Refusal::read(body) };
             let known = openai.learned.load(Ordering::Relaxed);
-            assert_eq!(openai.learn(&refusal, known), learned, "{body}");
+            assert_eq!(openai.learn(&refusal, known, 16_384), learned, "{body}");
             let known = openai.learned.load(Ordering::Relaxed);
             let request = openai.request(&turn(&messages), Omit::default(), known);
             assert!(request.contains(has), "{request}");

@@ -24,6 +24,7 @@ mod files;
 mod memory;
 mod mention;
 mod people;
+mod providers;
 mod show;
 mod steer;
 mod stop;

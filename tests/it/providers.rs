@@ -1,0 +1,486 @@
+//! One run with two tools and an image over every quirk of the servers that imitate OpenAI,
+//! and over the Responses API: the built program against strict fakes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::llm::{Asked, FakeLlm, OPENAI_KEY, Reply};
+use crate::mom::{Call, Ended};
+use crate::scratch::Scratch;
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0";
+const ANSWER: &str = "A dot and 42.";
+
+/// A conversation with one service.
+struct Talk {
+    home: Arc<Scratch>,
+    llm: FakeLlm,
+}
+
+impl Talk {
+    fn new() -> Talk {
+        let home = Arc::new(Scratch::new());
+        home.write("data/dot.png", PNG);
+        home.write("data/settings.json", r#"{"retry": {"baseDelayMs": 100}}"#);
+        let llm = FakeLlm::start();
+        Talk { home, llm }
+    }
+
+    /// Arguments of the two calls: `bash` prints 42, `read` shows the image.
+    fn arguments(&self) -> [String; 2] {
+        let path = self.home.path("data/dot.png");
+        [
+            json!({"label": "Count", "command": "echo $((6 * 7))"}).to_string(),
+            json!({"label": "Look", "path": path}).to_string(),
+        ]
+    }
+
+    fn run(&self, model: &str) -> Ended {
+        let provider = model.split('/').next().unwrap();
+        // The one place for a key that all of them have.
+        let auth = json!({provider: {"type": "api_key", "key": OPENAI_KEY}});
+        self.home.write(".pi/mom/auth.json", auth.to_string());
+        let variable = match provider {
+            "custom" => "OPENAI_BASE_URL".to_owned(),
+            name => format!("{}_BASE_URL", name.to_uppercase()),
+        };
+        Call::new(&self.home)
+            .env(&variable, &format!("{}/v1", self.llm.url()))
+            .arg("--chat")
+            .arg(&format!("--model={model}"))
+            .data()
+            .run("count and look\n")
+    }
+
+    /// Both tools ran, the model saw what they found, the person the answer alone.
+    fn check(&self, model: &str) -> Vec<Asked> {
+        let ended = self.run(model);
+        assert_eq!(ended.code, Some(0), "{model}: {ended:?}");
+        assert!(ended.stdout.contains(ANSWER), "{model}: {ended:?}");
+        for secret in ["PONDER", "think>"] {
+            assert!(!ended.stdout.contains(secret), "{model}: {ended:?}");
+        }
+        let asked = self.llm.requests();
+        let last = asked.last().unwrap();
+        assert!(last.path.ends_with("/chat/completions"), "{model}");
+        let messages = last.body["messages"].as_array().unwrap();
+        let roles: Vec<&str> = messages
+            .iter()
+            .map(|message| message["role"].as_str().unwrap())
+            .collect();
+        let want: &[&str] = match model.starts_with("mistral/") {
+            true => &[
+                "system",
+                "user",
+                "assistant",
+                "tool",
+                "tool",
+                "assistant",
+                "user",
+            ],
+            false => &["system", "user", "assistant", "tool", "tool", "user"],
+        };
+        assert_eq!(roles, want, "{model}");
+        let calls = messages[2]["tool_calls"].as_array().unwrap();
+        for (n, name) in ["bash", "read"].into_iter().enumerate() {
+            let (call, result) = (&calls[n], &messages[3 + n]);
+            assert_eq!(call["function"]["name"], name, "{model}");
+            assert_eq!(
+                call["function"]["arguments"],
+                self.arguments()[n],
+                "{model}"
+            );
+            assert_eq!(call["id"], result["tool_call_id"], "{model}");
+        }
+        assert!(messages[3]["content"].as_str().unwrap().contains("42"));
+        let image = messages.last().unwrap()["content"].as_array().unwrap();
+        assert_eq!(image[1]["type"], "image_url", "{model}");
+        asked
+    }
+
+    /// input, output of the last reply in the context file
+    fn usage(&self) -> (u64, u64) {
+        let entries = self.home.jsonl("data/TERMINAL/context.jsonl");
+        let said = entries
+            .iter()
+            .rfind(|entry| entry["message"]["role"] == "assistant")
+            .unwrap();
+        let usage = &said["message"]["usage"];
+        (
+            usage["input"].as_u64().unwrap(),
+            usage["output"].as_u64().unwrap(),
+        )
+    }
+}
+
+fn data(chunk: &Value) -> String {
+    format!("data: {chunk}\n\n")
+}
+
+fn delta(delta: &Value) -> String {
+    data(&json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]}))
+}
+
+fn end(reason: &str) -> String {
+    data(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}))
+        + "data: [DONE]\n\n"
+}
+
+fn calls(calls: &Value) -> String {
+    delta(&json!({"tool_calls": calls}))
+}
+
+/// `{"id", "function": {"name", "arguments"}}` with `more` in it.
+fn whole(id: &str, name: &str, arguments: &str, more: &Value) -> Value {
+    let mut call =
+        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    call.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    call
+}
+
+#[test]
+fn fragments_without_index() {
+    let talk = Talk::new();
+    let mut sse = String::new();
+    for ((id, name), arguments) in [("a", "bash"), ("b", "read")]
+        .into_iter()
+        .zip(talk.arguments())
+    {
+        sse += &calls(&json!([whole(id, name, "", &json!({}))]));
+        for piece in arguments.split_inclusive(' ') {
+            sse += &calls(&json!([{"function": {"arguments": piece}}]));
+        }
+    }
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    talk.check("custom/m");
+}
+
+#[test]
+fn interleaved_fragments_with_id_and_name_in_each() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let (bash, read) = (bash.split_at(9), read.split_at(20));
+    let mut sse = String::new();
+    for (bash, read) in [(bash.0, read.0), (bash.1, read.1)] {
+        sse += &calls(&json!([
+            whole("a", "bash", bash, &json!({"index": 0})),
+            whole("b", "read", read, &json!({"index": 1}))
+        ]));
+    }
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    talk.check("vllm/m");
+}
+
+#[test]
+fn whole_calls_all_of_index_zero() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = calls(&json!([whole("a", "bash", &bash, &json!({"index": 0}))]))
+        + &calls(&json!([whole("b", "read", &read, &json!({"index": 0}))]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    talk.check("together/m");
+}
+
+#[test]
+fn one_id_for_two_calls() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = calls(&json!([
+        whole("call", "bash", &bash, &json!({"index": 0})),
+        whole("call", "read", &read, &json!({"index": 1}))
+    ]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("zai/m");
+    let calls = &asked[1].body["messages"][2]["tool_calls"];
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+}
+
+#[test]
+fn gemini_without_ids_and_with_signatures() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let signed = json!({"index": 0, "extra_content": {"google": {"thought_signature": "SIG=="}}});
+    let sse = calls(&json!([
+        whole("", "bash", &bash, &signed),
+        whole("", "read", &read, &json!({"index": 1}))
+    ]));
+    talk.llm.reply_raw(&(sse + &end("stop")));
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("gemini/gemini-3.8-flash");
+    let calls = &asked[1].body["messages"][2]["tool_calls"];
+    let signature = "/0/extra_content/google/thought_signature";
+    assert_eq!(calls.pointer(signature), Some(&json!("SIG==")));
+}
+
+#[test]
+fn mistral_has_its_own_rules() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = delta(
+        &json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "PONDER"}]}]}),
+    ) + &calls(&json!([
+        whole("call_00000000001", "bash", &bash, &json!({"index": 0})),
+        whole("call_00000000002", "read", &read, &json!({"index": 1}))
+    ]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("mistral/mistral-large-4");
+    for request in &asked {
+        const KNOWN: &[&str] = &["model", "max_tokens", "stream", "tools", "messages"];
+        let body = request.body.as_object().unwrap();
+        let unknown = body.keys().find(|key| !KNOWN.contains(&key.as_str()));
+        assert_eq!(unknown, None);
+    }
+    let said = &asked[1].body["messages"][2];
+    assert!(said["content"].is_string(), "{said}");
+    for call in said["tool_calls"].as_array().unwrap() {
+        let id = call["id"].as_str().unwrap();
+        let fits = id.len() == 9 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+        assert!(fits, "{id}");
+    }
+}
+
+#[test]
+fn ollama_stops_with_calls_and_reasons_beside() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = delta(&json!({"role": "assistant", "content": "", "reasoning": "PONDER"}))
+        + &calls(&json!([
+            whole("a", "bash", &bash, &json!({"index": 0})),
+            whole("b", "read", &read, &json!({"index": 1}))
+        ]));
+    talk.llm.reply_raw(&(sse + &end("stop")));
+    talk.llm.reply_text(ANSWER);
+    talk.check("ollama/m");
+}
+
+#[test]
+fn usage_inside_a_choice() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = calls(&json!([
+        whole("bash:0", "bash", &bash, &json!({"index": 0})),
+        whole("read:1", "read", &read, &json!({"index": 1}))
+    ]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    let usage = json!({"prompt_tokens": 50, "completion_tokens": 7, "cached_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 20}});
+    let last =
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]});
+    talk.llm
+        .reply_raw(&(delta(&json!({"content": ANSWER})) + &data(&last)));
+    talk.check("moonshot/m");
+    assert_eq!(talk.usage(), (30, 7));
+}
+
+#[test]
+fn openrouter_keeps_alive_and_wants_its_reasoning_back() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let details = json!([{"type": "reasoning.encrypted", "data": "SEALED", "id": "r", "index": 0}]);
+    let sse = ": OPENROUTER PROCESSING\n\n".repeat(3)
+        + &delta(&json!({"reasoning": "PONDER", "reasoning_details": details}))
+        + ": OPENROUTER PROCESSING\n\n"
+        + &calls(&json!([
+            whole("a", "bash", &bash, &json!({"index": 0})),
+            whole("b", "read", &read, &json!({"index": 1}))
+        ]));
+    let sse = (sse + &end("tool_calls")).replace('\n', "\r\n");
+    talk.llm.reply_raw(&sse);
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("openrouter/v/m");
+    assert_eq!(asked[1].body["messages"][2]["reasoning_details"], details);
+}
+
+#[test]
+fn deepseek_wants_its_reasoning_back() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let sse = delta(&json!({"content": null, "reasoning_content": "PONDER"}))
+        + &calls(&json!([
+            whole("a", "bash", &bash, &json!({"index": 0})),
+            whole("b", "read", &read, &json!({"index": 1}))
+        ]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("deepseek/m");
+    let said = &asked[1].body["messages"][2];
+    assert_eq!(said["reasoning_content"], "PONDER");
+}
+
+#[test]
+fn think_tags_in_pieces_and_no_last_word() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let thought = || {
+        ["<th", "ink>PON", "DER</thi", "nk>\n\n"]
+            .map(|piece| delta(&json!({"content": piece})))
+            .concat()
+    };
+    let sse = thought()
+        + &calls(&json!([
+            whole("a", "bash", &bash, &json!({"index": 0})),
+            whole("b", "read", &read, &json!({"index": 1}))
+        ]));
+    let done = "data: [DONE]\n\n";
+    talk.llm
+        .reply_raw(&(sse + &end("tool_calls")).replace(done, ""));
+    let sse = thought() + &delta(&json!({"content": ANSWER})) + &end("stop");
+    talk.llm.reply_raw(&sse.replace(done, ""));
+    talk.check("llamacpp/m");
+}
+
+/// Errors inside the stream: passing ones cost a retry, lasting ones end the run at once.
+#[test]
+fn errors_inside_the_stream() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    let half = delta(&json!({"content": "Let me"}));
+    for error in [
+        json!({"message": "Provider returned error", "code": 502}),
+        json!({"message": "Failed to call a function", "type": "invalid_request_error",
+            "code": "tool_use_failed", "failed_generation": "<function=bash"}),
+    ] {
+        talk.llm
+            .reply_raw(&(half.clone() + &data(&json!({"error": error}))));
+    }
+    // Neither a reason nor a last word: broken off.
+    talk.llm.reply_raw(&half);
+    let sse = calls(&json!([
+        whole("a", "bash", &bash, &json!({"index": 0})),
+        whole("b", "read", &read, &json!({"index": 1}))
+    ]));
+    talk.llm.reply_raw(&(sse + &end("tool_calls")));
+    talk.llm.reply_text(ANSWER);
+    assert_eq!(talk.check("groq/m").len(), 5);
+
+    for error in [
+        json!({"message": "no credit", "code": 402}),
+        json!({"message": "flagged", "code": 403}),
+        json!({"message": "quota", "code": "insufficient_quota"}),
+    ] {
+        let talk = Talk::new();
+        talk.llm
+            .reply_raw(&(half.clone() + &data(&json!({"error": error}))));
+        let ended = talk.run("openrouter/v/m");
+        assert!(!ended.stdout.contains(ANSWER), "{ended:?}");
+        assert_eq!(talk.llm.requests().len(), 1, "{error}: {ended:?}");
+    }
+}
+
+/// A model nobody told us about: which limit it takes, and how large, shows in its refusals.
+#[test]
+fn refused_parameters_are_learned() {
+    let talk = Talk::new();
+    talk.llm.allow("Use 'max_completion_tokens' instead");
+    let [bash, read] = talk.arguments();
+    talk.llm
+        .reply(Reply::tool("bash", &serde_json::from_str(&bash).unwrap()).and_tool("read", &read));
+    talk.llm.reply_text(ANSWER);
+    let asked = talk.check("custom/gpt-5-like");
+    assert!(
+        asked[0].body["max_tokens"].is_u64() && asked[1].body["max_completion_tokens"].is_u64()
+    );
+
+    for (model, message, want) in [
+        (
+            "deepseek/m",
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
+            8192,
+        ),
+        (
+            "openai/gpt-4-turbo",
+            "max_tokens is too large: 16384. This model supports at most 4096 completion tokens, whereas you provided 16384.",
+            4096,
+        ),
+        (
+            "groq/m",
+            "`max_completion_tokens` must be less than or equal to `8192`, the maximum value for `max_completion_tokens` is less than the `context_window` for this model",
+            8192,
+        ),
+    ] {
+        let talk = Talk::new();
+        let refusal = json!({"error": {"message": message, "type": "invalid_request_error"}});
+        talk.llm.reply(Reply::status(400, &refusal.to_string()));
+        talk.llm.reply(
+            Reply::tool("bash", &serde_json::from_str(&bash).unwrap()).and_tool("read", &read),
+        );
+        talk.llm.reply_text("ok");
+        let ended = talk.run(model);
+        assert!(ended.stdout.contains("ok"), "{model}: {ended:?}");
+        let asked = talk.llm.requests();
+        assert_eq!(asked.len(), 3, "{model}: {ended:?}");
+        let limit = |asked: &Asked| {
+            let body = &asked.body;
+            body["max_tokens"]
+                .as_u64()
+                .or(body["max_completion_tokens"].as_u64())
+        };
+        assert_eq!(limit(&asked[2]), Some(want), "{model}");
+    }
+}
+
+#[test]
+fn no_credit_is_not_a_rate_limit() {
+    let talk = Talk::new();
+    let refusal = |code: &str, message: &str| {
+        Reply::status(
+            429,
+            &json!({"error": {"message": message, "type": code, "param": null, "code": code}})
+                .to_string(),
+        )
+    };
+    let limited = "Rate limit reached on tokens per min. Please try again in 10ms.";
+    talk.llm.reply(refusal("rate_limit_exceeded", limited));
+    let [bash, read] = talk.arguments();
+    talk.llm
+        .reply(Reply::tool("bash", &serde_json::from_str(&bash).unwrap()).and_tool("read", &read));
+    talk.llm.reply_text(ANSWER);
+    talk.check("xai/m");
+
+    let talk = Talk::new();
+    talk.llm.reply(refusal(
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+    ));
+    let ended = talk.run("openai/gpt-4o");
+    assert!(
+        ended.stdout.contains("add credit") || ended.stderr.contains("add credit"),
+        "{ended:?}"
+    );
+    assert_eq!(talk.llm.requests().len(), 1);
+}
+
+#[test]
+fn the_responses_api_takes_images_in_results() {
+    let talk = Talk::new();
+    let [bash, read] = talk.arguments();
+    talk.llm.reply(
+        Reply::thinking("PONDER")
+            .and_tool("bash", &bash)
+            .and_tool("read", &read),
+    );
+    talk.llm.reply_text(ANSWER);
+    let ended = talk.run("openai/gpt-6-sol");
+    assert!(ended.stdout.contains(ANSWER), "{ended:?}");
+    assert!(!ended.stdout.contains("PONDER"), "{ended:?}");
+    let asked = talk.llm.requests();
+    assert_eq!(asked[1].path, "/v1/responses");
+    let input = asked[1].body["input"].as_array().unwrap();
+    let kinds: Vec<&str> = input
+        .iter()
+        .map(|item| item["type"].as_str().or(item["role"].as_str()).unwrap())
+        .collect();
+    let want = ["user", "reasoning", "function_call", "function_call"];
+    assert_eq!(kinds[..4], want);
+    assert_eq!(kinds[4..], ["function_call_output"; 2]);
+    assert!(asked[1].raw.contains("input_image"));
+    assert!(asked[1].tool_results()[0].contains("42"));
+}

@@ -10,7 +10,7 @@ pub(crate) enum Command {
 impl Command {
     /// The word alone, in any case; mentions are taken out already.
     pub(crate) fn parse(text: &str) -> Option<Command> {
-        match text.trim().to_lowercase().as_str() {
+        match text.trim().to_ascii_lowercase().as_str() {
             "stop" => Some(Command::Stop),
             "new" => Some(Command::New),
             "status" => Some(Command::Status),

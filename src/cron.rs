@@ -8,9 +8,11 @@
 //! knows neither seconds nor `#L` and runs by other rules at clock changes; with the fields
 //! as bit sets the rest is a walk over days. The calendar itself is jiff's.
 
+use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{Timestamp, ToSpan as _};
+
+use crate::time;
 
 /// Longer schedules are not read. Characters.
 const SCHEDULE_CHARS_MAX: usize = 500;
@@ -130,7 +132,7 @@ pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
                 "a year field is not supported, leave out the seventh".to_owned()
             ));
         }
-        _ if text.parse::<DateTime>().is_ok() => {
+        _ if time::parse(text).is_some() => {
             return Err(bad(
                 "a single date: use \"type\":\"one-shot\" with \"at\"".to_owned()
             ));
@@ -163,11 +165,11 @@ pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
         if jiff::tz::db().is_definitively_empty() {
             return "this host has no time zones: install tzdata".to_owned();
         }
-        let wanted = format!("/{}", name.to_lowercase().replace(' ', "_"));
+        let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
         let similar = jiff::tz::db()
             .available()
             .map(|known| known.to_string())
-            .find(|known| known.to_lowercase().ends_with(&wanted));
+            .find(|known| known.to_ascii_lowercase().ends_with(&wanted));
         let similar = similar.as_deref().unwrap_or("Europe/Vienna");
         format!(
             "time zone \"{}\": unknown, write it like {similar}",
@@ -223,9 +225,9 @@ impl Schedule {
                     if due > after {
                         return Some(due);
                     }
-                    match time.checked_add(1.second()) {
-                        Ok(next) => from = next,
-                        Err(_) => break,
+                    match second_after(time) {
+                        Some(next) => from = next,
+                        None => break,
                     }
                 }
             }
@@ -276,14 +278,22 @@ impl Schedule {
             AmbiguousOffset::Gap { before, .. } => {
                 // With the old offset the time lies behind the change, less than a gap away.
                 let behind = before.to_timestamp(local).ok()?;
-                let change = self
-                    .zone
-                    .preceding(behind.checked_add(1.nanosecond()).ok()?)
-                    .next()?;
-                Some(change.timestamp())
+                let behind = Timestamp::from_second(behind.as_second() + 1).ok()?;
+                Some(self.zone.preceding(behind).next()?.timestamp())
             }
         }
     }
+}
+
+/// Of the same day.
+fn second_after(time: Time) -> Option<Time> {
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    let (hour, minute, second) = match (minute, second) {
+        (59, 59) => (hour + 1, 0, 0),
+        (_, 59) => (hour, minute + 1, 0),
+        _ => (hour, minute, second + 1),
+    };
+    Time::new(hour, minute, second, 0).ok()
 }
 
 /// Bits of the values that a list of one field names.

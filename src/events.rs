@@ -8,16 +8,15 @@
 //! is known by `Asked::ts`, which is the same after a restart. What can't run becomes
 //! NAME.json.error, with the reason inside.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use jiff::civil::DateTime;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -68,13 +67,13 @@ struct Inner {
 #[derive(Default)]
 struct State {
     /// By file name.
-    files: BTreeMap<String, Known>,
+    files: HashMap<String, Known>,
     /// Milliseconds and file name of what has a due time.
     due: BTreeSet<(i64, String)>,
     /// Files to be looked at.
-    looks: BTreeMap<String, Look>,
+    looks: HashMap<String, Look>,
     /// What the next prompt of a channel tells; "" for the next one of any.
-    notes: BTreeMap<String, Vec<String>>,
+    notes: HashMap<String, Vec<String>>,
 }
 
 struct Known {
@@ -377,13 +376,18 @@ impl Events {
     fn look_where_needed(&self, now_ms: i64, outside: &mut Outside<'_>) {
         let now = Instant::now();
         let mut state = self.0.state.lock().unwrap();
-        let all = std::mem::take(&mut state.looks);
-        let (ripe, later): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            all.into_iter().partition(|(_, look)| look.at <= now);
-        state.looks = later;
+        let mut ripe = Vec::new();
+        state.looks.retain(|name, look| {
+            let later = look.at > now;
+            if !later {
+                ripe.push((name.clone(), look.bad));
+            }
+            later
+        });
         drop(state);
-        for (name, look) in ripe {
-            self.look(&name, look.bad, now_ms, Phase::Running, outside);
+        ripe.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, bad) in ripe {
+            self.look(&name, bad, now_ms, Phase::Running, outside);
         }
     }
 
@@ -784,7 +788,6 @@ pub(crate) fn check(dir: &Dir) -> Result<Vec<String>> {
     let entries = dir.list(DIR, ENTRIES_MAX)?.unwrap_or_default();
     let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
     names.retain(|name| name.ends_with(".json"));
-    names.sort();
     let mut out = Vec::new();
     for name in names {
         let path = format!("{DIR}/{name}");
@@ -924,15 +927,17 @@ fn parse(text: &str) -> std::result::Result<Event, String> {
 
 /// Milliseconds, and whether there was no offset: then it is local time of the host.
 fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
-    let trimmed = text.trim();
-    let zoned = trimmed.parse::<Zoned>().ok();
-    let zoned = zoned.map(|zoned| zoned.timestamp().as_millisecond());
-    if let Some(ms) = zoned.or_else(|| time::parse_iso(trimmed)) {
-        return Ok((ms, false));
-    }
-    let local = trimmed.parse::<DateTime>().ok();
-    let at = local.and_then(|local| local.to_zoned(TimeZone::system()).ok());
-    let at = at.map(|at| (at.timestamp().as_millisecond(), true));
+    let at = time::parse(text.trim()).and_then(|written| {
+        let is_local = written.offset.is_none() && written.zone.is_none();
+        let at = match written.offset {
+            Some(offset) => offset.to_timestamp(written.clock),
+            None => {
+                let zone = written.zone.unwrap_or_else(TimeZone::system);
+                zone.to_ambiguous_timestamp(written.clock).compatible()
+            }
+        };
+        Some((at.ok()?.as_millisecond(), is_local))
+    });
     at.ok_or_else(|| {
         format!(
             "\"at\" {} is no time, write it like 2027-03-01T09:00:00+01:00",

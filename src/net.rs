@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -33,6 +33,7 @@ use ureq::{Agent, Proxy, ProxyProtocol};
 
 use crate::error::{Error, Result};
 use crate::stop::{Stop, poll_for};
+use crate::{json, time};
 
 /// The CA bundles of Debian, Alpine, Fedora, openSUSE, in this order.
 const CA_FILES: &[&str] = &[
@@ -680,8 +681,7 @@ fn meaning(tried: &str, err: &(dyn std::error::Error + 'static)) -> Error {
 
 /// The server's clock, by its `Date` header: milliseconds since 1970, to the second.
 pub(crate) fn date_ms(headers: &ureq::http::HeaderMap) -> Option<i64> {
-    let date = jiff::fmt::rfc2822::parse(headers.get("date")?.to_str().ok()?).ok()?;
-    Some(date.timestamp().as_millisecond())
+    time::parse_http_date(headers.get("date")?.to_str().ok()?)
 }
 
 /// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
@@ -691,16 +691,14 @@ pub(crate) fn retry_after(headers: &ureq::http::HeaderMap) -> Option<Duration> {
         return Some(Duration::from_millis(ms));
     }
     let text = header("retry-after")?;
-    if let Ok(seconds) = text.parse::<f64>() {
+    if let Some(seconds) = json::number(text) {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    let at = SystemTime::from(date.timestamp());
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    let wait = time::parse_http_date(text)? - time::now_ms();
+    Some(Duration::from_millis(wait.max(0) as u64))
 }
 
 /// ureq's way to a connection: ours.
-#[derive(Debug)]
 struct Dial {
     net: Net,
     stop: Stop,
@@ -736,7 +734,6 @@ impl Connector for Dial {
 }
 
 /// One connection as ureq drives it.
-#[derive(Debug)]
 struct Line {
     stream: Stream,
     buffers: LazyBuffers,
@@ -802,6 +799,19 @@ impl Transport for Line {
 /// Names are looked up in `connect`, where a stop is heard and a proxy may do it instead.
 #[derive(Debug)]
 struct NoLookup;
+
+// ureq wants them; derived, they would bring those of all of rustls along.
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dial")
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Line")
+    }
+}
 
 impl Resolver for NoLookup {
     fn resolve(

@@ -306,7 +306,7 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
         let Sandbox::Container { engine, name } = self else {
             return Error::failed(format!("the shell was killed: {text}"));
         };
-        let has = |what: &str| text.to_lowercase().contains(what);
+        let has = |what: &str| text.to_ascii_lowercase().contains(what);
         let next = if has("no such container") || has("no such object") {
             let data_dir = data_dir.map_or(String::from("DATA_DIR"), quote);
             self.script("create ") + &data_dir
@@ -425,7 +425,7 @@ fn variables(names: &[&str], prefix: &str) -> Vec<(String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, value)| {
             let named = names.contains(&name.as_str());
-            let is_proxy = name.to_lowercase().ends_with("_proxy");
+            let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");
             (named || (!prefix.is_empty() && name.starts_with(prefix)))
                 && !(is_proxy && value.contains('@'))
         })

@@ -146,27 +146,36 @@ pub(crate) fn fence_safe(text: &str) -> Cow<'_, str> {
 
 /// `812B`, `1.2KB`, `34.0MB`: powers of 1024.
 pub(crate) fn bytes(count: u64) -> String {
-    const KIB: f64 = 1024.0;
     let size = count as f64;
-    if count < 1024 {
-        format!("{count}B")
-    } else if size < KIB * KIB {
-        format!("{:.1}KB", size / KIB)
-    } else if size < KIB * KIB * KIB {
-        format!("{:.1}MB", size / KIB / KIB)
-    } else {
-        format!("{:.1}GB", size / KIB / KIB / KIB)
+    match count {
+        0..0x400 => format!("{count}B"),
+        0x400..0x10_0000 => fixed(size / 1024.0, 1) + "KB",
+        0x10_0000..0x4000_0000 => fixed(size / 1_048_576.0, 1) + "MB",
+        _ => fixed(size / 1_073_741_824.0, 1) + "GB",
     }
+}
+
+/// `value`, which is not negative, with so many decimals. (std's way would bring 12 KB.)
+fn fixed(value: f64, decimals: u32) -> String {
+    let scale = 10u64.pow(decimals);
+    let scaled = (value * scale as f64).round_ties_even() as u64;
+    let (whole, rest) = (scaled / scale, scaled % scale);
+    format!("{whole}.{rest:0width$}", width = decimals as usize)
+}
+
+/// Likewise with one decimal, which is left out where it is 0.
+pub(crate) fn rounded(value: f64) -> String {
+    let text = fixed(value, 1);
+    text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }
 
 /// `310`, `4.2k`, `128k`, `1M`, `1.3M`.
 pub(crate) fn tokens(count: u64) -> String {
-    let figure = |value: f64, unit: &str| format!("{value:.1}{unit}").replace(".0", "");
     match count {
         0..1_000 => count.to_string(),
-        1_000..9_950 => figure(count as f64 / 1e3, "k"),
-        9_950..999_500 => format!("{:.0}k", count as f64 / 1e3),
-        _ => figure(count as f64 / 1e6, "M"),
+        1_000..9_950 => rounded(count as f64 / 1e3) + "k",
+        9_950..999_500 => format!("{}k", (count as f64 / 1e3).round_ties_even() as u64),
+        _ => rounded(count as f64 / 1e6) + "M",
     }
 }
 
@@ -175,7 +184,7 @@ pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     // 59.96 s would read `60.0 s`.
     if seconds < 59.95 {
-        return format!("{seconds:.1}").replace(".0", "") + " s";
+        return rounded(seconds) + " s";
     }
     let whole = seconds.round() as u64;
     if whole < 3600 {
@@ -190,9 +199,9 @@ pub(crate) fn dollars(amount: f64) -> String {
     match amount {
         a if a <= 0.0 => "$0".to_owned(),
         a if a < 0.000_05 => "<$0.0001".to_owned(),
-        a if a < 0.001 => format!("${a:.4}"),
-        a if a < 0.1 => format!("${a:.3}"),
-        a => format!("${a:.2}"),
+        a if a < 0.001 => format!("${}", fixed(a, 4)),
+        a if a < 0.1 => format!("${}", fixed(a, 3)),
+        a => format!("${}", fixed(a, 2)),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Clock and calendar text: ISO 8601 for the files, local time for people and the prompt.
-//! The calendar itself is jiff's.
+//! The calendar itself is jiff's; its parser and formatter would bring 70 KB for these few
+//! forms.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::{Offset, TimeZone};
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
@@ -16,30 +18,112 @@ pub(crate) fn now_ms() -> i64 {
 
 /// `2026-01-05T09:12:44.120Z`, as all files of the data directory have it.
 pub(crate) fn iso(ms: i64) -> String {
-    format!("{:.3}", Timestamp::from_millisecond(ms).unwrap_or_default())
+    format!(
+        "{}.{:03}Z",
+        stamp(Offset::UTC.to_datetime(timestamp(ms)), 'T'),
+        ms.rem_euclid(1000)
+    )
 }
 
-/// Any ISO 8601 time with an offset, to milliseconds.
+/// What a clock showed, and which one.
+pub(crate) struct Written {
+    pub(crate) clock: DateTime,
+    pub(crate) offset: Option<Offset>,
+    pub(crate) zone: Option<TimeZone>,
+}
+
+/// ISO 8601 in its usual form (`2026-01-05T10:12:44.120+01:00`, from the end on less and less
+/// of it), with a zone in brackets where it has one (RFC 9557).
+pub(crate) fn parse(text: &str) -> Option<Written> {
+    let in_brackets = text.strip_suffix(']').and_then(|text| text.split_once('['));
+    let (text, zone) = match in_brackets {
+        Some((text, zone)) => (text, Some(TimeZone::get(zone).ok()?)),
+        None => (text, None),
+    };
+    let (date, rest) = text.split_at_checked("2026-01-05".len())?;
+    let mut parts = date.split('-').map(number);
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let date = Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()?;
+    let rest = match rest {
+        "" => "T00",
+        rest => rest,
+    };
+    let time = rest.strip_prefix(['T', 't', ' '])?;
+    let (time, offset) = time.split_at(time.find(['Z', 'z', '+', '-']).unwrap_or(time.len()));
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut parts = time.split(':').map(number);
+    let mut part = || parts.next().unwrap_or(Some(0));
+    let (hour, minute, second) = (part()?, part()?, part()?);
+    let nanos = format!("{fraction:0<9.9}").parse().ok()?;
+    let time = Time::new(
+        hour.try_into().ok()?,
+        minute.try_into().ok()?,
+        second.try_into().ok()?,
+        nanos,
+    )
+    .ok()?;
+    Some(Written {
+        clock: date.to_datetime(time),
+        offset: match offset {
+            "" => None,
+            text => Some(parse_offset(text)?),
+        },
+        zone,
+    })
+}
+
+/// `Z`, `+01:00`, `+0100`, `+01`
+fn parse_offset(text: &str) -> Option<Offset> {
+    if text.eq_ignore_ascii_case("Z") {
+        return Some(Offset::UTC);
+    }
+    let (sign, digits) = text.split_at_checked(1)?;
+    let (hours, minutes) = digits.split_at_checked(2)?;
+    let minutes = match minutes {
+        "" => 0,
+        text => number(text.strip_prefix(':').unwrap_or(text)).filter(|minutes| *minutes < 60)?,
+    };
+    let seconds = i32::from(number(hours)?) * 3600 + i32::from(minutes) * 60;
+    Offset::from_seconds(if sign == "-" { -seconds } else { seconds }).ok()
+}
+
+/// Up to four digits.
+fn number(text: &str) -> Option<i16> {
+    let digits = text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// Any such time with an offset, to milliseconds.
 pub(crate) fn parse_iso(text: &str) -> Option<i64> {
-    text.parse::<Timestamp>()
-        .ok()
-        .map(Timestamp::as_millisecond)
+    let written = parse(text)?;
+    let at = written.offset?.to_timestamp(written.clock).ok()?;
+    Some(at.as_millisecond())
+}
+
+/// `Mon, 05 Jan 2026 09:12:44 GMT`, as HTTP servers write it (RFC 9110), to milliseconds.
+pub(crate) fn parse_http_date(text: &str) -> Option<i64> {
+    let mut words = text.split(' ').skip(1);
+    let (day, month, year) = (words.next()?, words.next()?, words.next()?);
+    let month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
+        .split(' ')
+        .position(|known| known == month)?;
+    parse_iso(&format!("{year}-{:02}-{day}T{}Z", month + 1, words.next()?))
 }
 
 /// `2026-01-05 09:12:44`, UTC.
 pub(crate) fn utc_stamp(ms: i64) -> String {
-    let at = Timestamp::from_millisecond(ms).unwrap_or_default();
-    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    stamp(Offset::UTC.to_datetime(timestamp(ms)), ' ')
 }
 
 /// `2026-01-05 10:12:45+01:00`: how a message's time stands in the prompt.
 pub(crate) fn prompt_stamp(ms: i64) -> String {
-    zoned(ms).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+    let offset = TimeZone::system().to_offset(timestamp(ms));
+    stamp(offset.to_datetime(timestamp(ms)), ' ') + &offset_text(offset)
 }
 
 /// `2026-01-05 10:12:45` in local time: the start of a log line.
 pub(crate) fn log_stamp() -> String {
-    zoned(now_ms()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    stamp(TimeZone::system().to_datetime(timestamp(now_ms())), ' ')
 }
 
 /// Slack's `1767604364.120019` (or the 13 digits of very old files) to milliseconds.
@@ -74,14 +158,32 @@ pub(crate) fn zone_name() -> String {
     let zone = TimeZone::system();
     match zone.iana_name() {
         Some(name) => name.to_owned(),
-        None => zoned(now_ms()).strftime("UTC%:z").to_string(),
+        None => format!("UTC{}", offset_text(zone.to_offset(timestamp(now_ms())))),
     }
 }
 
-fn zoned(ms: i64) -> Zoned {
-    Timestamp::from_millisecond(ms)
-        .unwrap_or_default()
-        .to_zoned(TimeZone::system())
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or_default()
+}
+
+fn stamp(at: DateTime, between: char) -> String {
+    format!(
+        "{:04}-{:02}-{:02}{between}{:02}:{:02}:{:02}",
+        at.year(),
+        at.month(),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
+}
+
+/// `+01:00`
+fn offset_text(offset: Offset) -> String {
+    let minutes = offset.seconds() / 60;
+    let sign = if minutes < 0 { '-' } else { '+' };
+    let minutes = minutes.abs();
+    format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
 #[cfg(test)]
@@ -107,5 +209,18 @@ mod tests {
             parse_iso("2026-01-05T10:12:44.120+01:00"),
             Some(1_767_604_364_120)
         );
+        assert_eq!(utc_stamp(-1), "1969-12-31 23:59:59");
+        for (seconds, want) in [(0, "+00:00"), (20_700, "+05:45"), (-12_600, "-03:30")] {
+            assert_eq!(offset_text(Offset::from_seconds(seconds).unwrap()), want);
+        }
+        for (date, want) in [
+            ("Mon, 05 Jan 2026 09:12:44 GMT", Some(1_767_604_364_000)),
+            ("Thu, 31 Dec 1970 23:59:59 GMT", Some(31_535_999_000)),
+            ("Mon, 05 anF 2026 09:12:44 GMT", None),
+            ("Mon, 5 Jan", None),
+            ("soon", None),
+        ] {
+            assert_eq!(parse_http_date(date), want, "{date}");
+        }
     }
 }

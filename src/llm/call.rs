@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::net::{self, Limits, Net};
 use crate::secret::Secret;
 use crate::stop::Stop;
-use crate::{log, text};
+use crate::{json, log, text};
 
 /// Works for all models as long as no sampling parameters are sent.
 pub(super) const ANTHROPIC_VERSION: &str = "2023-06-01";
@@ -250,7 +250,7 @@ fn retry_after_in_words(body: &str) -> Option<Duration> {
     .iter()
     .find_map(|words| Some(body.split_once(words)?.1))?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let number: f64 = rest[..end].parse().ok()?;
+    let number = json::number(&rest[..end])?;
     let unit = match &rest[end..] {
         unit if unit.starts_with("ms") => 0.001,
         unit if unit.starts_with('s') => 1.0,
@@ -330,7 +330,7 @@ impl Refusal {
             })
             .collect::<Vec<_>>()
             .join(" ");
-        let body = text.to_lowercase().replace('`', "");
+        let body = text.to_ascii_lowercase().replace('`', "");
         Refusal {
             status: 200,
             code: cut(&code),

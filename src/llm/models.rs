@@ -2,7 +2,7 @@
 //! November 2026 from the vendors' price pages and two public price files that agree.
 
 use super::{Cost, Model, Price, Usage};
-use crate::text;
+use crate::{json, text};
 
 /// Whoever serves models: one row each.
 #[derive(Debug)]
@@ -235,7 +235,7 @@ fn refuses_tools_in_chat(id: &str) -> bool {
         .strip_prefix("gpt-")
         .and_then(|rest| rest.split('-').next());
     version
-        .and_then(|version| version.parse::<f64>().ok())
+        .and_then(json::number)
         .is_some_and(|version| version >= 5.6)
 }
 

@@ -75,8 +75,11 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done
             })
         }
         Ended::TimedOut => {
-            let seconds = args.opt_number("timeout").unwrap_or_default();
-            Some(format!("Command timed out after {seconds} seconds"))
+            let seconds = timeout.unwrap_or_default();
+            Some(format!(
+                "Command timed out after {} seconds",
+                text::rounded(seconds.as_secs_f64())
+            ))
         }
         Ended::Stopped => Some(String::from(ABORTED)),
     };

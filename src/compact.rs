@@ -3,8 +3,6 @@
 //! here is where to cut and what the model is told; the entry itself is `context`'s.
 //! The cut, the headings and the file lists are the original's (facts: data-dir, section 6).
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::context::{Compaction, Context, estimate};
@@ -405,12 +403,13 @@ fn head(text: &str) -> String {
 /// The files that tools read and changed in `old` or before it, sorted: read ones that were
 /// not changed, and changed ones.
 fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<String>) {
-    let (mut read, mut modified) = (BTreeSet::new(), BTreeSet::new());
+    let (mut read, mut modified) = (Vec::new(), Vec::new());
     // The newest part comes first: what was named long ago is left out when there are too many.
     let mut insert = |is_read: bool, path: &str| {
         let paths = if is_read { &mut read } else { &mut modified };
-        if paths.len() < FILES_MAX {
-            paths.insert(text::one_line(path, 300));
+        let path = text::one_line(path, 300);
+        if let (true, Err(at)) = (paths.len() < FILES_MAX, paths.binary_search(&path)) {
+            paths.insert(at, path);
         }
     };
     let blocks = old.iter().filter_map(|message| match message {
@@ -434,7 +433,7 @@ fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<St
         paths.for_each(|path| insert(false, path));
     }
     read.retain(|path| !modified.contains(path));
-    (read.into_iter().collect(), modified.into_iter().collect())
+    (read, modified)
 }
 
 fn file_lists(read: &[String], modified: &[String]) -> String {

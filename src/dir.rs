@@ -297,7 +297,7 @@ impl Dir {
                 kind,
             });
         }
-        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(out))
     }
 

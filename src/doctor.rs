@@ -2,7 +2,6 @@
 //! it. Every check stands for itself: what fails stops none of the others, and what a server
 //! does not answer in time is a finding too. To add one: a function and a row in `CHECKS`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::os::unix::fs::PermissionsExt as _;
@@ -397,18 +396,22 @@ fn skill_files(exam: &mut Exam<'_>) -> Findings {
     let Some(dir) = &exam.dir else {
         return Findings::new();
     };
-    let (mut names, mut wrong) = (BTreeSet::new(), BTreeSet::new());
+    let (mut paths, mut wrong) = (Vec::new(), Vec::new());
     // The workspace's own come with each channel.
     for channel in channels(dir)
         .into_iter()
         .chain([agent::TERMINAL.to_owned()])
     {
         let (skills, warnings) = skills::load(dir, &channel);
-        names.extend(skills.into_iter().map(|skill| skill.path));
+        paths.extend(skills.into_iter().map(|skill| skill.path));
         wrong.extend(warnings);
     }
+    for list in [&mut paths, &mut wrong] {
+        list.sort_unstable();
+        list.dedup();
+    }
     match wrong.is_empty() {
-        true => ok(text::count(names.len(), "skill")),
+        true => ok(text::count(paths.len(), "skill")),
         false => all(
             Grade::Warn,
             wrong,

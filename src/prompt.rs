@@ -207,7 +207,7 @@ fn computer(out: &mut String, facts: &Facts<'_>, channel: &str) {
 
 fn list_people(out: &mut String, people: &[Person], directory: &str) {
     let mut people: Vec<&Person> = people.iter().collect();
-    people.sort();
+    people.sort_unstable();
     people.dedup();
     out.push_str("\nPeople of this channel (id, handle, name):\n");
     for person in people.iter().take(PEOPLE_MAX) {

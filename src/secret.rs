@@ -45,7 +45,7 @@ impl Mask {
             .filter(|s| s.expose().len() >= SECRET_LEN_MIN)
             .collect();
         // The longest first: one secret may be the start of another.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
+        secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
         Mask(secrets)
     }
 

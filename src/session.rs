@@ -1,7 +1,7 @@
 //! Pi's session format, as far as one line of it: messages to JSON and back. Pure. Which
 //! lines count is `context`'s to say.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -256,7 +256,7 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
 
 /// The arguments of block `index` in the entry's message, byte for byte.
 fn raw_arguments(line: &str, index: usize) -> Option<String> {
-    type Fields<'a> = BTreeMap<String, &'a RawValue>;
+    type Fields<'a> = HashMap<String, &'a RawValue>;
     let entry: Fields<'_> = serde_json::from_str(line).ok()?;
     let message: Fields<'_> = serde_json::from_str(entry.get("message")?.get()).ok()?;
     let content: Vec<&RawValue> = serde_json::from_str(message.get("content")?.get()).ok()?;

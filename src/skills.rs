@@ -5,7 +5,7 @@
 //! is understood (plain, quoted, folded and literal scalars at the top level); anchors are
 //! text, so nothing expands.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use crate::dir::{Dir, Kind};
 use crate::text::{cut, one_line};
@@ -39,24 +39,35 @@ pub(crate) struct Skill {
 /// channel's. With a sentence for every file that was left out or is odd: these come again
 /// with each call, the caller tells them once.
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     let mut warnings = Vec::new();
     for root in ["skills".to_owned(), format!("{channel}/skills")] {
         let mut scan = Scan {
             dir,
-            skills: BTreeMap::new(),
+            skills: Vec::new(),
             ignored: Vec::new(),
             warnings: &mut warnings,
         };
         scan.root(&root);
-        found.append(&mut scan.skills);
+        for skill in scan.skills {
+            match place(&found, &skill.name) {
+                Ok(at) => found[at] = skill,
+                Err(at) => found.insert(at, skill),
+            }
+        }
     }
-    (found.into_values().collect(), warnings)
+    (found, warnings)
+}
+
+/// Where a skill is, or would be, among the sorted ones.
+fn place(skills: &[Skill], name: &str) -> Result<usize, usize> {
+    skills.binary_search_by(|skill| skill.name.as_str().cmp(name))
 }
 
 struct Scan<'a> {
     dir: &'a Dir,
-    skills: BTreeMap<String, Skill>,
+    /// Sorted by name.
+    skills: Vec<Skill>,
     ignored: Vec<Pattern>,
     warnings: &'a mut Vec<String>,
 }
@@ -69,7 +80,7 @@ impl Scan<'_> {
         let mut seen = HashSet::new();
         let mut todo = VecDeque::from([(root.to_owned(), 0)]);
         while let Some((path, depth)) = todo.pop_front() {
-            let mut entries = match self.dir.list(&path, entries_left) {
+            let entries = match self.dir.list(&path, entries_left) {
                 Ok(Some(entries)) => entries,
                 Ok(None) => continue,
                 Err(err) => {
@@ -83,7 +94,6 @@ impl Scan<'_> {
                 continue;
             }
             self.read_ignore_files(&path, root);
-            entries.sort_by(|a, b| a.name.cmp(&b.name));
             let below = |name: &str| format!("{path}/{name}");
             let skill_md = entries.iter().find(|entry| entry.name == "SKILL.md");
             if let Some(entry) = skill_md.filter(|entry| entry.kind == Kind::File) {
@@ -131,7 +141,9 @@ impl Scan<'_> {
         };
         match skill {
             Ok(skill) => {
-                self.skills.entry(skill.name.clone()).or_insert(skill);
+                if let Err(at) = place(&self.skills, &skill.name) {
+                    self.skills.insert(at, skill);
+                }
             }
             Err(why) => self
                 .warnings
@@ -283,8 +295,12 @@ fn parse(path: &str, text: &str, warnings: &mut Vec<String>) -> Result<Skill, St
         .ok_or("it does not start with a line of ---")?;
     let end = rest.find("\n---").ok_or("its front matter has no end")?;
     let head = front_matter(&rest[..end])?;
+    let find = |key: &str| {
+        let entry = head.iter().rfind(|(known, _)| known == key);
+        entry.map(|(_, value)| value)
+    };
     let get = |key: &str| {
-        head.get(key)
+        find(key)
             .map(|value| value.text.trim())
             .filter(|text| !text.is_empty())
     };
@@ -307,7 +323,7 @@ fn parse(path: &str, text: &str, warnings: &mut Vec<String>) -> Result<Skill, St
     Ok(Skill {
         description: cut(description, DESCRIPTION_CHARS_MAX).into_owned(),
         path: path.to_owned(),
-        listed: !head.get("disable-model-invocation").is_some_and(|value| {
+        listed: !find("disable-model-invocation").is_some_and(|value| {
             !value.quoted && matches!(value.text.as_str(), "true" | "True" | "TRUE")
         }),
         name,
@@ -321,8 +337,8 @@ struct Scalar {
 }
 
 /// The keys of the top level; what is nested below one is left out, or becomes its text.
-fn front_matter(text: &str) -> Result<BTreeMap<String, Scalar>, String> {
-    let mut out = BTreeMap::new();
+fn front_matter(text: &str) -> Result<Vec<(String, Scalar)>, String> {
+    let mut out = Vec::new();
     let mut lines = text.lines().enumerate().peekable();
     // What follows the opening --- on its line.
     if lines
@@ -351,7 +367,7 @@ fn front_matter(text: &str) -> Result<BTreeMap<String, Scalar>, String> {
             below.push(line);
         }
         let scalar = scalar(value, &below).map_err(|why| format!("line {}: {why}", number + 1))?;
-        out.insert(key.to_owned(), scalar);
+        out.push((key.to_owned(), scalar));
     }
     Ok(out)
 }

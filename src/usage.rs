@@ -2,7 +2,7 @@
 //! of all context files. Reads only and takes no lock, so it works while mom runs; a line at
 //! a time, so the size of the files costs no memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
@@ -53,7 +53,7 @@ impl Sum {
     }
 }
 
-type Table = BTreeMap<String, Sum>;
+type Table = HashMap<String, Sum>;
 
 /// The three tables as text.
 pub(crate) fn usage(path: &Path) -> Result<String> {
@@ -98,20 +98,25 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
     if total.turns == 0 {
         return Ok(format!("No model was used in {} yet.\n", path.display()));
     }
-    let by_weight = |rows: Table| {
-        let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
-        rows.sort_by(|(_, a), (_, b)| {
-            let (cost, tokens) = (b.cost.total_cmp(&a.cost), b.tokens().total_cmp(&a.tokens()));
-            cost.then(tokens)
-        });
-        rows
-    };
+    let total = HashMap::from([("Total".to_owned(), total)]);
     let tables = [
-        ("Day", days.into_iter().collect()),
-        ("Channel", by_weight(channels)),
-        ("Model", by_weight(models)),
-        ("", vec![("Total".to_owned(), total)]),
+        ("Day", days),
+        ("Channel", channels),
+        ("Model", models),
+        ("", total),
     ];
+    let tables = tables.map(|(title, rows)| {
+        let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
+        rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
+            let (cost, tokens) = (b.cost.total_cmp(&a.cost), b.tokens().total_cmp(&a.tokens()));
+            let names = name_a.cmp(name_b);
+            match title {
+                "Day" => names,
+                _ => cost.then(tokens).then(names),
+            }
+        });
+        (title, rows)
+    });
     let names = tables.iter().flat_map(|(_, rows)| rows);
     let width = names.map(|(name, _)| name.chars().count()).max();
     let tables = tables.map(|(title, rows)| table(title, &rows, width.unwrap_or_default()));

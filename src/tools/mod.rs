@@ -167,13 +167,13 @@ fn show(value: &Value) -> String {
 
 /// `:120-160` behind a path, for an offset of 120 and a limit of 40.
 fn range(offset: Option<Value>, limit: Option<Value>) -> String {
-    let number = |value: Option<Value>| value.and_then(|value| value.as_f64());
+    let number = |value: Option<Value>| Some(value?.as_f64()? as u64);
     match (number(offset), number(limit)) {
         (None, None) => String::new(),
         (Some(offset), None) => format!(":{offset}"),
         (offset, Some(limit)) => {
-            let offset = offset.unwrap_or(1.0);
-            format!(":{offset}-{}", offset + limit)
+            let offset = offset.unwrap_or(1);
+            format!(":{offset}-{}", offset.saturating_add(limit))
         }
     }
 }
@@ -191,20 +191,19 @@ struct Field {
 /// A schema's fields, the required ones first and in their order.
 fn fields(spec: &ToolSpec) -> Vec<Field> {
     let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
-    let names = schema["required"].as_array().cloned().unwrap_or_default();
-    let place = |name: &str| names.iter().position(|required| required == name);
-    let mut fields: Vec<Field> = schema["properties"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, property)| Field {
-            name: name.clone(),
-            is_number: property["type"] == "number",
-            required: place(name).is_some(),
-        })
-        .collect();
-    fields.sort_by_key(|field| place(&field.name).unwrap_or(usize::MAX));
-    fields
+    let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut names: Vec<&str> = required.iter().filter_map(Value::as_str).collect();
+    let all = schema["properties"].as_object().into_iter().flatten();
+    names.extend(
+        all.map(|(name, _)| name.as_str())
+            .filter(|name| required.iter().all(|known| known != name)),
+    );
+    let field = |(index, name): (usize, &&str)| Field {
+        name: (*name).to_owned(),
+        is_number: schema["properties"][*name]["type"] == "number",
+        required: index < required.len(),
+    };
+    names.iter().enumerate().map(field).collect()
 }
 
 /// A call's arguments, checked against the tool's schema.

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Keys};
 use crate::context::{Context, Costs, RunRecord, RunStatus};
 use crate::dir::{Dir, Kind};
 use crate::error::{Error, Result};
-use crate::json::Obj;
+use crate::json;
 use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::log;
 use crate::net::Net;
@@ -329,10 +329,28 @@ impl Session<'_> {
 
     /// For whoever wants to see what the model was sent. Not worth failing a run for.
     fn last_prompt(&self, system: &str) {
-        let text = Obj::new()
-            .str("systemPrompt", system)
-            .raw("messages", &self.context.messages_json())
-            .end();
+        let said = self.context.messages().iter().rev();
+        let newest = said.filter_map(|message| match message {
+            Message::User { content, .. } => Some(content.as_slice()),
+            _ => None,
+        });
+        let newest = newest.take(1).flatten();
+        let texts = newest.clone().filter_map(|content| match content {
+            Content::Text(text) => Some(text.as_str()),
+            Content::Image(_) => None,
+        });
+        let texts = texts.collect::<Vec<_>>().join("\n");
+        let images = newest
+            .filter(|content| matches!(content, Content::Image(_)))
+            .count();
+        // Only the outermost object is spread over lines: the messages may be megabytes.
+        let text = format!(
+            "{{\n  \"systemPrompt\": {},\n  \"messages\": {},\n  \"newUserMessage\": {},\n  \
+             \"imageAttachmentCount\": {images}\n}}\n",
+            json::quote(system),
+            self.context.messages_json(),
+            json::quote(&texts)
+        );
         if let Err(err) = self.agent.store.last_prompt(self.context.channel(), &text) {
             self.agent
                 .warn_once(self.context.channel(), vec![err.to_string()]);

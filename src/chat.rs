@@ -61,19 +61,19 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
         }
         match Command::parse(&line) {
             // A run blocks this loop, so there is never one to stop here.
-            Some(Command::Stop) => answer("Nothing running."),
+            Some(Command::Stop) => answer("Nothing running.")?,
             Some(Command::New) => {
                 agent.fresh(TERMINAL)?;
-                answer("A fresh start: what was said before is left out from now on.");
+                answer("A fresh start: what was said before is left out from now on.")?;
             }
-            Some(Command::Status) => answer(&agent.status(TERMINAL, &[])),
+            Some(Command::Status) => answer(&agent.status(TERMINAL, &[]))?,
             None => {
                 let stop = Stop::new();
                 *current.lock().unwrap() = Some(stop.clone());
                 let outcome = one(agent, line, &stop);
                 *current.lock().unwrap() = None;
                 match outcome {
-                    Ok(Outcome::Answered(text)) => answer(&text),
+                    Ok(Outcome::Answered(text)) => answer(&text)?,
                     Ok(Outcome::Silent) => {}
                     Ok(Outcome::Stopped) => progress("Stopped\n"),
                     Err(err) => {
@@ -171,12 +171,16 @@ fn show(agent: &Agent, update: Update) -> Result<()> {
     Ok(())
 }
 
-fn answer(text: &str) {
-    // A closed pipe is the reader's choice, not a failure.
+/// A closed pipe is the reader's choice, not a failure; a full disk is one.
+fn answer(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .ok();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    match written {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(format!(
+            "cannot write the answer to stdout: {err}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn progress(text: &str) {

@@ -80,6 +80,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         stop: stop.clone(),
         refused: Mutex::default(),
         intake: Mutex::new(Some(HashSet::new())),
+        unwritten: Mutex::default(),
         stoppers: Mutex::default(),
     });
     let queue = {
@@ -200,6 +201,8 @@ struct House {
     /// same message. Until the look for what an earlier start left unanswered is over: what
     /// this one has taken, as channel and ts.
     intake: Mutex<Option<HashSet<(String, String)>>>,
+    /// Channels that were told that their messages can't be written down.
+    unwritten: Mutex<HashSet<String>>,
     /// The displays of the runs that go on, by channel.
     stoppers: Mutex<HashMap<String, Stopper>>,
 }
@@ -266,13 +269,21 @@ impl House {
             .iter()
             .map(|(id, message)| (id.clone(), message.channel.clone()))
             .collect();
-        let messages = messages.into_iter().map(|(_, message)| message).collect();
+        let messages: Vec<_> = messages.into_iter().map(|(_, message)| message).collect();
+        let asked: Vec<Incoming> = messages.iter().filter(|m| m.mention).cloned().collect();
         let (taken, failed) = self.take(messages);
         for (channel, err) in &failed {
             log::error!(
                 channel,
                 "cannot write messages down, Slack will bring them again: {err}"
             );
+            if let Some(message) = asked.iter().find(|message| message.channel == *channel) {
+                self.say_unwritten(message, err);
+            }
+        }
+        if !taken.is_empty() {
+            let mut unwritten = self.unwritten.lock().unwrap();
+            unwritten.retain(|channel| taken.iter().all(|t| t.message.channel != *channel));
         }
         let is_written = |channel: &String| failed.iter().all(|(failed, _)| failed != channel);
         ids.extend(
@@ -287,6 +298,22 @@ impl House {
         let others = others.into_iter();
         let revised: Vec<Incoming> = others.filter_map(|other| self.act(other, queue)).collect();
         self.revise(&revised);
+    }
+
+    /// Someone waits for an answer that can't come: told once, until it works again.
+    fn say_unwritten(&self, message: &Incoming, err: &Error) {
+        let mut unwritten = self.unwritten.lock().unwrap();
+        if self.may(message).is_ok() && unwritten.insert(message.channel.clone()) {
+            self.errand(Errand::Say {
+                channel: message.channel.clone(),
+                thread_ts: message.thread_ts.clone(),
+                text: format!(
+                    "_Sorry, something went wrong_: I can't write down what is said here, so I \
+                     can't answer yet ({}). Whoever runs me can mend that; I will try again.",
+                    text::escape(&text::one_line(&err.to_string(), 300))
+                ),
+            });
+        }
     }
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.

@@ -90,3 +90,43 @@ fn ctrl_c_stops_the_run_and_the_next_line_works() {
     mom.close_stdin();
     assert_eq!(mom.ended().code, Some(0));
 }
+
+#[test]
+fn an_answer_that_stdout_does_not_take_is_an_error() {
+    let home = Scratch::new();
+    home.write("in", "echo hello\n");
+    let run = |stdout: &str| {
+        let script = format!(
+            "exec {} --chat --model=offline {} <{} >{stdout}",
+            env!("CARGO_BIN_EXE_mom"),
+            home.path("data").display(),
+            home.path("in").display()
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output();
+        output.expect("run a shell")
+    };
+    let full = run("/dev/full");
+    let stderr = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!(full.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("No space left"), "{stderr}");
+    assert_eq!(run("/dev/null").status.code(), Some(0));
+}
+
+#[test]
+fn last_prompt_has_the_four_keys_of_the_original() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    llm.reply_text("Hello.");
+    let call = Call::new(&home).llm(&llm).arg("--chat").data();
+    assert_eq!(call.run("hi there\n").code, Some(0));
+    let text = std::fs::read_to_string(home.path("data/TERMINAL/last_prompt.jsonl"));
+    let text = text.expect("last_prompt.jsonl");
+    let prompt: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
+    assert!(text.starts_with("{\n  \"systemPrompt\": \""), "{text}");
+    assert!(prompt["messages"].is_array(), "{text}");
+    let newest = prompt["newUserMessage"].as_str().expect("a text");
+    assert!(newest.ends_with("hi there"), "{newest}");
+    assert_eq!(prompt["imageAttachmentCount"], 0);
+}

@@ -290,3 +290,20 @@ fn systemd_hears_that_she_is_ready_and_alive() {
         heard.push(String::from_utf8_lossy(&state[..read]).into_owned());
     }
 }
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_in_the_channel_once_and_waited_for() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    // A directory where the file belongs.
+    home.write("data/C01/log.jsonl/x", "");
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let first = slack.mention("C01", "U07", "are you there?");
+    let sorry = "_Sorry, something went wrong_: I can't write down";
+    slack.wait_channel("C01", |channel| channel.to_string().contains(sorry));
+    std::fs::remove_dir_all(home.path("data/C01/log.jsonl")).expect("make room for the log");
+    llm.reply_text("Here I am.");
+    slack.redeliver(&first);
+    let channel = slack.wait_channel("C01", |channel| channel.to_string().contains("Here I am."));
+    assert_eq!(channel.to_string().matches(sorry).count(), 1, "{channel}");
+}

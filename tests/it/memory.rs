@@ -314,8 +314,7 @@ fn check_rules(name: &str, before: &str, home: &Scratch) {
     let mut last = before
         .lines()
         .filter_map(parse)
-        .filter(|entry| entry["type"] != "session")
-        .next_back()
+        .rfind(|entry| entry["type"] != "session")
         .map(|entry| entry["id"].clone());
     let mut ids: Vec<Value> = before
         .lines()

@@ -4,7 +4,7 @@
 //! When it is dropped the test fails if mom made a call that Slack refuses and that the
 //! test did not announce with `allow`. Scripted faults do not count.
 
-mod socket;
+pub(crate) mod socket;
 mod web;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,7 +17,6 @@ use serde_json::{Map, Value, json};
 
 use crate::http::{Gate, Peer, Request, Scheme, Server, base_url};
 use crate::watch::{Watched, show};
-pub(crate) use socket::HALF_PAIR;
 use socket::{Frame, Socket};
 
 pub(crate) const APP_TOKEN: &str = "xapp-1-test";

@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::Mom;
-use crate::slack::{BOT, Channel, FakeSlack, Fault, HALF_PAIR};
+use crate::slack::socket::HALF_PAIR;
+use crate::slack::{BOT, Channel, FakeSlack, Fault};
 
 fn start() -> (FakeSlack, FakeLlm, Mom) {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());

@@ -221,22 +221,24 @@ pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// Insertions, deletions, replacements (Levenshtein).
+/// Insertions, deletions, replacements, and neighbours that changed places (Damerau and
+/// Levenshtein, restricted).
 fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for (i, from) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let replace = rows[i][j] + usize::from(from != to);
+            let mut least = replace.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
         }
-        for j in 0..b.len() {
-            let replace = diagonal + usize::from(from != b[j]);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
-        }
+        rows.push(row);
     }
-    row.last().copied().unwrap_or_default()
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -349,12 +351,13 @@ mod tests {
 
     #[test]
     fn nearest_name() {
-        let known = ["--sandbox", "--model", "--chat", "--check"];
+        let known = ["sandbox", "model", "chat", "check"];
         for (typed, want) in [
-            ("--sandbx", Some("--sandbox")),
-            ("--modle", Some("--model")),
-            ("--chats", Some("--chat")),
-            ("--verbose", None),
+            ("sandbx", Some("sandbox")),
+            ("modle", Some("model")),
+            ("chta", Some("chat")),
+            ("chats", Some("chat")),
+            ("verbose", None),
             ("", None),
         ] {
             assert_eq!(nearest(typed, &known), want, "{typed}");

@@ -619,6 +619,7 @@ fn model(exam: &mut Exam<'_>) -> Findings {
     let find_key = |provider: &str, names: &[&str]| exam.keys.provider(provider, names);
     let checked = in_time(|stop| llm::check(spec, &config::variable, &find_key, &exam.net, stop));
     match checked {
+        Err(err @ Error::Usage(_)) => told(Grade::Fail, &err, "--model=PROVIDER/ID or MOM_MODEL"),
         Err(err) => told(Grade::Fail, &err, NETWORK),
         Ok(llm::Checked { model, date_ms }) => {
             note_skew(exam, date_ms, model.provider);

@@ -216,6 +216,7 @@ fn each_fault_has_its_mend() {
         ("no key", |_, c| c.env_remove("ANTHROPIC_API_KEY").env("OPENAI_API_KEY", llm::OPENAI_KEY),
             "FAIL  model: no key for anthropic: set ANTHROPIC_API_KEY", "a key is set for openai"),
         ("no such provider", |_, c| c.arg("--model=antropic/x"), "FAIL  model: --model=antropic/x: there is no provider antropic", "did you mean anthropic?"),
+        ("no model", |_, c| c.arg("--model=openai"), "FAIL  model: --model=openai: names no model", "--model=PROVIDER/ID"),
         ("a typo", |_, c| c.arg("--model=anthropic/claude-sonet-5-5"), "FAIL  model: anthropic/claude-sonet-5-5: HTTP 404", "did you mean claude-sonnet-5-5?"),
         ("not listed", |w, c| c.arg("--model=openai/gpt-6-sole").env("OPENAI_API_KEY", llm::OPENAI_KEY)
             .env("OPENAI_BASE_URL", &format!("{}/v1", w.llm.url())), "FAIL  model: ", "did you mean gpt-6-sol?"),

@@ -13,7 +13,7 @@ use super::prepare::Omit;
 use super::{LOCAL_FIRST_BYTE_MAX, Message, Model, STREAM_IDLE_MAX, Turn, sse};
 use crate::error::{Error, Result};
 use crate::net::{self, Limits, Net};
-use crate::secret::Secret;
+use crate::secret::{Mask, Secret};
 use crate::stop::Stop;
 use crate::{json, log, text};
 
@@ -402,6 +402,8 @@ impl Refusal {
         if let Some(id) = &self.request_id {
             text += &format!(" (request {})", cut(id));
         }
+        // Some repeat the key they refuse.
+        let text = Mask::new(endpoint.key.clone()).apply(text);
         if self.is_overflow() {
             return Error::ContextFull(text);
         }

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
@@ -76,6 +77,8 @@ pub(crate) struct Keys {
     auth: Option<Value>,
     /// `$CREDENTIALS_DIRECTORY`, set by systemd for LoadCredential=.
     credentials: Option<PathBuf>,
+    /// What commands and variables that auth.json names came to: by the name.
+    named: Mutex<HashMap<String, Secret>>,
 }
 
 impl Keys {
@@ -105,6 +108,7 @@ impl Keys {
             environment,
             auth: auth_file(),
             credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            named: Mutex::default(),
         })
     }
 
@@ -137,6 +141,8 @@ impl Keys {
                 all.extend(entry.get(field).and_then(Value::as_str).map(Secret::new));
             }
         }
+        let named = self.named.lock().unwrap();
+        all.extend(named.values().cloned());
         let files = self
             .credentials
             .as_ref()
@@ -154,14 +160,22 @@ impl Keys {
     fn auth_entry(&self, provider: &str, entry: &Value) -> Result<Option<Secret>> {
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
         match (text("type"), text("key")) {
-            (Some("api_key"), Some(key)) => match key.strip_prefix('!') {
-                Some(command) => key_from_command(provider, command).map(Some),
-                None => {
-                    let named = self.environment.get(key).cloned();
-                    let named = named.or_else(|| variable(key).map(|text| Secret::new(&text)));
-                    Ok(named.or_else(|| Some(Secret::new(key))))
+            (Some("api_key"), Some(key)) if !key.trim().is_empty() => {
+                let mut named = self.named.lock().unwrap();
+                if let Some(secret) = named.get(key) {
+                    return Ok(Some(secret.clone()));
                 }
-            },
+                let secret = match key.strip_prefix('!') {
+                    Some(command) => key_from_command(provider, command)?,
+                    None => {
+                        let found = self.environment.get(key).cloned();
+                        let found = found.or_else(|| variable(key).map(|text| Secret::new(&text)));
+                        found.unwrap_or_else(|| Secret::new(key))
+                    }
+                };
+                named.insert(key.to_owned(), secret.clone());
+                Ok(Some(secret))
+            }
             (Some("oauth"), _) => Err(Error::Failed(format!(
                 "the entry {provider:?} in ~/.pi/mom/auth.json is a subscription login, which \
                  mom can't use: put an API key there or set its variable"
@@ -374,6 +388,7 @@ mod tests {
                 .collect(),
             auth: auth.map(|text| serde_json::from_str(text).unwrap()),
             credentials: None,
+            named: Mutex::default(),
         }
     }
 
@@ -405,6 +420,7 @@ mod tests {
             "b":{"type":"api_key","key":"B_VAR_KEY"},
             "c":{"type":"api_key","key":"!printf ' from-command\n'"},
             "d":{"type":"api_key","key":"!exit 3"},
+            "blank":{"type":"api_key","key":" "},
             "e":{"type":"oauth","access":"x","refresh":"y","expires":1}}"#;
         let keys = keys(&[("A_KEY", "from-env"), ("B_VAR_KEY", "named")], Some(auth));
         let key = |provider| {
@@ -416,6 +432,11 @@ mod tests {
         assert_eq!(key("c").unwrap().as_deref(), Some("from-command"));
         assert!(key("d").is_err());
         assert!(key("e").unwrap_err().to_string().contains("API key"));
-        assert_eq!(key("other").unwrap().as_deref(), Some("from-env"));
+        for provider in ["blank", "other"] {
+            assert_eq!(key(provider).unwrap().as_deref(), Some("from-env"));
+        }
+        for known in ["named", "from-command", "literal-key", "from-env"] {
+            assert!(keys.all().contains(&Secret::new(known)), "{known}");
+        }
     }
 }

@@ -103,13 +103,15 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> bool {
         identity: None,
         skew: None,
     };
-    let mask = Mask::new(keys.all());
-    let clean = |text: &str| mask.apply(text::one_line(text, LINE_CHARS_MAX));
     let colour = stdout().is_terminal() && config::variable("NO_COLOR").is_none();
     let mut mends = Vec::new();
     let mut warnings = 0;
     for (what, check) in CHECKS {
-        for Finding { grade, fact, mend } in check(&mut exam) {
+        let findings = check(&mut exam);
+        // Anew: the check may have asked a command for a key.
+        let mask = Mask::new(keys.all());
+        let clean = |text: &str| mask.apply(text::one_line(text, LINE_CHARS_MAX));
+        for Finding { grade, fact, mend } in findings {
             let (word, code) = match grade {
                 Grade::Ok => ("ok  ", 32),
                 Grade::Warn => ("warn", 33),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::llm::{Asked, FakeLlm, OPENAI_KEY, Reply};
+use crate::llm::{Asked, FakeLlm, KEY, OPENAI_KEY, Reply};
 use crate::mom::{Call, Ended};
 use crate::scratch::Scratch;
 
@@ -483,4 +483,23 @@ fn the_responses_api_takes_images_in_results() {
     assert_eq!(kinds[4..], ["function_call_output"; 2]);
     assert!(asked[1].raw.contains("input_image"));
     assert!(asked[1].tool_results()[0].contains("42"));
+}
+
+/// A key that a command tells is hidden like one that stands in the file.
+#[test]
+fn a_key_from_a_command_is_never_shown() {
+    let talk = Talk::new();
+    let auth = json!({"anthropic": {"type": "api_key", "key": "!printf sk-ant-%s test"}});
+    talk.home.write(".pi/mom/auth.json", auth.to_string());
+    let text = format!("Incorrect API key provided: {KEY}");
+    talk.llm
+        .reply(Reply::error(401, "authentication_error", &text));
+    let ended = Call::new(&talk.home)
+        .env("ANTHROPIC_BASE_URL", &talk.llm.url())
+        .arg("--chat")
+        .data()
+        .run("hello\n");
+    assert!(ended.stderr.contains("API key provided: ***"), "{ended:?}");
+    let context = talk.home.read("data/TERMINAL/context.jsonl");
+    assert!(!context.contains(KEY), "{context}");
 }

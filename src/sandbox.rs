@@ -37,7 +37,7 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 /// It ends when three rounds in a row meet none; ten when some process shows no environment
 /// at all, as in the middle of an exec. (Or when what is left hangs in the kernel or is
 /// another user's.) Under a bomb, process ids are soon used again: each signal follows at
-/// once on the look, and only the last round's ids count as known.
+/// once on the look, and who was met before is known by id and start time.
 /// Builtins only: a fork may fail. bash where there is one: dash reads byte by byte.
 ///
 /// A process outlives this only if it left its group and its parent and shed its
@@ -48,34 +48,33 @@ b=sh; command -v bash >/dev/null && b=bash
     read -r _ <&3
     trap '' TERM
     exec $b -c '
-        known=" $2 " still=0 calm=0 rounds=0
+        mark=$1 group=$2 known=" $2: " still=0 calm=0 rounds=0
         until [ $calm -gt 9 ] || [ $calm -gt 2 -a -z "$unsure" ] || [ $rounds = 200 ]; do
             old=STOP
-            if [ $still -gt 5 ] || [ $still -gt 0 -a ${#known} -lt 200 ]; then old=KILL; fi
-            met=" $2 " unsure= still=$((still + 1)) calm=$((calm + 1)) rounds=$((rounds + 1))
+            if [ $still -gt 5 ] || [ $still -gt 0 -a ${#known} -lt 400 ]; then old=KILL; fi
+            met=" $group: " unsure= still=$((still + 1)) calm=$((calm + 1)) rounds=$((rounds + 1))
             for dir in /proc/[0-9]*; do
-                pid=${dir#/proc/} any= ours=
+                pid=${dir#/proc/} any= ours= signal=STOP
                 [ $pid != $$ ] && read -r stat <$dir/stat || continue
-                stat=${stat##*) } # what follows the name: state, parent, ..
-                parent=${stat#* }
-                case $stat in Z*) continue ;; esac
-                case $known$met in *" ${parent%% *} "*) any=1 ours=1 ;; esac
+                # What follows the name: state, parent, .. and as the 20th the start time.
+                set -- ${stat##*) }
+                [ "$1" != Z ] || continue
+                case $known in *" $pid:${20} "*) ours=1 signal=$old ;; esac
+                case $known$met in *" $2:"*) ours=1 ;; esac
                 while [ -z "$ours" ] && { read -r line || [ "$line" ]; }; do
                     any=1
-                    case $line in *"MOM_CALL=$1"*) ours=1 ;; esac
+                    case $line in *"MOM_CALL=$mark"*) ours=1 ;; esac
                 done <$dir/environ
-                [ "$any" ] || [ ! -e $dir/exe ] || unsure=1
+                [ "$any$ours" ] || [ ! -e $dir/exe ] || unsure=1
                 [ "$ours" ] || continue
-                signal=STOP
-                case $known in *" $pid "*) signal=$old ;; esac
                 kill -$signal -$pid
                 kill -$signal $pid || continue
-                case $known in *" $pid "*) ;; *) still=0 ;; esac
-                met="$met$pid " calm=0
+                case $known in *" $pid:${20} "*) ;; *) still=0 ;; esac
+                met="$met$pid:${20} " calm=0
             done
             known=$met
         done
-        kill -KILL -$2' mom "$m" $$
+        kill -KILL -$group' mom "$m" $$
 ) >/dev/null 2>&1 &
 leash=$!
 "#;

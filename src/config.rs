@@ -124,12 +124,13 @@ impl Keys {
     /// A provider's key: auth.json (as the original has it), then the variables in order.
     pub(crate) fn provider(&self, provider: &str, variables: &[&str]) -> Result<Option<Secret>> {
         let entry = self.auth.as_ref().and_then(|auth| auth.get(provider));
-        if let Some(entry) = entry {
-            if let Some(secret) = self.auth_entry(provider, entry)? {
-                return Ok(Some(secret));
-            }
+        let entry = entry.map_or(Ok(None), |entry| self.auth_entry(provider, entry));
+        if let Ok(Some(_)) = &entry {
+            return entry;
         }
-        Ok(variables.iter().find_map(|name| self.variable(name)))
+        let found = variables.iter().find_map(|name| self.variable(name));
+        // What is wrong with the entry matters only where nothing stands in for it.
+        found.map_or(entry, |secret| Ok(Some(secret)))
     }
 
     /// Every secret that must never be printed.
@@ -430,9 +431,12 @@ mod tests {
         assert_eq!(key("a").unwrap().as_deref(), Some("literal-key"));
         assert_eq!(key("b").unwrap().as_deref(), Some("named"));
         assert_eq!(key("c").unwrap().as_deref(), Some("from-command"));
-        assert!(key("d").is_err());
-        assert!(key("e").unwrap_err().to_string().contains("API key"));
-        for provider in ["blank", "other"] {
+        for provider in ["d", "e"] {
+            assert!(keys.provider(provider, &["X_KEY"]).is_err());
+        }
+        let why = keys.provider("e", &["X_KEY"]).unwrap_err().to_string();
+        assert!(why.contains("API key"), "{why}");
+        for provider in ["d", "e", "blank", "other"] {
             assert_eq!(key(provider).unwrap().as_deref(), Some("from-env"));
         }
         for known in ["named", "from-command", "literal-key", "from-env"] {

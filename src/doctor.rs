@@ -519,14 +519,14 @@ fn key_file(_: &mut Exam<'_>) -> Findings {
         Err(err) => return warn(format!("{shown}: {err}"), "let mom's user read it"),
     };
     let open = std::fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
-    match serde_json::from_str::<serde_json::Value>(&text) {
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
         Ok(_) if open => warn(
             format!("{shown} can be read by others"),
             format!("chmod 600 {shown}"),
         ),
         Ok(_) => ok(format!("{shown} is valid, and mom's user's alone")),
         Err(err) => fail(
-            format!("{shown} is not valid JSON: {err}"),
+            format!("{shown} is not a valid JSON object: {err}"),
             "correct it: {\"anthropic\":{\"type\":\"api_key\",\"key\":\"...\"}}",
         ),
     }

@@ -331,9 +331,12 @@ fn item_values(field: &Field, item: &str) -> Result<u64, String> {
                 };
                 if from > to {
                     let (min, max) = (field.min, field.max);
-                    return Err(bad(format!(
-                        "runs backwards, write {from}-{max},{min}-{to}"
-                    )));
+                    // 7 is the Sunday before Monday here.
+                    let low = if from > max { min } else { from };
+                    return Err(bad(match low <= to {
+                        true => format!("runs backwards, write {low}-{to}"),
+                        false => format!("runs backwards, write {from}-{max},{min}-{to}"),
+                    }));
                 }
                 (from, to)
             }
@@ -368,7 +371,7 @@ fn value(field: &Field, text: &str) -> Result<u8, String> {
             return Ok(number);
         }
         // 24:00 is 0:00; all else goes to the nearer end.
-        let near = if number < min || number == max + 1 {
+        let near = if number < min || min == 0 && number == max + 1 {
             min
         } else {
             max
@@ -638,6 +641,9 @@ mod tests {
             ("60 9 * * *", "the nearest is 0"),
             ("0 22-6 * * *", "22-23,0-6"),
             ("0 9 0 * *", "the nearest is 1"),
+            ("0 9 32 * *", "the nearest is 31"),
+            ("0 9 * 13 *", "the nearest is 12"),
+            ("0 9 * * 7-3", "write 0-3"),
             ("0 9 15W * *", "nearest weekdays"),
             ("0 9 L-3 * *", "only L alone"),
             ("*/0 9 * * *", "from 1 to 60"),

@@ -49,7 +49,7 @@ pub(crate) struct Entry {
 }
 
 /// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
     pub(crate) kind: Kind,
     pub(crate) device: u64,
@@ -57,12 +57,38 @@ pub(crate) struct Stamp {
     pub(crate) bytes: u64,
     pub(crate) modified_ns: i128,
     pub(crate) links: u64,
+    /// Also moves when a link, a name or a mode changes; says nothing about the content, so
+    /// it does not count when two are compared.
+    pub(crate) changed_ns: i128,
 }
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Stamp) -> bool {
+        let content = |stamp: &Stamp| {
+            (
+                stamp.kind,
+                stamp.device,
+                stamp.inode,
+                stamp.bytes,
+                stamp.modified_ns,
+                stamp.links,
+            )
+        };
+        content(self) == content(other)
+    }
+}
+
+impl Eq for Stamp {}
 
 impl Stamp {
     /// Milliseconds since 1970.
     pub(crate) fn modified_ms(&self) -> i64 {
         (self.modified_ns / 1_000_000) as i64
+    }
+
+    /// When the file came to where it is, or its content, whatever its times were set to.
+    pub(crate) fn changed_ms(&self) -> i64 {
+        (self.changed_ns / 1_000_000) as i64
     }
 }
 
@@ -323,6 +349,7 @@ impl Dir {
             bytes: stat.st_size as u64,
             modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
             links: stat.st_nlink as u64,
+            changed_ns: i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec),
         }))
     }
 

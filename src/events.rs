@@ -99,10 +99,13 @@ enum Plan {
     Broken,
 }
 
+#[derive(Clone, Copy)]
 struct Look {
     at: Instant,
     /// It was not valid then, in this state, since this moment.
     bad: Option<(Stamp, Instant)>,
+    /// Only made so far, not closed: what is not valid may be half written.
+    open: bool,
 }
 
 /// What the world outside makes of a job.
@@ -317,11 +320,10 @@ impl Events {
             let Some(name) = name.filter(|name| name.ends_with(".json")) else {
                 continue;
             };
-            // A new file is looked at when it is closed; only a link or the like is whole.
-            if flags.contains(ReadFlags::CREATE) && self.is_being_written(name) {
-                continue;
-            }
-            if !self.look_later(name) {
+            // A new file is looked at when it is closed. One that was made by a link is whole,
+            // and may look like it when the link's other name is gone by now.
+            let open = flags.contains(ReadFlags::CREATE) && self.is_being_written(name);
+            if !self.look_later(name, open) {
                 changes = Changes::Overflow;
             }
         }
@@ -334,15 +336,17 @@ impl Events {
     }
 
     /// False when too many wait for that.
-    fn look_later(&self, name: &str) -> bool {
-        let at = Instant::now() + SETTLE;
+    fn look_later(&self, name: &str, open: bool) -> bool {
+        let at = Instant::now() + if open { MEND } else { SETTLE };
         let mut state = self.0.state.lock().unwrap();
         if state.looks.len() >= ENTRIES_MAX {
             return false;
         }
         let look = state.looks.entry(name.to_owned());
-        let look = look.or_insert(Look { at, bad: None });
+        let bad = None;
+        let look = look.or_insert(Look { at, bad, open });
         look.at = look.at.min(at);
+        look.open &= open;
         true
     }
 
@@ -369,7 +373,8 @@ impl Events {
         let known: Vec<String> = self.0.state.lock().unwrap().files.keys().cloned().collect();
         let gone = known.iter().filter(|name| !names.contains(*name));
         for name in gone.chain(&names) {
-            self.look(name, None, time::now_ms(), phase, outside);
+            let (at, bad, open) = (Instant::now(), None, false);
+            self.look(name, Look { at, bad, open }, time::now_ms(), phase, outside);
         }
     }
 
@@ -380,26 +385,19 @@ impl Events {
         state.looks.retain(|name, look| {
             let later = look.at > now;
             if !later {
-                ripe.push((name.clone(), look.bad));
+                ripe.push((name.clone(), *look));
             }
             later
         });
         drop(state);
         ripe.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (name, bad) in ripe {
-            self.look(&name, bad, now_ms, Phase::Running, outside);
+        for (name, look) in ripe {
+            self.look(&name, look, now_ms, Phase::Running, outside);
         }
     }
 
     /// Takes notice of a file as it is now.
-    fn look(
-        &self,
-        name: &str,
-        bad: Option<(Stamp, Instant)>,
-        now_ms: i64,
-        phase: Phase,
-        outside: &mut Outside<'_>,
-    ) {
+    fn look(&self, name: &str, look: Look, now_ms: i64, phase: Phase, outside: &mut Outside<'_>) {
         let path = format!("{DIR}/{name}");
         let stamp = match self.0.dir.stamp_link(&path) {
             Ok(Some(stamp)) => stamp,
@@ -414,12 +412,14 @@ impl Events {
         }
         let (text, hash) = match read(&self.0.dir, &path, &stamp) {
             Ok(read) => read,
+            Err(_) if look.open => return,
             Err(why) => return self.set_aside(name, "", &stamp, None, &why),
         };
         let event = match parse(&text) {
             Ok(event) => event,
+            Err(_) if look.open => return,
             Err(why) => {
-                let since = match bad {
+                let since = match look.bad {
                     Some((then, since)) if then == stamp => since,
                     _ => Instant::now(),
                 };
@@ -430,6 +430,7 @@ impl Events {
                 let look = Look {
                     at: since + MEND,
                     bad: Some((stamp, since)),
+                    open: false,
                 };
                 self.0
                     .state
@@ -609,7 +610,7 @@ impl Events {
         else {
             // Changed in this moment: it is taken up as it is then.
             self.forget(name);
-            self.look_later(name);
+            self.look_later(name, false);
             return;
         };
         if missed && now_ms - due_ms > LATE_MAX_MS {
@@ -628,10 +629,15 @@ impl Events {
             let when = time::prompt_stamp(due_ms);
             asked.push_str(&format!("\n\n(This runs late: it was due at {when}.)"));
         }
+        // A copy with the times of what ran before is another event.
+        let ts_ms = match event.when {
+            When::Now => stamp.changed_ms(),
+            _ => due_ms,
+        };
         let job = Job {
             channel: event.channel.clone(),
             asked: vec![Asked {
-                ts: run_ts(due_ms, name),
+                ts: run_ts(ts_ms, name),
                 user: "EVENT".to_owned(),
                 text: asked,
                 files: Vec::new(),
@@ -643,7 +649,7 @@ impl Events {
         // Before the queue has it: the run may be on disk at once.
         if once {
             if let Some(known) = self.0.state.lock().unwrap().files.get_mut(name) {
-                known.plan = Plan::Submitted { ts_ms: due_ms };
+                known.plan = Plan::Submitted { ts_ms };
             }
         }
         match (outside.submit)(job) {
@@ -1058,13 +1064,12 @@ mod tests {
                 let since = Instant::now().checked_sub(MEND).unwrap();
                 for name in &names {
                     let stamp = events.0.dir.stamp_link(&format!("{DIR}/{name}")).unwrap();
-                    events.look(
-                        name,
-                        stamp.map(|stamp| (stamp, since)),
-                        now_ms,
-                        phase,
-                        outside,
-                    );
+                    let look = Look {
+                        at: since,
+                        bad: stamp.map(|stamp| (stamp, since)),
+                        open: false,
+                    };
+                    events.look(name, look, now_ms, phase, outside);
                 }
             });
             self.fire(now_ms)

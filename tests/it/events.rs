@@ -127,6 +127,12 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     fs::rename(events.join("new.tmp"), events.join("renamed.json")).unwrap();
     assert!(told(&llm.next_request()).ends_with(" renamed"));
 
+    // By a link whose other name goes at once.
+    fs::write(events.join("new.tmp"), immediate("linked").to_string()).unwrap();
+    fs::hard_link(events.join("new.tmp"), events.join("linked.json")).unwrap();
+    fs::remove_file(events.join("new.tmp")).unwrap();
+    assert!(told(&llm.next_request()).ends_with(" linked"));
+
     // In place: what was there is not what runs.
     put(
         &mom.home,
@@ -140,10 +146,28 @@ fn an_event_becomes_a_run_however_its_file_comes() {
         &slack,
         "Heard: [unknown]: [EVENT:edited.json:immediate:immediate] second",
     );
-    for name in ["pieces.json", "renamed.json", "edited.json"] {
+    for name in ["pieces.json", "renamed.json", "linked.json", "edited.json"] {
         assert!(!exists(&mom.home, name), "{name}");
     }
-    assert_eq!(llm.requests().len(), 3);
+    assert_eq!(llm.requests().len(), 4);
+}
+
+/// A saved event put there once more, with its times (`cp -p`, `rsync -a`).
+#[test]
+fn a_copy_with_old_times_is_an_event_of_its_own() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    mom.wait_log("connected");
+    let saved = mom.home.path("data/saved");
+    let written = SystemTime::now() - HOUR;
+    for n in 1..=2 {
+        llm.reply_text(&format!("Checked {n}."));
+        fs::write(&saved, immediate("check").to_string()).unwrap();
+        let file = File::options().write(true).open(&saved).unwrap();
+        file.set_modified(written).unwrap();
+        fs::rename(&saved, mom.home.path("data/events/check.json")).unwrap();
+        answered(&slack, &format!("Checked {n}."));
+    }
 }
 
 #[test]

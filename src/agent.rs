@@ -305,6 +305,12 @@ impl Session<'_> {
         self.context.end_run(answer_ts, cost).map(drop)
     }
 
+    /// Messages that a stop took along count as answered: no restart brings them back.
+    pub(crate) fn with_dropped(mut self, dropped: Vec<String>) -> Self {
+        self.context.drop_asked(dropped);
+        self
+    }
+
     /// A job whose answer was posted just before a crash.
     pub(crate) fn end_as_answered(mut self, answer_ts: &str) -> Result<()> {
         self.context.end_run(Some(answer_ts), None).map(drop)

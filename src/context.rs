@@ -113,6 +113,9 @@ struct Run {
     asked: Vec<String>,
     /// Those of them that are in the context, in its summary perhaps.
     taken: Vec<String>,
+    /// Waited for this run's next turn when it was stopped: not in the context, not to be
+    /// answered.
+    dropped: Vec<String>,
     tries: u32,
     thread_ts: Option<String>,
     status_ts: Option<String>,
@@ -351,6 +354,13 @@ impl Context {
     /// Message `ts` is in the context already.
     pub(crate) fn has(&self, ts: &str) -> bool {
         self.known.contains(ts)
+    }
+
+    /// These get no answer, and are not in the context; `end_run` follows.
+    pub(crate) fn drop_asked(&mut self, dropped: Vec<String>) {
+        if let Some(run) = &mut self.state.run {
+            run.dropped = dropped;
+        }
     }
 
     /// All asked messages of this run are answered. `cost` in dollars.
@@ -795,6 +805,7 @@ impl State {
             let run = Obj::new()
                 .raw("asked", &list(&run.asked))
                 .raw("taken", &list(&run.taken))
+                .raw("dropped", &list(&run.dropped))
                 .num("tries", run.tries)
                 .opt_str("thread", run.thread_ts.as_deref())
                 .opt_str("status", run.status_ts.as_deref())
@@ -823,6 +834,7 @@ impl State {
             run: run.is_object().then(|| Run {
                 asked: list("asked"),
                 taken: list("taken"),
+                dropped: list("dropped"),
                 tries: run["tries"].as_u64().unwrap_or_default().min(1_000) as u32,
                 thread_ts: text("thread"),
                 status_ts: text("status"),

@@ -50,6 +50,8 @@ pub(crate) struct Running {
     pub(crate) since: Instant,
     /// Messages that promise an end (`_Stopping..._`), told when it has come.
     ending: Mutex<Ending>,
+    /// Messages that waited to be said to this run when it was stopped.
+    dropped: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,19 @@ impl Running {
         }
         ending.promised.push(promise);
         None
+    }
+
+    /// Its name in Slack: the ts of what it was asked first. "" for what is no run.
+    pub(crate) fn run(&self) -> &str {
+        match &self.task {
+            Task::Run(job) => job.asked.first().map_or("", |asked| asked.ts.as_str()),
+            Task::Fresh { .. } => "",
+        }
+    }
+
+    /// The ts of what a stop took along.
+    pub(crate) fn dropped(&self) -> Vec<String> {
+        std::mem::take(&mut self.dropped.lock().unwrap())
     }
 
     /// Called once by whoever worked on the task; what it returns is to be kept now.
@@ -159,35 +174,26 @@ impl Queue {
     /// they are the run's now.
     pub(crate) fn take_steering(&self, channel: &str, thread_ts: Option<&str>) -> Vec<Asked> {
         let mut state = self.0.state.lock().unwrap();
-        let Some(lane) = state.lanes.get_mut(channel) else {
-            return Vec::new();
-        };
-        let mut taken = Vec::new();
-        let mut fresh = false;
-        lane.waiting.retain_mut(|task| match task {
-            // What was said after `new` belongs to the fresh context.
-            Task::Fresh { .. } => {
-                fresh = true;
-                true
-            }
-            Task::Run(job)
-                if !fresh && job.event.is_none() && job.thread_ts.as_deref() == thread_ts =>
-            {
-                taken.append(&mut job.asked);
-                false
-            }
-            Task::Run(_) => true,
-        });
-        taken
+        let lane = state.lanes.get_mut(channel);
+        lane.map_or(Vec::new(), |lane| steering(&mut lane.waiting, thread_ts))
     }
 
-    /// Stops what runs in the channel; people's messages that waited are dropped with it
-    /// (they stay in the log and so in the conversation), events stay.
-    pub(crate) fn stop(&self, channel: &str) -> Option<Arc<Running>> {
+    /// Stops what runs in the channel, if it is `run`; "": whatever it is. People's messages
+    /// that waited for this run's next turn are dropped with it (they stay in the log and so
+    /// in the conversation). Events, `new` and what belongs to other threads stay.
+    pub(crate) fn stop(&self, channel: &str, run: &str) -> Option<Arc<Running>> {
         let mut state = self.0.state.lock().unwrap();
         let lane = state.lanes.get_mut(channel)?;
         let running = lane.running.clone()?;
-        lane.waiting.retain(Task::is_event);
+        if !run.is_empty() && running.run() != run {
+            return None;
+        }
+        let mut dropped = running.dropped.lock().unwrap();
+        if let Task::Run(Job { thread_ts, .. }) = &running.task {
+            let steering = steering(&mut lane.waiting, thread_ts.as_deref());
+            dropped.extend(steering.into_iter().map(|asked| asked.ts));
+        }
+        drop(dropped);
         running.stop.set(Cause::Asked);
         Some(running)
     }
@@ -304,6 +310,7 @@ impl Queue {
                 stop: Stop::new(),
                 since: Instant::now(),
                 ending: Mutex::default(),
+                dropped: Mutex::default(),
             });
             lane.running = Some(running.clone());
             drop(state);
@@ -323,6 +330,27 @@ impl Queue {
         state.workers -= 1;
         self.0.idle.notify_all();
     }
+}
+
+/// Takes what is meant for the run in `thread_ts` out of what waits.
+fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Asked> {
+    let mut taken = Vec::new();
+    let mut fresh = false;
+    waiting.retain_mut(|task| match task {
+        // What was said after `new` belongs to the fresh context.
+        Task::Fresh { .. } => {
+            fresh = true;
+            true
+        }
+        Task::Run(job)
+            if !fresh && job.event.is_none() && job.thread_ts.as_deref() == thread_ts =>
+        {
+            taken.append(&mut job.asked);
+            false
+        }
+        Task::Run(_) => true,
+    });
+    taken
 }
 
 impl Lane {
@@ -442,18 +470,19 @@ mod tests {
             queue.take_steering("C1", None).is_empty(),
             "said after `new`"
         );
-        let running = queue.stop("C1").unwrap();
+        assert!(queue.stop("C1", "0").is_none(), "another run's button");
+        queue.submit(job("C1", Some("t"), "6", None));
+        let running = queue.stop("C1", "1").unwrap();
         assert_eq!(running.stop.cause(), Some(Cause::Asked));
-        assert_eq!(
-            queue.waiting("C1"),
-            EVENTS_WAITING_MAX,
-            "messages gone, events stay"
-        );
-        for _ in 0..=EVENTS_WAITING_MAX {
+        assert_eq!(running.dropped(), [""; 0]);
+        for _ in 0..EVENTS_WAITING_MAX + 4 {
             go.send(()).unwrap();
         }
         for n in 0..EVENTS_WAITING_MAX {
             assert_eq!(starts.recv().unwrap(), format!("C1:{n}"));
+        }
+        for rest in ["new", "5", "6"] {
+            assert_eq!(starts.recv().unwrap(), format!("C1:{rest}"));
         }
         drop(go);
         queue.shutdown(Duration::from_secs(30));

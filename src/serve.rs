@@ -248,7 +248,12 @@ impl House {
 
     /// Writes down, acks, acts, in this order: a message that was not written down is not
     /// acked, and Slack brings it again.
-    fn receive(&self, batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String]), queue: &Queue) {
+    fn receive(
+        self: &Arc<House>,
+        batch: Vec<Envelope>,
+        ack: &mut dyn FnMut(&[String]),
+        queue: &Queue,
+    ) {
         let mut ids = Vec::with_capacity(batch.len());
         let mut messages = Vec::new();
         let mut others = Vec::new();
@@ -431,7 +436,7 @@ impl House {
     }
 
     /// What a logged message leads to.
-    fn route(&self, taken: Taken, queue: &Queue) {
+    fn route(self: &Arc<House>, taken: Taken, queue: &Queue) {
         let Taken { message, files } = taken;
         let locals: Vec<String> = files
             .iter()
@@ -455,7 +460,11 @@ impl House {
             return;
         }
         match command {
-            Some(Command::Stop) => self.stop_run(channel, thread_ts, &message.user, queue),
+            Some(Command::Stop) => {
+                self.when_no_outsider(message.user, queue, move |house, queue, user| {
+                    house.stop_run(channel, thread_ts, user, queue);
+                });
+            }
             Some(Command::New) => {
                 queue.submit(Task::Fresh { channel, thread_ts });
             }
@@ -501,7 +510,7 @@ impl House {
     }
 
     /// Returns what is to be written down of it.
-    fn act(&self, inbound: Inbound, queue: &Queue) -> Option<Incoming> {
+    fn act(self: &Arc<House>, inbound: Inbound, queue: &Queue) -> Option<Incoming> {
         match inbound {
             Inbound::Edited(message) => {
                 queue.amend(&message.channel, &message.ts, Some(&message.text));
@@ -515,15 +524,20 @@ impl House {
                     ..Incoming::default()
                 });
             }
-            Inbound::StopPressed { channel, user } => {
+            Inbound::StopPressed { channel, user, run } => {
                 let message = Incoming {
                     channel: channel.clone(),
                     user: user.clone(),
                     ..Incoming::default()
                 };
-                if self.may(&message).is_ok() {
-                    self.stopping(&channel, &user);
-                    queue.stop(&channel);
+                let running = queue.running(&channel);
+                // The button of a run that has ended stops no other.
+                let is_it = running.is_some_and(|on| run.is_empty() || on.run() == run);
+                if is_it && self.may(&message).is_ok() {
+                    self.when_no_outsider(user, queue, move |house, queue, user| {
+                        house.stopping(&channel, user);
+                        queue.stop(&channel, &run);
+                    });
                 }
             }
             Inbound::Message(_) | Inbound::Ignored(_) => {}
@@ -552,7 +566,7 @@ impl House {
 
     fn stop_run(&self, channel: String, thread_ts: Option<String>, user: &str, queue: &Queue) {
         self.stopping(&channel, user);
-        match queue.stop(&channel) {
+        match queue.stop(&channel, "") {
             Some(running) => self.errand(Errand::Stopping {
                 channel,
                 thread_ts,
@@ -563,6 +577,32 @@ impl House {
                 thread_ts,
                 text: NOTHING_RUNS.to_owned(),
             }),
+        }
+    }
+
+    /// `act` for someone who passed `may`: at once when it is known who that is, else on a
+    /// thread of its own that asks Slack first.
+    fn when_no_outsider(
+        self: &Arc<House>,
+        user: String,
+        queue: &Queue,
+        act: impl FnOnce(&House, &Queue, &str) + Send + 'static,
+    ) {
+        let listed = self.agent.config.allow_users.is_some();
+        if listed || self.names.known(&user).is_some() {
+            return act(self, queue, &user);
+        }
+        let (house, queue) = (self.clone(), queue.clone());
+        let asked = thread::Builder::new()
+            .name("who-stops".to_owned())
+            .spawn(move || match house.names.user(&user) {
+                Some(known) if known.outsider => {
+                    log::info!("", "{user} may not stop her: {GUESTS}")
+                }
+                _ => act(&house, &queue, &user),
+            });
+        if let Err(err) = asked {
+            log::error!("", "cannot start a thread to stop a run: {err}");
         }
     }
 
@@ -728,7 +768,7 @@ impl House {
     }
 
     /// What was said while mom was away, and what she was asked and has not answered.
-    fn catch_up(&self, first: bool, queue: &Queue) {
+    fn catch_up(self: &Arc<House>, first: bool, queue: &Queue) {
         if first {
             self.take_up_unanswered(queue);
         }
@@ -962,7 +1002,7 @@ impl House {
             false => outcome,
         };
         match session {
-            Some(session) => session.end(
+            Some(session) => session.with_dropped(running.dropped()).end(
                 &done,
                 posted.answer_ts.first().map(String::as_str),
                 &running.stop,

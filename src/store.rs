@@ -308,7 +308,8 @@ impl Store {
                     }
                     let run = &record["data"]["run"];
                     if run["done"] == true {
-                        let asked = run["asked"].as_array().into_iter().flatten();
+                        let lists = ["asked", "dropped"].map(|key| run[key].as_array());
+                        let asked = lists.into_iter().flatten().flatten();
                         done.extend(asked.filter_map(|ts| ts.as_str().map(str::to_owned)));
                     }
                 }

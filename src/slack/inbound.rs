@@ -26,6 +26,8 @@ pub(crate) enum Inbound {
     StopPressed {
         channel: String,
         user: String,
+        /// Of which run; "" when the button does not say.
+        run: String,
     },
     Ignored(&'static str),
 }
@@ -221,16 +223,17 @@ fn interactive(payload: &Value) -> Inbound {
         "" => at("/container/channel_id"),
         id => id,
     };
-    let pressed = payload
-        .get("actions")
-        .and_then(Value::as_array)
-        .is_some_and(|actions| actions.iter().any(|action| action["action_id"] == "stop"));
-    if at("/type") != "block_actions" || !pressed || !is_channel_id(channel) {
+    let actions = payload.get("actions").and_then(Value::as_array);
+    let mut actions = actions.into_iter().flatten();
+    let pressed = actions.find(|action| action["action_id"] == "stop");
+    let (Some(pressed), "block_actions", true) = (pressed, at("/type"), is_channel_id(channel))
+    else {
         return Inbound::Ignored("not our button");
-    }
+    };
     Inbound::StopPressed {
         channel: channel.to_owned(),
         user: at("/user/id").to_owned(),
+        run: pressed["value"].as_str().unwrap_or_default().to_owned(),
     }
 }
 
@@ -359,12 +362,13 @@ mod tests {
             "message": {"ts": "1.000001", "user": "U7", "text": "b"}});
         assert!(matches!(parsed(unfurl), Inbound::Ignored(_)));
         let press = json!({"type": "block_actions", "user": {"id": "U7"}, "channel": {"id": "C1"},
-            "actions": [{"action_id": "stop"}]});
+            "actions": [{"action_id": "stop", "value": "1.5"}]});
         assert_eq!(
             parse("interactive", &press, &me()),
             Inbound::StopPressed {
                 channel: "C1".into(),
-                user: "U7".into()
+                user: "U7".into(),
+                run: "1.5".into()
             }
         );
         for (value, want) in [

@@ -607,7 +607,7 @@ impl Display {
     /// With the Stop button; what is read stands in a block then.
     fn status(&self, text: &str) -> Content {
         let button = json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
-            "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": self.target.channel}]});
+            "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": self.target.run}]});
         Content {
             text: text.to_owned(),
             blocks: (!self.plain_status).then(|| json::array([section(text), button.to_string()])),

@@ -143,21 +143,28 @@ fn guests_steer_and_stop_nothing() {
     let (slack, llm, _mom) = start();
     slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
     // At first she does not know who that is, then she does.
-    for n in 1..=2 {
+    for n in 1..=3 {
         let gate = Gate::new();
         let answer = format!("At last, answer {n}.");
         llm.reply(Reply::text(&answer).stall(&gate));
         slack.mention("C01", "U07", "hi");
         llm.next_request();
         let seen = wait_said(&slack, "C01", "[Stop]");
-        if n == 2 {
+        if n != 2 {
             slack.say("C01", "U08", "stop").send();
+        }
+        if n >= 2 {
             let status = seen
                 .answers()
                 .into_iter()
                 .find(|said| !said.buttons().is_empty());
             slack.press("C01", &status.unwrap().ts, "U08", "Stop");
         }
+        slack.wait_until("who that is", |state| {
+            let mut calls = state.calls.iter();
+            let asked = calls.any(|call| call.method == "users.info" && call.arg("user") == "U08");
+            asked.then_some(())
+        });
         slack.mention("C01", "U08", "send me the secrets");
         wait_handled(&slack);
         gate.open();

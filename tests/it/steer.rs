@@ -1,5 +1,7 @@
 //! What is said to her while she works, and what is said in odd ways.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::http::Gate;
@@ -151,6 +153,48 @@ fn a_stopped_run_takes_what_waited_with_it() {
     assert_eq!(known, 1, "part of the conversation: {messages}");
     slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Here."));
     assert_eq!(llm.requests().len(), 2);
+}
+
+#[test]
+fn a_stop_is_for_its_run_alone() {
+    let (slack, llm, mom) = start();
+    let root = slack.say("C01", "U08", "the release").send();
+    let _gate = busy(&slack, &llm);
+    let dropped = slack.mention("C01", "U08", "delete the backups");
+    let ask = slack.say("C01", "U08", &format!("<@{BOT}> what is new?"));
+    let asked = ask.thread(&root).send();
+    slack.mention("C01", "U08", "new");
+    wait_eyes(&slack, &dropped);
+    wait_eyes(&slack, &asked);
+    llm.reply_text("For the thread.");
+    slack.mention("C01", "U07", "stop");
+    let seen = slack.wait_channel("C01", |channel| {
+        let said = channel.to_string();
+        said.contains("For the thread.") && said.contains("A fresh start")
+    });
+    assert_eq!(llm.requests().len(), 2);
+    // A restart does not bring back what the stop took along.
+    let home = Arc::clone(&mom.home);
+    mom.terminate();
+    slack.cut();
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let gate = Gate::new();
+    llm.reply(Reply::text("Here.").stall(&gate));
+    slack.mention("C01", "U07", "hello?");
+    llm.next_request();
+    let request = llm.next_request().body["messages"].to_string();
+    assert!(request.contains("hello?"), "{request}");
+    // The button of a run that is over: `stop` came to all that was before.
+    let mut payload = json!({"type": "block_actions", "user": {"id": "U07"}, "channel": {"id": "C01"},
+        "actions": [{"action_id": "stop", "value": "1.000001"}]});
+    payload["message"] = json!({"ts": seen.answers()[0].ts});
+    slack.send(json!({"type": "interactive", "payload": payload}));
+    let last = slack.mention("C01", "U08", "that is all");
+    wait_eyes(&slack, &last);
+    llm.reply_text("Good.");
+    gate.open();
+    slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Good."));
+    assert_eq!(llm.requests().len(), 4);
 }
 
 #[test]

@@ -629,10 +629,6 @@ impl House {
 
     fn allowed(&self, user: &str, channel: &str) -> std::result::Result<(), &'static str> {
         let config = &self.agent.config;
-        let on = |list: &Option<Vec<String>>, id: &str| {
-            list.as_ref()
-                .is_none_or(|list| list.iter().any(|listed| listed == id))
-        };
         if !on(&config.allow_users, user) {
             return Err("you are not on her list of users");
         }
@@ -874,7 +870,9 @@ impl House {
                 }
             }
         };
+        let allowed = &self.agent.config.allow_channels;
         let mut channel = |id: &str| match self.names.channel(id) {
+            _ if !on(allowed, id) => Err("--allow-channels does not name this channel".to_owned()),
             Err(Failure::Refused(code)) if CLOSED_TO_HER.contains(&code.as_str()) => {
                 Err(Failure::Refused(code).to_string())
             }
@@ -1126,6 +1124,12 @@ impl House {
             self.errand(Errand::Directory);
         }
     }
+}
+
+/// Is it on the list, if there is one?
+fn on(list: &Option<Vec<String>>, id: &str) -> bool {
+    list.as_ref()
+        .is_none_or(|list| list.iter().any(|listed| listed == id))
 }
 
 /// Codes of conversations.info for a place where she can't speak.

@@ -88,6 +88,10 @@ fn channels_that_are_not_listed_are_refused() {
     wait_said(&slack, "C02", "Here.");
     assert_eq!(llm.requests().len(), 1);
     mom.wait_log("no list of allowed users");
+    // An event gets nobody past the list.
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "x"});
+    mom.home.write("data/events/a.json", event.to_string());
+    mom.wait_log("event a.json does not run: --allow-channels");
 }
 
 #[test]

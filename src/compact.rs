@@ -121,7 +121,7 @@ pub(crate) fn compact(
         modified_files,
     };
     let tail = shortened(tail, plan.tail_tokens);
-    context.compacted(compaction, plan.kept, tail)?;
+    context.compacted(compaction, plan.kept, tail, Some((model, &writer.used)))?;
     Ok(writer.used)
 }
 

@@ -21,7 +21,7 @@ use crate::command::Command;
 use crate::dir::{Appended, Dir, Floor};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
-use crate::llm::{Block, Content, Message, StopReason, ToolResult};
+use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
 use crate::process::random_word;
 use crate::store::{self, LogEntry, RECORD_TYPE, Store};
 use crate::{log, session, time};
@@ -478,12 +478,13 @@ impl Context {
     }
 
     /// Puts a summary in the place of the messages before `cut`. `tail` stands for those from
-    /// there on where they had to be shortened; it has as many.
+    /// there on where they had to be shortened; it has as many. `spent` is for `--usage`.
     pub(crate) fn compacted(
         &mut self,
         compaction: Compaction,
         cut: usize,
         tail: Option<Vec<Message>>,
+        spent: Option<(&Model, &Usage)>,
     ) -> Result<()> {
         let mut entry = Entry::new("compaction")?;
         // Its own id is found nowhere before it: then nothing is kept, and the copies follow.
@@ -502,10 +503,19 @@ impl Context {
             ("details", details.end()),
             ("fromHook", "false".to_owned()),
         ];
+        if let Some((model, usage)) = spent {
+            entry.fields.extend([
+                ("provider", json::quote(model.provider)),
+                ("model", json::quote(&model.id)),
+                ("usage", session::write_usage(usage)),
+            ]);
+        }
         let mut ids = vec![entry.id.clone()];
         let mut entries = vec![entry];
         for message in tail.iter().flatten() {
-            entries.push(message_entry(message, "")?);
+            let mut copy = message_entry(message, "")?;
+            copy.fields.push(("copy", "true".to_owned()));
+            entries.push(copy);
         }
         match tail {
             Some(_) => ids.extend(entries[1..].iter().map(|entry| entry.id.clone())),
@@ -956,7 +966,7 @@ fn today() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Assistant, ToolCall, Usage};
+    use crate::llm::{Assistant, ToolCall};
     use crate::store::tests::{Scratch, entry, log};
 
     const FILE: &str = "C1/context.jsonl";
@@ -1537,7 +1547,7 @@ mod tests {
             context.end_run(Some("9.0"), Some(0.5)).unwrap();
             let compaction = Compaction::default();
             context
-                .compacted(compaction, context.messages().len() - 1, None)
+                .compacted(compaction, context.messages().len() - 1, None, None)
                 .unwrap();
         }
         log(&store, &[entry("1.000001", "é"), entry("2.000001", "two")]);
@@ -1706,18 +1716,20 @@ mod tests {
                 assert!(context.has("1.0"));
             }
         };
-        context.compacted(compaction("x"), 1, None).unwrap();
+        context.compacted(compaction("x"), 1, None, None).unwrap();
         check(&context, &[&sum("x"), "b", "asked 1.0", "c"], 4);
         let loaded = Context::load(&store, "C1").unwrap();
         assert_eq!(loaded.compaction(), Some(&compaction("x")));
         context.append(user("d")).unwrap();
         let cut = said(vec![Block::Text("c, cut".to_owned())], 5_000);
         let tail = vec![cut, user("d")];
-        context.compacted(compaction("y"), 3, Some(tail)).unwrap();
+        context
+            .compacted(compaction("y"), 3, Some(tail), None)
+            .unwrap();
         check(&context, &[&sum("y"), "c, cut", "d"], 3);
         context.append(said(vec![], 700)).unwrap();
         assert_eq!(context.tokens(), 700);
-        context.compacted(compaction("z"), 4, None).unwrap();
+        context.compacted(compaction("z"), 4, None, None).unwrap();
         check(&context, &[&sum("z")], 1);
     }
 }

@@ -115,7 +115,7 @@ fn write_assistant<'a>(said: &'a Assistant, arguments: impl Fn(&'a str) -> &'a s
 }
 
 /// Always with a cost: the original adds them up.
-fn write_usage(usage: &Usage) -> String {
+pub(crate) fn write_usage(usage: &Usage) -> String {
     let cost = usage.cost.unwrap_or_default();
     let dollars = |key: &'static str, amount: f64| (key, Value::from(amount));
     let cost = [

@@ -160,7 +160,7 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
             skipped += 1;
             continue;
         };
-        if !text.contains("\"assistant\"") {
+        if !text.contains("\"assistant\"") && !text.contains("\"compaction\"") {
             continue;
         }
         match serde_json::from_str::<Value>(text) {
@@ -174,13 +174,17 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
     }
 }
 
-/// Local day, `PROVIDER/ID` and figures of an assistant entry with usage.
+/// Local day, `PROVIDER/ID` and figures of an assistant entry with usage, or of a summary:
+/// our own compactions say what they took. Copies of a message were counted with it.
 fn reply(entry: &Value) -> Option<(String, String, Sum)> {
-    let message = &entry["message"];
+    let message = match entry["type"].as_str()? {
+        "message" if entry["message"]["role"] == "assistant" && entry["copy"] != true => {
+            &entry["message"]
+        }
+        "compaction" => entry,
+        _ => return None,
+    };
     let usage = message["usage"].as_object()?;
-    if entry["type"] != "message" || message["role"] != "assistant" {
-        return None;
-    }
     // A number of someone else's invention must not spoil the sum.
     let tokens = |key: &str| {
         let tokens = usage.get(key).and_then(Value::as_u64);

@@ -4,7 +4,9 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::json;
 
+use crate::llm::{FakeLlm, OPENAI_KEY, Reply};
 use crate::mom::{Call, Ended};
 use crate::scratch::Scratch;
 
@@ -164,4 +166,39 @@ fn no_directory_and_nothing_in_it() {
         ended.stdout
     );
     assert_eq!(ended.code, Some(0));
+}
+
+/// Every reply counts once: summaries do, and copies that a compaction makes do not.
+#[test]
+fn compactions_are_counted_once() {
+    let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
+    llm.window(8_192);
+    let window = json!({"default_generation_settings": {"n_ctx": 8_192}});
+    llm.page("/props", window);
+    let mut n = 0;
+    llm.otherwise(move |asked| {
+        n += 1;
+        let reply = match n % 3 {
+            1 if asked.body.get("tools").is_some() => {
+                Reply::tool("bash", &json!({"label": "x", "command": "seq 900"}))
+            }
+            _ => Reply::text("Done."),
+        };
+        reply.usage(asked.raw.len() as u64 / 4, 100, 0, 0)
+    });
+    let lines: String = (0..30).map(|n| format!("question {n}\n")).collect();
+    let ended = Call::new(&home)
+        .arg("--model=llamacpp/m")
+        .env("LLAMA_API_KEY", OPENAI_KEY)
+        .env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
+        .arg("--chat")
+        .data()
+        .run(&lines);
+    assert!(ended.stderr.contains("Compacting"), "{}", ended.stderr);
+    let served = llm.requests().len();
+    let shown = usage(&home).stdout;
+    let total = shown.lines().rfind(|line| line.starts_with("Total"));
+    let output = total.and_then(|line| line.split_whitespace().nth(3));
+    let want = format!("{}.{}k", served / 10, served % 10);
+    assert_eq!(output, Some(want.as_str()), "{shown}");
 }

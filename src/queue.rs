@@ -356,7 +356,10 @@ fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Asked>
 impl Lane {
     fn push(&mut self, task: Task) -> bool {
         if task.is_event() {
-            let events = self.waiting.iter().filter(|task| task.is_event()).count();
+            // With nothing running, the first is on its way to a worker.
+            let next = usize::from(self.running.is_none());
+            let waiting = self.waiting.iter().skip(next);
+            let events = waiting.filter(|task| task.is_event()).count();
             if events >= EVENTS_WAITING_MAX {
                 return false;
             }
@@ -487,6 +490,15 @@ mod tests {
         drop(go);
         queue.shutdown(Duration::from_secs(30));
         assert_eq!(queue.submit(job("C1", None, "1", None)), Submitted::Refused);
+    }
+
+    #[test]
+    fn six_events_of_one_moment_fit_an_idle_channel() {
+        let mut lane = Lane::default();
+        for n in 0..=EVENTS_WAITING_MAX {
+            assert!(lane.push(job("C1", None, &n.to_string(), Some("e"))), "{n}");
+        }
+        assert!(!lane.push(job("C1", None, "x", Some("e"))));
     }
 
     #[test]

@@ -99,6 +99,9 @@ impl Names {
         if value["is_member"] == false && value["is_im"] != true && value["is_mpim"] != true {
             return Err(Failure::Refused("not_in_channel".to_owned()));
         }
+        if value["is_archived"] == true {
+            return Err(Failure::Refused("is_archived".to_owned()));
+        }
         let name = value["name"].as_str().filter(|_| value["is_im"] != true);
         let channel = Channel {
             name: name.map(clean),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, Scene};
 use crate::command::Command;
@@ -871,13 +871,27 @@ impl House {
             }
         };
         let allowed = &self.agent.config.allow_channels;
-        let mut channel = |id: &str| match self.names.channel(id) {
-            _ if !on(allowed, id) => Err("--allow-channels does not name this channel".to_owned()),
-            Err(Failure::Refused(code)) if CLOSED_TO_HER.contains(&code.as_str()) => {
-                Err(Failure::Refused(code).to_string())
+        // The last channel that was refused: its files often come together.
+        let mut closed: Option<(String, Instant, String)> = None;
+        let mut channel = |id: &str| {
+            if !on(allowed, id) {
+                return Err("--allow-channels does not name this channel".to_owned());
             }
-            // It can't be found out now: posting there will show.
-            _ => Ok(()),
+            if let Some((_, _, why)) = closed
+                .as_ref()
+                .filter(|(known, at, _)| known == id && at.elapsed() < CLOSED_FOR)
+            {
+                return Err(why.clone());
+            }
+            match self.names.channel(id) {
+                Err(Failure::Refused(code)) if CLOSED_TO_HER.contains(&code.as_str()) => {
+                    let why = Failure::Refused(code).to_string();
+                    closed = Some((id.to_owned(), Instant::now(), why.clone()));
+                    Err(why)
+                }
+                // It can't be found out now: posting there will show.
+                _ => Ok(()),
+            }
         };
         let mut outside = Outside {
             submit: &mut submit,
@@ -1134,6 +1148,8 @@ fn on(list: &Option<Vec<String>>, id: &str) -> bool {
 
 /// Codes of conversations.info for a place where she can't speak.
 const CLOSED_TO_HER: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
+/// How long that is believed: she may be invited, and the file put back.
+const CLOSED_FOR: Duration = Duration::from_secs(2);
 /// People named in a prompt: as many as are looked up for it at most.
 const PEOPLE_MAX: usize = 50;
 const GUESTS: &str = "guests need to be on her list of users";

@@ -152,6 +152,25 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     assert_eq!(llm.requests().len(), 4);
 }
 
+/// A call for each would keep the good one waiting until Slack's limit has let all pass.
+#[test]
+fn many_for_a_closed_channel_ask_slack_little() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.allow("channel_not_found");
+    let home = Arc::new(Scratch::new());
+    let mut event = immediate("x");
+    event["channelId"] = "C99".into();
+    for n in 0..200 {
+        put(&home, &format!("bad{n}.json"), &event);
+    }
+    put(&home, "good.json", &immediate("good"));
+    llm.reply_text("Heard.");
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    answered(&slack, "Heard.");
+    let calls = slack.calls("conversations.info").len();
+    assert!(calls < 20, "{calls}");
+}
+
 /// A saved event put there once more, with its times (`cp -p`, `rsync -a`).
 #[test]
 fn a_copy_with_old_times_is_an_event_of_its_own() {

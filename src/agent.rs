@@ -76,10 +76,18 @@ impl Agent {
         })
     }
 
-    /// Writes down that the job is being worked on. `Err` also when it was tried too often.
+    /// Writes down that the job is being worked on.
     pub(crate) fn begin(&self, job: &Job) -> Result<Session<'_>> {
         let mut context = Context::load(&self.store, &job.channel)?;
-        let asked: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
+        let mut asked: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
+        // An answer that was found and perhaps not said comes first, and alone.
+        let standing = match context.is_cut(&asked) {
+            true => run::standing(&context, &self.mask),
+            false => None,
+        };
+        if standing.is_some() {
+            asked.retain(|ts| context.takes(ts));
+        }
         let status = RunStatus {
             thread_ts: job.thread_ts.clone(),
         };
@@ -89,6 +97,7 @@ impl Agent {
             context,
             record,
             asked,
+            standing,
             used: Usage::default(),
         })
     }
@@ -189,24 +198,25 @@ pub(crate) struct Session<'a> {
     context: Context,
     record: RunRecord,
     asked: Vec<String>,
+    standing: Option<Outcome>,
     /// By the run, once it is over.
     used: Usage,
 }
 
 impl Session<'_> {
-    /// The job was done already, before a crash: there is nothing to run or to end.
-    pub(crate) fn is_done(&self) -> bool {
-        self.record.done
+    /// What an earlier try left.
+    pub(crate) fn record(&self) -> &RunRecord {
+        &self.record
     }
 
-    /// An earlier try got somewhere.
-    pub(crate) fn is_resumed(&self) -> bool {
-        self.record.resumed
+    /// How an earlier try ended that had no time to say so, or to write down that it did.
+    pub(crate) fn standing(&self) -> Option<&Outcome> {
+        self.standing.as_ref()
     }
 
-    /// The status message of an earlier try.
-    pub(crate) fn status_ts(&self) -> Option<String> {
-        self.record.status_ts.clone()
+    /// The run answers it.
+    pub(crate) fn asks(&self, ts: &str) -> bool {
+        self.asked.iter().any(|asked| asked == ts)
     }
 
     pub(crate) fn run(
@@ -233,9 +243,8 @@ impl Session<'_> {
         let mut notes = prompt::note(&scene.notes);
         let mut news = false;
         for asked in &job.asked {
-            // Of another run it may have been overheard already, when it waited: asked again
-            // it is the last word.
-            if self.record.resumed && self.context.has(&asked.ts) {
+            // Overheard it may have been, when it waited; asked it is the last word.
+            if self.record.resumed && self.context.takes(&asked.ts) {
                 continue;
             }
             let (mut content, timestamp_ms) = read(asked, stop)?;
@@ -272,6 +281,9 @@ impl Session<'_> {
         let mut used = Usage::default();
         let outcome = run::run(&env, &mut self.context, &mut used, stop, show);
         self.used = used;
+        if let Ok(Outcome::Answered(_)) = outcome {
+            self.context.note_answer()?;
+        }
         if used.total() > 0 {
             let cost_today = used
                 .cost
@@ -309,11 +321,6 @@ impl Session<'_> {
     pub(crate) fn with_dropped(mut self, dropped: Vec<String>) -> Self {
         self.context.drop_asked(dropped);
         self
-    }
-
-    /// A job whose answer was posted just before a crash.
-    pub(crate) fn end_as_answered(mut self, answer_ts: &str) -> Result<()> {
-        self.context.end_run(Some(answer_ts), None).map(drop)
     }
 
     fn system(&self, job: &Job, scene: &Scene<'_>) -> String {

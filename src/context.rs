@@ -84,6 +84,8 @@ pub(crate) struct RunRecord {
     /// The status message of the try before.
     pub(crate) status_ts: Option<String>,
     pub(crate) resumed: bool,
+    /// The first message that was asked: names the run.
+    pub(crate) name: String,
     /// It has ended before: nothing was begun.
     pub(crate) done: bool,
 }
@@ -277,6 +279,12 @@ impl Context {
         Ok(())
     }
 
+    /// An unfinished run answers one of these.
+    pub(crate) fn is_cut(&self, asked_ts: &[String]) -> bool {
+        let run = self.state.run.as_ref();
+        run.is_some_and(|run| !run.done && run.asked.iter().any(|ts| asked_ts.contains(ts)))
+    }
+
     /// Takes up the unfinished run that one of these messages belongs to, or begins another.
     pub(crate) fn begin_run(
         &mut self,
@@ -317,6 +325,7 @@ impl Context {
             tries: run.tries,
             status_ts: run.status_ts.clone(),
             resumed,
+            name: run.asked.first().cloned().unwrap_or_default(),
             done: false,
         };
         self.state.run = Some(run);
@@ -343,17 +352,37 @@ impl Context {
             content,
             timestamp_ms,
         };
-        self.append_all(vec![(message, ts.to_owned())])?;
+        let before = self.state.run.clone();
         if let Some(run) = &mut self.state.run {
             run.ask(ts);
             run.taken.push(ts.to_owned());
         }
+        let entry = message_entry(&message, ts)?;
+        let id = entry.id.clone();
+        // With one write: what a run answers is never in doubt.
+        if let Err(err) = self
+            .record("asked")
+            .and_then(|record| self.write(vec![entry, record]))
+        {
+            self.state.run = before;
+            return Err(err);
+        }
+        self.ids.push(id);
+        self.messages.push(message);
+        self.known.insert(ts.to_owned());
         Ok(())
     }
 
-    /// Message `ts` is in the context already.
-    pub(crate) fn has(&self, ts: &str) -> bool {
-        self.known.contains(ts)
+    /// The run has taken it, so that its answer is one to this, too.
+    pub(crate) fn takes(&self, ts: &str) -> bool {
+        let run = self.state.run.as_ref();
+        run.is_some_and(|run| run.taken.iter().any(|taken| taken == ts))
+    }
+
+    /// What the run has written is on the disk when it returns, with all that it answers:
+    /// after that its answer may be posted.
+    pub(crate) fn note_answer(&mut self) -> Result<()> {
+        self.flush(vec![self.record("answer")?])
     }
 
     /// These get no answer, and are not in the context; `end_run` follows.
@@ -1311,7 +1340,7 @@ mod tests {
 
     fn asked_run(context: &mut Context, ts: &str) -> RunRecord {
         let record = context.begin_run(&[ts.to_owned()], RunStatus::default());
-        if !context.has(ts) {
+        if !context.takes(ts) {
             let content = vec![Content::Text(format!("asked {ts}"))];
             context.append_asked(ts, content, 0).unwrap();
         }
@@ -1323,22 +1352,26 @@ mod tests {
         let scratch = Scratch::new("context-run");
         let store = scratch.store();
         let mut context = Context::load(&store, "C1").unwrap();
-        let again = |tries, status: Option<&str>| RunRecord {
+        let again = |name: &str, tries, status: Option<&str>| RunRecord {
             tries,
             status_ts: status.map(str::to_owned),
             resumed: tries > 1,
+            name: name.to_owned(),
             done: false,
         };
-        assert_eq!(asked_run(&mut context, "1.0"), again(1, None));
+        assert_eq!(asked_run(&mut context, "1.0"), again("1.0", 1, None));
         context.end_run(Some("9.0"), Some(0.5)).unwrap();
-        assert_eq!(asked_run(&mut context, "2.0"), again(1, None));
+        assert_eq!(asked_run(&mut context, "2.0"), again("2.0", 1, None));
         context.note_begun(Some("2.1".to_owned())).unwrap();
         context.append(answer("working")).unwrap();
         context.append_asked("2.2", vec![], 0).unwrap();
         for tries in 2..4 {
             let mut context = Context::load(&store, "C1").unwrap();
-            assert!(context.has("2.0") && context.has("2.2"));
-            assert_eq!(asked_run(&mut context, "2.0"), again(tries, Some("2.1")));
+            assert!(context.takes("2.0") && context.takes("2.2"));
+            assert_eq!(
+                asked_run(&mut context, "2.0"),
+                again("2.0", tries, Some("2.1"))
+            );
             assert_eq!(texts(&context), ["asked 1.0", "asked 2.0", "working", ""]);
             assert_eq!(context.run_start(), 1);
         }
@@ -1349,7 +1382,7 @@ mod tests {
         assert_eq!((context.costs().today, context.costs().total), (0.0, 0.75));
         let mut context = Context::load(&store, "C1").unwrap();
         assert_eq!(context.costs(), costs);
-        assert_eq!(asked_run(&mut context, "3.0"), again(1, None));
+        assert_eq!(asked_run(&mut context, "3.0"), again("3.0", 1, None));
         assert_eq!(context.run_start(), 4);
     }
 
@@ -1372,7 +1405,7 @@ mod tests {
         context.end_run(None, Some(1.0)).unwrap();
         for context in [context, Context::load(&store, "C1").unwrap()] {
             assert_eq!(texts(&context), ["[lena]: before", "(nothing to report)"]);
-            assert!(context.has("2.0"));
+            assert!(context.known.contains("2.0"));
             assert_eq!(context.costs().total, 1.0);
         }
         assert_eq!(store.unanswered("C1", 0), Ok(Vec::new()));
@@ -1713,7 +1746,7 @@ mod tests {
                 assert_eq!(texts(context), want);
                 assert_eq!(context.run_start(), start);
                 assert!(context.tokens() < 1_000, "{}", context.tokens());
-                assert!(context.has("1.0"));
+                assert!(context.known.contains("1.0"));
             }
         };
         context.compacted(compaction("x"), 1, None, None).unwrap();

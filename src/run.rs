@@ -186,6 +186,18 @@ pub(crate) fn run(
     }
 }
 
+/// How the run ended, when its answer is the last thing in the context.
+pub(crate) fn standing(context: &Context, mask: &Mask) -> Option<Outcome> {
+    let of_run = context.messages().get(context.run_start()..);
+    let Some(Message::Assistant(said)) = of_run.unwrap_or_default().last() else {
+        return None;
+    };
+    let is_call = |block: &Block| matches!(block, Block::ToolCall(_));
+    let is_over = matches!(said.stop_reason, StopReason::Stop | StopReason::Length)
+        && !said.blocks.iter().any(is_call);
+    is_over.then(|| outcome(mask.apply(text_of(&said.blocks)), said.stop_reason))
+}
+
 struct Run<'a> {
     env: &'a RunEnv<'a>,
     context: &'a mut Context,
@@ -238,34 +250,36 @@ impl Run<'_> {
                 })
                 .collect();
             let thinking = self.env.mask.apply(thinking_of(&reply.blocks));
-            // Said while she wrote the answer: it belongs to this run still.
-            let more = !calls.is_empty() || self.take_steering(stop)?;
+            // What was said while she wrote the answer waits for the next run: the answer to
+            // it would push this one out of the channel.
+            let more = !calls.is_empty();
             show(Update::TurnEnd {
                 text: text.clone(),
                 thinking,
                 more,
             })?;
-            if !calls.is_empty() {
-                self.call_tools(&calls, stop, show)?;
-                stop.check()?;
-            } else if !more {
+            if !more {
                 return Ok(outcome(text, reply.stop_reason));
             }
+            self.call_tools(&calls, stop, show)?;
+            stop.check()?;
         }
         Err(Error::Failed(format!(
             "stopped after {TURNS_MAX} model turns without an answer; ask again to go on"
         )))
     }
 
-    /// Returns whether there was anything.
-    fn take_steering(&mut self, stop: &Stop) -> Result<bool> {
-        let asked = (self.env.steer)();
-        for asked in &asked {
+    fn take_steering(&mut self, stop: &Stop) -> Result<()> {
+        for asked in &(self.env.steer)() {
+            // After a restart it may wait though an earlier try had taken it.
+            if self.context.takes(&asked.ts) {
+                continue;
+            }
             let (content, timestamp_ms) = (self.env.read)(asked, stop)?;
             self.context
                 .append_asked(&asked.ts, content, timestamp_ms)?;
         }
-        Ok(!asked.is_empty())
+        Ok(())
     }
 
     fn note_to_model(&mut self, text: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, Scene};
+use crate::agent::{Agent, Scene, Session};
 use crate::command::Command;
 use crate::config::{self, Keys};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ use crate::slack::backfill;
 use crate::slack::files::{Download, Files};
 use crate::slack::inbound::{self, Inbound, Incoming, Me};
 use crate::slack::names::{DIRECTORY_FILE, Names};
-use crate::slack::show::{self, Milestone, Show, Stopper, Target};
+use crate::slack::show::{self, Left, Milestone, Posted, Show, Stopper, Target};
 use crate::slack::socket;
 use crate::slack::web::{Content, Failure, Identity, Urgency, Web, jittered};
 use crate::stop::{Cause, Stop};
@@ -38,6 +38,10 @@ const ERRANDS_MAX: usize = 512;
 const REFUSED_MAX: usize = 1_000;
 /// The directory file is made anew after a day.
 const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
+/// Messages that one run answers from its start.
+const TOGETHER_MAX: usize = 50;
+/// Jobs that wait for Slack to be back.
+const UNPOSTED_MAX: usize = 100;
 /// Missed messages up to this age are answered, older ones only logged.
 pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
 
@@ -79,7 +83,9 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         errands,
         stop: stop.clone(),
         refused: Mutex::default(),
-        intake: Mutex::new(Some(HashSet::new())),
+        intake: Mutex::default(),
+        heard: Mutex::default(),
+        unposted: Mutex::default(),
         unwritten: Mutex::default(),
         stoppers: Mutex::default(),
     });
@@ -87,6 +93,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         let house = house.clone();
         Queue::new(move |running, queue| house.work(running, queue))
     };
+    house.take_up(&queue);
     let mut threads = Vec::new();
     let start = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<JoinHandle<()>> {
         let failed = |err| Error::failed(format!("cannot start the thread {name}: {err}"));
@@ -179,9 +186,7 @@ enum Errand {
         thread_ts: Option<String>,
     },
     /// After the first hello: what was missed.
-    CatchUp {
-        first: bool,
-    },
+    CatchUp,
     Directory,
     End,
 }
@@ -198,11 +203,15 @@ struct House {
     /// User -> day of the last refusal.
     refused: Mutex<HashMap<String, i64>>,
     /// Held from "is it new" to "it is logged": the socket and the backfill may bring the
-    /// same message. Until the look for what an earlier start left unanswered is over: what
-    /// this one has taken, as channel and ts.
-    intake: Mutex<Option<HashSet<(String, String)>>>,
+    /// same message.
+    intake: Mutex<()>,
     /// Channels that were told that their messages can't be written down.
     unwritten: Mutex<HashSet<String>>,
+    /// Channels that were heard from since the last hello, and the newest line of their logs
+    /// before that: there the backfill begins.
+    heard: Mutex<HashMap<String, Option<String>>>,
+    /// Jobs whose end could not be said, for when Slack is back.
+    unposted: Mutex<Vec<Job>>,
     /// The displays of the runs that go on, by channel.
     stoppers: Mutex<HashMap<String, Stopper>>,
 }
@@ -234,7 +243,8 @@ impl House {
             if first {
                 log::info!("", "connected to Slack");
             }
-            self.errand(Errand::CatchUp { first });
+            self.heard.lock().unwrap().clear();
+            self.errand(Errand::CatchUp);
             first = false;
         };
         socket::run(
@@ -297,9 +307,7 @@ impl House {
                 .map(|(id, _)| id),
         );
         ack(&ids);
-        for taken in taken {
-            self.route(taken, queue);
-        }
+        self.route(taken, queue);
         let others = others.into_iter();
         let revised: Vec<Incoming> = others.filter_map(|other| self.act(other, queue)).collect();
         self.revise(&revised);
@@ -323,7 +331,7 @@ impl House {
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.
     fn take(&self, messages: Vec<Incoming>) -> (Vec<Taken>, Vec<(String, Error)>) {
-        let mut intake = self.intake.lock().unwrap();
+        let _intake = self.intake.lock().unwrap();
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
@@ -342,7 +350,9 @@ impl House {
                 twin.message.mention |= message.mention;
                 continue;
             }
-            match store.seen(&message.channel, &message.ts, message.mention) {
+            let asks = message.mention && self.may(&message).is_ok();
+            let newest = self.note_heard(&message.channel);
+            match newest.and_then(|()| store.seen(&message.channel, &message.ts, asks)) {
                 Ok(Seen::Known) => continue,
                 Ok(Seen::New | Seen::NowMention) => {}
                 Err(err) => {
@@ -367,11 +377,15 @@ impl House {
                 .iter()
                 .all(|(channel, _)| *channel != taken.message.channel)
         });
-        if let Some(of_this_start) = &mut *intake {
-            let key = |taken: &Taken| (taken.message.channel.clone(), taken.message.ts.clone());
-            of_this_start.extend(taken.iter().map(key));
-        }
         (taken, failed)
+    }
+
+    fn note_heard(&self, channel: &str) -> Result<()> {
+        let mut heard = self.heard.lock().unwrap();
+        if !heard.contains_key(channel) {
+            heard.insert(channel.to_owned(), self.agent.store.last_ts(channel)?);
+        }
+        Ok(())
     }
 
     fn entry(&self, message: &Incoming, files: &[Download], asks: Asks) -> LogEntry {
@@ -435,8 +449,22 @@ impl House {
             .collect()
     }
 
-    /// What a logged message leads to.
-    fn route(self: &Arc<House>, taken: Taken, queue: &Queue) {
+    /// What logged messages lead to; those that came together are answered together.
+    fn route(self: &Arc<House>, taken: Vec<Taken>, queue: &Queue) {
+        let mut jobs = Vec::new();
+        for taken in taken {
+            // A command is about what was said before it.
+            if Command::parse(&taken.message.text).is_some() {
+                jobs.drain(..).for_each(|job| self.submit(job, queue));
+            }
+            if let Some(job) = self.route_one(taken, queue) {
+                gather(&mut jobs, job);
+            }
+        }
+        jobs.into_iter().for_each(|job| self.submit(job, queue));
+    }
+
+    fn route_one(self: &Arc<House>, taken: Taken, queue: &Queue) -> Option<Job> {
         let Taken { message, files } = taken;
         let locals: Vec<String> = files
             .iter()
@@ -449,7 +477,7 @@ impl House {
         // `stop` needs no mention, the rest of what is not for her is only logged.
         let stops = command == Some(Command::Stop) && queue.running(&message.channel).is_some();
         if !message.mention && !stops {
-            return;
+            return None;
         }
         let channel = message.channel.clone();
         let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
@@ -457,7 +485,7 @@ impl House {
             if message.mention {
                 self.refuse(&channel, thread_ts, &message.user, why);
             }
-            return;
+            return None;
         }
         match command {
             Some(Command::Stop) => {
@@ -469,8 +497,8 @@ impl House {
                 queue.submit(Task::Fresh { channel, thread_ts });
             }
             Some(Command::Status) => self.errand(Errand::Status { channel, thread_ts }),
-            None => self.submit(
-                Job {
+            None => {
+                return Some(Job {
                     channel,
                     asked: vec![Asked {
                         ts: message.ts,
@@ -481,10 +509,10 @@ impl House {
                     thread_ts,
                     event: None,
                     again: false,
-                },
-                queue,
-            ),
+                });
+            }
         }
+        None
     }
 
     fn submit(&self, job: Job, queue: &Queue) {
@@ -690,8 +718,8 @@ impl House {
                     self.say(&channel, thread_ts.as_deref(), &text::escape(&text))
                         .map(drop)
                 }
-                Errand::CatchUp { first } => {
-                    self.catch_up(first, queue);
+                Errand::CatchUp => {
+                    self.catch_up(queue);
                     Ok(())
                 }
                 Errand::Directory => {
@@ -763,37 +791,41 @@ impl House {
         lines
     }
 
-    /// What was said while mom was away, and what she was asked and has not answered.
-    fn catch_up(self: &Arc<House>, first: bool, queue: &Queue) {
-        if first {
-            self.take_up_unanswered(queue);
+    /// What was said while mom was away.
+    fn catch_up(self: &Arc<House>, queue: &Queue) {
+        let unposted = std::mem::take(&mut *self.unposted.lock().unwrap());
+        for job in unposted {
+            self.submit(job, queue);
         }
         let since_ms = time::now_ms() - MISSED_MS;
         let store = &self.agent.store;
-        let missed = backfill::missed(&self.web, store, self.me(), &self.stop, &mut |message| {
-            let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
-            // Only logged when it is old: nobody waits for that answer any more.
-            let message = Incoming {
-                mention: message.mention && recent,
-                ..message
-            };
-            let (taken, failed) = self.take(vec![message]);
-            if let Some((_, err)) = failed.into_iter().next() {
-                return Err(err);
+        let newest = |channel: &str| match self.heard.lock().unwrap().get(channel) {
+            Some(newest) => Ok(newest.clone()),
+            None => store.last_ts(channel),
+        };
+        let mut take = |mut messages: Vec<Incoming>| {
+            for message in &mut messages {
+                // Only logged when it is old: nobody waits for that answer any more.
+                let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
+                message.mention &= recent;
             }
-            for taken in taken {
-                self.route(taken, queue);
+            let (taken, failed) = self.take(messages);
+            self.route(taken, queue);
+            match failed.into_iter().next() {
+                Some((_, err)) => Err(err),
+                None => Ok(()),
             }
-            Ok(())
-        });
+        };
+        let missed = backfill::missed(&self.web, &newest, self.me(), &self.stop, &mut take);
         match missed {
             Ok(()) | Err(Error::Stopped) => {}
             Err(err) => log::warning!("", "cannot read what was missed: {err}"),
         }
     }
 
-    /// What earlier starts were asked and did not answer, from the files alone.
-    fn take_up_unanswered(&self, queue: &Queue) {
+    /// What earlier starts were asked and did not answer, from the files alone. Before anything
+    /// new comes: a run that was cut must be the next one of its channel.
+    fn take_up(&self, queue: &Queue) {
         let since_ms = time::now_ms() - MISSED_MS;
         let store = &self.agent.store;
         let channels = store.channels().unwrap_or_else(|err| {
@@ -804,44 +836,28 @@ impl House {
             .into_iter()
             .filter(|id| crate::slack::is_channel_id(id))
         {
-            // Nothing is taken meanwhile, so that everything in the log is either of an
-            // earlier start or in the set.
-            let intake = self.intake.lock().unwrap();
-            let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
-                log::warning!(&channel, "cannot look for unanswered messages: {err}");
-                Vec::new()
-            });
-            let of_this_start = intake.as_ref();
-            let left = unanswered.into_iter().filter(|entry| {
-                let key = (channel.clone(), entry.ts.clone());
-                !of_this_start.is_some_and(|taken| taken.contains(&key))
-            });
-            for entry in left.collect::<Vec<_>>() {
-                if self.allowed(&entry.user, &channel).is_ok() {
-                    self.submit(job_again(&channel, entry), queue);
-                }
-            }
-        }
-        *self.intake.lock().unwrap() = None;
-    }
-
-    /// Runs of events that were cut, before a new one can come.
-    fn take_up_events(&self, queue: &Queue) {
-        let store = &self.agent.store;
-        let since_ms = time::now_ms() - MISSED_MS;
-        // Unreadable: the other look at the channels says so.
-        let channels = store.channels().unwrap_or_default().into_iter();
-        for channel in channels.filter(|id| crate::slack::is_channel_id(id)) {
             match store.cut_event(&channel, since_ms) {
                 Ok(Some(event)) => self.submit(event_again(&channel, event), queue),
                 Ok(None) => {}
                 Err(err) => log::warning!(&channel, "cannot look for a run that was cut: {err}"),
             }
+            let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
+                log::warning!(&channel, "cannot look for unanswered messages: {err}");
+                Vec::new()
+            });
+            let mut jobs = Vec::new();
+            for entry in unanswered {
+                if self.allowed(&entry.user, &channel).is_ok() {
+                    gather(&mut jobs, job_again(&channel, entry));
+                }
+            }
+            for job in jobs {
+                self.submit(job, queue);
+            }
         }
     }
 
     fn watch_events(&self, queue: &Queue) {
-        self.take_up_events(queue);
         // Channels that were told of a full queue since it was last empty.
         let mut told = HashSet::new();
         let mut submit = |job: Job| {
@@ -920,6 +936,13 @@ impl House {
             Task::Run(job) => {
                 if let Err(err) = self.run(job, running, queue) {
                     log::error!(&job.channel, "{err}");
+                    let mut unposted = self.unposted.lock().unwrap();
+                    if matches!(err, Error::Retry { .. }) && unposted.len() < UNPOSTED_MAX {
+                        unposted.push(Job {
+                            again: true,
+                            ..job.clone()
+                        });
+                    }
                 }
             }
         }
@@ -927,38 +950,80 @@ impl House {
     }
 
     fn run(self: &Arc<House>, job: &Job, running: &Running, queue: &Queue) -> Result<()> {
-        let run = job
-            .asked
-            .first()
-            .map(|asked| asked.ts.clone())
-            .unwrap_or_default();
+        let mut job = job.clone();
+        if job.again && job.event.is_none() {
+            // Of several that were taken up one run may have answered all.
+            let since_ms = time::now_ms() - MISSED_MS;
+            let done = self.agent.store.done(&job.channel, since_ms)?;
+            let (done, _) = done.unwrap_or_default();
+            job.asked.retain(|asked| !done.contains(&asked.ts));
+        }
+        while !job.asked.is_empty() {
+            job.asked = self.run_once(&job, running, queue)?;
+            job.again = true;
+        }
+        Ok(())
+    }
+
+    /// Returns what the run did not answer: an earlier try had ended without it.
+    fn run_once(
+        self: &Arc<House>,
+        job: &Job,
+        running: &Running,
+        queue: &Queue,
+    ) -> Result<Vec<Asked>> {
+        let mut target = Target {
+            channel: job.channel.clone(),
+            thread_ts: job.thread_ts.clone(),
+            event: job.event.clone(),
+            run: job
+                .asked
+                .first()
+                .map(|asked| asked.ts.clone())
+                .unwrap_or_default(),
+            since: running.since,
+            left: Left::default(),
+        };
+        let name_of = |id: &str| {
+            let user = self.names.user(id);
+            user.map_or_else(|| id.to_owned(), |user| user.display)
+        };
         // Someone waits for a first sign, so it goes out before anything is read; only what
         // may have been begun before a restart is looked up first.
-        let (early, status_ts) = match job.again || job.event.is_some() {
-            true => {
-                let session = self.agent.begin(job)?;
-                if session.is_done() {
-                    self.events.ran(job);
-                    return Ok(());
-                }
-                let may_stand = job.again || session.is_resumed();
-                if let Some(answer) = may_stand
-                    .then(|| self.posted(job, &run, "answer-0"))
-                    .flatten()
-                {
-                    log::info!(&job.channel, "{run} was answered before the restart");
-                    self.events.ran(job);
-                    return session.end_as_answered(&answer);
-                }
-                let mut status = session.status_ts();
-                if status.is_none() && session.is_resumed() {
-                    status = self.posted(job, &run, "status");
-                }
-                (Some(session), status)
+        let mut session = None;
+        if job.again || job.event.is_some() {
+            let begun = self.agent.begin(job)?;
+            let record = begun.record();
+            if record.done {
+                self.events.ran(job);
+                return Ok(Vec::new());
             }
-            false => (None, None),
-        };
-        let status = Arc::new(Mutex::new(status_ts.clone()));
+            target.run.clone_from(&record.name);
+            if job.again || record.resumed {
+                target.left = self.left(job, &record.name)?;
+            }
+            let status_ts = target.left.status_ts.take();
+            target.left.status_ts = status_ts.or(record.status_ts.clone());
+            let stands = target.left.answer_ts().is_some();
+            let standing = begun.standing().cloned();
+            // Without its words, which a power cut took, it is an answer all the same.
+            let lost = stands.then(|| Outcome::Answered(String::new()));
+            if let Some(outcome) = standing.or(lost) {
+                log::info!(&job.channel, "{} was done before the restart", record.name);
+                self.events.ran(job);
+                let outcome = Ok(outcome);
+                let posted = Show::conclude(self.web.clone(), target, &outcome, &running.stop)?;
+                let asked = job.asked.iter();
+                let left = asked
+                    .filter(|asked| !begun.asks(&asked.ts))
+                    .cloned()
+                    .collect();
+                self.end(job, begun, &outcome, &posted, running)?;
+                return Ok(left);
+            }
+            session = Some(begun);
+        }
+        let status = Arc::new(Mutex::new(target.left.status_ts.clone()));
         let told = {
             let status = status.clone();
             move |milestone: Milestone<'_>| {
@@ -967,66 +1032,62 @@ impl House {
                 }
             }
         };
-        let target = Target {
-            channel: job.channel.clone(),
-            thread_ts: job.thread_ts.clone(),
-            event: job.event.clone(),
-            run,
-            since: running.since,
-            status_ts,
-        };
         let show = Show::start(self.web.clone(), target, running.stop.clone(), told)?;
         self.stoppers
             .lock()
             .unwrap()
             .insert(job.channel.clone(), show.stopper());
-        let mut session = None;
         let mut turned_away = false;
-        let outcome = early
-            .map_or_else(|| self.agent.begin(job), Ok)
-            .and_then(|begun| {
-                let begun = session.insert(begun);
-                let thread_ts = job.thread_ts.as_deref();
-                let mut askers = job.asked.iter();
-                turned_away = askers.any(|asked| self.turns_away(job, thread_ts, &asked.user));
-                if turned_away {
-                    return Ok(Outcome::Silent);
-                }
-                let status_ts = || status.lock().unwrap().clone();
-                self.run_session(job, begun, running, queue, &status_ts, &show)
-            });
+        let begun = session.take().map_or_else(|| self.agent.begin(job), Ok);
+        let outcome = begun.and_then(|begun| {
+            let begun = session.insert(begun);
+            let thread_ts = job.thread_ts.as_deref();
+            let mut askers = job.asked.iter();
+            turned_away = askers.any(|asked| self.turns_away(job, thread_ts, &asked.user));
+            if turned_away {
+                return Ok(Outcome::Silent);
+            }
+            let status_ts = || status.lock().unwrap().clone();
+            self.run_session(job, begun, running, queue, &status_ts, &show)
+        });
         if let Err(err) = &outcome {
             log::error!(&job.channel, "a run failed: {err}");
         }
-        let name_of = |id: &str| {
-            let user = self.names.user(id);
-            user.map_or_else(|| id.to_owned(), |user| user.display)
-        };
         let posted = show.finish(&outcome, &running.stop, &name_of);
         self.stoppers.lock().unwrap().remove(&job.channel);
         let posted = posted?;
-        if let Ok(Outcome::Answered(answer)) = &outcome {
-            self.log_answer(job, answer, &posted.answer_ts)?;
-        }
         // Nothing was done, and nothing was said that the context should know.
-        let done = match turned_away {
+        let outcome = match turned_away {
             true => Ok(Outcome::Stopped),
             false => outcome,
         };
-        match session {
-            Some(session) => session.with_dropped(running.dropped()).end(
-                &done,
-                posted.answer_ts.first().map(String::as_str),
-                &running.stop,
-            ),
-            None => Ok(()),
+        if let Some(session) = session {
+            self.end(job, session, &outcome, &posted, running)?;
         }
+        Ok(Vec::new())
+    }
+
+    /// Writes down what stands in Slack.
+    fn end(
+        &self,
+        job: &Job,
+        session: Session<'_>,
+        outcome: &Result<Outcome>,
+        posted: &Posted,
+        running: &Running,
+    ) -> Result<()> {
+        let answer_ts = posted.answer_ts.first().map(String::as_str);
+        if let (Ok(Outcome::Answered(answer)), Some(ts)) = (outcome, answer_ts) {
+            self.log_answer(job, answer, ts)?;
+        }
+        let session = session.with_dropped(running.dropped());
+        session.end(outcome, answer_ts, &running.stop)
     }
 
     fn run_session(
         &self,
         job: &Job,
-        session: &mut crate::agent::Session<'_>,
+        session: &mut Session<'_>,
         running: &Running,
         queue: &Queue,
         status_ts: &dyn Fn() -> Option<String>,
@@ -1105,22 +1166,28 @@ impl House {
         outsider
     }
 
-    /// What a run that was cut had posted as `part`, if it had.
-    fn posted(&self, job: &Job, run: &str, part: &str) -> Option<String> {
-        let thread_ts = job.thread_ts.as_deref();
-        let found = show::find(&self.web, &job.channel, thread_ts, run, part);
-        found.unwrap_or_else(|failure| {
-            log::warning!(&job.channel, "cannot look for an earlier {part}: {failure}");
-            None
-        })
+    /// What a run that was cut had posted.
+    ///
+    /// # Errors
+    /// It cannot be known now, and so nothing may be said.
+    fn left(&self, job: &Job, run: &str) -> Result<Left> {
+        match show::left(&self.web, &job.channel, job.thread_ts.as_deref(), run) {
+            Err(failure) if failure.stays() => {
+                log::warning!(&job.channel, "cannot look for an earlier answer: {failure}");
+                Ok(Left::default())
+            }
+            left => Ok(left?),
+        }
     }
 
-    fn log_answer(&self, job: &Job, answer: &str, posted: &[String]) -> Result<()> {
-        let Some(ts) = posted.first() else {
+    /// Once: after a crash it may be there.
+    fn log_answer(&self, job: &Job, answer: &str, ts: &str) -> Result<()> {
+        let store = &self.agent.store;
+        if answer.is_empty() || store.seen(&job.channel, ts, false)? != Seen::New {
             return Ok(());
-        };
+        }
         let entry = LogEntry {
-            ts: ts.clone(),
+            ts: ts.to_owned(),
             user: "bot".to_owned(),
             text: answer.to_owned(),
             is_bot: true,
@@ -1128,7 +1195,7 @@ impl House {
             date_ms: Some(time::now_ms()),
             ..LogEntry::default()
         };
-        self.agent.store.log(&[(job.channel.clone(), entry)])
+        store.log(&[(job.channel.clone(), entry)])
     }
 
     fn refresh_directory(&self) {
@@ -1171,6 +1238,18 @@ fn event_again(channel: &str, event: CutEvent) -> Job {
         }],
         event: Some(event.name),
         again: true,
+    }
+}
+
+/// Adds a job to those that will be submitted; what belongs to one place is one job.
+fn gather(jobs: &mut Vec<Job>, job: Job) {
+    let same = |other: &&mut Job| {
+        let place = |job: &Job| (job.channel.clone(), job.thread_ts.clone());
+        place(other) == place(&job) && other.asked.len() < TOGETHER_MAX
+    };
+    match jobs.iter_mut().rev().find(same) {
+        Some(other) => other.asked.extend(job.asked),
+        None => jobs.push(job),
     }
 }
 

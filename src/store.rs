@@ -293,33 +293,47 @@ impl Store {
             return Ok(entries);
         }
         let mut done = HashSet::new();
-        let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
-        match self.dir.lines_back(&context_path(channel), floor)? {
+        match self.done(channel, since_ms)? {
             None => since_ms = last_word.unwrap_or(since_ms),
-            Some(mut lines) => {
-                let mut oldest_ms = i64::MAX;
-                for line in &mut lines {
-                    let Some(record) = record(&line?) else {
-                        continue;
-                    };
-                    oldest_ms = iso_ms(&record["timestamp"]).unwrap_or(oldest_ms);
-                    if oldest_ms < since_ms {
-                        break;
-                    }
-                    let run = &record["data"]["run"];
-                    if run["done"] == true {
-                        let lists = ["asked", "dropped"].map(|key| run[key].as_array());
-                        let asked = lists.into_iter().flatten().flatten();
-                        done.extend(asked.filter_map(|ts| ts.as_str().map(str::to_owned)));
-                    }
-                }
-                if lines.cut() {
-                    since_ms = since_ms.max(oldest_ms);
-                }
+            Some((found, complete_ms)) => {
+                done = found;
+                since_ms = since_ms.max(complete_ms);
             }
         }
         entries.retain(|entry| entry.date_ms() >= since_ms && !done.contains(&entry.ts));
         Ok(entries)
+    }
+
+    /// What runs have ended for since then, and from when on that is all of it; `None`
+    /// without a context.
+    pub(crate) fn done(
+        &self,
+        channel: &str,
+        since_ms: i64,
+    ) -> Result<Option<(HashSet<String>, i64)>> {
+        let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
+        let Some(mut lines) = self.dir.lines_back(&context_path(channel), floor)? else {
+            return Ok(None);
+        };
+        let mut done = HashSet::new();
+        let mut oldest_ms = i64::MAX;
+        for line in &mut lines {
+            let Some(record) = record(&line?) else {
+                continue;
+            };
+            oldest_ms = iso_ms(&record["timestamp"]).unwrap_or(oldest_ms);
+            if oldest_ms < since_ms {
+                break;
+            }
+            let run = &record["data"]["run"];
+            if run["done"] == true {
+                let lists = ["asked", "dropped"].map(|key| run[key].as_array());
+                let asked = lists.into_iter().flatten().flatten();
+                done.extend(asked.filter_map(|ts| ts.as_str().map(str::to_owned)));
+            }
+        }
+        let complete_ms = if lines.cut() { oldest_ms } else { since_ms };
+        Ok(Some((done, complete_ms)))
     }
 
     /// The event whose run was cut, by the ts it is asked under, when the context has it: its

@@ -6,7 +6,6 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::stop::Stop;
-use crate::store::Store;
 
 use super::inbound::{self, Inbound, Incoming, Me};
 use super::is_channel_id;
@@ -21,13 +20,14 @@ const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
 const THREADS_MAX: usize = 50;
 
-/// Calls `each` with every message since the newest line of each channel's log.
+/// Calls `each` with the messages of each channel since `newest`, the ts of its log's newest
+/// line; without one she has no log of it.
 pub(crate) fn missed(
     web: &Web,
-    store: &Store,
+    newest: &dyn Fn(&str) -> Result<Option<String>>,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(Incoming) -> Result<()>,
+    each: &mut dyn FnMut(Vec<Incoming>) -> Result<()>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [
@@ -41,7 +41,7 @@ pub(crate) fn missed(
     })?;
     for channel in channels {
         stop.check()?;
-        let newest = match store.last_ts(&channel) {
+        let newest = match newest(&channel) {
             Ok(Some(newest)) => newest,
             Ok(None) => continue,
             Err(err) => {
@@ -65,7 +65,7 @@ fn of_channel(
     newest: &str,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(Incoming) -> Result<()>,
+    each: &mut dyn FnMut(Vec<Incoming>) -> Result<()>,
 ) -> Result<()> {
     // Parents whose thread went on meanwhile are older than the newest line, so a day more is
     // read for them; what is known already is dropped by whoever takes it.
@@ -101,13 +101,14 @@ fn of_channel(
     }
     messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
-    for message in &messages {
-        stop.check()?;
-        if let Inbound::Message(message) = inbound::message(message, channel, me) {
-            each(message)?;
-        }
-    }
-    Ok(())
+    stop.check()?;
+    let said = messages
+        .iter()
+        .filter_map(|message| match inbound::message(message, channel, me) {
+            Inbound::Message(message) => Some(message),
+            _ => None,
+        });
+    each(said.collect())
 }
 
 /// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.

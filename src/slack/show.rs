@@ -13,6 +13,7 @@
 //! there clears it, and set after that it stays under the answer for two minutes unless a
 //! further call clears it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use crate::slack::markdown::{self, Piece};
 use crate::slack::web::{Answer, Content, Failure, Urgency, Web};
 use crate::stop::{Cause, Stop};
 use crate::text;
+use crate::time;
 
 /// After a run of this length the answer is a new message, because an edit rings no bell.
 const BELL_AFTER: Duration = Duration::from_secs(30);
@@ -51,8 +53,39 @@ pub(crate) struct Target {
     pub(crate) run: String,
     /// When it was asked for: from here on someone waits.
     pub(crate) since: Instant,
-    /// The status message of an earlier try, to go on with.
+    /// What an earlier try left, to go on with.
+    pub(crate) left: Left,
+}
+
+/// Messages of a run, by what its metadata calls them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Left {
     pub(crate) status_ts: Option<String>,
+    /// The answer's messages by their number, and details.
+    answer_ts: BTreeMap<usize, String>,
+    detail_ts: Vec<String>,
+}
+
+impl Left {
+    pub(crate) fn answer_ts(&self) -> Option<&str> {
+        self.answer_ts.get(&0).map(String::as_str)
+    }
+
+    /// False: the search goes on.
+    fn note(&mut self, message: &Value, run: &str) -> bool {
+        let (Some(part), Some(ts)) = (part_of(message, run), message["ts"].as_str()) else {
+            return false;
+        };
+        let number = |prefix| part.strip_prefix(prefix)?.parse::<usize>().ok();
+        if part == "status" {
+            self.status_ts = Some(ts.to_owned());
+        } else if let Some(number) = number("answer-") {
+            self.answer_ts.insert(number, ts.to_owned());
+        } else if number("detail-").is_some() {
+            self.detail_ts.push(ts.to_owned());
+        }
+        false
+    }
 }
 
 /// What stands in Slack after a run.
@@ -120,25 +153,8 @@ impl Show {
             Some(event) => format!("_Starting event: {}_", words(event, 100)),
             None => "_Thinking_".to_owned(),
         };
-        let status_ts = target.status_ts.clone();
-        let in_thread = target.thread_ts.is_some();
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                board: Board::new(head, status_ts, in_thread, target.since, Instant::now()),
-                by: None,
-                end: None,
-            }),
-            changed: Condvar::new(),
-        });
-        let display = Display {
-            shared: Arc::clone(&shared),
-            web: Arc::clone(&web),
-            target: target.clone(),
-            stop,
-            told: Box::new(told),
-            detail_ts: Vec::new(),
-            plain_status: false,
-        };
+        let display = Display::new(head, Arc::clone(&web), target.clone(), stop, told);
+        let shared = Arc::clone(&display.shared);
         let thread = thread::Builder::new()
             .name(format!("show-{}", target.channel))
             .spawn(move || display.run())
@@ -149,6 +165,17 @@ impl Show {
             target,
             thread: Some(thread),
         })
+    }
+
+    /// The end of a run that was over before a crash: says what of it does not stand yet.
+    pub(crate) fn conclude(
+        web: Arc<Web>,
+        target: Target,
+        outcome: &Result<Outcome>,
+        stop: &Stop,
+    ) -> Result<Posted> {
+        let display = Display::new(String::new(), web, target, stop.clone(), |_| {});
+        display.finish(End::of(outcome, stop))
     }
 
     /// Never waits, but for an upload, whose error is the tool's to tell.
@@ -192,16 +219,7 @@ impl Show {
             let name = name_of(&by);
             self.shared.state.lock().unwrap().by = Some(name);
         }
-        let stopped = match stop.cause() {
-            Some(Cause::Restart) => End::Interrupted,
-            _ => End::Stopped,
-        };
-        self.end(match outcome {
-            Ok(Outcome::Answered(answer)) => End::Answer(answer.clone()),
-            Ok(Outcome::Silent) => End::Silent,
-            Ok(Outcome::Stopped) | Err(Error::Stopped) => stopped,
-            Err(err) => End::Failed(err.to_string()),
-        })
+        self.end(End::of(outcome, stop))
     }
 
     fn end(&mut self, end: End) -> Result<Posted> {
@@ -215,6 +233,20 @@ impl Show {
         thread
             .join()
             .unwrap_or_else(|_| Err(Error::failed("the display's thread panicked")))
+    }
+}
+
+impl End {
+    fn of(outcome: &Result<Outcome>, stop: &Stop) -> End {
+        match outcome {
+            Ok(Outcome::Answered(answer)) => End::Answer(answer.clone()),
+            Ok(Outcome::Silent) => End::Silent,
+            Ok(Outcome::Stopped) | Err(Error::Stopped) => match stop.cause() {
+                Some(Cause::Restart) => End::Interrupted,
+                _ => End::Stopped,
+            },
+            Err(err) => End::Failed(err.to_string()),
+        }
     }
 }
 
@@ -265,6 +297,34 @@ struct Display {
 }
 
 impl Display {
+    fn new(
+        head: String,
+        web: Arc<Web>,
+        target: Target,
+        stop: Stop,
+        told: impl FnMut(Milestone<'_>) + Send + 'static,
+    ) -> Display {
+        let (status_ts, in_thread) = (target.left.status_ts.clone(), target.thread_ts.is_some());
+        let board = Board::new(head, status_ts, in_thread, target.since, Instant::now());
+        let state = Mutex::new(State {
+            board,
+            by: None,
+            end: None,
+        });
+        Display {
+            shared: Arc::new(Shared {
+                state,
+                changed: Condvar::new(),
+            }),
+            web,
+            detail_ts: target.left.detail_ts.clone(),
+            target,
+            stop,
+            told: Box::new(told),
+            plain_status: false,
+        }
+    }
+
     fn run(mut self) -> Result<Posted> {
         loop {
             match self.wait() {
@@ -453,8 +513,16 @@ impl Display {
 
     /// A further message of the answer.
     fn follow(&self, content: Content, root: &str, posted: &mut Posted) -> Answer<()> {
-        let part = format!("answer-{}", posted.answer_ts.len());
-        let ts = self.post(&part, Some(root), content, Urgency::Must)?;
+        let number = posted.answer_ts.len();
+        let ts = match self.target.left.answer_ts.get(&number) {
+            Some(ts) => ts.clone(),
+            None => self.post(
+                &format!("answer-{number}"),
+                Some(root),
+                content,
+                Urgency::Must,
+            )?,
+        };
         posted.answer_ts.push(ts);
         Ok(())
     }
@@ -466,6 +534,9 @@ impl Display {
         status_ts: Option<String>,
         posted: &mut Posted,
     ) -> Answer<String> {
+        if let Some(ts) = self.target.left.answer_ts() {
+            return Ok(ts.to_owned());
+        }
         let mut content = content.clone();
         content.metadata = Some(self.metadata("answer-0"));
         let thread_ts = self.target.thread_ts.clone();
@@ -624,11 +695,43 @@ pub(crate) fn find(
     run: &str,
     part: &str,
 ) -> Answer<Option<String>> {
-    let want = json!({"run": run, "part": part});
-    let found = web.find_message(channel, thread_ts, |message| {
-        message["metadata"]["event_type"] == "mom" && message["metadata"]["event_payload"] == want
+    let found = web.find_message(channel, thread_ts, began_ms(run), |message| {
+        part_of(message, run) == Some(part)
     })?;
     Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
+}
+
+/// What stands of a run that was cut.
+pub(crate) fn left(web: &Web, channel: &str, thread_ts: Option<&str>, run: &str) -> Answer<Left> {
+    let mut left = Left::default();
+    web.find_message(channel, thread_ts, began_ms(run), |message| {
+        left.note(message, run)
+    })?;
+    if thread_ts.is_none() {
+        // What follows them stands in their threads.
+        let roots = [left.status_ts.clone(), left.answer_ts.get(&0).cloned()];
+        for root in roots.iter().flatten() {
+            web.find_message(channel, Some(root), began_ms(run), |message| {
+                left.note(message, run)
+            })?;
+        }
+    }
+    left.detail_ts.sort();
+    left.detail_ts.dedup();
+    Ok(left)
+}
+
+/// Runs are named by the ts of what was asked, or by due time and name of an event.
+fn began_ms(run: &str) -> i64 {
+    let event = || run.split_once(':')?.0.parse().ok();
+    time::slack_ts_ms(run).or_else(event).unwrap_or_default()
+}
+
+fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
+    let metadata = &message["metadata"];
+    let payload = &metadata["event_payload"];
+    let ours = metadata["event_type"] == "mom" && payload["run"] == run;
+    payload["part"].as_str().filter(|_| ours)
 }
 
 fn in_blocks(piece: &Piece) -> Content {
@@ -699,7 +802,7 @@ mod tests {
             event: None,
             run: "1.000000".to_owned(),
             since: Instant::now().checked_sub(age).unwrap(),
-            status_ts: None,
+            left: Left::default(),
         };
         let show = Show::start(web, target, stop.clone(), |_| {}).unwrap();
         let status = requests.recv().unwrap();

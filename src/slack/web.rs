@@ -322,14 +322,17 @@ impl Web {
         Ok(answer["channel"].take())
     }
 
-    /// Looks in a channel or thread for a message, as Slack tells it with its metadata.
+    /// Looks in a channel or thread for a message, as Slack tells it with its metadata, among
+    /// those since `since_ms` and of the last day.
     pub(crate) fn find_message(
         &self,
         channel: &str,
         thread_ts: Option<&str>,
-        is_it: impl Fn(&Value) -> bool,
+        since_ms: i64,
+        mut is_it: impl FnMut(&Value) -> bool,
     ) -> Answer<Option<Value>> {
-        let oldest = format!("{}.000000", time::now_ms() / 1000 - LOOK_BACK_S);
+        let oldest = (since_ms / 1000).max(time::now_ms() / 1000 - LOOK_BACK_S);
+        let oldest = format!("{oldest}.000000");
         let mut args = vec![
             ("channel", channel),
             ("oldest", &oldest),
@@ -345,7 +348,7 @@ impl Web {
         let mut cursor = None;
         for _ in 0..PAGES_MAX {
             let messages = self.page(method, &args, "messages", &mut cursor)?;
-            let found = messages.into_iter().find(&is_it);
+            let found = messages.into_iter().find(&mut is_it);
             if found.is_some() || cursor.is_none() {
                 return Ok(found);
             }

@@ -208,10 +208,21 @@ pub(crate) struct Server {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// Around the effect of something mom asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Moment {
+    Before,
+    After,
+}
+
+/// Called at every moment of every request, from the connection's thread.
+pub(crate) type Hook = Arc<dyn Fn(Moment) + Send + Sync>;
+
 #[derive(Default)]
 struct Shared {
     closing: AtomicBool,
     down: AtomicBool,
+    hook: Mutex<Option<Hook>>,
     live: Mutex<Vec<(TcpStream, JoinHandle<()>)>>,
 }
 
@@ -245,9 +256,16 @@ impl Server {
                     }
                 };
                 let handler = Arc::clone(&handler);
+                let hooked = Arc::clone(&ours);
+                let handle = move |request: &Request, peer: &Peer<'_>| {
+                    hooked.moment(Moment::Before);
+                    let answer = handler(request, peer);
+                    hooked.moment(Moment::After);
+                    answer
+                };
                 let thread = std::thread::Builder::new()
                     .name(format!("{name}-{n}"))
-                    .spawn(move || serve(stream, &*handler))
+                    .spawn(move || serve(stream, &handle))
                     .unwrap();
                 let mut live = ours.live.lock().unwrap();
                 live.retain(|(_, thread)| !thread.is_finished());
@@ -278,10 +296,32 @@ impl Server {
         }
     }
 
+    pub(crate) fn hook(&self, hook: Hook) {
+        *self.shared.hook.lock().unwrap() = Some(hook);
+    }
+
+    /// Waits for the end of every connection: the peer is gone, and what it had asked for
+    /// has happened then.
+    pub(crate) fn join_all(&self) {
+        let all = std::mem::take(&mut *self.shared.live.lock().unwrap());
+        for (_, thread) in all {
+            thread.join().ok();
+        }
+    }
+
     fn hang_up(&self) {
         for (tcp, _) in self.shared.live.lock().unwrap().iter() {
             // It may be closed already: all the same to us.
             tcp.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+impl Shared {
+    fn moment(&self, moment: Moment) {
+        let hook = self.hook.lock().unwrap().clone();
+        if let Some(hook) = hook {
+            hook(moment);
         }
     }
 }

@@ -18,6 +18,7 @@ mod install;
 
 mod chat;
 mod cli;
+mod crash;
 mod doctor;
 mod events;
 mod files;

@@ -25,7 +25,16 @@ pub(crate) struct Call {
 impl Call {
     /// `mom` with nothing but PATH, HOME, TZ and the fakes' CA in its environment.
     pub(crate) fn new(home: &Arc<Scratch>) -> Call {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mom"));
+        Call::of(Command::new(env!("CARGO_BIN_EXE_mom")), home)
+    }
+
+    /// mom as the child of this command, which becomes her.
+    pub(crate) fn under(mut command: Command, home: &Arc<Scratch>) -> Call {
+        command.arg(env!("CARGO_BIN_EXE_mom"));
+        Call::of(command, home)
+    }
+
+    fn of(mut command: Command, home: &Arc<Scratch>) -> Call {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use crate::http::{Gate, Peer, Request, Scheme, Server, base_url};
+use crate::http::{Gate, Hook, Peer, Request, Scheme, Server, base_url};
 use crate::watch::{Watched, show};
 use socket::{Frame, Socket};
 
@@ -287,6 +287,12 @@ pub(crate) struct State {
     last_us: u64,
     next: u64,
     say_hello: bool,
+    /// Envelopes that no socket acked come again on the next one, and those wait that came
+    /// while there was none.
+    persistent: bool,
+    waiting: Vec<Value>,
+    /// Called around the taking of each ack.
+    hook: Option<Hook>,
 }
 
 impl State {
@@ -354,10 +360,29 @@ impl State {
             .sockets
             .iter_mut()
             .filter(|socket| socket.takes_events());
-        if let Some(socket) = ready.min_by_key(|socket| socket.sent.len()) {
-            socket.send_envelope(&id, envelope);
+        match ready.min_by_key(|socket| socket.sent.len()) {
+            Some(socket) => socket.send_envelope(&id, envelope),
+            None if self.persistent => self.waiting.push(envelope),
+            None => {}
         }
         id
+    }
+
+    /// A socket is ready: what was never acked comes again.
+    fn send_again(&mut self) {
+        if !self.persistent {
+            return;
+        }
+        let mut again = std::mem::take(&mut self.waiting);
+        for socket in self.sockets.iter_mut().filter(|socket| !socket.open) {
+            let sent = std::mem::take(&mut socket.sent).into_values();
+            again.extend(sent.filter(|sent| !sent.acked).map(|sent| sent.envelope));
+        }
+        for mut envelope in again {
+            envelope["retry_attempt"] = 1.into();
+            envelope["retry_reason"] = "timeout".into();
+            self.send(envelope);
+        }
     }
 }
 
@@ -525,6 +550,18 @@ impl FakeSlack {
                 state.send(envelope);
             }
         });
+    }
+
+    /// Slack as it is: nothing that was not acked is forgotten.
+    pub(crate) fn persist(&self) {
+        self.state.change(|state| state.persistent = true);
+    }
+
+    /// For every request and every ack.
+    pub(crate) fn hook(&self, hook: &Hook) {
+        self.server.hook(Arc::clone(hook));
+        let hook = Arc::clone(hook);
+        self.state.change(|state| state.hook = Some(hook));
     }
 
     /// A disconnect frame on every open socket; Slack closes them some time later (`cut`).

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use super::{Ack, State};
-use crate::http::Conn;
+use crate::http::{Conn, Moment};
 use crate::watch::Watched;
 
 pub(crate) enum Frame {
@@ -109,6 +109,7 @@ pub(super) fn serve(state: &Watched<State>, conn: Conn) {
         let socket = state.sockets.last_mut().expect("pushed above");
         if socket.ready {
             socket.push(Frame::Text(hello.to_string()));
+            state.send_again();
         }
         state.sockets.len() - 1
     });
@@ -128,7 +129,16 @@ fn run(
     loop {
         loop {
             match socket.read() {
-                Ok(message) => state.change(|state| heard(state, n, &message)),
+                Ok(message) => {
+                    let hook = match message {
+                        Message::Text(_) => state.lock().hook.clone(),
+                        _ => None,
+                    };
+                    let at = |moment| hook.iter().for_each(|hook| hook(moment));
+                    at(Moment::Before);
+                    state.change(|state| heard(state, n, &message));
+                    at(Moment::After);
+                }
                 Err(err) if would_block(&err) => break,
                 Err(err) => return Err(err),
             }

@@ -21,6 +21,7 @@ mod cli;
 mod crash;
 mod doctor;
 mod events;
+mod faults;
 mod files;
 mod memory;
 mod mention;

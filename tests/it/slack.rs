@@ -451,6 +451,11 @@ impl FakeSlack {
         self.say(&channel, user, text).send()
     }
 
+    /// A new public channel with mom in it.
+    pub(crate) fn open_channel(&self, id: &str) {
+        self.change(|state| state.add_channel(id, &id.to_lowercase(), Kind::Public));
+    }
+
     /// A message to be sent, with what else belongs to it.
     pub(crate) fn say(&self, channel: &str, user: &str, text: &str) -> Say<'_> {
         let message = Message {
@@ -786,6 +791,11 @@ impl Say<'_> {
     /// now in one order, now in the other.
     pub(crate) fn send(self) -> String {
         self.slack.wait_connected();
+        self.send_late()
+    }
+
+    /// Likewise, but without a socket it comes with the next one, after `persist`.
+    pub(crate) fn send_late(self) -> String {
         let slack = self.slack;
         slack.state.change(|state| {
             let (channel, extra) = (self.channel.clone(), self.extra.clone());

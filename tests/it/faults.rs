@@ -1,0 +1,457 @@
+//! What Slack, the network and the disk do to her: nothing is lost, nothing is doubled, and
+//! what went wrong is said in plain words.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::SystemTime;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::{Call, Mom};
+use crate::scratch::Scratch;
+use crate::slack::{BOT, FakeSlack, Fault, Message};
+use crate::tether::Tether;
+use crate::watch::show;
+
+fn answered(slack: &FakeSlack, channel: &str, text: &str) -> crate::slack::Channel {
+    slack.wait_channel(channel, |channel| {
+        let answers = channel.answers();
+        answers.iter().any(|answer| answer.shown() == text)
+    })
+}
+
+fn lines_of(mom: &Mom, channel: &str, ts: &str) -> usize {
+    let lines = mom.jsonl(&format!("{channel}/log.jsonl"));
+    lines.iter().filter(|line| line["ts"] == ts).count()
+}
+
+/// The two events of a mention.
+fn twins(ts: &str, text: &str) -> [Value; 2] {
+    let text = format!("<@{BOT}> {text}");
+    ["message", "app_mention"].map(|kind| {
+        let mut event = json!({"type": kind, "channel": "C01", "user": "U07", "text": text, "ts": ts, "event_ts": ts});
+        if kind == "message" {
+            event["channel_type"] = "channel".into();
+        }
+        event
+    })
+}
+
+#[test]
+fn twins_are_one_in_any_order_on_two_sockets_and_after_a_restart() {
+    for order in [[0, 1], [1, 0]] {
+        for between in ["nothing", "an answer", "another socket", "a restart"] {
+            let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+            let mut mom = Mom::start(&slack, &llm);
+            llm.reply_text("Once.");
+            llm.reply_text("Next.");
+            let ts = slack.say("C01", "U07", "<@U0BOT> hi").send_unheard();
+            let twins = twins(&ts, "hi");
+            slack.emit(twins[order[0]].clone());
+            match between {
+                "an answer" => drop(answered(&slack, "C01", "Once.")),
+                "another socket" => {
+                    slack.wait_acked(&ts);
+                    slack.cut();
+                }
+                "a restart" => {
+                    slack.wait_acked(&ts);
+                    let home = Arc::clone(&mom.home);
+                    mom.kill9();
+                    slack.cut();
+                    mom = Mom::start_in(&home, &slack, &llm);
+                }
+                _ => {}
+            }
+            slack.emit(twins[order[1]].clone());
+            slack.wait_acked(&ts);
+            answered(&slack, "C01", "Once.");
+            slack.mention("C01", "U07", "and now?");
+            let channel = answered(&slack, "C01", "Next.");
+            assert_eq!(channel.answers().len(), 2, "{between}: {channel}");
+            assert_eq!(lines_of(&mom, "C01", &ts), 1, "{between}");
+        }
+    }
+}
+
+#[test]
+fn a_mention_added_by_an_edit_is_answered_once() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let ts = slack.say("C01", "U07", "hi").send();
+    slack.wait_acked(&ts);
+    llm.reply_text("Once.");
+    llm.reply_text("Next.");
+    let mut mention = twins(&ts, "hi")[1].clone();
+    mention["edited"] = json!({"user": "U07", "ts": ts});
+    slack.edit("C01", &ts, "<@U0BOT> hi");
+    slack.emit(mention.clone());
+    answered(&slack, "C01", "Once.");
+    let home = Arc::clone(&mom.home);
+    assert_eq!(mom.terminate().code, Some(0));
+    slack.cut();
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    slack.emit(mention);
+    slack.wait_acked(&ts);
+    slack.mention("C01", "U07", "and now?");
+    let channel = answered(&slack, "C01", "Next.");
+    assert_eq!(channel.answers().len(), 2, "{channel}");
+}
+
+#[test]
+fn who_may_not_ask_is_logged_once() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let call = Call::new(&home).slack(&slack).llm(&llm);
+    let mom = call.arg("--allow-users=U08").data().spawn();
+    slack.wait_connected();
+    let ts = slack.mention("C01", "U07", "hi");
+    slack.wait_acked(&ts);
+    assert_eq!(lines_of(&mom, "C01", &ts), 1);
+}
+
+#[test]
+fn a_burst_is_written_down_and_acked() {
+    const CHANNELS: usize = 50;
+    const MESSAGES: usize = 1_000;
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let ids: Vec<String> = (0..CHANNELS).map(|n| format!("C1{n:02}")).collect();
+    ids.iter().for_each(|id| slack.open_channel(id));
+    for n in 0..MESSAGES {
+        let channel = &ids[n % CHANNELS];
+        slack.say(channel, "U07", &format!("message {n}")).send();
+    }
+    let acks = slack.wait_until("all acks", |state| {
+        (state.acks.len() >= MESSAGES).then(|| state.acks.clone())
+    });
+    let slowest = acks.iter().map(|ack| ack.after).max().unwrap_or_default();
+    show(
+        "burst",
+        &format!("{MESSAGES} messages, the slowest ack took {slowest:?}\n"),
+    );
+    for (at, id) in ids.iter().enumerate() {
+        let lines = mom.jsonl(&format!("{id}/log.jsonl"));
+        let texts: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line["text"].as_str())
+            .collect();
+        let want = (0..MESSAGES / CHANNELS).map(|n| format!("message {}", at + n * CHANNELS));
+        assert_eq!(texts, want.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_was_missed_is_read_and_answered_as_one() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let days_ago = |days: u64| {
+        let seconds = now.as_ref().expect("a clock").as_secs() - days * 24 * 3600;
+        format!("{seconds}.000100")
+    };
+    let home = Arc::new(Scratch::new());
+    let known = json!({"date": "2026-01-01T00:00:00.000Z", "ts": days_ago(3), "user": "U07", "text": "long ago", "attachments": [], "isBot": false});
+    home.write("data/C01/log.jsonl", format!("{known}\n"));
+    let old = |ts: String, text: &str| Message {
+        ts,
+        user: "U07".into(),
+        text: text.into(),
+        ..Message::default()
+    };
+    let root = days_ago(3);
+    slack.change(|state| {
+        let channel = state.channels.get_mut("C01").expect("a channel");
+        channel.messages.push(old(root.clone(), "long ago"));
+        channel.messages.push(old(days_ago(2), "<@U0BOT> too old"));
+    });
+    for n in 0..250 {
+        slack
+            .say("C01", "U08", &format!("chatter {n}"))
+            .send_unheard();
+    }
+    slack.say("C01", "U07", "<@U0BOT> first").send_unheard();
+    slack.say("C01", "U08", "<@U0BOT> second").send_unheard();
+    let reply = slack
+        .say("C01", "U07", "in the thread")
+        .thread(&root)
+        .send_unheard();
+    // Comes with the hello, before anything was read: the gap is before it.
+    let fresh = slack.say("C01", "U08", "just now").send_late();
+    llm.reply_text("All answered.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    let request = llm.next_request();
+    answered(&slack, "C01", "All answered.");
+    for word in ["first", "second"] {
+        let messages = request.body["messages"].to_string();
+        assert!(messages.contains(word), "{messages}");
+    }
+    assert_eq!(llm.requests().len(), 1);
+    let lines = mom.jsonl("C01/log.jsonl");
+    let said = lines.iter().filter(|line| line["isBot"] == false).count();
+    assert_eq!(said, 256, "{lines:#?}");
+    for ts in [&reply, &fresh] {
+        assert_eq!(lines_of(&mom, "C01", ts), 1);
+    }
+    assert_eq!(slack.channel("C01").answers().len(), 1);
+}
+
+#[test]
+fn whatever_call_fails_the_answer_stands_once() {
+    const METHODS: &[&str] = &[
+        "auth.test",
+        "apps.connections.open",
+        "socket",
+        "users.conversations",
+        "users.info",
+        "users.list",
+        "conversations.info",
+        "conversations.list",
+        "chat.postMessage",
+        "chat.update",
+        "files.getUploadURLExternal",
+        "files.completeUploadExternal",
+    ];
+    let faults = [
+        ("429", Fault::Limited(1)),
+        ("internal_error", Fault::Code("internal_error")),
+        ("HTML", Fault::Html(500)),
+        ("cut before", Fault::Drop),
+        ("cut after", Fault::DropAfter),
+    ];
+    let mut all: Vec<(&str, u32, &str, Fault)> = Vec::new();
+    for method in METHODS {
+        for nth in [1, 2] {
+            for (name, fault) in &faults {
+                all.push((method, nth, name, fault.clone()));
+            }
+        }
+    }
+    let each = |(method, nth, name, fault): &(&str, u32, &str, Fault)| {
+        let case = format!("{method}, call {nth}: {name}");
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        slack.fault(method, *nth, fault.clone());
+        let home = Arc::new(Scratch::new());
+        let path = home.path("data/report.txt");
+        let write = json!({"label": "Write", "path": path, "content": "12345"});
+        llm.reply_tool("write", write);
+        llm.reply_tool("attach", json!({"label": "Attach", "path": path}));
+        llm.reply_text("Done.");
+        let mom = Mom::start_in(&home, &slack, &llm);
+        slack.mention("C01", "U07", "a report");
+        answered(&slack, "C01", "Done.");
+        llm.reply_text("Next.");
+        slack.mention("C01", "U07", "and now?");
+        let channel = answered(&slack, "C01", "Next.");
+        let files = channel.messages.iter().map(|message| message.files.len());
+        assert_eq!(files.sum::<usize>(), 1, "{case}: {channel}");
+        let roots: Vec<String> = channel
+            .answers()
+            .iter()
+            .map(|answer| answer.shown())
+            .collect();
+        let texts = roots.iter().filter(|text| !text.contains("report.txt"));
+        assert_eq!(texts.collect::<Vec<_>>(), ["Done.", "Next."], "{case}");
+        assert_eq!(mom.terminate().code, Some(0), "{case}");
+    };
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let Some(case) = all.get(at) else { return };
+                    each(case);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_network_that_is_down_at_boot_and_in_the_middle() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.server.set_down(true);
+    let home = Arc::new(Scratch::new());
+    let mom = Call::new(&home).slack(&slack).llm(&llm).data().spawn();
+    mom.wait_log("I keep trying");
+    slack.server.set_down(false);
+    slack.wait_connected();
+    let gate = Gate::new();
+    llm.reply(Reply::text("Through it all.").stall(&gate));
+    slack.mention("C01", "U07", "hi");
+    slack.next_call("chat.postMessage");
+    llm.next_request();
+    slack.server.set_down(true);
+    gate.open();
+    slack.server.set_down(false);
+    let channel = answered(&slack, "C01", "Through it all.");
+    assert_eq!(channel.answers().len(), 1, "{channel}");
+    let said = mom.log().matches("I keep trying").count();
+    assert!(said <= 2, "{}", mom.log());
+}
+
+#[test]
+fn a_second_mom_on_the_same_directory_is_refused() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let second = Call::new(&mom.home).slack(&slack).llm(&llm).data().run("");
+    assert_eq!(second.code, Some(1));
+    assert!(
+        second.stderr.contains("another mom works on"),
+        "{}",
+        second.stderr
+    );
+}
+
+/// A small file system of its own for the data directory.
+struct Disk(Arc<Scratch>);
+
+impl Disk {
+    fn new(home: &Arc<Scratch>) -> Option<Disk> {
+        home.write("data/MEMORY.md", "");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]);
+        let mounted = mount.arg(home.path("data")).output();
+        if mounted.is_ok_and(|done| done.status.success()) {
+            return Some(Disk(Arc::clone(home)));
+        }
+        assert!(std::env::var_os("CI").is_none(), "mount needs root");
+        show("skipped", "cannot mount a small disk\n");
+        None
+    }
+
+    fn fill(&self) {
+        let mut size = 64 * 1024;
+        for n in 0.. {
+            if fs::write(self.0.path(&format!("data/fill-{n}")), vec![b'x'; size]).is_err() {
+                if size == 1 {
+                    return;
+                }
+                size = (size / 4).max(1);
+            }
+        }
+    }
+
+    fn free(&self) {
+        for entry in fs::read_dir(self.0.path("data")).expect("list").flatten() {
+            if entry.file_name().to_string_lossy().starts_with("fill-") {
+                fs::remove_file(entry.path()).expect("remove");
+            }
+        }
+    }
+
+    fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,{how}")]);
+        let done = mount.arg(self.0.path("data")).output().expect("mount");
+        assert!(done.status.success(), "{done:?}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a mom may still be on it.
+        let unmount = Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path("data"))
+            .output();
+        unmount.expect("umount");
+    }
+}
+
+#[test]
+fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
+    for fault in ["full", "ro"] {
+        let home = Arc::new(Scratch::new());
+        let Some(disk) = Disk::new(&home) else { return };
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        let mom = Mom::start_in(&home, &slack, &llm);
+        llm.reply_text("Before.");
+        slack.mention("C01", "U07", "one");
+        answered(&slack, "C01", "Before.");
+        slack.wait_until("the end of the run", |_| {
+            let context = fs::read_to_string(home.path("data/C01/context.jsonl"));
+            context
+                .unwrap_or_default()
+                .contains("\"done\":true")
+                .then_some(())
+        });
+        let (log, context) = (mom.data("C01/log.jsonl"), mom.data("C01/context.jsonl"));
+        match fault {
+            "full" => disk.fill(),
+            _ => disk.remount("ro"),
+        }
+        // More than fits in the pages that the files have already.
+        let ts = slack.mention("C01", "U07", &"two ".repeat(1_500));
+        mom.wait_log("cannot write messages down");
+        slack.wait_channel("C01", |channel| channel.answers().len() == 2);
+        assert_eq!(
+            (mom.data("C01/log.jsonl"), mom.data("C01/context.jsonl")),
+            (log, context)
+        );
+        match fault {
+            "full" => disk.free(),
+            _ => disk.remount("rw"),
+        }
+        llm.reply_text("After.");
+        slack.redeliver(&ts);
+        answered(&slack, "C01", "After.");
+        assert_eq!(lines_of(&mom, "C01", &ts), 1);
+        assert_eq!(mom.terminate().code, Some(0), "{fault}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_taken_away_is_told() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    fs::remove_dir_all(mom.home.path("data")).expect("remove");
+    let ts = slack.mention("C01", "U07", "hi");
+    mom.wait_log("cannot write messages down");
+    slack.wait_channel("C01", |channel| channel.answers().len() == 1);
+    let home = Arc::clone(&mom.home);
+    assert_eq!(mom.terminate().code, Some(0));
+    slack.cut();
+    llm.reply_text("There.");
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    slack.redeliver(&ts);
+    answered(&slack, "C01", "There.");
+}
+
+#[test]
+fn a_restart_in_the_middle_goes_on_where_it_was() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    home.write("data/MEMORY.md", "");
+    let mut tether = Tether::new(&home, "data/tether");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    mom.signal(Signal::HUP);
+    let data = home.path("data").display().to_string();
+    let count = format!("echo x >>{data}/count");
+    let wait = format!("exec 9>{data}/tether; echo up >&9; sleep 1000");
+    llm.reply_tool("bash", json!({"label": "Count", "command": count}));
+    llm.reply_tool("bash", json!({"label": "Wait", "command": wait}));
+    slack.mention("C01", "U07", "count");
+    tether.wait_held();
+    assert_eq!(mom.terminate().code, Some(0));
+    tether.wait_released();
+    let channel = slack.channel("C01");
+    let shown: Vec<String> = channel.answers().iter().map(|m| m.shown()).collect();
+    assert_eq!(shown, ["_Interrupted: mom is restarting_"]);
+    slack.cut();
+    llm.reply_text("Counted.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    let channel = answered(&slack, "C01", "Counted.");
+    assert_eq!(channel.answers().len(), 1, "{channel}");
+    assert_eq!(mom.data("count"), "x\n");
+    let asked = llm.requests().pop().expect("a request").raw;
+    for told in ["Command aborted", "mom was restarted"] {
+        assert!(asked.contains(told), "{asked}");
+    }
+}

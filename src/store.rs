@@ -289,6 +289,8 @@ impl Store {
             entry.text.clone_from(&now.text);
             !deleted && Command::parse(&entry.text).is_none()
         });
+        // Mostly there is nothing young enough, and the context need not be read.
+        entries.retain(|entry| entry.date_ms() >= since_ms);
         if entries.is_empty() {
             return Ok(entries);
         }

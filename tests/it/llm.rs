@@ -169,11 +169,6 @@ impl Reply {
         self
     }
 
-    pub(crate) fn stop(mut self, stop_reason: &str) -> Reply {
-        self.stop_reason = stop_reason.into();
-        self
-    }
-
     pub(crate) fn usage(
         mut self,
         input: u64,

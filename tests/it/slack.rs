@@ -64,12 +64,10 @@ impl Call {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Ack {
-    pub(crate) envelope_id: String,
     /// The ts of the message that the envelope was about.
     pub(crate) ts: String,
     /// From the sending of the envelope.
     pub(crate) after: Duration,
-    pub(crate) payload: Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -286,7 +284,6 @@ pub(crate) struct State {
     base: String,
     last_us: u64,
     next: u64,
-    say_hello: bool,
     /// Envelopes that no socket acked come again on the next one, and those wait that came
     /// while there was none.
     persistent: bool,
@@ -409,7 +406,6 @@ impl FakeSlack {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut state = State {
             base: base_url(scheme, listener.local_addr().unwrap()),
-            say_hello: true,
             ..State::default()
         };
         for (id, name) in [("U07", "lena"), ("U08", "otto"), (BOT, "mom")] {
@@ -615,21 +611,10 @@ impl FakeSlack {
         });
     }
 
-    /// Whether new sockets are greeted.
-    pub(crate) fn say_hello(&self, say_hello: bool) {
-        self.state.change(|state| state.say_hello = say_hello);
-    }
-
     /// The n-th call from now (1: the next) of a method goes wrong; 0: all of them.
     pub(crate) fn fault(&self, method: &str, nth: u32, fault: Fault) {
         self.state
             .change(|state| state.faults.push((method.into(), nth, fault)));
-    }
-
-    /// No fault of this method is left.
-    pub(crate) fn mend(&self, method: &str) {
-        self.state
-            .change(|state| state.faults.retain(|fault| fault.0 != method));
     }
 
     /// At most so many calls of a method in a period (of each channel, for chat.postMessage).

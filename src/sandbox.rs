@@ -38,6 +38,8 @@ say() { printf '\036%s %s\n' "$m" "$1"; }
 /// at all, as in the middle of an exec. (Or when what is left hangs in the kernel or is
 /// another user's.) Under a bomb, process ids are soon used again: each signal follows at
 /// once on the look, and who was met before is known by id and start time.
+/// It is deaf to SIGHUP: the kernel sends that to a group that loses its last tie (mom dies)
+/// while one of it stands still, and the watchdog's own work makes one stand still.
 /// Builtins only: a fork may fail. bash where there is one: dash reads byte by byte.
 ///
 /// A process outlives this only if it left its group and its parent and shed its
@@ -46,7 +48,7 @@ pub(crate) const WATCH: &str = r#"
 b=sh; command -v bash >/dev/null && b=bash
 (
     read -r _ <&3
-    trap '' TERM
+    trap '' HUP TERM
     exec $b -c '
         mark=$1 group=$2 known=" $2: " still=0 calm=0 rounds=0
         until [ $calm -gt 9 ] || [ $calm -gt 2 -a -z "$unsure" ] || [ $rounds = 200 ]; do

@@ -975,6 +975,7 @@ mod tests {
     use super::*;
 
     use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;
     use std::sync::mpsc;
     use std::time::SystemTime;
@@ -1020,10 +1021,22 @@ mod tests {
         }
 
         fn write_raw(&self, name: &str, text: &str, written_ms: i64) {
-            fs::write(self.path(name), text).unwrap();
-            let file = File::options().write(true).open(self.path(name)).unwrap();
-            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(written_ms as u64);
-            file.set_modified(time).unwrap();
+            let changed = || {
+                let meta = fs::metadata(self.path(name)).ok()?;
+                Some((meta.ctime(), meta.ctime_nsec() / 1_000_000))
+            };
+            let before = changed();
+            // The kernel's clock for files goes in steps of some milliseconds: what is written
+            // twice within one would count as one event.
+            loop {
+                fs::write(self.path(name), text).unwrap();
+                let file = File::options().write(true).open(self.path(name)).unwrap();
+                let time = SystemTime::UNIX_EPOCH + Duration::from_millis(written_ms as u64);
+                file.set_modified(time).unwrap();
+                if changed() != before {
+                    return;
+                }
+            }
         }
 
         fn with(&mut self, act: impl FnOnce(&Events, &mut Outside<'_>)) {

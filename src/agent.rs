@@ -260,6 +260,10 @@ impl Session<'_> {
             })?;
         }
         self.context.note_begun((scene.status_ts)())?;
+        if job.event.is_some() {
+            // Its file goes now.
+            self.context.settle()?;
+        }
         (scene.begun)();
         self.last_prompt(&system);
         let env = RunEnv {

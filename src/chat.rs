@@ -113,6 +113,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
         thread_ts: None,
         event: None,
         again: false,
+        stopped: false,
     };
     let scene = Scene {
         place: Place::Terminal,

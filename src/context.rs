@@ -54,6 +54,8 @@ pub(crate) struct Context {
     /// Slack messages that are in the context.
     known: HashSet<String>,
     last_id: Option<String>,
+    /// What a power cut may take, until it is flushed.
+    unsynced: Option<Appended>,
     /// The last message when the file was read, and the byte behind its line.
     last_message: Option<(String, u64)>,
     state: State,
@@ -190,10 +192,18 @@ impl Context {
         tokens + self.messages[from..].iter().map(estimate).sum::<u64>()
     }
 
-    /// Survives kill -9 when it returns, and a power cut from the next `begin_run` or
-    /// `end_run` on: a flush for each message would cost more than most tool calls.
+    /// Survives kill -9 when it returns, and a power cut from the next `settle` or record
+    /// that is flushed on.
     pub(crate) fn append(&mut self, message: Message) -> Result<()> {
         self.append_all(vec![(message, String::new())])
+    }
+
+    /// Everything so far survives a power cut when it returns: one fdatasync, none when
+    /// nothing is new. Before each thing that must not be done twice.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.unsynced
+            .take()
+            .map_or(Ok(()), |appended| appended.settle())
     }
 
     /// Takes over what people said in log.jsonl since last time, but `handled` (ts): those
@@ -338,7 +348,7 @@ impl Context {
         if let Some(run) = &mut self.state.run {
             run.status_ts = status_ts.or(run.status_ts.take());
         }
-        self.write(vec![self.record("begun")?]).map(drop)
+        self.write(vec![self.record("begun")?])
     }
 
     /// A user message of this run, also one that came while it went on.
@@ -575,6 +585,7 @@ impl Context {
             run_start: 0,
             known: HashSet::new(),
             last_id: None,
+            unsynced: None,
             last_message: None,
             state: State::default(),
             state_ms: 0,
@@ -776,7 +787,8 @@ impl Context {
 
     fn flush(&mut self, entries: Vec<Entry>) -> Result<()> {
         let parent = self.last_id.clone();
-        let flushed = self.write(entries)?.sync();
+        self.write(entries)?;
+        let flushed = self.unsynced.take().map_or(Ok(()), Appended::sync);
         if flushed.is_err() {
             // They are gone again: nothing may descend from them.
             self.last_id = parent;
@@ -786,7 +798,7 @@ impl Context {
 
     /// Each entry becomes the child of the one before it, the first that of the last in the
     /// file.
-    fn write(&mut self, entries: Vec<Entry>) -> Result<Appended> {
+    fn write(&mut self, entries: Vec<Entry>) -> Result<()> {
         let now = time::iso(time::now_ms());
         let mut parent = self.last_id.clone();
         let mut lines = String::new();
@@ -807,9 +819,9 @@ impl Context {
         }
         let path = store::context_path(&self.channel);
         let header = session::header(&random_word()?, &now, &self.cwd);
-        let file = self.dir.append(&path, &header, &lines)?;
+        self.unsynced = Some(self.dir.append(&path, &header, &lines)?);
         self.last_id = parent;
-        Ok(file)
+        Ok(())
     }
 }
 

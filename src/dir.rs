@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -18,20 +18,23 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::log;
 
 #[derive(Debug)]
 pub(crate) struct Dir {
-    root: OwnedFd,
-    /// For messages.
+    root: Mutex<Root>,
+    /// Of the owner's choosing, like what is put there: it is opened again when the
+    /// directory that was there is no more.
     path: PathBuf,
     /// Held from the look at a file's last byte to the end of the write.
     appending: Arc<Mutex<()>>,
 }
 
-/// While it lives, no other mom gets the lock of the same directory.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    _name: UnixListener,
+struct Root {
+    handle: Arc<OwnedFd>,
+    /// While it lives, no other mom gets the lock of the same directory.
+    lock: Option<UnixListener>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +109,12 @@ impl Dir {
     /// # Errors
     /// Also when the kernel has no openat2: nothing would keep mom inside then.
     pub(crate) fn open(path: &Path) -> Result<Dir> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = fs::open(path, flags, Mode::empty())
-            .map_err(|err| Error::io("open", path, &err.into()))?;
+        let root = open_root(path).map_err(|err| Error::io("open", path, &err.into()))?;
         let dir = Dir {
-            root,
+            root: Mutex::new(Root {
+                handle: Arc::new(root),
+                lock: None,
+            }),
             path: path.to_owned(),
             appending: Arc::default(),
         };
@@ -123,7 +127,30 @@ impl Dir {
         Ok(dir)
     }
 
+    /// The directory itself; the one in its place when it was removed.
+    ///
+    /// # Errors
+    /// `STALE`: there is none, or another mom has it.
+    pub(crate) fn root(&self) -> rustix::io::Result<Arc<OwnedFd>> {
+        let mut root = self.root.lock().unwrap();
+        if fs::fstat(&root.handle)?.st_nlink == 0 {
+            let handle = open_root(&self.path).map_err(|_| Errno::STALE)?;
+            if root.lock.is_some() {
+                root.lock = Some(lock_name(&handle).map_err(|_| Errno::STALE)?);
+            }
+            root.handle = Arc::new(handle);
+            log::warning!(
+                "",
+                "the data directory was removed; I go on in the new {}. A container still has \
+                 the old one: stop it and start it again",
+                self.path.display()
+            );
+        }
+        Ok(root.handle.clone())
+    }
+
     fn openat2(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let root = self.root()?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut flags = flags | OFlags::CLOEXEC;
         // openat2 refuses these beside O_PATH.
@@ -136,7 +163,7 @@ impl Dir {
         };
         // AGAIN: something was renamed under the look-up.
         for _ in 0..100 {
-            match fs::openat2(&self.root, path, flags, mode, resolve) {
+            match fs::openat2(&root, path, flags, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 done => return done,
             }
@@ -276,13 +303,13 @@ impl Dir {
     /// Refuses when another mom on this machine has it. A name in the kernel, not a file: the
     /// agent can neither take it from inside a container, nor remove or replace it, and it
     /// goes with the process.
-    pub(crate) fn lock(&self) -> Result<Lock> {
-        let stat = fs::fstat(&self.root).map_err(|err| self.io("lock", "", err))?;
-        let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
-        let bound = SocketAddr::from_abstract_name(name)
-            .and_then(|address| UnixListener::bind_addr(&address));
-        match bound {
-            Ok(name) => Ok(Lock { _name: name }),
+    pub(crate) fn lock(&self) -> Result<()> {
+        let mut root = self.root.lock().unwrap();
+        match lock_name(&root.handle) {
+            Ok(name) => {
+                root.lock = Some(name);
+                Ok(())
+            }
             Err(err) if err.kind() == io::ErrorKind::AddrInUse => Err(Error::failed(format!(
                 "another mom works on {}; stop that one first",
                 self.path.display()
@@ -427,6 +454,10 @@ impl Dir {
                 "it is a link that leads out of the data directory",
             ),
             Errno::AGAIN => self.failed(verb, path, "it is being moved all the time"),
+            Errno::STALE => Error::failed(format!(
+                "the data directory {} is gone; put it back, or make it anew, and I go on",
+                self.path.display()
+            )),
             err => Error::io(verb, self.path.join(path), &err.into()),
         }
     }
@@ -439,10 +470,15 @@ impl Dir {
     }
 }
 
-impl AsFd for Dir {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.root.as_fd()
-    }
+fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty())
+}
+
+fn lock_name(root: &OwnedFd) -> io::Result<UnixListener> {
+    let stat = fs::fstat(root)?;
+    let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
 /// Lines that are in the file, but perhaps not yet on the disk.
@@ -464,6 +500,12 @@ impl Appended {
             let _one_writer = self.appending.lock().unwrap();
             self.undo(&err)
         })
+    }
+
+    /// Likewise, with all that was written to the file before; but nothing is taken back.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let synced = self.file.sync_data();
+        synced.map_err(|err| Error::io("write", &self.path, &err))
     }
 
     /// Unless somebody wrote behind them. `appending` is held.

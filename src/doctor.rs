@@ -296,7 +296,7 @@ fn file_system(exam: &mut Exam<'_>) -> Findings {
     let Some(dir) = &exam.dir else {
         return Findings::new();
     };
-    let stat = match rustix::fs::fstatfs(dir) {
+    let stat = match dir.root().and_then(rustix::fs::fstatfs) {
         Ok(stat) => stat,
         Err(err) => return warn(format!("cannot be looked at: {err}"), "look at df"),
     };

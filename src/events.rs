@@ -43,9 +43,9 @@ const ENTRIES_MAX: usize = 50_000;
 const SETTLE: Duration = Duration::from_millis(100);
 /// A file that is not valid may be half written: it has this long to change.
 const MEND: Duration = Duration::from_secs(2);
-/// After the directory was lost, or could not be watched.
+/// After the directory was lost; each further pause is twice as long.
 const REOPEN: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 /// What was missed longer ago does not run any more.
 const LATE_MAX_MS: i64 = 24 * 3600 * 1000;
 /// From here on a run says that it is late.
@@ -172,22 +172,22 @@ impl Events {
         let mut watched: Option<OwnedFd> = None;
         let mut open_at = Instant::now();
         let mut phase = Phase::Start;
-        let mut complained = false;
+        let mut pause = REOPEN;
         while !stop.is_set() {
             if watched.is_none() && open_at <= Instant::now() {
                 match self.open() {
                     Ok(fd) => {
                         watched = Some(fd);
-                        complained = false;
+                        pause = REOPEN;
                         self.scan(phase, outside);
                         phase = Phase::Running;
                     }
                     Err(err) => {
-                        if !complained {
+                        if pause == REOPEN {
                             log::error!("", "events don't work: {err}");
                         }
-                        complained = true;
-                        open_at = Instant::now() + RETRY;
+                        open_at = Instant::now() + pause;
+                        pause = (pause * 2).min(RETRY_MAX);
                     }
                 }
             }
@@ -245,6 +245,29 @@ impl Events {
         let mut notes = state.notes.remove(channel).unwrap_or_default();
         notes.extend(state.notes.remove("").unwrap_or_default());
         notes
+    }
+
+    /// The file that a waiting job comes from is still there as it was read. If not, what is
+    /// there now is taken up as a new one.
+    pub(crate) fn stands(&self, job: &Job) -> bool {
+        let Some(name) = &job.event else { return true };
+        let now = self.0.dir.stamp_link(&format!("{DIR}/{name}"));
+        let mut state = self.0.state.lock().unwrap();
+        let Some(known) = state.files.get(name) else {
+            return false;
+        };
+        let is_its = match known.plan {
+            Plan::Submitted { ts_ms } => {
+                job.asked.first().map(|a| &a.ts) == Some(&run_ts(ts_ms, name))
+            }
+            Plan::Periodic { .. } => true,
+            Plan::Once { .. } | Plan::Broken => false,
+        };
+        let unchanged = matches!(now, Ok(Some(now)) if now == known.stamp);
+        if is_its && !unchanged {
+            state.forget(name);
+        }
+        is_its && unchanged
     }
 
     /// What an event asked is on disk (or was already, before a crash): its file goes, if it
@@ -645,6 +668,7 @@ impl Events {
             thread_ts: None,
             event: Some(name.to_owned()),
             again: false,
+            stopped: false,
         };
         // Before the queue has it: the run may be on disk at once.
         if once {

@@ -6,7 +6,7 @@
 //!   no rules of their own
 //! - `slack/`: socket, Web API, display of a run; `events`: files that wake her
 //! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
-//! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`: what she
+//! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she
 //!   remembers, and where
 //! - `tools/`: one file per tool; `llm/`: one file per wire format
 //! - `sandbox`, `process`: where and how a command runs
@@ -30,6 +30,7 @@ mod download;
 mod error;
 mod events;
 mod json;
+mod kept;
 mod llm;
 mod log;
 mod net;

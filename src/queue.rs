@@ -23,17 +23,24 @@ const ASKED_WAITING_MAX: usize = 500;
 pub(crate) enum Task {
     Run(Job),
     /// The `new` command: a fresh context, in its place among the messages.
-    Fresh {
-        channel: String,
-        thread_ts: Option<String>,
-    },
+    Fresh(Order),
+}
+
+/// A command that mom obeys herself, and where it was said.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) channel: String,
+    pub(crate) thread_ts: Option<String>,
+    pub(crate) ts: String,
+    /// Found after a start as not yet obeyed: its answer may stand all the same.
+    pub(crate) again: bool,
 }
 
 impl Task {
-    fn channel(&self) -> &str {
+    pub(crate) fn channel(&self) -> &str {
         match self {
             Task::Run(job) => &job.channel,
-            Task::Fresh { channel, .. } => channel,
+            Task::Fresh(order) => &order.channel,
         }
     }
 
@@ -82,7 +89,7 @@ impl Running {
     pub(crate) fn run(&self) -> &str {
         match &self.task {
             Task::Run(job) => job.asked.first().map_or("", |asked| asked.ts.as_str()),
-            Task::Fresh { .. } => "",
+            Task::Fresh(_) => "",
         }
     }
 
@@ -305,9 +312,13 @@ impl Queue {
             let Some(task) = lane.waiting.pop_front() else {
                 continue;
             };
+            let stop = Stop::new();
+            if matches!(&task, Task::Run(job) if job.stopped) {
+                stop.set(Cause::Asked);
+            }
             let running = Arc::new(Running {
                 task,
-                stop: Stop::new(),
+                stop,
                 since: Instant::now(),
                 ending: Mutex::default(),
                 dropped: Mutex::default(),
@@ -338,12 +349,15 @@ fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Asked>
     let mut fresh = false;
     waiting.retain_mut(|task| match task {
         // What was said after `new` belongs to the fresh context.
-        Task::Fresh { .. } => {
+        Task::Fresh(_) => {
             fresh = true;
             true
         }
         Task::Run(job)
-            if !fresh && job.event.is_none() && job.thread_ts.as_deref() == thread_ts =>
+            if !fresh
+                && !job.stopped
+                && job.event.is_none()
+                && job.thread_ts.as_deref() == thread_ts =>
         {
             taken.append(&mut job.asked);
             false
@@ -363,24 +377,18 @@ impl Lane {
             if events >= EVENTS_WAITING_MAX {
                 return false;
             }
-        } else if let Task::Run(job) = &task {
-            let asked: usize = self
-                .waiting
-                .iter()
-                .map(|task| {
-                    if let Task::Run(job) = task {
-                        job.asked.len()
-                    } else {
-                        1
-                    }
-                })
-                .sum();
-            if asked >= ASKED_WAITING_MAX {
+        } else {
+            let asked = self.waiting.iter().map(|task| match task {
+                Task::Run(job) => job.asked.len(),
+                Task::Fresh(_) => 1,
+            });
+            if asked.sum::<usize>() >= ASKED_WAITING_MAX {
                 return false;
             }
             // Said one after the other to the same place: answered together.
-            if let Some(Task::Run(last)) = self.waiting.back_mut() {
-                if last.event.is_none() && last.thread_ts == job.thread_ts {
+            if let (Task::Run(job), Some(Task::Run(last))) = (&task, self.waiting.back_mut()) {
+                let place = |job: &Job| (job.thread_ts.clone(), job.stopped);
+                if last.event.is_none() && place(last) == place(job) {
                     last.asked.extend(job.asked.iter().cloned());
                     last.again |= job.again;
                     return true;
@@ -409,6 +417,16 @@ mod tests {
             thread_ts: thread.map(str::to_owned),
             event: event.map(str::to_owned),
             again: false,
+            stopped: false,
+        })
+    }
+
+    fn fresh() -> Task {
+        Task::Fresh(Order {
+            channel: "C1".to_owned(),
+            thread_ts: None,
+            ts: "5".to_owned(),
+            again: false,
         })
     }
 
@@ -425,7 +443,7 @@ mod tests {
                     .map(|a| a.ts.as_str())
                     .collect::<Vec<_>>()
                     .join("+"),
-                Task::Fresh { .. } => "new".to_owned(),
+                Task::Fresh(_) => "new".to_owned(),
             };
             started
                 .send(format!("{}:{text}", running.task.channel()))
@@ -463,11 +481,7 @@ mod tests {
         let texts: Vec<_> = steering.iter().map(|asked| asked.text.as_str()).collect();
         assert_eq!(texts, ["edited", "3"]);
         assert_eq!(queue.waiting("C1"), EVENTS_WAITING_MAX);
-        let fresh = Task::Fresh {
-            channel: "C1".to_owned(),
-            thread_ts: None,
-        };
-        queue.submit(fresh);
+        queue.submit(fresh());
         queue.submit(job("C1", None, "5", None));
         assert!(
             queue.take_steering("C1", None).is_empty(),
@@ -490,6 +504,33 @@ mod tests {
         drop(go);
         queue.shutdown(Duration::from_secs(30));
         assert_eq!(queue.submit(job("C1", None, "1", None)), Submitted::Refused);
+    }
+
+    #[test]
+    fn what_people_say_waits_in_numbers_too() {
+        let mut lane = Lane::default();
+        for _ in 0..ASKED_WAITING_MAX / 2 {
+            assert!(lane.push(fresh()) && lane.push(job("C1", None, "1", None)));
+        }
+        assert!(!lane.push(fresh()) && !lane.push(job("C1", None, "1", None)));
+    }
+
+    /// A run that was stopped before a restart takes nobody along.
+    #[test]
+    fn the_stopped_and_those_who_ask_anew_are_kept_apart() {
+        let stopped = |ts: &str| match job("C1", None, ts, None) {
+            Task::Run(job) => Task::Run(Job {
+                stopped: true,
+                ..job
+            }),
+            fresh => fresh,
+        };
+        let mut lane = Lane::default();
+        let tasks = [stopped("1"), stopped("2"), job("C1", None, "3", None)];
+        assert!(tasks.into_iter().all(|task| lane.push(task)));
+        let taken = steering(&mut lane.waiting, None);
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        assert_eq!((taken[0].ts.as_str(), lane.waiting.len()), ("3", 1));
     }
 
     #[test]

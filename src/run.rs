@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) event: Option<String>,
     /// Found after a start as not yet answered: an earlier try may have got somewhere.
     pub(crate) again: bool,
+    /// Likewise, and someone said `stop` since: it only remains to say that it has stopped.
+    pub(crate) stopped: bool,
 }
 
 /// One message that asks something of mom.
@@ -270,6 +272,8 @@ impl Run<'_> {
     }
 
     fn take_steering(&mut self, stop: &Stop) -> Result<()> {
+        // What was said after a stop is not for the run that it ended.
+        stop.check()?;
         for asked in &(self.env.steer)() {
             // After a restart it may wait though an earlier try had taken it.
             if self.context.takes(&asked.ts) {
@@ -397,7 +401,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Results are written in call order, each as soon as those before it are.
+    /// Results are written in call order, each as soon as those before it are. What a call
+    /// does must not be done again, so that it was called, and what came of those before it,
+    /// is on the disk first: one fdatasync a call.
     fn call_tools(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
         if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
             return self.call_beside(calls, stop, show);
@@ -406,6 +412,9 @@ impl Run<'_> {
             let output = if stop.is_set() {
                 not_run()
             } else {
+                if tools::has_effects(&call.name) {
+                    self.context.settle()?;
+                }
                 show(Update::ToolStart {
                     label: self.label(call),
                 })?;
@@ -421,6 +430,9 @@ impl Run<'_> {
     }
 
     fn call_beside(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+        if calls.iter().any(|call| tools::has_effects(&call.name)) {
+            self.context.settle()?;
+        }
         let next = AtomicUsize::new(0);
         let (sender, events) = mpsc::channel();
         let tools = &self.env.tools;

@@ -1,7 +1,7 @@
 //! The bot: joins Slack, the queue, the events and the runs. The socket's owner (this thread)
 //! writes down, acks and routes; whatever takes longer goes to a thread beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -12,9 +12,10 @@ use crate::command::Command;
 use crate::config::{self, Keys};
 use crate::error::{Error, Result};
 use crate::events::{Events, Outside, Uptake};
+use crate::kept::Kept;
 use crate::log;
 use crate::prompt::{Person, Place};
-use crate::queue::{Promise, Queue, Running, Submitted, Task};
+use crate::queue::{Order, Promise, Queue, Running, Submitted, Task};
 use crate::run::{Asked, Job, Outcome};
 use crate::signals;
 use crate::slack::Envelope;
@@ -26,7 +27,7 @@ use crate::slack::show::{self, Left, Milestone, Posted, Show, Stopper, Target};
 use crate::slack::socket;
 use crate::slack::web::{Content, Failure, Identity, Urgency, Web, jittered};
 use crate::stop::{Cause, Stop};
-use crate::store::{self, Attachment, CutEvent, LogEntry, Seen, Store};
+use crate::store::{self, Attachment, LogEntry, Seen, Store};
 use crate::text;
 use crate::time;
 
@@ -34,12 +35,15 @@ use crate::time;
 const PATIENCE: Duration = Duration::from_millis(2_400);
 /// What waits to be said beside the runs. More is not said.
 const ERRANDS_MAX: usize = 512;
-/// People who were refused today.
-const REFUSED_MAX: usize = 1_000;
 /// The directory file is made anew after a day.
 const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
 /// Messages that one run answers from its start.
 const TOGETHER_MAX: usize = 50;
+/// Messages whose files are asked for once more after a start.
+const FETCHED_AGAIN_MAX: usize = 100;
+/// Pauses before missed messages are asked for once more: twice as long each time.
+const MISSED_PAUSE: Duration = Duration::from_secs(1);
+const MISSED_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Jobs that wait for Slack to be back.
 const UNPOSTED_MAX: usize = 100;
 /// Missed messages up to this age are answered, older ones only logged.
@@ -72,19 +76,20 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     }
     let (files, downloads) = Files::new();
     let (errands, errand_list) = sync_channel(ERRANDS_MAX);
+    let (hellos, hello_list) = sync_channel(1);
     let events = Events::new(agent.store.dir().clone());
     let house = Arc::new(House {
         names: Names::new(web.clone(), identity.me.team_id.clone()),
+        kept: Kept::load(agent.store.dir().clone()),
         identity,
         agent,
         web,
         files,
         events,
         errands,
+        hellos,
         stop: stop.clone(),
-        refused: Mutex::default(),
         intake: Mutex::default(),
-        heard: Mutex::default(),
         unposted: Mutex::default(),
         unwritten: Mutex::default(),
         stoppers: Mutex::default(),
@@ -127,8 +132,16 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
             Box::new(move || house.watch_events(&queue)),
         )?);
     }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "missed",
+            Box::new(move || house.catch_up(&hello_list, &queue)),
+        )?);
+    }
     let served = house.listen(&queue);
     stop.set(Cause::Restart);
+    house.hello();
     queue.shutdown(PATIENCE);
     hang_up.set(Cause::Restart);
     house.errand(Errand::End);
@@ -176,17 +189,10 @@ enum Errand {
         ts: String,
     },
     /// `_Stopping..._`, which becomes `_Stopped_`.
-    Stopping {
-        channel: String,
-        thread_ts: Option<String>,
-        running: Arc<Running>,
-    },
-    Status {
-        channel: String,
-        thread_ts: Option<String>,
-    },
-    /// After the first hello: what was missed.
-    CatchUp,
+    Stopping(Order, Arc<Running>),
+    /// That `_Stopping..._` stands for a run that a crash ended since.
+    Stopped(Order),
+    Status(Order),
     Directory,
     End,
 }
@@ -199,17 +205,15 @@ struct House {
     files: Files,
     events: Events,
     errands: SyncSender<Errand>,
+    /// Wakes the thread that reads what was missed.
+    hellos: SyncSender<()>,
+    kept: Kept,
     stop: Stop,
-    /// User -> day of the last refusal.
-    refused: Mutex<HashMap<String, i64>>,
     /// Held from "is it new" to "it is logged": the socket and the backfill may bring the
     /// same message.
     intake: Mutex<()>,
-    /// Channels that were told that their messages can't be written down.
-    unwritten: Mutex<HashSet<String>>,
-    /// Channels that were heard from since the last hello, and the newest line of their logs
-    /// before that: there the backfill begins.
-    heard: Mutex<HashMap<String, Option<String>>>,
+    /// Channels whose messages can't be written down, and whether they were told.
+    unwritten: Mutex<HashMap<String, bool>>,
     /// Jobs whose end could not be said, for when Slack is back.
     unposted: Mutex<Vec<Job>>,
     /// The displays of the runs that go on, by channel.
@@ -243,8 +247,8 @@ impl House {
             if first {
                 log::info!("", "connected to Slack");
             }
-            self.heard.lock().unwrap().clear();
-            self.errand(Errand::CatchUp);
+            self.kept.connected();
+            self.hello();
             first = false;
         };
         socket::run(
@@ -292,14 +296,18 @@ impl House {
                 channel,
                 "cannot write messages down, Slack will bring them again: {err}"
             );
-            if let Some(message) = asked.iter().find(|message| message.channel == *channel) {
-                self.say_unwritten(message, err);
-            }
+            self.kept.lost(channel);
+            let asked = asked.iter().find(|message| message.channel == *channel);
+            self.say_unwritten(channel, asked, err);
         }
-        if !taken.is_empty() {
-            let mut unwritten = self.unwritten.lock().unwrap();
-            unwritten.retain(|channel| taken.iter().all(|t| t.message.channel != *channel));
+        let mut unwritten = self.unwritten.lock().unwrap();
+        let before = unwritten.len();
+        unwritten.retain(|channel, _| taken.iter().all(|t| t.message.channel != *channel));
+        if unwritten.len() < before {
+            // It works again; Slack may have given up bringing what came meanwhile.
+            self.hello();
         }
+        drop(unwritten);
         let is_written = |channel: &String| failed.iter().all(|(failed, _)| failed != channel);
         ids.extend(
             from.into_iter()
@@ -314,9 +322,12 @@ impl House {
     }
 
     /// Someone waits for an answer that can't come: told once, until it works again.
-    fn say_unwritten(&self, message: &Incoming, err: &Error) {
+    fn say_unwritten(&self, channel: &str, asked: Option<&Incoming>, err: &Error) {
         let mut unwritten = self.unwritten.lock().unwrap();
-        if self.may(message).is_ok() && unwritten.insert(message.channel.clone()) {
+        let told = unwritten.entry(channel.to_owned()).or_default();
+        let asked = asked.filter(|message| !*told && self.may(message).is_ok());
+        if let Some(message) = asked {
+            *told = true;
             self.errand(Errand::Say {
                 channel: message.channel.clone(),
                 thread_ts: message.thread_ts.clone(),
@@ -336,6 +347,15 @@ impl House {
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
         let mut failed: Vec<(String, Error)> = Vec::new();
+        let channels = messages.iter().map(|message| message.channel.as_str());
+        let channels: BTreeSet<&str> = channels.collect();
+        if let Err(err) = (self.kept).hear(channels.iter().copied(), &|id| store.last_ts(id)) {
+            let failed = channels.into_iter();
+            return (
+                taken,
+                failed.map(|id| (id.to_owned(), err.clone())).collect(),
+            );
+        }
         for message in messages {
             // A twin in the same batch is not in the log yet.
             let twin = taken.iter_mut().find(|taken| {
@@ -351,8 +371,7 @@ impl House {
                 continue;
             }
             let asks = message.mention && self.may(&message).is_ok();
-            let newest = self.note_heard(&message.channel);
-            match newest.and_then(|()| store.seen(&message.channel, &message.ts, asks)) {
+            match store.seen(&message.channel, &message.ts, asks) {
                 Ok(Seen::Known) => continue,
                 Ok(Seen::New | Seen::NowMention) => {}
                 Err(err) => {
@@ -380,14 +399,6 @@ impl House {
         (taken, failed)
     }
 
-    fn note_heard(&self, channel: &str) -> Result<()> {
-        let mut heard = self.heard.lock().unwrap();
-        if !heard.contains_key(channel) {
-            heard.insert(channel.to_owned(), self.agent.store.last_ts(channel)?);
-        }
-        Ok(())
-    }
-
     fn entry(&self, message: &Incoming, files: &[Download], asks: Asks) -> LogEntry {
         let user = self.names.known(&message.user);
         let attachments = files.iter().map(|download| Attachment {
@@ -401,10 +412,9 @@ impl House {
             display_name: user.map(|user| user.display),
             text: store::clean_text(&message.text),
             attachments: attachments.collect(),
-            is_bot: false,
             thread_ts: message.thread_ts.clone(),
             mention: asks == Asks::Yes,
-            date_ms: None,
+            ..LogEntry::default()
         }
     }
 
@@ -451,17 +461,17 @@ impl House {
 
     /// What logged messages lead to; those that came together are answered together.
     fn route(self: &Arc<House>, taken: Vec<Taken>, queue: &Queue) {
-        let mut jobs = Vec::new();
+        let mut tasks = Vec::new();
         for taken in taken {
             // A command is about what was said before it.
             if Command::parse(&taken.message.text).is_some() {
-                jobs.drain(..).for_each(|job| self.submit(job, queue));
+                tasks.drain(..).for_each(|task| self.submit(task, queue));
             }
             if let Some(job) = self.route_one(taken, queue) {
-                gather(&mut jobs, job);
+                gather(&mut tasks, job);
             }
         }
-        jobs.into_iter().for_each(|job| self.submit(job, queue));
+        tasks.into_iter().for_each(|task| self.submit(task, queue));
     }
 
     fn route_one(self: &Arc<House>, taken: Taken, queue: &Queue) -> Option<Job> {
@@ -487,38 +497,46 @@ impl House {
             }
             return None;
         }
+        let Some(command) = command else {
+            return Some(Job {
+                channel,
+                asked: vec![Asked {
+                    ts: message.ts,
+                    user: message.user,
+                    text: message.text,
+                    files: locals,
+                }],
+                thread_ts,
+                event: None,
+                again: false,
+                stopped: false,
+            });
+        };
+        let order = Order {
+            channel,
+            thread_ts,
+            ts: message.ts,
+            again: false,
+        };
         match command {
-            Some(Command::Stop) => {
+            Command::Stop => {
                 self.when_no_outsider(message.user, queue, move |house, queue, user| {
-                    house.stop_run(channel, thread_ts, user, queue);
+                    house.stop_run(order, user, queue);
                 });
             }
-            Some(Command::New) => {
-                queue.submit(Task::Fresh { channel, thread_ts });
-            }
-            Some(Command::Status) => self.errand(Errand::Status { channel, thread_ts }),
-            None => {
-                return Some(Job {
-                    channel,
-                    asked: vec![Asked {
-                        ts: message.ts,
-                        user: message.user,
-                        text: message.text,
-                        files: locals,
-                    }],
-                    thread_ts,
-                    event: None,
-                    again: false,
-                });
-            }
+            Command::New => self.submit(Task::Fresh(order), queue),
+            Command::Status => self.errand(Errand::Status(order)),
         }
         None
     }
 
-    fn submit(&self, job: Job, queue: &Queue) {
-        let channel = job.channel.clone();
-        let tss: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
-        match queue.submit(Task::Run(job)) {
+    fn submit(&self, task: Task, queue: &Queue) {
+        let channel = task.channel().to_owned();
+        let tss: Vec<String> = match &task {
+            Task::Run(job) => job.asked.iter().map(|asked| asked.ts.clone()).collect(),
+            Task::Fresh(_) => Vec::new(),
+        };
+        match queue.submit(task) {
             Submitted::Next => {}
             Submitted::Waits => {
                 for ts in tss {
@@ -592,17 +610,13 @@ impl House {
         }
     }
 
-    fn stop_run(&self, channel: String, thread_ts: Option<String>, user: &str, queue: &Queue) {
-        self.stopping(&channel, user);
-        match queue.stop(&channel, "") {
-            Some(running) => self.errand(Errand::Stopping {
-                channel,
-                thread_ts,
-                running,
-            }),
+    fn stop_run(&self, order: Order, user: &str, queue: &Queue) {
+        self.stopping(&order.channel, user);
+        match queue.stop(&order.channel, "") {
+            Some(running) => self.errand(Errand::Stopping(order, running)),
             None => self.errand(Errand::Say {
-                channel,
-                thread_ts,
+                channel: order.channel,
+                thread_ts: order.thread_ts,
                 text: NOTHING_RUNS.to_owned(),
             }),
         }
@@ -669,12 +683,7 @@ impl House {
     /// Once a day and user.
     fn refuse(&self, channel: &str, thread_ts: Option<String>, user: &str, why: &str) {
         log::info!(channel, "refused {user}: {why}");
-        let day = time::now_ms() / (24 * 3_600_000);
-        let mut refused = self.refused.lock().unwrap();
-        if refused.len() >= REFUSED_MAX {
-            refused.clear();
-        }
-        if refused.insert(user.to_owned(), day) != Some(day) {
+        if self.kept.refuses(user) {
             self.errand(Errand::Say {
                 channel: channel.to_owned(),
                 thread_ts,
@@ -693,61 +702,92 @@ impl House {
 
     fn run_errands(self: &Arc<House>, errands: &Receiver<Errand>, queue: &Queue) {
         for errand in errands {
-            let said = match errand {
+            let done = match errand {
                 Errand::Say {
                     channel,
                     thread_ts,
                     text,
-                } => self.say(&channel, thread_ts.as_deref(), &text).map(drop),
-                Errand::Eyes { channel, ts } => self.web.reactions_add(&channel, &ts, "eyes"),
-                Errand::Stopping {
-                    channel,
-                    thread_ts,
-                    running,
-                } => {
-                    let posted = self.say(&channel, thread_ts.as_deref(), "_Stopping..._");
-                    posted.map(|ts| {
+                } => self
+                    .say(&channel, thread_ts.as_deref(), &text, None)
+                    .map(drop),
+                Errand::Eyes { channel, ts } => {
+                    let added = self.web.reactions_add(&channel, &ts, "eyes");
+                    added.map_err(Error::from)
+                }
+                Errand::Stopping(order, running) => {
+                    self.say_to(&order, "_Stopping..._").map(|ts| {
+                        let channel = order.channel;
                         let late = running.promise(Promise { channel, ts });
                         self.keep_promises(late.into_iter().collect());
                     })
                 }
-                Errand::Status { channel, thread_ts } => {
-                    let text = self
-                        .agent
-                        .status(&channel, &self.status_lines(&channel, queue));
-                    self.say(&channel, thread_ts.as_deref(), &text::escape(&text))
-                        .map(drop)
+                Errand::Stopped(order) => self.said_to(&order).map(|ts| {
+                    let channel = order.channel;
+                    let promise = ts.map(|ts| Promise { channel, ts });
+                    self.keep_promises(promise.into_iter().collect());
+                }),
+                Errand::Status(order) => {
+                    let lines = self.status_lines(&order.channel, queue);
+                    let text = self.agent.status(&order.channel, &lines);
+                    self.obeyed(&order, &text::escape(&text))
                 }
-                Errand::CatchUp => {
-                    self.catch_up(queue);
-                    Ok(())
-                }
-                Errand::Directory => {
-                    if let Err(err) = self.names.write_directory(self.agent.store.dir()) {
-                        log::warning!("", "cannot list users and channels: {err}");
-                    }
-                    Ok(())
-                }
+                Errand::Directory => self.names.write_directory(self.agent.store.dir()),
                 Errand::End => return,
             };
-            if let Err(failure) = said {
-                log::warning!("", "cannot say something in Slack: {failure}");
+            if let Err(err) = done {
+                log::warning!("", "something was left out: {err}");
             }
         }
     }
 
+    /// `run`: what its metadata names, so that it can be found again.
     fn say(
         &self,
         channel: &str,
         thread_ts: Option<&str>,
         text: &str,
-    ) -> std::result::Result<String, Failure> {
+        run: Option<&str>,
+    ) -> Result<String> {
         let content = Content {
             text: text.to_owned(),
+            metadata: run.map(|run| show::metadata(run, show::STATUS)),
             ..Content::default()
         };
-        self.web
-            .chat_post_message(channel, thread_ts, &content, Urgency::Must)
+        let posted = self
+            .web
+            .chat_post_message(channel, thread_ts, &content, Urgency::Must);
+        Ok(posted?)
+    }
+
+    fn say_to(&self, order: &Order, text: &str) -> Result<String> {
+        let thread_ts = order.thread_ts.as_deref();
+        self.say(&order.channel, thread_ts, text, Some(&order.ts))
+    }
+
+    /// What stands in answer to it.
+    fn said_to(&self, order: &Order) -> Result<Option<String>> {
+        let left = self.left(&order.channel, order.thread_ts.as_deref(), &order.ts)?;
+        Ok(left.status_ts)
+    }
+
+    /// Says what a command led to, and writes down that it did: once, whatever happens.
+    fn obeyed(&self, order: &Order, text: &str) -> Result<()> {
+        let stands = if order.again {
+            self.said_to(order)?
+        } else {
+            None
+        };
+        let ts = stands.map_or_else(|| self.say_to(order, text), Ok)?;
+        let entry = LogEntry {
+            ts,
+            user: "bot".to_owned(),
+            text: text.to_owned(),
+            is_bot: true,
+            thread_ts: order.thread_ts.clone(),
+            answers: Some(order.ts.clone()),
+            ..LogEntry::default()
+        };
+        self.agent.store.log(&[(order.channel.clone(), entry)])
     }
 
     fn keep_promises(&self, promises: Vec<Promise>) {
@@ -791,19 +831,51 @@ impl House {
         lines
     }
 
-    /// What was said while mom was away.
-    fn catch_up(self: &Arc<House>, queue: &Queue) {
+    /// Never waits: one that is on its way already stands for all.
+    fn hello(&self) {
+        self.hellos.try_send(()).ok();
+    }
+
+    /// A thread's whole life: after each hello, what was said while mom was away.
+    fn catch_up(self: &Arc<House>, hellos: &Receiver<()>, queue: &Queue) {
+        let mut first = true;
+        for () in hellos {
+            let mut pause = MISSED_PAUSE;
+            while let Err(err) = self.read_missed(queue) {
+                log::warning!("", "cannot read what was missed: {err}");
+                let Error::Retry { after, .. } = err else {
+                    break;
+                };
+                if self.stop.wait(after.unwrap_or(jittered(pause))).is_err() {
+                    break;
+                }
+                pause = (pause * 2).min(MISSED_PAUSE_MAX);
+            }
+            if self.stop.is_set() {
+                return;
+            }
+            if std::mem::take(&mut first) {
+                self.fetch_files_again();
+            }
+        }
+    }
+
+    fn read_missed(self: &Arc<House>, queue: &Queue) -> Result<()> {
         let unposted = std::mem::take(&mut *self.unposted.lock().unwrap());
         for job in unposted {
-            self.submit(job, queue);
+            self.submit(Task::Run(job), queue);
         }
         let since_ms = time::now_ms() - MISSED_MS;
         let store = &self.agent.store;
-        let newest = |channel: &str| match self.heard.lock().unwrap().get(channel) {
-            Some(newest) => Ok(newest.clone()),
-            None => store.last_ts(channel),
+        let newest = |channel: &str| {
+            let gap = self.kept.gap(channel, &|id| store.last_ts(id))?;
+            if gap.is_none() {
+                // Where she was not, nothing was missed.
+                self.kept.read(channel);
+            }
+            Ok(gap)
         };
-        let mut take = |mut messages: Vec<Incoming>| {
+        let mut take = |channel: &str, mut messages: Vec<Incoming>| {
             for message in &mut messages {
                 // Only logged when it is old: nobody waits for that answer any more.
                 let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
@@ -813,13 +885,63 @@ impl House {
             self.route(taken, queue);
             match failed.into_iter().next() {
                 Some((_, err)) => Err(err),
-                None => Ok(()),
+                None => {
+                    self.kept.read(channel);
+                    Ok(())
+                }
             }
         };
-        let missed = backfill::missed(&self.web, &newest, self.me(), &self.stop, &mut take);
-        match missed {
-            Ok(()) | Err(Error::Stopped) => {}
-            Err(err) => log::warning!("", "cannot read what was missed: {err}"),
+        backfill::missed(&self.web, &newest, self.me(), &self.stop, &mut take)
+    }
+
+    /// Files that were on their way when mom ended.
+    fn fetch_files_again(&self) {
+        let store = &self.agent.store;
+        let since_ms = time::now_ms() - MISSED_MS;
+        let channels = store.channels().unwrap_or_default();
+        let entries = channels.iter().flat_map(|channel| {
+            let entries = store.with_files(channel, since_ms).unwrap_or_default();
+            entries.into_iter().map(move |entry| (channel, entry))
+        });
+        let files = |entry: &LogEntry| -> Vec<String> {
+            let files = entry.attachments.iter();
+            files.map(|file| file.local.clone()).collect()
+        };
+        let is_absent = |local: &String| self.files.is_absent(local, store);
+        let absent = entries.filter(|(_, entry)| files(entry).iter().any(is_absent));
+        for (channel, entry) in absent.take(FETCHED_AGAIN_MAX) {
+            if self.stop.is_set() {
+                return;
+            }
+            let root = entry.thread_ts.as_deref();
+            self.fetch_again(channel, root, &entry.ts, &files(&entry));
+        }
+    }
+
+    /// Of the files of a message those that are not here; the log has no addresses.
+    fn fetch_again(&self, channel: &str, root: Option<&str>, ts: &str, locals: &[String]) {
+        let store = &self.agent.store;
+        let absent = locals.iter().filter(|l| self.files.is_absent(l, store));
+        let absent: Vec<&String> = absent.collect();
+        if absent.is_empty() {
+            return;
+        }
+        let found = self.web.message(channel, root.unwrap_or(ts), ts);
+        let why = match &found {
+            Ok(_) => "Slack does not have it any more".to_owned(),
+            Err(failure) => failure.to_string(),
+        };
+        let message = found.ok().flatten();
+        let message = message.map(|message| inbound::message(&message, channel, self.me()));
+        let downloads = match message {
+            Some(Inbound::Message(message)) => self.downloads(&message),
+            _ => Vec::new(),
+        };
+        for local in absent {
+            self.files.give_up(local, &why);
+        }
+        for download in downloads.into_iter().filter(|d| locals.contains(&d.local)) {
+            self.files.fetch(download);
         }
     }
 
@@ -836,23 +958,46 @@ impl House {
             .into_iter()
             .filter(|id| crate::slack::is_channel_id(id))
         {
-            match store.cut_event(&channel, since_ms) {
-                Ok(Some(event)) => self.submit(event_again(&channel, event), queue),
-                Ok(None) => {}
-                Err(err) => log::warning!(&channel, "cannot look for a run that was cut: {err}"),
-            }
+            let cut = store.cut_run(&channel, since_ms).unwrap_or_else(|err| {
+                log::warning!(&channel, "cannot look for a run that was cut: {err}");
+                None
+            });
+            let cut = cut.unwrap_or_default();
             let unanswered = store.unanswered(&channel, since_ms).unwrap_or_else(|err| {
                 log::warning!(&channel, "cannot look for unanswered messages: {err}");
                 Vec::new()
             });
-            let mut jobs = Vec::new();
+            let mut tasks = Vec::new();
+            tasks.extend(cut.event.map(|event| {
+                let asked = cut.asked.first().cloned().unwrap_or_default();
+                Task::Run(event_again(&channel, asked, event))
+            }));
             for entry in unanswered {
-                if self.allowed(&entry.user, &channel).is_ok() {
-                    gather(&mut jobs, job_again(&channel, entry));
+                if self.allowed(&entry.user, &channel).is_err() {
+                    continue;
+                }
+                let Some(command) = Command::parse(&entry.text) else {
+                    gather(&mut tasks, job_again(&channel, entry));
+                    continue;
+                };
+                let order = Order {
+                    channel: channel.clone(),
+                    thread_ts: entry.thread_ts.filter(|root| *root != entry.ts),
+                    ts: entry.ts,
+                    again: true,
+                };
+                match command {
+                    Command::Stop => {
+                        if stop_before(&mut tasks, &order, &cut.asked) {
+                            self.errand(Errand::Stopped(order));
+                        }
+                    }
+                    Command::New => tasks.push(Task::Fresh(order)),
+                    Command::Status => self.errand(Errand::Status(order)),
                 }
             }
-            for job in jobs {
-                self.submit(job, queue);
+            for task in tasks {
+                self.submit(task, queue);
             }
         }
     }
@@ -921,17 +1066,20 @@ impl House {
     /// On a worker of the queue.
     fn work(self: &Arc<House>, running: &Arc<Running>, queue: &Queue) {
         match &running.task {
-            Task::Fresh { channel, thread_ts } => {
-                let text = match self.agent.fresh(channel) {
+            Task::Fresh(order) => {
+                let text = match self.agent.fresh(&order.channel) {
                     Ok(()) => FRESH.to_owned(),
                     Err(err) => format!(
                         "_Sorry, something went wrong_: {}",
                         text::escape(&err.to_string())
                     ),
                 };
-                if let Err(failure) = self.say(channel, thread_ts.as_deref(), &text) {
-                    log::warning!(channel, "cannot say something in Slack: {failure}");
+                if let Err(err) = self.obeyed(order, &text) {
+                    log::warning!(&order.channel, "cannot say that this is new: {err}");
                 }
+            }
+            Task::Run(job) if !job.again && !self.events.stands(job) => {
+                log::info!(&job.channel, "an event's file went before its run began");
             }
             Task::Run(job) => {
                 if let Err(err) = self.run(job, running, queue) {
@@ -957,6 +1105,10 @@ impl House {
             let done = self.agent.store.done(&job.channel, since_ms)?;
             let (done, _) = done.unwrap_or_default();
             job.asked.retain(|asked| !done.contains(&asked.ts));
+            for asked in &job.asked {
+                let root = job.thread_ts.as_deref();
+                self.fetch_again(&job.channel, root, &asked.ts, &asked.files);
+            }
         }
         while !job.asked.is_empty() {
             job.asked = self.run_once(&job, running, queue)?;
@@ -1000,7 +1152,8 @@ impl House {
             }
             target.run.clone_from(&record.name);
             if job.again || record.resumed {
-                target.left = self.left(job, &record.name)?;
+                let thread_ts = job.thread_ts.as_deref();
+                target.left = self.left(&job.channel, thread_ts, &record.name)?;
             }
             let status_ts = target.left.status_ts.take();
             target.left.status_ts = status_ts.or(record.status_ts.clone());
@@ -1170,10 +1323,10 @@ impl House {
     ///
     /// # Errors
     /// It cannot be known now, and so nothing may be said.
-    fn left(&self, job: &Job, run: &str) -> Result<Left> {
-        match show::left(&self.web, &job.channel, job.thread_ts.as_deref(), run) {
+    fn left(&self, channel: &str, thread_ts: Option<&str>, run: &str) -> Result<Left> {
+        match show::left(&self.web, channel, thread_ts, run) {
             Err(failure) if failure.stays() => {
-                log::warning!(&job.channel, "cannot look for an earlier answer: {failure}");
+                log::warning!(channel, "cannot look for an earlier answer: {failure}");
                 Ok(Left::default())
             }
             left => Ok(left?),
@@ -1226,31 +1379,53 @@ const FRESH: &str =
     "_A fresh start: what was said before is left out from now on. Memory and files stay._";
 
 /// What it asked stands in the context.
-fn event_again(channel: &str, event: CutEvent) -> Job {
+fn event_again(channel: &str, ts: String, name: String) -> Job {
     Job {
         channel: channel.to_owned(),
         thread_ts: None,
         asked: vec![Asked {
-            ts: event.ts,
+            ts,
             user: "EVENT".to_owned(),
             text: String::new(),
             files: Vec::new(),
         }],
-        event: Some(event.name),
+        event: Some(name),
         again: true,
+        stopped: false,
     }
 }
 
-/// Adds a job to those that will be submitted; what belongs to one place is one job.
-fn gather(jobs: &mut Vec<Job>, job: Job) {
-    let same = |other: &&mut Job| {
-        let place = |job: &Job| (job.channel.clone(), job.thread_ts.clone());
-        place(other) == place(&job) && other.asked.len() < TOGETHER_MAX
+/// Adds a job to those that will be submitted; what belongs to one place, and to the same
+/// side of a command, is one job.
+fn gather(tasks: &mut Vec<Task>, job: Job) {
+    let jobs = tasks.iter_mut().rev().map_while(|task| match task {
+        Task::Run(job) => Some(job),
+        Task::Fresh(_) => None,
+    });
+    let place = |job: &Job| {
+        let place = (job.channel.clone(), job.thread_ts.clone());
+        (place, job.event.is_some(), job.stopped)
     };
-    match jobs.iter_mut().rev().find(same) {
+    let same = |other: &&mut Job| place(other) == place(&job) && other.asked.len() < TOGETHER_MAX;
+    match jobs.into_iter().find(same) {
         Some(other) => other.asked.extend(job.asked),
-        None => jobs.push(job),
+        None => tasks.push(Task::Run(job)),
     }
+}
+
+/// A `stop` was said and perhaps not obeyed: what was asked before it in the same place, and
+/// the run that was `cut`, which it was for, have ended. False when there was nothing.
+fn stop_before(tasks: &mut [Task], order: &Order, cut: &[String]) -> bool {
+    let mut any = false;
+    for task in tasks {
+        let Task::Run(job) = task else { continue };
+        let was_on = job.asked.iter().any(|asked| cut.contains(&asked.ts));
+        if was_on || job.thread_ts == order.thread_ts && job.event.is_none() {
+            job.stopped = true;
+            any = true;
+        }
+    }
+    any
 }
 
 fn job_again(channel: &str, entry: LogEntry) -> Job {
@@ -1269,5 +1444,6 @@ fn job_again(channel: &str, entry: LogEntry) -> Job {
         }],
         event: None,
         again: true,
+        stopped: false,
     }
 }

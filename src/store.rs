@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::dir::{Appended, Dir, Floor, Kind, Lock};
+use crate::dir::{Appended, Dir, Floor, Kind};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
 use crate::process::random_word;
@@ -39,8 +39,6 @@ pub(crate) struct Store {
     path: PathBuf,
     /// Most recently used last.
     known: Mutex<VecDeque<Known>>,
-    /// Held as long as mom runs.
-    _lock: Lock,
 }
 
 struct Known {
@@ -64,6 +62,8 @@ pub(crate) struct LogEntry {
     pub(crate) thread_ts: Option<String>,
     /// It asks something of mom: a mention or a DM.
     pub(crate) mention: bool,
+    /// Of mom's lines: the command (ts) that this answers.
+    pub(crate) answers: Option<String>,
     /// `None`: derived from `ts`. For mom's own lines: now.
     pub(crate) date_ms: Option<i64>,
 }
@@ -99,8 +99,8 @@ impl Store {
         let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
         Dir::make_root(&path)?;
         let dir = Arc::new(Dir::open(&path)?);
+        dir.lock()?;
         Ok(Store {
-            _lock: dir.lock()?,
             dir,
             path,
             known: Mutex::default(),
@@ -260,8 +260,9 @@ impl Store {
         Ok(channels.map(|entry| entry.name).collect())
     }
 
-    /// What people asked of mom since then and no run ended for, oldest first. Where the
-    /// context is missing, what came before her last word counts as answered.
+    /// What people asked of mom since then and no run ended for, oldest first, with the
+    /// commands that were not obeyed and every `stop`, whoever it was for. Where the context
+    /// is missing, what came before her last word counts as answered.
     pub(crate) fn unanswered(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
         let floor = Floor::Last(UNANSWERED_LOG_BYTES);
         // What was backfilled may stand behind newer lines.
@@ -279,20 +280,27 @@ impl Store {
             .iter()
             .map(|entry| (entry.ts.clone(), entry.clone()))
             .collect();
-        let mut asked = HashSet::new();
+        let obeyed = entries.iter().filter_map(|entry| entry.answers.clone());
+        let mut asked: HashSet<String> = obeyed.collect();
+        let is_stop = |entry: &LogEntry| Command::parse(&entry.text) == Some(Command::Stop);
         entries.retain_mut(|entry| {
-            let asks = entry.mention && !entry.is_bot && asked.insert(entry.ts.clone());
+            let asks = !entry.is_bot && (entry.mention || is_stop(entry));
+            let asks = asks && asked.insert(entry.ts.clone());
             let Some(now) = as_now.get(&entry.ts).filter(|_| asks) else {
                 return false;
             };
+            // A command was obeyed as it came, whatever was made of it later.
+            if Command::parse(&entry.text).is_some() {
+                return true;
+            }
             let deleted = now.is_empty() && !now.mention;
             entry.text.clone_from(&now.text);
             !deleted && Command::parse(&entry.text).is_none()
         });
         // Mostly there is nothing young enough, and the context need not be read.
         entries.retain(|entry| entry.date_ms() >= since_ms);
-        if entries.is_empty() {
-            return Ok(entries);
+        if entries.iter().all(is_stop) {
+            return Ok(Vec::new());
         }
         let mut done = HashSet::new();
         match self.done(channel, since_ms)? {
@@ -302,7 +310,14 @@ impl Store {
                 since_ms = since_ms.max(complete_ms);
             }
         }
-        entries.retain(|entry| entry.date_ms() >= since_ms && !done.contains(&entry.ts));
+        // What was answered after a command shows that it had its turn.
+        let answered = entries.iter().rposition(|entry| done.contains(&entry.ts));
+        let mut left = answered.unwrap_or(0);
+        entries.retain(|entry| {
+            let had_its_turn = left > 0 && entry.mention && Command::parse(&entry.text).is_some();
+            left = left.saturating_sub(1);
+            entry.date_ms() >= since_ms && !done.contains(&entry.ts) && !had_its_turn
+        });
         Ok(entries)
     }
 
@@ -338,9 +353,8 @@ impl Store {
         Ok(Some((done, complete_ms)))
     }
 
-    /// The event whose run was cut, by the ts it is asked under, when the context has it: its
-    /// file is gone.
-    pub(crate) fn cut_event(&self, channel: &str, since_ms: i64) -> Result<Option<CutEvent>> {
+    /// The run that was on when mom ended, as the context has it.
+    pub(crate) fn cut_run(&self, channel: &str, since_ms: i64) -> Result<Option<CutRun>> {
         let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
         let lines = self.dir.lines_back(&context_path(channel), floor)?;
         for line in lines.into_iter().flatten() {
@@ -349,16 +363,27 @@ impl Store {
             };
             let run = &record["data"]["run"];
             let recent = iso_ms(&record["timestamp"]).is_some_and(|ms| ms >= since_ms);
-            let first = |list: &str| run[list][0].as_str();
-            let ts = first("taken").filter(|ts| first("asked") == Some(ts));
-            let named = ts.and_then(|ts| Some((ts, ts.split_once(':')?.1)));
-            let cut = named.filter(|_| recent && run["done"] == false);
-            return Ok(cut.map(|(ts, name)| CutEvent {
-                ts: ts.to_owned(),
-                name: name.to_owned(),
-            }));
+            if !recent || run["done"] != false {
+                return Ok(None);
+            }
+            let list = run["asked"].as_array().into_iter().flatten();
+            let asked: Vec<String> = list
+                .filter_map(|ts| Some(ts.as_str()?.to_owned()))
+                .collect();
+            let first = asked.first().filter(|ts| run["taken"][0] == ts.as_str());
+            let event = first.and_then(|ts| Some(ts.split_once(':')?.1.to_owned()));
+            return Ok(Some(CutRun { asked, event }));
         }
         Ok(None)
+    }
+
+    /// Messages of people that came with files since then, newest first.
+    pub(crate) fn with_files(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
+        let floor = Floor::Last(TAIL_BYTES);
+        let mut entries = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
+        entries.retain(|entry| !entry.is_bot && !entry.attachments.is_empty());
+        entries.reverse();
+        Ok(entries)
     }
 
     /// Who spoke lately, newest first.
@@ -449,7 +474,8 @@ impl LogEntry {
             .str("text", &self.text)
             .raw("attachments", &json::array(attachments))
             .bool("isBot", self.is_bot)
-            .opt_str("threadTs", self.thread_ts.as_deref());
+            .opt_str("threadTs", self.thread_ts.as_deref())
+            .opt_str("answers", self.answers.as_deref());
         if self.mention {
             line = line.bool("mention", true);
         }
@@ -477,6 +503,7 @@ impl LogEntry {
             is_bot: value["isBot"] == true,
             thread_ts: text("threadTs"),
             mention: value["mention"] == true,
+            answers: text("answers"),
             date_ms: iso_ms(&value["date"]),
         })
     }
@@ -540,11 +567,11 @@ pub(crate) fn context_path(channel: &str) -> String {
 /// along unread.
 pub(crate) const RECORD_TYPE: &str = "mom.run";
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct CutEvent {
-    pub(crate) ts: String,
-    /// File name.
-    pub(crate) name: String,
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct CutRun {
+    pub(crate) asked: Vec<String>,
+    /// File name of the event that it was for, whose file is gone: the context has it.
+    pub(crate) event: Option<String>,
 }
 
 /// A line of context.jsonl, if it is one of mom's records.
@@ -822,8 +849,9 @@ pub(crate) mod tests {
             let found = store.unanswered("C1", since_ms).unwrap();
             found.into_iter().map(|entry| entry.ts).collect()
         };
-        // Without a context: what came after her last word.
-        assert_eq!(found(1_200_000), ["1800.000000", "1900.000000"]);
+        // Without a context: what came after her last word, and the stop after that.
+        let open = ["1700.000000", "1800.000000", "1900.000000"];
+        assert_eq!(found(1_200_000), open);
         let run = |at: i64, asked: &str, done: bool| {
             let date = time::iso(at);
             format!(
@@ -832,17 +860,40 @@ pub(crate) mod tests {
         };
         let context = run(1_401_000, "1400.000000", true) + &run(1_801_000, "1800.000000", false);
         scratch.write("C1/context.jsonl", &context);
-        assert_eq!(found(1_200_000), ["1800.000000", "1900.000000"]);
+        assert_eq!(found(1_200_000), open);
         assert_eq!(found(1_850_000), ["1900.000000"]);
         // As it reads since it was edited.
         let edited = &store.unanswered("C1", 1_850_000).unwrap()[0];
         assert_eq!(edited.text, "never begun");
         scratch.write("C1/context.jsonl", "");
+        assert_eq!(found(1_200_000), ["1400.000000", open[0], open[1], open[2]]);
+        let obeyed = LogEntry {
+            is_bot: true,
+            answers: Some("1970.000000".to_owned()),
+            date_ms: Some(1_975_000),
+            ..entry("1975.000000", "a fresh start")
+        };
+        let later = [
+            asked("1960.000000", "new"),
+            asked("1970.000000", "new"),
+            obeyed,
+            asked("1980.000000", "ended"),
+            asked("1990.000000", "status"),
+        ];
+        log(&store, &later);
+        let ended = run(1_981_000, "1980.000000", true);
+        scratch.write("C1/context.jsonl", &(context + &ended));
         assert_eq!(
-            found(1_200_000),
-            ["1400.000000", "1800.000000", "1900.000000"]
+            found(1_950_000),
+            ["1990.000000"],
+            "an answer came after `new`"
         );
-        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1950.000000");
+        scratch.write("C1/context.jsonl", &run(1_000_000, "1000.000000", true));
+        assert_eq!(
+            found(1_950_000),
+            ["1960.000000", "1980.000000", "1990.000000"]
+        );
+        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1990.000000");
         assert_eq!(store.people("C1").unwrap().len(), 1);
         assert_eq!(store.unanswered("C2", 0), Ok(Vec::new()));
         assert_eq!(store.channels().unwrap(), ["C1"]);

@@ -21,13 +21,16 @@ const THREAD_MAX: usize = 1_000;
 const THREADS_MAX: usize = 50;
 
 /// Calls `each` with the messages of each channel since `newest`, the ts of its log's newest
-/// line; without one she has no log of it.
+/// line; without one she has no log of it, or it was read.
+///
+/// # Errors
+/// `Error::Retry`: some could not be read, after all others were.
 pub(crate) fn missed(
     web: &Web,
     newest: &dyn Fn(&str) -> Result<Option<String>>,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(Vec<Incoming>) -> Result<()>,
+    each: &mut dyn FnMut(&str, Vec<Incoming>) -> Result<()>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [
@@ -39,6 +42,7 @@ pub(crate) fn missed(
         channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
         Ok(!stop.is_set())
     })?;
+    let mut later = Ok(());
     for channel in channels {
         stop.check()?;
         let newest = match newest(&channel) {
@@ -49,14 +53,19 @@ pub(crate) fn missed(
                 continue;
             }
         };
-        match of_channel(web, &channel, &newest, me, stop, each) {
+        let read = of_channel(web, &channel, &newest, me, stop);
+        match read.and_then(|messages| each(&channel, messages)) {
             Err(Error::Failed(why)) => {
                 log::warning!(&channel, "cannot read what was missed: {why}")
+            }
+            Err(Error::Retry { after, why }) => {
+                let why = format!("{channel}: {why}");
+                later = Err(Error::Retry { after, why });
             }
             outcome => outcome?,
         }
     }
-    Ok(())
+    later
 }
 
 fn of_channel(
@@ -65,8 +74,7 @@ fn of_channel(
     newest: &str,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(Vec<Incoming>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Incoming>> {
     // Parents whose thread went on meanwhile are older than the newest line, so a day more is
     // read for them; what is known already is dropped by whoever takes it.
     let mut messages: Vec<Value> = Vec::new();
@@ -108,7 +116,7 @@ fn of_channel(
             Inbound::Message(message) => Some(message),
             _ => None,
         });
-    each(said.collect())
+    Ok(said.collect())
 }
 
 /// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.

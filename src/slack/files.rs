@@ -59,6 +59,17 @@ impl Files {
         (Files(Arc::new(inner)), downloads)
     }
 
+    /// Nobody was asked for it since the start, and it is not here.
+    pub(crate) fn is_absent(&self, local: &str, store: &Store) -> bool {
+        let asked = self.0.state.lock().unwrap().contains_key(local);
+        !asked && matches!(store.dir().stamp(local), Ok(None))
+    }
+
+    /// It will not come.
+    pub(crate) fn give_up(&self, local: &str, why: &str) {
+        self.set(local, State::Failed(why.to_owned()));
+    }
+
     /// Never waits.
     pub(crate) fn fetch(&self, download: Download) {
         let local = download.local.clone();
@@ -66,7 +77,7 @@ impl Files {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.0.queue.try_send(download)
         {
-            self.set(&local, State::Failed("too many files at once".to_owned()));
+            self.give_up(&local, "too many files at once");
         }
     }
 

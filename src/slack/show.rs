@@ -40,6 +40,9 @@ const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
 /// A file of this size gets a line in the status while it is uploaded.
 const LARGE_FILE_BYTES: usize = 1 << 20;
 
+/// What its metadata calls the first message of a run, or the answer to a command.
+pub(crate) const STATUS: &str = "status";
+
 /// Where a run is shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -77,7 +80,7 @@ impl Left {
             return false;
         };
         let number = |prefix| part.strip_prefix(prefix)?.parse::<usize>().ok();
-        if part == "status" {
+        if part == STATUS {
             self.status_ts = Some(ts.to_owned());
         } else if let Some(number) = number("answer-") {
             self.answer_ts.insert(number, ts.to_owned());
@@ -358,7 +361,7 @@ impl Display {
             Next::Post(text) => {
                 let content = self.status(&text);
                 let thread_ts = self.target.thread_ts.clone();
-                let posted = self.post("status", thread_ts.as_deref(), content, Urgency::Optional);
+                let posted = self.post(STATUS, thread_ts.as_deref(), content, Urgency::Optional);
                 match &posted {
                     Ok(ts) => {
                         self.board(|board, now| board.status_posted(ts, text, now));
@@ -538,7 +541,7 @@ impl Display {
             return Ok(ts.to_owned());
         }
         let mut content = content.clone();
-        content.metadata = Some(self.metadata("answer-0"));
+        content.metadata = Some(metadata(&self.target.run, "answer-0"));
         let thread_ts = self.target.thread_ts.clone();
         let Some(ts) = status_ts else {
             return self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must);
@@ -629,7 +632,7 @@ impl Display {
         urgency: Urgency,
     ) -> Answer<String> {
         let (channel, run) = (&self.target.channel, &self.target.run);
-        content.metadata = Some(self.metadata(part));
+        content.metadata = Some(metadata(run, part));
         self.insist(urgency, || {
             let posted = self
                 .web
@@ -670,11 +673,6 @@ impl Display {
         }
     }
 
-    fn metadata(&self, part: &str) -> String {
-        let payload = json!({"run": self.target.run, "part": part});
-        json!({"event_type": "mom", "event_payload": payload}).to_string()
-    }
-
     /// With the Stop button; what is read stands in a block then.
     fn status(&self, text: &str) -> Content {
         let button = json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
@@ -685,6 +683,12 @@ impl Display {
             metadata: None,
         }
     }
+}
+
+/// By which `left` knows a message again.
+pub(crate) fn metadata(run: &str, part: &str) -> String {
+    let payload = json!({"run": run, "part": part});
+    json!({"event_type": "mom", "event_payload": payload}).to_string()
 }
 
 /// The ts of the message that a run posted as `part`, if it stands in the channel or thread.

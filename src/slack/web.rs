@@ -367,6 +367,20 @@ impl Web {
         self.page("conversations.history", &args, "messages", &mut None)
     }
 
+    /// One message; `None` when it is gone. `root`: of its thread, or itself.
+    pub(crate) fn message(&self, channel: &str, root: &str, ts: &str) -> Answer<Option<Value>> {
+        let args = [
+            ("channel", channel),
+            ("ts", root),
+            ("oldest", ts),
+            ("latest", ts),
+            ("inclusive", "true"),
+            ("limit", "2"),
+        ];
+        let found = self.page("conversations.replies", &args, "messages", &mut None)?;
+        Ok(found.into_iter().find(|message| message["ts"] == ts))
+    }
+
     /// Calls `each` with the items of every page (`key` names their array), page by page;
     /// it says whether to go on.
     pub(crate) fn pages(

@@ -97,6 +97,11 @@ pub(crate) fn can_run_beside(name: &str) -> bool {
     matches!(name, "bash" | "read")
 }
 
+/// Calls that change something, in the sandbox or in Slack.
+pub(crate) fn has_effects(name: &str) -> bool {
+    name != "read"
+}
+
 /// Runs one call. Never panics and never fails: a wrong call, a stop, a timeout are results
 /// with `is_error`. `upload` is called by `attach` alone; its error becomes the result.
 pub(crate) fn call(

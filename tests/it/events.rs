@@ -437,6 +437,49 @@ fn five_wait_and_the_sixth_is_refused_aloud() {
     }
 }
 
+/// Whoever takes a file back before its run begins is understood.
+#[test]
+fn a_file_that_goes_or_changes_while_its_run_waits() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let gate = Gate::new();
+    llm.reply(Reply::text("The long answer of a run that takes its time").stall(&gate));
+    slack.mention("C01", "U07", "take your time");
+    llm.next_request();
+    llm.otherwise(|asked| Reply::text(&format!("Heard: {}", told(asked))));
+    for name in ["gone", "changed", "same"] {
+        put(&mom.home, &format!("{name}.json"), &immediate("then"));
+    }
+    wait_status(&slack, "3 waiting");
+    std::fs::remove_file(mom.home.path("data/events/gone.json")).expect("remove");
+    put(&mom.home, "changed.json", &immediate("now"));
+    put(&mom.home, "same.json", &immediate("then"));
+    gate.open();
+    for text in [
+        "[EVENT:changed.json:immediate:immediate] now",
+        "[EVENT:same.json:",
+    ] {
+        answered_with(&slack, text);
+    }
+    slack.mention("C01", "U07", "and the third?");
+    let channel = answered_with(&slack, "and the third?");
+    let all = channel.to_string();
+    assert!(!all.contains("gone.json"), "{all}");
+    assert!(
+        !all.contains("[EVENT:changed.json:immediate:immediate] then"),
+        "{all}"
+    );
+    assert_eq!(all.matches("[EVENT:same.json:").count(), 1, "{all}");
+}
+
+fn answered_with(slack: &FakeSlack, text: &str) -> Channel {
+    slack.wait_channel("C01", |channel| {
+        let answers = channel.answers();
+        let mut shown = answers.iter().map(|answer| answer.shown());
+        shown.any(|shown| shown.starts_with("Heard: ") && shown.contains(text))
+    })
+}
+
 #[test]
 fn a_run_cut_by_a_crash_is_taken_up_once() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());

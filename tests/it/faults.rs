@@ -399,8 +399,9 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
             "full" => disk.free(),
             _ => disk.remount("rw"),
         }
-        llm.reply_text("After.");
-        slack.redeliver(&ts);
+        // Slack has given up bringing it: what comes next tells that it works again.
+        llm.otherwise(|_| Reply::text("After."));
+        slack.say("C01", "U08", "is it mended?").send();
         answered(&slack, "C01", "After.");
         assert_eq!(lines_of(&mom, "C01", &ts), 1);
         assert_eq!(mom.terminate().code, Some(0), "{fault}");
@@ -413,15 +414,43 @@ fn a_directory_that_is_taken_away_is_told() {
     let mom = Mom::start(&slack, &llm);
     fs::remove_dir_all(mom.home.path("data")).expect("remove");
     let ts = slack.mention("C01", "U07", "hi");
-    mom.wait_log("cannot write messages down");
-    slack.wait_channel("C01", |channel| channel.answers().len() == 1);
-    let home = Arc::clone(&mom.home);
-    assert_eq!(mom.terminate().code, Some(0));
-    slack.cut();
+    let said = mom.wait_log("cannot write messages down");
+    assert!(said.contains("is gone; put it back"), "{said}");
+    let told = slack.wait_channel("C01", |channel| channel.answers().len() == 1);
+    assert!(told.to_string().contains("is gone; put it back"), "{told}");
+    mom.home.write("data/MEMORY.md", "");
     llm.reply_text("There.");
-    let _mom = Mom::start_in(&home, &slack, &llm);
     slack.redeliver(&ts);
     answered(&slack, "C01", "There.");
+    mom.wait_log("the data directory was removed");
+    assert_eq!(lines_of(&mom, "C01", &ts), 1);
+    // Events come from the new one, and nobody else may work on it.
+    llm.reply_text("Woken.");
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "wake up"});
+    mom.home.write("data/events/x.json", event.to_string());
+    answered(&slack, "C01", "Woken.");
+    let second = Call::new(&mom.home).slack(&slack).llm(&llm).data().run("");
+    assert!(second.stderr.contains("another mom"), "{}", second.stderr);
+    assert_eq!(mom.terminate().code, Some(0));
+}
+
+/// One that was moved away is the same directory still.
+#[test]
+fn a_directory_that_is_moved_is_worked_on_where_it_is() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = Mom::start(&slack, &llm);
+    let (data, moved) = (mom.home.path("data"), mom.home.path("moved"));
+    fs::rename(&data, &moved).expect("rename");
+    fs::create_dir(&data).expect("make");
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "hi");
+    answered(&slack, "C01", "Here.");
+    slack.wait_until("the answer in the log", |_| {
+        let log = fs::read_to_string(moved.join("C01/log.jsonl")).expect("read");
+        log.contains("Here.").then_some(())
+    });
+    assert!(!data.join("C01").exists());
+    assert_eq!(mom.terminate().code, Some(0));
 }
 
 #[test]

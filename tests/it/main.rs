@@ -27,6 +27,7 @@ mod memory;
 mod mention;
 mod people;
 mod providers;
+mod recover;
 mod show;
 mod steer;
 mod stop;

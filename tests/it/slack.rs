@@ -311,6 +311,11 @@ impl State {
         format!("{prefix}{:04}", self.next)
     }
 
+    /// Nothing goes wrong any more.
+    pub(crate) fn end_faults(&mut self) {
+        self.faults.clear();
+    }
+
     fn im_of(&mut self, user: &str) -> String {
         let id = format!("D{}", &user[1..]);
         if !self.channels.contains_key(&id) {

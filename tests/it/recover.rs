@@ -1,0 +1,320 @@
+//! What a start makes of what the last life left: commands that were logged and not obeyed,
+//! files that were on their way, a history that was not read to its end.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::{Call, Mom};
+use crate::scratch::Scratch;
+use crate::slack::{BOT, Channel, FakeSlack, Fault};
+
+fn answered(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
+    slack.wait_channel(channel, |channel| channel.to_string().contains(text))
+}
+
+/// Lines of what people said.
+fn said(mom: &Mom, channel: &str) -> usize {
+    let lines = mom.jsonl(&format!("{channel}/log.jsonl"));
+    lines.iter().filter(|line| line["isBot"] == false).count()
+}
+
+/// Messages that were written down, and nothing more, when the power was cut.
+struct Logged<'a> {
+    slack: &'a FakeSlack,
+    home: &'a Scratch,
+}
+
+impl Logged<'_> {
+    fn say(&self, channel: &str, thread: Option<&str>, text: &str, files: &[&str]) -> String {
+        let mut say = self.slack.say(channel, "U07", text);
+        if let Some(root) = thread {
+            say = say.thread(root);
+        }
+        for id in files {
+            say = say.file(id);
+        }
+        let ts = say.send_unheard();
+        let ms = ts.replace('.', "")[..13].to_owned();
+        let attachment = |id: &&str| {
+            let name = self
+                .slack
+                .change(|state| state.files[*id].object["name"].clone());
+            let name = name.as_str().expect("a name");
+            json!({"original": name, "local": format!("{channel}/attachments/{ms}_{name}")})
+        };
+        let attachments: Vec<Value> = files.iter().map(attachment).collect();
+        let seconds = &ts[..10];
+        let date = std::process::Command::new("date")
+            .args([
+                "-u",
+                "-d",
+                &format!("@{seconds}"),
+                "+%Y-%m-%dT%H:%M:%S.999Z",
+            ])
+            .output()
+            .expect("date");
+        let date = String::from_utf8(date.stdout).expect("a date");
+        let mention = format!("<@{BOT}>");
+        let mut line = json!({"date": date.trim(), "ts": ts, "user": "U07",
+            "text": text.replace(&mention, "").trim(), "attachments": attachments, "isBot": false});
+        if let Some(root) = thread {
+            line["threadTs"] = root.into();
+        }
+        if text.contains(&mention) {
+            line["mention"] = true.into();
+        }
+        let path = format!("data/{channel}/log.jsonl");
+        let before = std::fs::read_to_string(self.home.path(&path)).unwrap_or_default();
+        self.home.write(&path, format!("{before}{line}\n"));
+        ts
+    }
+}
+
+#[test]
+fn a_command_that_was_logged_and_cut_off_is_obeyed_once() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    slack.allow("already_reacted");
+    let home = Arc::new(Scratch::new());
+    let logged = Logged {
+        slack: &slack,
+        home: &home,
+    };
+    let root = logged.say("C01", None, "a thread", &[]);
+    logged.say("C01", Some(&root), "<@U0BOT> and here?", &[]);
+    logged.say("C01", None, "<@U0BOT> delete everything", &[]);
+    logged.say("C01", None, "no, stop", &[]);
+    logged.say("C01", None, "Stop", &[]);
+    logged.say("C01", None, "<@U0BOT> list everything", &[]);
+    logged.say("C02", None, "old words", &[]);
+    logged.say("C02", None, "<@U0BOT> new", &[]);
+    logged.say("C02", None, "<@U0BOT> status", &[]);
+    logged.say("C02", None, "<@U0BOT> new words", &[]);
+    llm.otherwise(|_| Reply::text("Here."));
+    for life in 1..=3 {
+        let mom = Mom::start_in(&home, &slack, &llm);
+        let mut channel = answered(&slack, "C01", "_Stopped_");
+        for text in ["Model: ", "A fresh start", "Here."] {
+            answered(&slack, "C02", text);
+        }
+        for n in 1..=life {
+            // Comes after everything that the start found.
+            slack.mention("C02", "U07", &format!("more {n}"));
+            channel = slack.wait_channel("C01", |channel| {
+                channel.to_string().matches("Here.").count() == 2
+            });
+        }
+        let (one, two) = (channel.to_string(), slack.channel("C02").to_string());
+        assert_eq!(one.matches("_Stopped_").count(), 1, "{life}: {one}");
+        for text in ["Model: ", "A fresh start"] {
+            assert_eq!(two.matches(text).count(), 1, "{life}: {two}");
+        }
+        assert_eq!(mom.terminate().code, Some(0));
+        slack.cut();
+    }
+    for asked in llm.requests() {
+        assert!(!asked.raw.contains("old words"), "{}", asked.raw);
+        let stopped = asked.raw.contains("delete everything");
+        assert!(!stopped || asked.raw.contains("list everything"));
+    }
+}
+
+/// `_Stopping..._` stood already.
+#[test]
+fn a_promised_end_is_told_after_a_crash() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let mom = Mom::start(&slack, &llm);
+    llm.reply(Reply::text("a long story").stall(&Gate::new()));
+    slack.mention("C01", "U07", "a story");
+    llm.next_request();
+    // The end of the run does not get through, the promise does.
+    slack.fault("chat.update", 0, Fault::Stall(Gate::new()));
+    slack.mention("C01", "U07", "stop");
+    answered(&slack, "C01", "_Stopping..._");
+    let home = Arc::clone(&mom.home);
+    mom.kill9();
+    slack.cut();
+    slack.change(|state| state.end_faults());
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let channel = slack.wait_channel("C01", |channel| {
+        let all = channel.to_string();
+        all.matches("_Stopped_").count() == 2 && !all.contains("Stopping")
+    });
+    assert_eq!(channel.answers().len(), 2, "{channel}");
+    assert_eq!(llm.requests().len(), 1);
+}
+
+#[test]
+fn files_that_were_on_their_way_come_after_the_start() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    slack.allow("thread_not_found");
+    let home = Arc::new(Scratch::new());
+    let logged = Logged {
+        slack: &slack,
+        home: &home,
+    };
+    let file = |name: &str| slack.file(name, "text/plain", name.as_bytes());
+    let (asked, heard) = (file("asked.txt"), file("heard.txt"));
+    let (reply, gone) = (file("reply.txt"), file("gone.txt"));
+    let root = logged.say("C01", None, "look", &[&heard]);
+    logged.say("C01", Some(&root), "and at this", &[&reply]);
+    logged.say("C02", None, "<@U0BOT> erstens", &[&asked]);
+    let deleted = logged.say("G01", None, "<@U0BOT> zweitens", &[&gone]);
+    slack.delete("G01", &deleted);
+    llm.otherwise(|_| Reply::text("Read."));
+    let mom = Mom::start_in(&home, &slack, &llm);
+    answered(&slack, "C02", "Read.");
+    answered(&slack, "G01", "Read.");
+    let request = |mark: &str| {
+        let requests = llm.requests();
+        let found = requests.iter().find(|asked| asked.raw.contains(mark));
+        found.expect("a request").raw.clone()
+    };
+    assert!(request("erstens").contains("asked.txt"));
+    let told = request("zweitens");
+    assert!(told.contains("could not be fetched: Slack"), "{told}");
+    slack.wait_until("the other files", |_| {
+        let lines = ["C01", "C02"]
+            .iter()
+            .flat_map(|id| mom.jsonl(&format!("{id}/log.jsonl")));
+        let files = lines.flat_map(|line| line["attachments"].as_array().cloned());
+        let files = files.flatten().map(|file| {
+            let local = file["local"].as_str().expect("a path").to_owned();
+            (file["original"].as_str().expect("a name").to_owned(), local)
+        });
+        let files: Vec<(String, String)> = files.collect();
+        let is_here = |(name, local): &(String, String)| {
+            std::fs::read_to_string(home.path(&format!("data/{local}"))).is_ok_and(|is| is == *name)
+        };
+        (files.len() == 3 && files.iter().all(is_here)).then_some(())
+    });
+}
+
+/// A newer message stands in the log when the power is cut: what was missed before it must
+/// be read all the same.
+#[test]
+fn a_history_that_was_not_read_to_its_end_is_read_after_the_next_start() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let home = Arc::new(Scratch::new());
+    let logged = Logged {
+        slack: &slack,
+        home: &home,
+    };
+    logged.say("C01", None, "long ago", &[]);
+    slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
+    llm.otherwise(|_| Reply::text("Here."));
+    for life in 1..=2 {
+        slack.fault("conversations.history", 0, Fault::Stall(Gate::new()));
+        let mom = Mom::start_in(&home, &slack, &llm);
+        let ts = slack.say("C01", "U08", &format!("chatter {life}")).send();
+        slack.wait_acked(&ts);
+        mom.kill9();
+        slack.cut();
+        slack.change(|state| state.end_faults());
+    }
+    let mom = Mom::start_in(&home, &slack, &llm);
+    let channel = answered(&slack, "C01", "Here.");
+    assert_eq!(channel.answers().len(), 1);
+    assert_eq!(said(&mom, "C01"), 4);
+}
+
+#[test]
+fn a_history_that_slack_does_not_give_is_asked_for_again() {
+    let faults = [
+        ("429", Fault::Limited(1)),
+        ("internal_error", Fault::Code("internal_error")),
+        ("HTML", Fault::Html(500)),
+        ("cut before", Fault::Drop),
+        ("cut after", Fault::DropAfter),
+    ];
+    let methods = [
+        ("users.conversations", 1),
+        ("conversations.history", 1),
+        ("conversations.history", 2),
+        ("conversations.replies", 1),
+    ];
+    for (name, fault) in faults {
+        for (method, nth) in methods {
+            let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+            slack.persist();
+            let home = Arc::new(Scratch::new());
+            let logged = Logged {
+                slack: &slack,
+                home: &home,
+            };
+            let root = logged.say("C01", None, "long ago", &[]);
+            logged.say("C01", None, "and later", &[]);
+            let reply = slack.say("C01", "U07", "<@U0BOT> missed").thread(&root);
+            reply.send_unheard();
+            llm.reply_text("Here.");
+            slack.fault(method, nth, fault.clone());
+            let mom = Mom::start_in(&home, &slack, &llm);
+            let channel = answered(&slack, "C01", "Here.");
+            let count = channel.to_string().matches("Here.").count();
+            assert_eq!(count, 1, "{method}, call {nth}: {name}");
+            assert_eq!(said(&mom, "C01"), 3, "{method}: {name}");
+        }
+    }
+}
+
+/// Half a minute: longer than one call is repeated.
+#[test]
+fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let home = Arc::new(Scratch::new());
+    let logged = Logged {
+        slack: &slack,
+        home: &home,
+    };
+    logged.say("C01", None, "long ago", &[]);
+    slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
+    slack.fault("conversations.history", 0, Fault::Html(500));
+    let mom = Mom::start_in(&home, &slack, &llm);
+    // The others go on meanwhile.
+    llm.reply_text("Quick.");
+    slack.mention("C02", "U07", "hurry");
+    answered(&slack, "C02", "Quick.");
+    slack.mention("C02", "U07", "status");
+    answered(&slack, "C02", "Model: ");
+    // The guard of a wait is shorter than all of them.
+    for tries in [4, 6, 7] {
+        slack.wait_until("a try", |state| {
+            let calls = state.calls.iter();
+            let tried = calls.filter(|call| call.method == "conversations.history");
+            (tried.count() >= tries).then_some(())
+        });
+    }
+    mom.wait_log("cannot read what was missed");
+    slack.change(|state| state.end_faults());
+    llm.reply_text("Here.");
+    answered(&slack, "C01", "Here.");
+}
+
+#[test]
+fn who_was_refused_today_is_not_refused_again_after_a_restart() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    for life in 1..=2 {
+        let call = Call::new(&home).slack(&slack).llm(&llm);
+        let mom = call.arg("--allow-users=U07").data().spawn();
+        slack.wait_connected();
+        slack.mention("C01", "U08", "do this");
+        mom.wait_log("refused U08");
+        let status = "status".to_owned();
+        slack.mention("C01", "U07", &status);
+        let channel = slack.wait_channel("C01", |channel| {
+            channel.to_string().matches("Model: ").count() == life
+        });
+        let sorry = channel.to_string().matches("Sorry").count();
+        assert_eq!(sorry, 1, "{life}: {channel}");
+        assert_eq!(mom.terminate().code, Some(0));
+        slack.cut();
+    }
+}

@@ -300,10 +300,7 @@ impl Writer<'_> {
     }
 
     fn stream(&mut self, prompt: String, output_tokens: u64) -> Result<String> {
-        let messages = [Message::User {
-            content: vec![Content::Text(prompt)],
-            timestamp_ms: time::now_ms(),
-        }];
+        let messages = [Message::user(prompt, time::now_ms())];
         let turn = Turn {
             system: SYSTEM,
             messages: &messages,
@@ -461,7 +458,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::llm::{Assistant, Cost, Delta, Reply, ToolCall, ToolResult};
+    use crate::llm::{Assistant, Cost, OnDelta, Reply, ToolCall, ToolResult};
     use crate::store::Store;
 
     fn user(text: &str) -> Message {
@@ -550,7 +547,7 @@ mod tests {
             &self.model
         }
 
-        fn stream(&self, turn: &Turn<'_>, _: &Stop, _: &mut dyn FnMut(Delta<'_>)) -> Result<Reply> {
+        fn stream(&self, turn: &Turn<'_>, _: &Stop, _: &mut OnDelta<'_>) -> Result<Reply> {
             let input = sum(turn.messages) + self.fixed;
             if input > self.window {
                 return Err(Error::ContextFull(format!("{input} tokens")));

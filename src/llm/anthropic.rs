@@ -5,20 +5,18 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
-use super::call::{ANTHROPIC_VERSION, Endpoint, Fault, Refusal, parse_event, with_remedies};
-use super::draft::{self, Draft, End};
-use super::models::{self, CacheLifetime};
+use super::call::{Endpoint, Refusal, parse_event, with_remedies};
+use super::draft::{self, Draft, End, Kind};
+use super::models::CacheLifetime;
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Delta, Image, Model, Provider, Reply, Turn};
-use crate::error::{Error, Result};
+use super::{Block, Image, Model, OnDelta, Provider, Reply, Turn};
+use crate::error::Result;
 use crate::json::{Obj, array, quote};
-use crate::log;
 use crate::stop::Stop;
 
 pub(super) struct Anthropic {
     pub(super) endpoint: Endpoint,
     pub(super) model: Model,
-    pub(super) lifetime: CacheLifetime,
 }
 
 impl Provider for Anthropic {
@@ -26,24 +24,16 @@ impl Provider for Anthropic {
         &self.model
     }
 
-    fn stream(
-        &self,
-        turn: &Turn<'_>,
-        stop: &Stop,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<Reply> {
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
         with_remedies(&self.endpoint, &self.model, turn, |omit| {
             let body = self.request(turn, omit);
-            let headers = [
-                ("x-api-key", self.endpoint.bearer()),
-                ("anthropic-version", ANTHROPIC_VERSION),
-            ];
             let mut stream = Stream::default();
-            self.endpoint
-                .stream("/v1/messages", &headers, &body, stop, &mut |data| {
-                    stream.event(data, on_delta)
-                })?;
-            stream.finish(&self.model)
+            let mut on_data = |data: &str| stream.event(data, on_delta);
+            let sent = self
+                .endpoint
+                .stream("/v1/messages", &body, stop, &mut on_data);
+            sent.and_then(|()| stream.draft.finish(&self.model))
+                .map(Some)
         })
     }
 }
@@ -74,7 +64,7 @@ impl Anthropic {
             )
             .bool("stream", true);
         // These think on their own; without this their thinking comes without words.
-        if models::is_known(&self.model) && !self.model.id.contains("-4-") {
+        if self.model.price.is_some() && !self.model.id.contains("-4-") {
             let thinking = Obj::new()
                 .str("type", "adaptive")
                 .str("display", "summarized");
@@ -98,7 +88,7 @@ impl Anthropic {
 
     /// The block with a cache breakpoint. No thinking block ever stands last.
     fn cached(&self, block: &str) -> String {
-        let control = match self.lifetime {
+        let control = match self.endpoint.lifetime {
             CacheLifetime::FiveMinutes => r#"{"type":"ephemeral"}"#,
             CacheLifetime::OneHour => r#"{"type":"ephemeral","ttl":"1h"}"#,
         };
@@ -198,43 +188,43 @@ fn image(image: &Image) -> String {
 #[derive(Default)]
 struct Stream {
     draft: Draft,
-    stop_reason: String,
-    refusal: Option<String>,
-    failure: Option<Refusal>,
-    ended: bool,
+    /// As the last delta told it; it holds once the message has stopped.
+    end: Option<End>,
 }
 
 impl Stream {
-    fn event(
-        &mut self,
-        data: &str,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<ControlFlow<()>> {
+    fn event(&mut self, data: &str, on_delta: &mut OnDelta<'_>) -> Result<ControlFlow<()>> {
         let event = parse_event(data)?;
+        let index = &event["index"];
         match event["type"].as_str().unwrap_or_default() {
             "message_start" => self.usage(&event["message"]["usage"]),
-            "content_block_start" => self.start(&event)?,
-            "content_block_delta" => self.delta(&event, on_delta),
-            "message_delta" => {
-                let delta = &event["delta"];
-                if let Some(reason) = delta["stop_reason"].as_str() {
-                    self.stop_reason = reason.to_owned();
+            "content_block_start" => {
+                if let Some(block) = opened(&event["content_block"]) {
+                    self.draft.open(index, block)?;
                 }
-                let details = &delta["stop_details"];
-                let why = details["explanation"]
-                    .as_str()
-                    .or(details["category"].as_str());
-                self.refusal = why.map(str::to_owned).or(self.refusal.take());
+            }
+            "content_block_delta" => {
+                let delta = &event["delta"];
+                // A kind that is not known is left out, whatever its fields are called.
+                let (kind, field) = match delta["type"].as_str().unwrap_or_default() {
+                    "text_delta" => (Kind::Text, "text"),
+                    "thinking_delta" => (Kind::Thinking, "thinking"),
+                    "signature_delta" => (Kind::Signature, "signature"),
+                    "input_json_delta" => (Kind::Arguments, "partial_json"),
+                    _ => return Ok(ControlFlow::Continue(())),
+                };
+                let piece = delta[field].as_str().unwrap_or_default();
+                self.draft.add(index, kind, piece, on_delta);
+            }
+            "message_delta" => {
+                self.end = ending(&event["delta"]).or(self.end.take());
                 self.usage(&event["usage"]);
             }
-            "message_stop" => self.ended = true,
+            "message_stop" => self.draft.end = self.end.take().or(Some(End::Done)),
             _ if event["error"].is_null() => {}
-            _ => self.failure = Some(Refusal::read(data)),
+            _ => self.draft.failure = Some(Refusal::read(data)),
         }
-        if self.ended || self.failure.is_some() {
-            return Ok(ControlFlow::Break(()));
-        }
-        Ok(ControlFlow::Continue(()))
+        Ok(self.draft.flow())
     }
 
     /// Cumulative counts; a null keeps the earlier one.
@@ -249,100 +239,52 @@ impl Stream {
             *count = counts[name].as_u64().unwrap_or(*count);
         }
     }
+}
 
-    fn start(&mut self, event: &Value) -> Result<()> {
-        let block = &event["content_block"];
-        let field = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
-        let block = match block["type"].as_str().unwrap_or_default() {
-            "text" => Block::Text(field("text")),
-            "thinking" => Block::Thinking {
-                text: field("thinking"),
-                signature: field("signature"),
-                redacted: false,
-            },
-            "redacted_thinking" => Block::Thinking {
-                text: String::new(),
-                signature: field("data"),
-                redacted: true,
-            },
-            "tool_use" => draft::call(&field("id"), &field("name")),
-            _ => return Ok(()),
-        };
-        self.draft.open(&event["index"], block)
-    }
+fn opened(block: &Value) -> Option<Block> {
+    let field = |name: &str| block[name].as_str().unwrap_or_default();
+    Some(match field("type") {
+        "text" => Block::Text(field("text").to_owned()),
+        "thinking" => draft::thinking(field("thinking"), field("signature")),
+        "redacted_thinking" => Block::Thinking {
+            text: String::new(),
+            signature: field("data").to_owned(),
+            redacted: true,
+        },
+        "tool_use" => draft::call(field("id"), field("name")),
+        _ => return None,
+    })
+}
 
-    fn delta(&mut self, event: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) {
-        // A kind that is not known is left out, whatever its fields are called.
-        let (kind, field) = match event["delta"]["type"].as_str().unwrap_or_default() {
-            kind @ "text_delta" => (kind, "text"),
-            kind @ "thinking_delta" => (kind, "thinking"),
-            kind @ "signature_delta" => (kind, "signature"),
-            kind @ "input_json_delta" => (kind, "partial_json"),
-            _ => return,
-        };
-        let piece = event["delta"][field].as_str().unwrap_or_default();
-        match (self.draft.at(&event["index"]), kind) {
-            (Some(Block::Text(text)), "text_delta") => {
-                text.push_str(piece);
-                on_delta(Delta::Text(piece));
-            }
-            (Some(Block::Thinking { text, .. }), "thinking_delta") => {
-                text.push_str(piece);
-                if !piece.is_empty() {
-                    on_delta(Delta::Thinking(piece));
-                }
-            }
-            (Some(Block::Thinking { signature, .. }), "signature_delta") => {
-                signature.push_str(piece);
-            }
-            (Some(Block::ToolCall(call)), "input_json_delta") => call.arguments.push_str(piece),
-            _ => {}
+fn ending(delta: &Value) -> Option<End> {
+    Some(match delta["stop_reason"].as_str()? {
+        "end_turn" | "tool_use" | "stop_sequence" => End::Done,
+        "max_tokens" | "model_context_window_exceeded" => End::Cut,
+        "refusal" => {
+            let details = &delta["stop_details"];
+            let why = [&details["explanation"], &details["category"]];
+            let why = why.into_iter().find_map(Value::as_str);
+            End::Refused(why.unwrap_or("no reason given").to_owned())
         }
-    }
-
-    fn finish(self, model: &Model) -> std::result::Result<Reply, Fault> {
-        if let Some(failure) = self.failure {
-            return Err(Fault::Refused(failure));
-        }
-        if !self.ended {
-            return Err(Error::retry("the model's answer broke off before its end").into());
-        }
-        let end = match self.stop_reason.as_str() {
-            "end_turn" | "tool_use" | "stop_sequence" => End::Done,
-            "max_tokens" | "model_context_window_exceeded" => End::Cut,
-            "refusal" | "sensitive" => {
-                End::Refused(self.refusal.unwrap_or_else(|| "no reason given".to_owned()))
-            }
-            other => {
-                log::warning!(
-                    "",
-                    "{}: stop reason {other:?} taken as the end of the turn",
-                    model.id
-                );
-                End::Done
-            }
-        };
-        Ok(self.draft.finish(end, model)?)
-    }
+        other => End::unknown(other),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, sse};
+    use super::super::call::Fault;
+    use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason, models};
     use super::*;
+    use crate::error::Error;
 
     const ID: &str = "claude-sonnet-5-5";
 
     fn request(id: &str, lifetime: CacheLifetime, turn: &Turn<'_>) -> String {
-        let endpoint = Endpoint::for_tests("anthropic");
-        let service = endpoint.service;
-        let anthropic = Anthropic {
-            endpoint,
-            model: models::model(service, id, lifetime),
-            lifetime,
-        };
-        anthropic.request(turn, Omit::default())
+        let mut endpoint = Endpoint::for_tests("anthropic");
+        endpoint.lifetime = lifetime;
+        let model = models::model(endpoint.service, id, lifetime);
+        Anthropic { endpoint, model }.request(turn, Omit::default())
     }
 
     #[test]
@@ -410,22 +352,16 @@ mod tests {
         assert!(serde_json::from_str::<Value>(want).is_ok());
     }
 
-    /// Feeds a transcript; returns the deltas and what became of the stream.
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
-        let mut deltas = String::new();
         let mut stream = Stream::default();
-        let mut on_delta = |delta: Delta<'_>| match delta {
-            Delta::Text(piece) => deltas += piece,
-            Delta::Thinking(piece) => deltas += &format!("({piece})"),
-        };
-        let fed = sse::Parser::default().feed(transcript.as_bytes(), &mut |data| {
-            stream.event(data, &mut on_delta)
+        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
+            stream.event(data, on_delta)
         });
-        let reply = match fed {
-            Ok(_) => stream.finish(&model("anthropic", ID)),
-            Err(err) => Err(err.into()),
-        };
-        (deltas, reply)
+        let reply = fed.map_err(Fault::Other);
+        (
+            deltas,
+            reply.and_then(|()| stream.draft.finish(&model("anthropic", ID))),
+        )
     }
 
     #[test]
@@ -473,7 +409,8 @@ mod tests {
             (text, r#""model_context_window_exceeded""#, "Length 1 None None"),
             (tool, r#""tool_use""#, "ToolUse 1 None None"),
             (tool, r#""max_tokens""#, "Length 0 None Some(\"bash\")"),
-            (text, r#""sensitive""#, "Stop 0 Some(\"no reason given\") None"),
+            (text, r#""sensitive""#, "Stop 1 None None"),
+            (text, r#""refusal""#, "Stop 0 Some(\"no reason given\") None"),
             (text, r#""refusal","stop_details":{"type":"refusal","category":"cyber","explanation":null}"#, "Stop 0 Some(\"cyber\") None"),
         ] {
             let (_, reply) = replay(&format!(

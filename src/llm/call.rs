@@ -6,19 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::RequestBuilder;
 use ureq::http::{HeaderMap, Response};
 
-use super::models::{self, Service};
+use super::models::{self, CacheLifetime, Service};
 use super::prepare::Omit;
-use super::{LOCAL_FIRST_BYTE_MAX, Message, Model, STREAM_IDLE_MAX, Turn, sse};
+use super::{Message, Model, Turn, sse};
 use crate::error::{Error, Result};
 use crate::net::{self, Limits, Net};
 use crate::secret::{Mask, Secret};
 use crate::stop::Stop;
 use crate::{json, log, text};
 
-/// Works for all models as long as no sampling parameters are sent.
-pub(super) const ANTHROPIC_VERSION: &str = "2023-06-01";
+/// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
+const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
+/// Before the first byte of a local server, which may be loading the model.
+const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);
 /// Bytes of one event stream: 128,000 tokens in chatty events of 400 bytes are 51 MB.
 const STREAM_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error's body.
@@ -37,6 +40,7 @@ pub(super) struct Endpoint {
     /// Without a slash at its end.
     pub(super) base_url: String,
     pub(super) key: Option<Secret>,
+    pub(super) lifetime: CacheLifetime,
     /// Set once the server has said that the model takes none.
     pub(super) no_images: AtomicBool,
 }
@@ -45,9 +49,16 @@ pub(super) struct Endpoint {
 #[derive(Debug)]
 pub(super) enum Fault {
     Refused(Refusal),
-    /// Refused, but the next request will be made differently.
-    Again,
     Other(Error),
+}
+
+impl Fault {
+    pub(super) fn into_error(self, endpoint: &Endpoint, model: &Model) -> Error {
+        match self {
+            Fault::Refused(refusal) => refusal.into_error(endpoint, model),
+            Fault::Other(err) => err,
+        }
+    }
 }
 
 impl From<Error> for Fault {
@@ -79,6 +90,7 @@ impl Endpoint {
             service: models::find_service(provider).unwrap(),
             base_url: "http://x".to_owned(),
             key: None,
+            lifetime: CacheLifetime::FiveMinutes,
             no_images: AtomicBool::new(false),
         }
     }
@@ -88,21 +100,19 @@ impl Endpoint {
     pub(super) fn stream(
         &self,
         path: &str,
-        headers: &[(&str, &str)],
         body: &str,
         stop: &Stop,
         on_data: &mut sse::OnData<'_>,
     ) -> std::result::Result<(), Fault> {
         stop.check()?;
-        let agent = self.net.agent(stop, self.limits(None));
-        let mut request = agent
+        let request = self
+            .net
+            .agent(stop, self.limits(None))
             .post(format!("{}{path}", self.base_url))
             .header("content-type", "application/json")
             .header("accept", "text/event-stream");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = request.send(body).map_err(|err| self.broken(stop, &err))?;
+        let sent = self.signed(request).send(body);
+        let mut response = sent.map_err(|err| self.broken(stop, &err))?;
         match (response.status().as_u16(), response.body().mime_type()) {
             (200, Some("text/html")) => {
                 let name = self.service.base_url_variable;
@@ -123,14 +133,12 @@ impl Endpoint {
                 .map_err(|err| self.broken(stop, &err))?;
             total += count;
             if total > STREAM_BYTES_MAX {
-                return Err(Fault::Other(Error::failed(format!(
-                    "{}: the reply is larger than {STREAM_BYTES_MAX} bytes",
-                    self.base_url
-                ))));
+                let url = &self.base_url;
+                let why = format!("{url}: the reply is larger than {STREAM_BYTES_MAX} bytes");
+                return Err(Error::Failed(why).into());
             }
             if count == 0 {
-                parser.finish(on_data)?;
-                return Ok(());
+                return Ok(parser.finish(on_data)?);
             }
             if parser.feed(&buffer[..count], on_data)?.is_break() {
                 return Ok(());
@@ -153,15 +161,9 @@ impl Endpoint {
         stop: &Stop,
     ) -> std::result::Result<(Value, HeaderMap), Fault> {
         let agent = self.net.agent(stop, self.limits(Some(limit)));
-        let bearer = format!("Bearer {}", self.bearer());
-        let sent = match (body, self.service.name) {
-            (Some(body), _) => agent.post(url).header("authorization", bearer).send(body),
-            (None, "anthropic") => agent
-                .get(url)
-                .header("x-api-key", self.bearer())
-                .header("anthropic-version", ANTHROPIC_VERSION)
-                .call(),
-            (None, _) => agent.get(url).header("authorization", bearer).call(),
+        let sent = match body {
+            Some(body) => self.signed(agent.post(url)).send(body),
+            None => self.signed(agent.get(url)).call(),
         };
         let mut response = sent.map_err(|err| self.broken(stop, &err))?;
         if response.status() != 200 {
@@ -176,9 +178,16 @@ impl Endpoint {
         Ok((answer, headers))
     }
 
-    /// The key, or what servers without keys are content with.
-    pub(super) fn bearer(&self) -> &str {
-        self.key.as_ref().map_or("none", Secret::expose)
+    /// With the key, or what servers without keys are content with.
+    fn signed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let key = self.key.as_ref().map_or("none", Secret::expose);
+        match self.service.name {
+            // The version works for all models as long as no sampling parameters are sent.
+            "anthropic" => request
+                .header("x-api-key", key)
+                .header("anthropic-version", "2023-06-01"),
+            _ => request.header("authorization", format!("Bearer {key}")),
+        }
     }
 
     fn limits(&self, total: Option<Duration>) -> Limits {
@@ -194,14 +203,13 @@ impl Endpoint {
 
     /// A connection that failed, stalled or broke off: all worth another try.
     fn broken(&self, stop: &Stop, err: &dyn std::fmt::Display) -> Error {
-        match stop.check() {
-            Err(stopped) => stopped,
-            Ok(()) if self.service.local => Error::retry(format!(
-                "cannot reach {}: {err}; is it running?",
-                self.base_url
-            )),
-            Ok(()) => Error::retry(format!("cannot reach {}: {err}", self.base_url)),
-        }
+        let hint = if self.service.local {
+            "; is it running?"
+        } else {
+            ""
+        };
+        let why = format!("cannot reach {}: {err}{hint}", self.base_url);
+        stop.check().err().unwrap_or(Error::retry(why))
     }
 }
 
@@ -221,13 +229,10 @@ fn refusal(mut response: Response<ureq::Body>) -> Refusal {
     let body = read_bounded(&mut response, ERROR_BYTES_MAX);
     let headers = response.headers();
     let text = String::from_utf8_lossy(&body);
-    let request_id = ["request-id", "x-request-id"];
+    let request_id = header(headers, "request-id").or(header(headers, "x-request-id"));
     Refusal {
         status: response.status().as_u16(),
-        request_id: request_id
-            .iter()
-            .find_map(|name| header(headers, name))
-            .map(str::to_owned),
+        request_id: request_id.map(str::to_owned),
         after: net::retry_after(headers),
         should_retry: header(headers, "x-should-retry").and_then(|value| value.parse().ok()),
         ..Refusal::read(&text)
@@ -372,18 +377,14 @@ impl Refusal {
         // In backticks or not, also when bound to another conversation; OpenAI's way.
         let about_thinking =
             self.says("signature in thinking block") || self.says("encrypted content");
-        if self.status == 400 && !omit.thinking && about_thinking {
-            return Some(Omit {
-                thinking: true,
-                ..omit
-            });
-        }
         // 404 at OpenRouter, 500 at llama.cpp.
         let about_images = matches!(self.status, 400 | 404 | 415 | 422 | 500) && self.says("image");
-        (about_images && !omit.images).then_some(Omit {
-            images: true,
-            ..omit
-        })
+        let mut less = omit;
+        match self.status {
+            400 if about_thinking && !omit.thinking => less.thinking = true,
+            _ => less.images |= about_images,
+        }
+        (less != omit).then_some(less)
     }
 
     /// The decision, and a sentence for a person.
@@ -469,19 +470,17 @@ fn cut(text: &str) -> String {
 }
 
 pub(super) fn parse_event(data: &str) -> Result<Value> {
-    serde_json::from_str(data).map_err(|err| {
-        Error::retry(format!(
-            "the model's server sent an event that is not JSON: {err}"
-        ))
-    })
+    let broken = |err| format!("the model's server sent an event that is not JSON: {err}");
+    serde_json::from_str(data).map_err(|err| Error::retry(broken(err)))
 }
 
-/// Tries `attempt` until it works, leaving out what the server takes no more.
+/// Tries `attempt` until it works, leaving out what the server takes no more. `None`: the next
+/// request will be made differently.
 pub(super) fn with_remedies<T>(
     endpoint: &Endpoint,
     model: &Model,
     turn: &Turn<'_>,
-    mut attempt: impl FnMut(Omit) -> std::result::Result<T, Fault>,
+    mut attempt: impl FnMut(Omit) -> std::result::Result<Option<T>, Fault>,
 ) -> Result<T> {
     let mut omit = Omit {
         thinking: false,
@@ -490,9 +489,9 @@ pub(super) fn with_remedies<T>(
     let has_images = turn.messages.iter().any(Message::has_image);
     loop {
         match attempt(omit) {
-            Ok(done) => return Ok(done),
+            Ok(Some(done)) => return Ok(done),
+            Ok(None) => continue,
             Err(Fault::Other(err)) => return Err(err),
-            Err(Fault::Again) => continue,
             Err(Fault::Refused(refusal)) => match refusal.remedy(omit) {
                 Some(next) if has_images || !next.images => {
                     let never = next.images && refusal.says("support");
@@ -590,7 +589,7 @@ mod tests {
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{answer}");
         let (endpoint, server) = serve(provider, &[&refusal, &answer]);
         let model = model(provider, "claude-sonnet-5-5");
-        let provider = crate::llm::speak(endpoint, model, models::CacheLifetime::FiveMinutes, 0);
+        let provider = crate::llm::speak(endpoint, model, 0);
         let reply = provider
             .stream(&turn(messages), &Stop::new(), &mut |_| {})
             .unwrap();
@@ -644,20 +643,18 @@ mod tests {
         ] {
             let (endpoint, server) = serve("openai", &[response]);
             let mut got = String::new();
-            let sent = endpoint.stream("/x", &[("x-api-key", "k")], "{}", &Stop::new(), &mut |data| {
+            let sent = endpoint.stream("/x", "{}", &Stop::new(), &mut |data| {
                 got += &format!("{data} ");
                 Ok(if data == "stop" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             });
             got += &match sent {
                 Ok(()) => "done".to_owned(),
-                Err(Fault::Other(err)) => describe(err),
-                Err(Fault::Again) => "again".to_owned(),
-                Err(Fault::Refused(refusal)) => describe(refusal.into_error(&endpoint, &model("openai", "m"))),
+                Err(fault) => describe(fault.into_error(&endpoint, &model("openai", "m"))),
             };
             let got = got.replace(&endpoint.base_url, "BASE");
             assert!(got.starts_with(want), "{response}: {got}");
             let request = &server.join().unwrap()[0];
-            assert!(request.starts_with("POST /x HTTP/1.1\r\n") && request.contains("x-api-key: k\r\n"), "{request}");
+            assert!(request.starts_with("POST /x HTTP/1.1\r\n") && request.contains("authorization: Bearer none\r\n"), "{request}");
         }
     }
 
@@ -667,7 +664,7 @@ mod tests {
         let stop = Stop::new();
         for _ in 0..2 {
             // The second time it is set before anything is sent.
-            let sent = endpoint.stream("/x", &[], "{}", &stop, &mut |_| {
+            let sent = endpoint.stream("/x", "{}", &stop, &mut |_| {
                 let stop = stop.clone();
                 std::thread::spawn(move || stop.set(crate::stop::Cause::Asked));
                 Ok(ControlFlow::Continue(()))

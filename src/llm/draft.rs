@@ -1,16 +1,20 @@
 //! A reply while it is streamed: pieces come in, a `Reply` goes out. What counts as a whole
 //! tool call, and what an ending means, is decided here for every wire format.
 
+use std::ops::ControlFlow;
+
 use serde_json::Value;
 
-use super::{Block, Model, Reply, StopReason, ToolCall, Usage};
+use super::call::{Fault, Refusal};
+use super::{Block, Delta, Model, OnDelta, Reply, StopReason, ToolCall, Usage};
 use crate::error::{Error, Result};
+use crate::log;
 
 /// Blocks of one reply; real ones have a few dozen.
 const BLOCKS_MAX: usize = 1024;
 
 /// How the stream ended, in the provider's words.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum End {
     /// The model was done, or wants its tools run.
     Done,
@@ -20,6 +24,27 @@ pub(super) enum End {
     Refused(String),
 }
 
+impl End {
+    /// A reason that is not known is taken for the end of the turn.
+    pub(super) fn unknown(reason: &str) -> End {
+        log::warning!("", "stop reason {reason:?} taken as the end of the turn");
+        End::Done
+    }
+
+    pub(super) fn filtered() -> End {
+        End::Refused("the provider's content filter".to_owned())
+    }
+}
+
+/// What a piece of a block belongs to.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    Thinking,
+    Signature,
+    Arguments,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     /// Arguments of calls as far as they have come: not yet JSON.
@@ -27,6 +52,12 @@ pub(super) struct Draft {
     /// The stream's own number of each block that has one, and its place in `blocks`.
     places: Vec<(u64, usize)>,
     pub(super) usage: Usage,
+    /// What the model says when it declines.
+    pub(super) refusal: String,
+    /// An error inside the stream.
+    pub(super) failure: Option<Refusal>,
+    /// `None` until all is said.
+    pub(super) end: Option<End>,
 }
 
 impl Draft {
@@ -34,9 +65,8 @@ impl Draft {
     /// `Failed` when the reply has more blocks than any model writes.
     pub(super) fn push(&mut self, block: Block) -> Result<usize> {
         if self.blocks.len() == BLOCKS_MAX {
-            return Err(Error::failed(format!(
-                "the model's reply has more than {BLOCKS_MAX} blocks"
-            )));
+            let why = format!("the model's reply has more than {BLOCKS_MAX} blocks");
+            return Err(Error::Failed(why));
         }
         self.blocks.push(block);
         Ok(self.blocks.len() - 1)
@@ -51,23 +81,46 @@ impl Draft {
 
     pub(super) fn at(&mut self, index: &Value) -> Option<&mut Block> {
         let index = index.as_u64().unwrap_or(0);
-        let (_, place) = self
-            .places
-            .iter()
-            .rev()
-            .find(|(other, _)| *other == index)?;
+        let mut places = self.places.iter().rev();
+        let (_, place) = places.find(|(other, _)| *other == index)?;
         self.blocks.get_mut(*place)
+    }
+
+    /// Appends to the block `index`, if it is one that such a piece belongs to.
+    pub(super) fn add(
+        &mut self,
+        index: &Value,
+        kind: Kind,
+        piece: &str,
+        on_delta: &mut OnDelta<'_>,
+    ) {
+        if piece.is_empty() {
+            return;
+        }
+        match (self.at(index), kind) {
+            (Some(Block::Text(text)), Kind::Text) => {
+                text.push_str(piece);
+                on_delta(Delta::Text(piece));
+            }
+            (Some(Block::Thinking { text, .. }), Kind::Thinking) => {
+                text.push_str(piece);
+                on_delta(Delta::Thinking(piece));
+            }
+            (Some(Block::Thinking { signature, .. }), Kind::Signature) => {
+                signature.push_str(piece);
+            }
+            (Some(Block::ToolCall(call)), Kind::Arguments) => call.arguments.push_str(piece),
+            _ => {}
+        }
     }
 
     /// Appends to the last block when it is text, else opens one.
     pub(super) fn text(&mut self, piece: &str) -> Result<()> {
-        match self.blocks.last_mut() {
-            Some(Block::Text(text)) => text.push_str(piece),
-            _ => {
-                self.push(Block::Text(piece.to_owned()))?;
-            }
+        if let Some(Block::Text(text)) = self.blocks.last_mut() {
+            text.push_str(piece);
+            return Ok(());
         }
-        Ok(())
+        self.push(Block::Text(piece.to_owned())).map(drop)
     }
 
     /// Likewise for thinking that came in the field `source`.
@@ -77,42 +130,50 @@ impl Draft {
                 text, signature, ..
             }) if signature == source => {
                 text.push_str(piece);
+                Ok(())
             }
-            _ => {
-                self.push(Block::Thinking {
-                    text: piece.to_owned(),
-                    signature: source.to_owned(),
-                    redacted: false,
-                })?;
-            }
+            _ => self.push(thinking(piece, source)).map(drop),
         }
-        Ok(())
     }
 
-    /// # Errors
-    /// `ContextFull` when the server cut the prompt in silence: only for those that do.
-    pub(super) fn finish(mut self, end: End, model: &Model) -> Result<Reply> {
-        let usage = Usage {
-            cost: self
-                .usage
-                .cost
-                .or(model.price.map(|price| price.cost(&self.usage))),
-            ..self.usage
+    /// Whether the stream has more to say.
+    pub(super) fn flow(&self) -> ControlFlow<()> {
+        match (&self.end, &self.failure) {
+            (None, None) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    }
+
+    pub(super) fn finish(mut self, model: &Model) -> std::result::Result<Reply, Fault> {
+        if let Some(failure) = self.failure {
+            return Err(Fault::Refused(failure));
+        }
+        let Some(end) = self.end else {
+            return Err(Error::retry("the model's answer broke off before its end").into());
+        };
+        let cost = self.usage.cost;
+        let mut reply = Reply {
+            blocks: Vec::new(),
+            stop_reason: StopReason::Stop,
+            refusal: None,
+            cut_call: None,
+            usage: Usage {
+                cost: cost.or(model.price.map(|price| price.cost(&self.usage))),
+                ..self.usage
+            },
         };
         if let End::Refused(why) = end {
-            return Ok(Reply {
-                blocks: Vec::new(),
-                stop_reason: StopReason::Stop,
-                refusal: Some(why),
-                cut_call: None,
-                usage,
-            });
+            reply.refusal = Some(why);
+            return Ok(reply);
         }
-        let mut cut_call = None;
+        if !self.refusal.is_empty() {
+            reply.refusal = Some(self.refusal);
+            return Ok(reply);
+        }
         let last = self.blocks.len().saturating_sub(1);
         let mut index = 0;
         self.blocks.retain_mut(|block| {
-            let is_last = index == last;
+            let cut = end == End::Cut && index == last;
             index += 1;
             match block {
                 Block::Text(text) => !text.trim().is_empty(),
@@ -120,41 +181,27 @@ impl Draft {
                     text, signature, ..
                 } => !text.is_empty() || !signature.is_empty(),
                 Block::ToolCall(call) => {
-                    let cut = end == End::Cut && is_last;
                     match arguments(&call.arguments) {
                         Some(whole) if !(cut && call.arguments.is_empty()) => {
                             call.arguments = whole;
-                            true
                         }
-                        _ if cut => {
-                            cut_call = Some(std::mem::take(&mut call.name));
-                            false
-                        }
-                        _ => {
-                            call.arguments = broken(&call.arguments);
-                            true
-                        }
+                        _ if cut => reply.cut_call = Some(std::mem::take(&mut call.name)),
+                        _ => call.arguments = broken(&call.arguments),
                     }
+                    reply.cut_call.is_none()
                 }
             }
         });
         // What the server says of tools is less reliable than the calls themselves.
-        let calls = self
-            .blocks
-            .iter()
-            .any(|block| matches!(block, Block::ToolCall(_)));
-        let stop_reason = match end {
-            End::Cut if cut_call.is_some() || !calls => StopReason::Length,
+        let is_call = |block: &Block| matches!(block, Block::ToolCall(_));
+        let calls = self.blocks.iter().any(is_call);
+        reply.stop_reason = match end {
+            End::Cut if reply.cut_call.is_some() || !calls => StopReason::Length,
             _ if calls => StopReason::ToolUse,
             _ => StopReason::Stop,
         };
-        Ok(Reply {
-            blocks: self.blocks,
-            stop_reason,
-            refusal: None,
-            cut_call,
-            usage,
-        })
+        reply.blocks = self.blocks;
+        Ok(reply)
     }
 }
 
@@ -175,6 +222,14 @@ fn arguments(text: &str) -> Option<String> {
 /// the model sees what it wrote.
 fn broken(text: &str) -> String {
     crate::json::Obj::new().str("invalid_json", text).end()
+}
+
+pub(super) fn thinking(text: &str, signature: &str) -> Block {
+    Block::Thinking {
+        text: text.to_owned(),
+        signature: signature.to_owned(),
+        redacted: false,
+    }
 }
 
 pub(super) fn call(id: &str, name: &str) -> Block {
@@ -211,7 +266,8 @@ mod tests {
             if let Some(Block::ToolCall(call)) = draft.blocks.last_mut() {
                 call.arguments = arguments.to_owned();
             }
-            let reply = draft.finish(end, &model).unwrap();
+            draft.end = Some(end);
+            let reply = draft.finish(&model).unwrap();
             let found = reply.blocks.first().map(|block| match block {
                 Block::ToolCall(call) => call.arguments.as_str(),
                 _ => "no call",

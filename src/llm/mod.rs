@@ -12,8 +12,6 @@ mod probe;
 mod responses;
 mod sse;
 
-use std::time::Duration;
-
 use crate::error::{Error, Result};
 use crate::net::Net;
 use crate::secret::Secret;
@@ -27,13 +25,10 @@ pub(crate) trait Provider: Send + Sync {
 
     /// One model turn. Blocks until the stream has ended; `on_delta` sees the text as it
     /// comes. `Error::Retry` and `Error::ContextFull` are the caller's to act on.
-    fn stream(
-        &self,
-        turn: &Turn<'_>,
-        stop: &Stop,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<Reply>;
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply>;
 }
+
+pub(crate) type OnDelta<'a> = dyn FnMut(Delta<'_>) + 'a;
 
 /// Looks a provider's key up: its name, and the variables that may hold it.
 pub(crate) type FindKey<'a> = dyn Fn(&str, &[&str]) -> Result<Option<Secret>> + 'a;
@@ -52,22 +47,16 @@ pub(crate) fn open(
     if spec == "offline" {
         return Ok(Box::new(offline::Offline::new()));
     }
-    let lifetime = match variable("PI_CACHE_RETENTION").as_deref() {
-        Some("long") => CacheLifetime::OneHour,
-        _ => CacheLifetime::FiveMinutes,
-    };
-    let (endpoint, id) = endpoint(spec, variable, find_key, net)?;
-    let service = endpoint.service;
-    let model = models::model(service, id, lifetime);
-    if let (None, Some(near)) = (&model.price, models::near(service.name, id)) {
+    let (endpoint, model) = endpoint(spec, variable, find_key, net)?;
+    if model.price.is_some() {
+        return Ok(speak(endpoint, model, 0));
+    }
+    if let Some(near) = models::near(endpoint.service.name, &model.id) {
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
-    if model.price.is_some() {
-        return Ok(speak(endpoint, model, lifetime, 0));
-    }
     Ok(match probe::probe(&endpoint, &model, &Stop::new()) {
-        Some(model) => speak(endpoint, model, lifetime, 0),
-        None => speak(endpoint, model, lifetime, PROBES_MAX),
+        Some(model) => speak(endpoint, model, 0),
+        None => speak(endpoint, model, PROBES_MAX),
     })
 }
 
@@ -95,18 +84,17 @@ pub(crate) fn check(
             date_ms: None,
         });
     }
-    let (endpoint, id) = endpoint(spec, variable, find_key, net)?;
-    let model = models::model(endpoint.service, id, CacheLifetime::FiveMinutes);
-    probe::check(&endpoint, &model, stop)
+    let (endpoint, model) = endpoint(spec, variable, find_key, net)?;
+    probe::check(&endpoint, model, stop)
 }
 
-/// Where `spec` is served, and the model's id.
-fn endpoint<'a>(
-    spec: &'a str,
+/// Where `spec` is served, and what is known of the model.
+fn endpoint(
+    spec: &str,
     variable: &dyn Fn(&str) -> Option<String>,
     find_key: &FindKey<'_>,
     net: &Net,
-) -> Result<(call::Endpoint, &'a str)> {
+) -> Result<(call::Endpoint, Model)> {
     let (service, id) = parse_spec(spec)?;
     let key = find_key(service.name, service.key_variables)?;
     if key.is_none() && !service.local {
@@ -117,27 +105,23 @@ fn endpoint<'a>(
         service,
         base_url: base_url(service, variable)?,
         key,
+        lifetime: match variable("PI_CACHE_RETENTION").as_deref() {
+            Some("long") => CacheLifetime::OneHour,
+            _ => CacheLifetime::FiveMinutes,
+        },
         no_images: false.into(),
     };
-    Ok((endpoint, id))
+    let model = models::model(service, id, endpoint.lifetime);
+    Ok((endpoint, model))
 }
 
 /// A server may still be starting, or load the model with the first turn.
 const PROBES_MAX: u8 = 4;
 
 /// The client for the model's wire format; `probes` is how often it may yet ask for the window.
-fn speak(
-    endpoint: call::Endpoint,
-    model: Model,
-    lifetime: CacheLifetime,
-    probes: u8,
-) -> Box<dyn Provider> {
+fn speak(endpoint: call::Endpoint, model: Model, probes: u8) -> Box<dyn Provider> {
     match model.api {
-        "anthropic-messages" => Box::new(anthropic::Anthropic {
-            endpoint,
-            model,
-            lifetime,
-        }),
+        "anthropic-messages" => Box::new(anthropic::Anthropic { endpoint, model }),
         "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
         _ => Box::new(openai::OpenAi::new(endpoint, model, probes)),
     }
@@ -191,32 +175,27 @@ fn missing_key(service: &Service, find_key: &FindKey<'_>) -> Error {
 
 /// The address requests start with, without a slash at its end.
 fn base_url(service: &Service, variable: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let url = match (variable(service.base_url_variable), service.name) {
-        (Some(url), _) => url,
-        (None, "ollama") => match variable("OLLAMA_HOST") {
-            Some(host) => ollama_url(host.trim()),
-            None => service.base_url.to_owned(),
-        },
-        (None, "custom") => {
-            let text = "--model=custom/ID needs OPENAI_BASE_URL, like http://127.0.0.1:8000/v1";
-            return Err(Error::Usage(text.to_owned()));
-        }
-        (None, _) => service.base_url.to_owned(),
+    let name = service.base_url_variable;
+    let ollama_host = || {
+        let host = variable("OLLAMA_HOST").filter(|_| service.name == "ollama")?;
+        Some(ollama_url(host.trim()))
     };
+    let url = variable(name).or_else(ollama_host);
+    let url = url.as_deref().unwrap_or(service.base_url);
+    if url.is_empty() {
+        let text = format!("--model=custom/ID needs {name}, like http://127.0.0.1:8000/v1");
+        return Err(Error::Usage(text));
+    }
     if !(url.starts_with("http://") || url.starts_with("https://")) {
-        let name = service.base_url_variable;
-        return Err(Error::Usage(format!(
-            "{name} is {url:?}; it must start with http:// or https://"
-        )));
+        let text = format!("{name} is {url:?}; it must start with http:// or https://");
+        return Err(Error::Usage(text));
     }
     let url = url.trim_end_matches('/');
-    // The variable is documented without it, and set with it all the same.
-    let version = if service.name == "anthropic" {
-        "/v1"
-    } else {
-        ""
-    };
-    Ok(url.strip_suffix(version).unwrap_or(url).to_owned())
+    Ok(match service.name {
+        // The variable is documented without it, and set with it all the same.
+        "anthropic" => url.strip_suffix("/v1").unwrap_or(url).to_owned(),
+        _ => url.to_owned(),
+    })
 }
 
 /// `host`, `host:port`, `http://host:port`, `:port`; an address to listen on becomes one to
@@ -280,6 +259,13 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    pub(crate) fn user(text: String, timestamp_ms: i64) -> Message {
+        Message::User {
+            content: vec![Content::Text(text)],
+            timestamp_ms,
+        }
+    }
+
     /// What came from a person or a tool; nothing for the model's own messages.
     pub(crate) fn content(&self) -> &[Content] {
         match self {
@@ -307,6 +293,12 @@ pub(crate) struct Image {
     pub(crate) mime: String,
     /// Base64.
     pub(crate) data: String,
+}
+
+impl Image {
+    fn data_url(&self) -> String {
+        format!("data:{};base64,{}", self.mime, self.data)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -463,14 +455,10 @@ pub(crate) struct Price {
     pub(crate) step: Option<(u64, f64, f64)>,
 }
 
-/// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
-pub(crate) const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
-/// Before the first byte of a local server, which may be loading the model.
-pub(crate) const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ops::ControlFlow;
 
     pub(super) fn model(provider: &str, id: &str) -> Model {
         let service = models::find_service(provider).unwrap();
@@ -494,10 +482,7 @@ mod tests {
     }
 
     pub(super) fn user(text: &str) -> Message {
-        Message::User {
-            content: vec![Content::Text(text.to_owned())],
-            timestamp_ms: 0,
-        }
+        Message::user(text.to_owned(), 0)
     }
 
     /// As user message, with `len` bytes of base64.
@@ -524,12 +509,22 @@ mod tests {
         })
     }
 
-    pub(super) fn thought(text: &str, signature: &str) -> Block {
-        Block::Thinking {
-            text: text.to_owned(),
-            signature: signature.to_owned(),
-            redacted: false,
-        }
+    pub(super) use super::draft::thinking as thought;
+
+    /// Feeds a transcript to `event`: what was shown meanwhile, thinking in brackets.
+    pub(super) fn replay(
+        transcript: &str,
+        event: &mut dyn FnMut(&str, &mut OnDelta<'_>) -> Result<ControlFlow<()>>,
+    ) -> (String, Result<()>) {
+        let mut deltas = String::new();
+        let mut on_delta = |delta: Delta<'_>| match delta {
+            Delta::Text(piece) => deltas += piece,
+            Delta::Thinking(piece) => deltas += &format!("({piece})"),
+        };
+        let fed = sse::Parser::default().feed(transcript.as_bytes(), &mut |data| {
+            event(data, &mut on_delta)
+        });
+        (deltas, fed.map(drop))
     }
 
     pub(super) fn call(id: &str, name: &str) -> Block {

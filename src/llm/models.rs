@@ -93,17 +93,13 @@ pub(crate) static SERVICES: &[Service] = &[
     local("custom", "", "OPENAI_BASE_URL", &["OPENAI_API_KEY"]),
 ];
 
-/// Tokens and dollars per million tokens.
 struct Known {
     provider: &'static str,
     id: &'static str,
+    /// Tokens.
     context_window: u64,
     output_tokens_max: u32,
-    input: f64,
-    output: f64,
-    cache_read: f64,
-    /// Input tokens above which prices are multiplied, and the factors for input and output.
-    step: Option<(u64, f64, f64)>,
+    price: Price,
     takes_images: bool,
 }
 
@@ -120,24 +116,41 @@ const fn known(
         id,
         context_window,
         output_tokens_max,
-        input,
-        output,
-        cache_read,
-        step: None,
+        price: Price {
+            input,
+            output,
+            cache_read,
+            cache_write: input,
+            step: None,
+        },
         takes_images: true,
     }
 }
 
+/// The row with a price for writing to the cache, in parts of the input price.
+const fn write(factor: f64, mut row: Known) -> Known {
+    row.price.cache_write = factor * row.price.input;
+    row
+}
+
+/// The row with a price step: input tokens above it, and the factors for input and output.
+const fn step(above: u64, input: f64, output: f64, mut row: Known) -> Known {
+    row.price.step = Some((above, input, output));
+    row
+}
+
 const fn claude(id: &'static str, window: u64, output: u32, dollars: [f64; 3]) -> Known {
-    known("anthropic", id, window, output, dollars)
+    write(1.25, known("anthropic", id, window, output, dollars))
 }
 
 /// The window is 1.05M, of which the part below the price step is used.
 const fn gpt(id: &'static str, dollars: [f64; 3]) -> Known {
-    Known {
-        step: Some((272_000, 2.0, 1.5)),
-        ..known("openai", id, 272_000, 128_000, dollars)
-    }
+    step(
+        272_000,
+        2.0,
+        1.5,
+        known("openai", id, 272_000, 128_000, dollars),
+    )
 }
 
 const M: u64 = 1_000_000;
@@ -161,17 +174,17 @@ static KNOWN: &[Known] = &[
     claude("claude-sonnet-4-6", M, 128_000, [3.0, 15.0, 0.30]),
     claude("claude-sonnet-4-5", 200_000, 64_000, [3.0, 15.0, 0.30]),
     claude("claude-sonnet-4-5-20250929", 200_000, 64_000, [3.0, 15.0, 0.30]),
-    Known { step: Some((100_000, 5.0, 5.0)), ..claude("claude-haiku-5-5", M, 128_000, [0.10, 0.50, 0.01]) },
+    step(100_000, 5.0, 5.0, claude("claude-haiku-5-5", M, 128_000, [0.10, 0.50, 0.01])),
     claude("claude-haiku-4-5", 200_000, 64_000, [1.0, 5.0, 0.10]),
     claude("claude-haiku-4-5-20251001", 200_000, 64_000, [1.0, 5.0, 0.10]),
-    gpt("gpt-6-astra", [10.0, 50.0, 1.00]),
-    gpt("gpt-6.1-sol", [2.0, 10.0, 0.10]),
-    gpt("gpt-6-sol", [2.0, 10.0, 0.20]),
-    gpt("gpt-6.1-terra", [1.0, 5.0, 0.05]),
-    gpt("gpt-6-luna", [0.10, 0.50, 0.01]),
-    gpt("gpt-5.6-sol", [4.0, 20.0, 0.40]),
-    gpt("gpt-5.6-terra", [2.0, 12.0, 0.20]),
-    gpt("gpt-5.6-luna", [0.20, 1.20, 0.02]),
+    write(1.25, gpt("gpt-6-astra", [10.0, 50.0, 1.00])),
+    write(1.25, gpt("gpt-6.1-sol", [2.0, 10.0, 0.10])),
+    write(1.25, gpt("gpt-6-sol", [2.0, 10.0, 0.20])),
+    write(1.25, gpt("gpt-6.1-terra", [1.0, 5.0, 0.05])),
+    write(1.25, gpt("gpt-6-luna", [0.10, 0.50, 0.01])),
+    write(1.25, gpt("gpt-5.6-sol", [4.0, 20.0, 0.40])),
+    write(1.25, gpt("gpt-5.6-terra", [2.0, 12.0, 0.20])),
+    write(1.25, gpt("gpt-5.6-luna", [0.20, 1.20, 0.02])),
     gpt("gpt-5.5", [5.0, 30.0, 0.50]),
     gpt("gpt-5.4", [2.5, 15.0, 0.25]),
     known("openai", "gpt-5.4-mini", 400_000, 128_000, [0.75, 4.5, 0.075]),
@@ -208,6 +221,11 @@ pub(crate) fn model(service: &'static Service, id: &str, lifetime: CacheLifetime
     let row = KNOWN
         .iter()
         .find(|row| row.provider == service.name && row.id == id);
+    let mut price = row.map(|row| row.price);
+    if let (Some(price), CacheLifetime::OneHour, "anthropic") = (&mut price, lifetime, service.name)
+    {
+        price.cache_write = 2.0 * price.input;
+    }
     Model {
         provider: service.name,
         api: match service.name == "openai" && refuses_tools_in_chat(id) {
@@ -217,13 +235,7 @@ pub(crate) fn model(service: &'static Service, id: &str, lifetime: CacheLifetime
         id: id.to_owned(),
         context_window: row.map_or(UNKNOWN_WINDOW, |row| row.context_window),
         output_tokens_max: row.map_or(UNKNOWN_OUTPUT_MAX, |row| row.output_tokens_max),
-        price: row.map(|row| Price {
-            input: row.input,
-            output: row.output,
-            cache_read: row.cache_read,
-            cache_write: row.input * write_factor(row, lifetime),
-            step: row.step,
-        }),
+        price,
         // Tried: a model that refuses them is asked again without.
         takes_images: row.is_none_or(|row| row.takes_images),
     }
@@ -237,20 +249,6 @@ fn refuses_tools_in_chat(id: &str) -> bool {
     version
         .and_then(json::number)
         .is_some_and(|version| version >= 5.6)
-}
-
-/// Price of a cache write over the input price. OpenAI charges it for the same models.
-fn write_factor(row: &Known, lifetime: CacheLifetime) -> f64 {
-    match (row.provider, lifetime) {
-        ("anthropic", CacheLifetime::FiveMinutes) => 1.25,
-        ("anthropic", CacheLifetime::OneHour) => 2.0,
-        ("openai", _) if refuses_tools_in_chat(row.id) => 1.25,
-        _ => 1.0,
-    }
-}
-
-pub(crate) fn is_known(model: &Model) -> bool {
-    model.price.is_some()
 }
 
 /// The provider that has the model `id`, for a spec without a provider.

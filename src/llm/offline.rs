@@ -2,7 +2,8 @@
 //! command and its output is the answer. For trying mom, the sandbox and Slack.
 
 use super::{
-    Block, Content, Delta, Message, Model, Provider, RESUMED, Reply, StopReason, Turn, Usage,
+    Block, Content, Delta, Message, Model, OnDelta, Provider, RESUMED, Reply, StopReason, Turn,
+    Usage,
 };
 use crate::error::Result;
 use crate::json::Obj;
@@ -45,12 +46,7 @@ impl Provider for Offline {
         &self.model
     }
 
-    fn stream(
-        &self,
-        turn: &Turn<'_>,
-        stop: &Stop,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<Reply> {
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
         stop.check()?;
         let block = answer(turn.messages);
         let stop_reason = match &block {

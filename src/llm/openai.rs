@@ -3,8 +3,8 @@
 //! `models::SERVICES`; what differs without saying so is dealt with where it shows.
 
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
 
@@ -12,11 +12,11 @@ use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{COMPLETION_TOKENS, Service};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Delta, Image, Model, Provider, Reply, Turn, probe};
+use super::{Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, Turn, probe};
 use crate::error::{Error, Result};
 use crate::json::{Obj, array, quote};
 use crate::stop::Stop;
-use crate::{log, time};
+use crate::time;
 
 pub(super) struct OpenAi {
     endpoint: Endpoint,
@@ -25,53 +25,45 @@ pub(super) struct OpenAi {
     probed: OnceLock<Model>,
     /// Questions about the model that may still be asked.
     probes: AtomicU8,
-    /// Bits, see below.
-    learned: AtomicU8,
-    /// The most tokens a reply may have, as the server's refusal told it.
-    output_tokens_max: AtomicU32,
+    learned: Mutex<Learned>,
 }
 
-/// What a refusal taught us about a server, as bits.
-const OTHER_TOKENS_FIELD: u8 = 1;
-const NO_STREAM_OPTIONS: u8 = 2;
-/// GPT-5.4 and later refuse tools here unless they do not think.
-const EFFORT_NONE: u8 = 4;
+/// What refusals taught us about a server.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Learned {
+    other_tokens_field: bool,
+    no_stream_options: bool,
+    /// GPT-5.4 and later refuse tools here unless they do not think.
+    effort_none: bool,
+    /// The most tokens a reply may have.
+    output_tokens_max: Option<u32>,
+}
 
 impl Provider for OpenAi {
     fn model(&self) -> &Model {
         self.probed.get().unwrap_or(&self.assumed)
     }
 
-    fn stream(
-        &self,
-        turn: &Turn<'_>,
-        stop: &Stop,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<Reply> {
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
         self.probe(stop);
-        let bearer = format!("Bearer {}", self.endpoint.bearer());
         with_remedies(&self.endpoint, self.model(), turn, |omit| {
-            let learned = self.learned.load(Ordering::Relaxed);
-            let limit = self.limit(turn);
+            let learned = *self.learned.lock().unwrap();
             let body = self.request(turn, omit, learned);
-            let headers = [("authorization", bearer.as_str())];
             let mut stream = Stream::default();
             let mut on_data = |data: &str| stream.event(data, on_delta);
-            let path = "/chat/completions";
-            match self
+            let sent = self
                 .endpoint
-                .stream(path, &headers, &body, stop, &mut on_data)
-            {
-                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned, limit) => {
-                    Err(Fault::Again)
+                .stream("/chat/completions", &body, stop, &mut on_data);
+            match sent {
+                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned, turn) => {
+                    return Ok(None);
                 }
                 // Some keep the connection open and silent after the last word.
-                Err(Fault::Other(Error::Retry { .. })) if stream.is_complete() => {
-                    stream.finish(self.endpoint.service, self.model(), on_delta)
-                }
-                Err(fault) => Err(fault),
-                Ok(()) => stream.finish(self.endpoint.service, self.model(), on_delta),
+                Err(Fault::Other(Error::Retry { .. })) if stream.draft.end.is_some() => {}
+                sent => sent?,
             }
+            let reply = stream.finish(self.endpoint.service, self.model(), on_delta);
+            reply.map(Some)
         })
     }
 }
@@ -83,8 +75,7 @@ impl OpenAi {
             assumed: model,
             probed: OnceLock::new(),
             probes: AtomicU8::new(probes),
-            learned: AtomicU8::new(0),
-            output_tokens_max: AtomicU32::new(u32::MAX),
+            learned: Mutex::default(),
         }
     }
 
@@ -100,43 +91,40 @@ impl OpenAi {
     }
 
     /// Whether the same turn is worth another request, made differently than by `known`.
-    fn learn(&self, refusal: &Refusal, known: u8, limit: u32) -> bool {
-        if let Some(smaller) = smaller_limit(refusal, limit) {
-            self.output_tokens_max.store(smaller, Ordering::Relaxed);
-            return true;
-        }
+    fn learn(&self, refusal: &Refusal, known: Learned, turn: &Turn<'_>) -> bool {
         const UNWANTED: &str = "support unrecognized unknown unexpected permitted extra";
-        let unwanted = UNWANTED.split(' ').any(|word| refusal.says(word));
-        let news = match refusal.status {
-            400 | 422 if !unwanted => 0,
-            400 | 422 if refusal.says("reasoning_effort") => EFFORT_NONE,
-            400 | 422 if refusal.says("stream_options") => NO_STREAM_OPTIONS,
-            400 | 422 if refusal.says(self.tokens_field(known)) => OTHER_TOKENS_FIELD,
-            _ => 0,
-        };
-        self.learned.fetch_or(news, Ordering::Relaxed);
-        news & !known != 0
+        let learned = &mut *self.learned.lock().unwrap();
+        if let Some(smaller) = smaller_limit(refusal, self.limit(turn, known)) {
+            learned.output_tokens_max = Some(smaller);
+        } else if matches!(refusal.status, 400 | 422)
+            && UNWANTED.split(' ').any(|word| refusal.says(word))
+        {
+            let fields = [
+                ("reasoning_effort", &mut learned.effort_none),
+                ("stream_options", &mut learned.no_stream_options),
+                (self.tokens_field(known), &mut learned.other_tokens_field),
+            ];
+            let field = fields.into_iter().find(|(field, _)| refusal.says(field));
+            field.into_iter().for_each(|(_, lesson)| *lesson = true);
+        }
+        *learned != known
     }
 
     /// Tokens the reply may have.
-    fn limit(&self, turn: &Turn<'_>) -> u32 {
+    fn limit(&self, turn: &Turn<'_>, learned: Learned) -> u32 {
         let limit = turn.output_tokens_max.min(self.model().output_tokens_max);
-        limit.min(self.output_tokens_max.load(Ordering::Relaxed))
+        limit.min(learned.output_tokens_max.unwrap_or(limit))
     }
 
-    fn tokens_field(&self, learned: u8) -> &'static str {
-        match (
-            self.endpoint.service.tokens_field,
-            learned & OTHER_TOKENS_FIELD != 0,
-        ) {
-            ("max_tokens", false) => "max_tokens",
-            ("max_tokens", true) => "max_completion_tokens",
-            (field, false) => field,
-            (_, true) => "max_tokens",
+    fn tokens_field(&self, learned: Learned) -> &'static str {
+        let usual = self.endpoint.service.tokens_field == COMPLETION_TOKENS;
+        match usual != learned.other_tokens_field {
+            true => COMPLETION_TOKENS,
+            false => "max_tokens",
         }
     }
 
-    fn request(&self, turn: &Turn<'_>, omit: Omit, learned: u8) -> String {
+    fn request(&self, turn: &Turn<'_>, omit: Omit, learned: Learned) -> String {
         let (service, model) = (self.endpoint.service, self.model());
         let prepared = prepare(turn, service, model, omit);
         let mut messages = Messages {
@@ -147,9 +135,8 @@ impl OpenAi {
             messages.entry(entry, index >= prepared.run_start);
         }
         if !turn.system.trim().is_empty() {
-            messages
-                .out
-                .insert(0, ("system", quote(turn.system), String::new()));
+            let system = ("system", quote(turn.system), String::new());
+            messages.out.insert(0, system);
         }
         // Claude behind OpenRouter caches only where it is told to.
         if service.name == "openrouter" && model.id.starts_with("anthropic/") {
@@ -168,12 +155,12 @@ impl OpenAi {
         });
         let mut request = Obj::new()
             .str("model", &model.id)
-            .num(self.tokens_field(learned), self.limit(turn))
+            .num(self.tokens_field(learned), self.limit(turn, learned))
             .bool("stream", true);
-        if service.stream_options && learned & NO_STREAM_OPTIONS == 0 {
+        if service.stream_options && !learned.no_stream_options {
             request = request.raw("stream_options", r#"{"include_usage":true}"#);
         }
-        if learned & EFFORT_NONE != 0 {
+        if learned.effort_none {
             request = request.str("reasoning_effort", "none");
         }
         // An empty list is refused by vLLM.
@@ -325,13 +312,15 @@ fn text(words: &str) -> String {
 }
 
 fn image(image: &Image) -> String {
-    let url = format!("data:{};base64,{}", image.mime, image.data);
-    let url = Obj::new().str("url", &url).end();
+    let url = Obj::new().str("url", &image.data_url()).end();
     Obj::new()
         .str("type", "image_url")
         .raw("image_url", &url)
         .end()
 }
+
+const THINK: &str = "<think>";
+const THINK_END: &str = "</think>";
 
 /// Where a reply's text stands with regard to `<think>`, which raw servers leave in it.
 enum Think {
@@ -342,6 +331,12 @@ enum Think {
     Over,
 }
 
+impl Default for Think {
+    fn default() -> Think {
+        Think::Maybe(String::new())
+    }
+}
+
 struct OpenCall {
     index: Option<u64>,
     id: String,
@@ -349,57 +344,29 @@ struct OpenCall {
     position: usize,
 }
 
+#[derive(Default)]
 struct Stream {
     draft: Draft,
     calls: Vec<OpenCall>,
     think: Think,
     /// OpenRouter's, put together from their pieces.
     details: Vec<Value>,
-    refusal: String,
-    finish_reason: Option<String>,
-    failure: Option<Refusal>,
-    done: bool,
-}
-
-impl Default for Stream {
-    fn default() -> Stream {
-        Stream {
-            draft: Draft::default(),
-            calls: Vec::new(),
-            think: Think::Maybe(String::new()),
-            details: Vec::new(),
-            refusal: String::new(),
-            finish_reason: None,
-            failure: None,
-            done: false,
-        }
-    }
 }
 
 impl Stream {
-    fn event(
-        &mut self,
-        data: &str,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<ControlFlow<()>> {
+    fn event(&mut self, data: &str, on_delta: &mut OnDelta<'_>) -> Result<ControlFlow<()>> {
         if data.trim() == "[DONE]" {
-            self.done = true;
+            self.draft.end.get_or_insert(End::Done);
             return Ok(ControlFlow::Break(()));
         }
         let chunk = parse_event(data)?;
         if !chunk["error"].is_null() {
-            self.failure = Some(Refusal::read(data));
+            self.draft.failure = Some(Refusal::read(data));
             return Ok(ControlFlow::Break(()));
         }
         let choice = &chunk["choices"][0];
         for usage in [&chunk["usage"], &choice["usage"]] {
             self.usage(usage);
-        }
-        if let Some(reason) = choice["finish_reason"]
-            .as_str()
-            .filter(|reason| !reason.is_empty())
-        {
-            self.finish_reason = Some(reason.to_owned());
         }
         let delta = match &choice["delta"] {
             Value::Null => &choice["message"],
@@ -410,28 +377,24 @@ impl Stream {
             Value::String(text) => self.text(text, on_delta)?,
             // Mistral: pieces of text and of thinking.
             Value::Array(parts) => {
+                let words = |value: &Value| value["text"].as_str().unwrap_or_default().to_owned();
                 for part in parts {
-                    self.text(part["text"].as_str().unwrap_or_default(), on_delta)?;
+                    self.text(&words(part), on_delta)?;
                     for thought in part["thinking"].as_array().into_iter().flatten() {
-                        self.thinking(
-                            thought["text"].as_str().unwrap_or_default(),
-                            "thinking",
-                            on_delta,
-                        )?;
+                        self.thinking(&words(thought), "thinking", on_delta)?;
                     }
                 }
             }
             _ => {}
         }
-        self.refusal += delta["refusal"].as_str().unwrap_or_default();
+        self.draft.refusal += delta["refusal"].as_str().unwrap_or_default();
         for call in delta["tool_calls"].as_array().into_iter().flatten() {
             self.call(call)?;
         }
+        if let Some(end) = ending(choice["finish_reason"].as_str().unwrap_or_default())? {
+            self.draft.end = Some(end);
+        }
         Ok(ControlFlow::Continue(()))
-    }
-
-    fn is_complete(&self) -> bool {
-        self.done || self.finish_reason.is_some()
     }
 
     fn usage(&mut self, counts: &Value) {
@@ -452,14 +415,14 @@ impl Stream {
         usage.output = counts["completion_tokens"].as_u64().unwrap_or(usage.output);
         // OpenRouter says what it takes, in dollars.
         if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
-            usage.cost = Some(super::Cost {
+            usage.cost = Some(Cost {
                 output: dollars,
-                ..super::Cost::default()
+                ..Cost::default()
             });
         }
     }
 
-    fn reasoning(&mut self, delta: &Value, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
+    fn reasoning(&mut self, delta: &Value, on_delta: &mut OnDelta<'_>) -> Result<()> {
         for field in ["reasoning_content", "reasoning", "reasoning_text"] {
             let piece = delta[field].as_str().unwrap_or_default();
             if !piece.is_empty() {
@@ -478,12 +441,7 @@ impl Stream {
         Ok(())
     }
 
-    fn thinking(
-        &mut self,
-        piece: &str,
-        source: &str,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<()> {
+    fn thinking(&mut self, piece: &str, source: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
         }
@@ -491,7 +449,7 @@ impl Stream {
         self.draft.thinking(piece, source)
     }
 
-    fn answer(&mut self, piece: &str, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
+    fn answer(&mut self, piece: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
         }
@@ -499,21 +457,19 @@ impl Stream {
         self.draft.text(piece)
     }
 
-    fn text(&mut self, piece: &str, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<()> {
-        const START: &str = "<think>";
-        const END: &str = "</think>";
+    fn text(&mut self, piece: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
         match &mut self.think {
             Think::Over => self.answer(piece, on_delta),
             Think::Maybe(held) => {
                 held.push_str(piece);
                 let start = held.trim_start();
-                if let Some(rest) = start.strip_prefix(START) {
+                if let Some(rest) = start.strip_prefix(THINK) {
                     let rest = rest.to_owned();
                     self.think = Think::Inside(String::new());
                     return self.text(&rest, on_delta);
                 }
                 // Not for ever: blanks are an answer too, if a poor one.
-                if START.starts_with(start) && held.len() < 64 {
+                if THINK.starts_with(start) && held.len() < 64 {
                     return Ok(());
                 }
                 let held = std::mem::take(held);
@@ -522,20 +478,35 @@ impl Stream {
             }
             Think::Inside(held) => {
                 let text = std::mem::take(held) + piece;
-                if let Some((thought, rest)) = text.split_once(END) {
+                if let Some((thought, rest)) = text.split_once(THINK_END) {
                     self.think = Think::Over;
                     self.thinking(thought, "think", on_delta)?;
                     return self.answer(rest.trim_start(), on_delta);
                 }
-                let end = (0..END.len())
-                    .rev()
-                    .find(|len| text.ends_with(&END[..*len]))
-                    .unwrap_or(0);
-                let (thought, tail) = text.split_at(text.len() - end);
+                let mut starts = (0..THINK_END.len()).rev();
+                let start = starts.find(|len| text.ends_with(&THINK_END[..*len]));
+                let (thought, tail) = text.split_at(text.len() - start.unwrap_or(0));
                 *held = tail.to_owned();
                 self.thinking(thought, "think", on_delta)
             }
         }
+    }
+
+    /// Templates that open the thinking themselves leave a lone `</think>`: what stands before
+    /// it was thought. In code it is only spoken of.
+    fn close_thinking(&mut self) {
+        let Some(Block::Text(text)) = self.draft.blocks.first_mut() else {
+            return;
+        };
+        let Some((thought, rest)) = text.split_once(THINK_END) else {
+            return;
+        };
+        if thought.contains(THINK) || thought.matches('`').count() % 2 == 1 {
+            return;
+        }
+        let thought = draft::thinking(thought.trim(), "think");
+        *text = rest.trim_start().to_owned();
+        self.draft.blocks.insert(0, thought);
     }
 
     fn call(&mut self, piece: &Value) -> Result<()> {
@@ -543,8 +514,7 @@ impl Stream {
         let id = piece["id"].as_str().unwrap_or_default();
         let name = function["name"].as_str().unwrap_or_default();
         let index = piece["index"].as_u64();
-        let found = self.find_call(index, id, name);
-        let position = match found {
+        let position = match self.find_call(index, id, name) {
             Some(position) => position,
             None => {
                 let made_up = format!("call_{:x}_{}", time::now_ms(), self.draft.blocks.len());
@@ -605,65 +575,50 @@ impl Stream {
         mut self,
         service: &Service,
         model: &Model,
-        on_delta: &mut dyn FnMut(Delta<'_>),
+        on_delta: &mut OnDelta<'_>,
     ) -> std::result::Result<Reply, Fault> {
-        if let Some(failure) = self.failure {
-            return Err(Fault::Refused(failure));
-        }
-        if !self.is_complete() {
-            return Err(Error::retry("the model's answer broke off before its end").into());
-        }
         match std::mem::replace(&mut self.think, Think::Over) {
             Think::Maybe(held) => self.answer(&held, on_delta)?,
             Think::Inside(held) => self.thinking(&held, "think", on_delta)?,
-            Think::Over => {}
+            Think::Over => self.close_thinking(),
         }
         if !self.details.is_empty() {
             // Beside the words they were shown as, and instead of them when sent back.
-            let details = Value::Array(std::mem::take(&mut self.details)).to_string();
-            self.draft.blocks.insert(
-                0,
-                Block::Thinking {
-                    text: String::new(),
-                    signature: details,
-                    redacted: false,
-                },
-            );
+            let details = Value::Array(self.details).to_string();
+            self.draft.blocks.insert(0, draft::thinking("", &details));
         }
-        let end = match self.finish_reason.as_deref().unwrap_or("stop") {
-            _ if !self.refusal.is_empty() => End::Refused(self.refusal),
-            "stop" | "tool_calls" | "function_call" | "end" | "eos" | "end_turn" => End::Done,
-            "length" | "model_context_window_exceeded" => End::Cut,
-            "content_filter" => End::Refused("the provider's content filter".to_owned()),
-            reason @ ("error" | "network_error" | "insufficient_system_resource") => {
-                return Err(Error::retry(format!("the model's server gave up: {reason}")).into());
-            }
-            other => {
-                log::warning!(
-                    "",
-                    "{}: finish reason {other:?} taken as the end of the turn",
-                    model.id
-                );
-                End::Done
-            }
-        };
         let usage = self.draft.usage;
         let input = usage.input + usage.cache_read + usage.cache_write;
         // Servers that cut a long prompt in silence, or leave no room for an answer.
-        let overflow = match end {
-            End::Done => service.local && input > model.context_window,
-            End::Cut => usage.output == 0 && input > 0 && input >= model.context_window / 100 * 99,
-            End::Refused(_) => false,
+        let overflow = match self.draft.end {
+            Some(End::Done) => service.local && input > model.context_window,
+            Some(End::Cut) => {
+                usage.output == 0 && input > 0 && input >= model.context_window / 100 * 99
+            }
+            Some(End::Refused(_)) | None => false,
         };
         if overflow {
-            let text = format!(
-                "{} was given {input} tokens, more than its window",
-                model.id
-            );
+            let id = &model.id;
+            let text = format!("{id} was given {input} tokens, more than its window");
             return Err(Error::ContextFull(text).into());
         }
-        Ok(self.draft.finish(end, model)?)
+        self.draft.finish(model)
     }
+}
+
+fn ending(reason: &str) -> Result<Option<End>> {
+    Ok(Some(match reason {
+        "" => return Ok(None),
+        "stop" | "tool_calls" | "function_call" | "end" | "eos" | "end_turn" => End::Done,
+        "length" | "model_context_window_exceeded" => End::Cut,
+        "content_filter" => End::filtered(),
+        "error" | "network_error" | "insufficient_system_resource" => {
+            return Err(Error::retry(format!(
+                "the model's server gave up: {reason}"
+            )));
+        }
+        other => End::unknown(other),
+    }))
 }
 
 /// Appends a piece of one of OpenRouter's reasoning details.
@@ -688,8 +643,8 @@ fn merge(whole: &mut Value, piece: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, models, sse};
+    use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason, models};
     use super::*;
 
     fn openai(provider: &str, id: &str) -> OpenAi {
@@ -735,12 +690,12 @@ mod tests {
         ] {
             let messages = tool_loop(provider, thoughts);
             let turn = Turn { system: "S", ..turn(&messages) };
-            assert_eq!(openai(provider, "m").request(&turn, Omit::default(), 0), want, "{provider}");
+            assert_eq!(openai(provider, "m").request(&turn, Omit::default(), Learned::default()), want, "{provider}");
         }
 
         let messages = [user("go")];
         let turn = Turn { system: "S", tools: &[], ..turn(&messages) };
-        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default(), 0);
+        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default(), Learned::default());
         assert_eq!(claude.matches(r#","cache_control":{"type":"ephemeral"}}]"#).count(), 2, "{claude}");
         assert!(!claude.contains("tools"), "{claude}");
     }
@@ -760,32 +715,22 @@ mod tests {
             (500, "stream_options is not supported", false, ""),
         ] {
             let refusal = Refusal { status, ..Refusal::read(body) };
-            let known = openai.learned.load(Ordering::Relaxed);
-            assert_eq!(openai.learn(&refusal, known, 16_384), learned, "{body}");
-            let known = openai.learned.load(Ordering::Relaxed);
+            let known = *openai.learned.lock().unwrap();
+            assert_eq!(openai.learn(&refusal, known, &turn(&messages)), learned, "{body}");
+            let known = *openai.learned.lock().unwrap();
             let request = openai.request(&turn(&messages), Omit::default(), known);
             assert!(request.contains(has), "{request}");
         }
     }
 
-    /// Deltas, and the reply or what went wrong.
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
-        let mut deltas = String::new();
         let mut stream = Stream::default();
-        let mut on_delta = |delta: Delta<'_>| match delta {
-            Delta::Text(piece) => deltas += piece,
-            Delta::Thinking(piece) => deltas += &format!("({piece})"),
-        };
-        let mut parser = sse::Parser::default();
-        let fed = parser.feed(transcript.as_bytes(), &mut |data| {
-            stream.event(data, &mut on_delta)
+        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
+            stream.event(data, on_delta)
         });
         let service = models::find_service("llamacpp").unwrap();
-        let reply = match fed {
-            Ok(_) => stream.finish(service, &model("llamacpp", "m"), &mut on_delta),
-            Err(err) => Err(err.into()),
-        };
-        (deltas, reply)
+        let finish = || stream.finish(service, &model("llamacpp", "m"), &mut |_| {});
+        (deltas, fed.map_err(Fault::Other).and_then(|()| finish()))
     }
 
     fn outline(blocks: &[Block]) -> String {
@@ -858,6 +803,9 @@ mod tests {
             ], "a#x{}S ToolUse"),
             ("cut", vec![tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{\"p"}"#), r#"{},"finish_reason":"length""#.into()], " Length a"),
             ("think", vec![r#"{"content":"\n<th"}"#.into(), r#"{"content":"ink>a</"}"#.into(), r#"{"content":"b</thi"}"#.into(), r#"{"content":"nk>\n\nc <think>"}"#.into(), stop.into()], "a</b~think | c <think> Stop"),
+            ("only the end of think", vec![r#"{"content":"a\n</thi"}"#.into(), r#"{"content":"nk>\n\nb"}"#.into(), stop.into()], "a~think | b Stop"),
+            ("think spoken of", vec![r#"{"content":"`<think>` and `</think>`"}"#.into(), stop.into()], "`<think>` and `</think>` Stop"),
+            ("its end spoken of", vec![r#"{"content":"it ends in `</think>`"}"#.into(), stop.into()], "it ends in `</think>` Stop"),
             ("think without end", vec![r#"{"content":"<think>a</thi"}"#.into(), stop.into()], "a</thi~think Stop"),
             ("no think", vec![r#"{"content":" <t"}"#.into(), r#"{"content":"able>"}"#.into(), stop.into()], " <table> Stop"),
             ("a start of think", vec![r#"{"content":"<thi"}"#.into(), stop.into()], "<thi Stop"),

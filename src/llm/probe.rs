@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault};
+use super::call::Endpoint;
 use super::{Checked, Model};
 use crate::error::{Error, Result};
 use crate::json::Obj;
-use crate::log;
-use crate::net;
 use crate::stop::Stop;
-use crate::text;
+use crate::{log, net, text};
 
 /// For an answer that someone waits for.
 const CHECK_MAX: Duration = Duration::from_secs(10);
@@ -21,49 +19,41 @@ const SMALL_WINDOW: u64 = 8192;
 
 /// `model` with what the server says of it; `None` when it says nothing.
 pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<Model> {
-    let found = match endpoint.service.name {
-        "ollama" => ollama(endpoint, &model.id, stop),
-        "llamacpp" => llamacpp(endpoint, stop).or_else(|| listed(endpoint, &model.id, stop)),
-        _ => listed(endpoint, &model.id, stop),
+    let (id, service) = (&model.id, endpoint.service.name);
+    let found = match service {
+        "ollama" => ollama(endpoint, id, stop),
+        "llamacpp" => llamacpp(endpoint, stop).or_else(|| listed(endpoint, model, stop)),
+        _ => listed(endpoint, model, stop),
     };
     let (window, sees) = found?;
     if window <= SMALL_WINDOW {
-        let mend = match endpoint.service.name {
+        let mend = match service {
             "ollama" => "start Ollama with OLLAMA_CONTEXT_LENGTH=32768",
             "llamacpp" => "start llama-server with -c 32768",
             "vllm" => "start vLLM with a larger --max-model-len",
             _ => "give it more",
         };
-        log::warning!(
-            "",
-            "{} has a window of only {window} tokens: {mend}",
-            model.id
-        );
+        log::warning!("", "{id} has a window of only {window} tokens: {mend}");
     }
+    // Some count it into the window, whatever is really written.
+    let quarter = u32::try_from(window / 4).unwrap_or(u32::MAX);
     Some(Model {
         context_window: window,
-        // Some count it into the window, whatever is really written.
-        output_tokens_max: model
-            .output_tokens_max
-            .min(u32::try_from(window / 4).unwrap_or(u32::MAX)),
+        output_tokens_max: model.output_tokens_max.min(quarter),
         takes_images: sees.unwrap_or(model.takes_images),
         ..model.clone()
     })
 }
 
 /// Asks the server, at no cost, whether it takes the key and has the model.
-pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<Checked> {
+pub(super) fn check(endpoint: &Endpoint, model: Model, stop: &Stop) -> Result<Checked> {
     let (service, id) = (endpoint.service, model.id.as_str());
     let url = match service.name {
         "anthropic" => format!("{}/v1/models/{id}", endpoint.base_url),
         _ => format!("{}/models", endpoint.base_url),
     };
-    let (answer, headers) = match endpoint.fetch(&url, None, CHECK_MAX, stop) {
-        Ok(answered) => answered,
-        Err(Fault::Refused(refusal)) => return Err(refusal.into_error(endpoint, model)),
-        Err(Fault::Other(err)) => return Err(err),
-        Err(Fault::Again) => return Err(Error::retry("asked too early")),
-    };
+    let answered = endpoint.fetch(&url, None, CHECK_MAX, stop);
+    let (answer, headers) = answered.map_err(|fault| fault.into_error(endpoint, &model))?;
     // Ollama's default tag, OpenRouter's variants of one model.
     let listed_as = match (service.name, id.split_once(':')) {
         ("ollama", None) => format!("{id}:latest"),
@@ -84,7 +74,7 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<C
         return Err(Error::failed(text));
     }
     Ok(Checked {
-        model: model.clone(),
+        model,
         date_ms: net::date_ms(&headers),
     })
 }
@@ -107,15 +97,13 @@ fn read_ollama(show: &Value, ps: &Value, id: &str) -> Found {
         let name = model["name"].as_str().unwrap_or_default();
         name == id || name.strip_suffix(":latest") == Some(id)
     };
-    let loaded = ps["models"]
-        .as_array()
-        .and_then(|models| models.iter().find(is_ours));
-    let loaded = loaded.and_then(|model| model["context_length"].as_u64());
+    let mut models = ps["models"].as_array().into_iter().flatten();
+    let loaded = models
+        .find(is_ours)
+        .and_then(|model| model["context_length"].as_u64());
     let set = || {
-        let parameters = show["parameters"].as_str()?;
-        let value = parameters
-            .lines()
-            .find_map(|line| line.strip_prefix("num_ctx"))?;
+        let mut lines = show["parameters"].as_str()?.lines();
+        let value = lines.find_map(|line| line.strip_prefix("num_ctx"))?;
         value.trim().parse().ok()
     };
     let can = show["capabilities"].as_array();
@@ -133,29 +121,20 @@ fn llamacpp(endpoint: &Endpoint, stop: &Stop) -> Found {
 }
 
 /// From the list of models that most servers have.
-fn listed(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
+fn listed(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Found {
+    let (url, id) = (&endpoint.base_url, &model.id);
     let path = match endpoint.service.name {
-        "anthropic" => format!("{}/v1/models?limit=1000", endpoint.base_url),
+        "anthropic" => format!("{url}/v1/models?limit=1000"),
         // Its own list tells more.
-        "lmstudio" => format!(
-            "{}/api/v0/models",
-            endpoint.base_url.trim_end_matches("/v1")
-        ),
-        _ => format!("{}/models", endpoint.base_url),
+        "lmstudio" => format!("{}/api/v0/models", url.trim_end_matches("/v1")),
+        _ => format!("{url}/models"),
     };
     let list = endpoint.ask(&path, None, stop)?;
-    match read_list(&list, id) {
-        Ok(found) => found,
-        Err(Some(near)) => {
-            log::warning!(
-                "",
-                "{} has no model {id}; did you mean {near}?",
-                endpoint.base_url
-            );
-            None
-        }
-        Err(None) => None,
-    }
+    read_list(&list, id).unwrap_or_else(|near| {
+        log::warning!("", "{url} has no model {id}; did you mean {}?", near?);
+        // That is an answer: asked again, it would be told again.
+        Some((model.context_window, None))
+    })
 }
 
 /// The window under any of the names it has; for a model that is not there, the nearest.
@@ -169,25 +148,21 @@ fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String
         "max_input_tokens",
     ];
     let list = list["data"].as_array().or(list.as_array()).ok_or(None)?;
-    let name = |model: &Value| {
+    fn name(model: &Value) -> &str {
         let name = model["id"].as_str().unwrap_or_default();
         // Gemini.
-        name.strip_prefix("models/").unwrap_or(name).to_owned()
-    };
-    let names: Vec<String> = list.iter().map(name).collect();
-    let Some(at) = names.iter().position(|name| name == id) else {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        name.strip_prefix("models/").unwrap_or(name)
+    }
+    let Some(model) = list.iter().find(|model| name(model) == id) else {
+        let names: Vec<&str> = list.iter().map(name).collect();
         return Err(text::nearest(id, &names).map(str::to_owned));
     };
-    let sees = match (
-        &list[at]["architecture"]["input_modalities"],
-        &list[at]["type"],
-    ) {
-        (Value::Array(inputs), _) => Some(inputs.iter().any(|word| word == "image")),
+    let sees = match &model["architecture"]["input_modalities"] {
+        Value::Array(inputs) => Some(inputs.iter().any(|word| word == "image")),
         // LM Studio.
-        (_, kind) => kind.as_str().map(|kind| kind == "vlm"),
+        _ => model["type"].as_str().map(|kind| kind == "vlm"),
     };
-    let window = WINDOW.iter().find_map(|field| list[at][field].as_u64());
+    let window = WINDOW.iter().find_map(|field| model[field].as_u64());
     Ok(window.map(|window| (window, sees)))
 }
 

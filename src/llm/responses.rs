@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
-use super::draft::{self, Draft, End};
+use super::draft::{self, Draft, End, Kind};
 use super::prepare::{Entry, Omit, Part, Said, prepare};
-use super::{Block, Delta, Model, Provider, Reply, Turn};
-use crate::error::{Error, Result};
+use super::{Block, Model, OnDelta, Provider, Reply, Turn};
+use crate::error::Result;
 use crate::json::{Obj, array};
 use crate::stop::Stop;
 
@@ -27,30 +27,23 @@ impl Provider for Responses {
         &self.model
     }
 
-    fn stream(
-        &self,
-        turn: &Turn<'_>,
-        stop: &Stop,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<Reply> {
-        let bearer = format!("Bearer {}", self.endpoint.bearer());
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
         with_remedies(&self.endpoint, &self.model, turn, |omit| {
             let summary = !self.no_summary.load(Ordering::Relaxed);
             let body = self.request(turn, omit, summary);
-            let headers = [("authorization", bearer.as_str())];
-            let mut stream = Stream::default();
-            let mut on_data = |data: &str| stream.event(data, on_delta);
+            let mut draft = Draft::default();
+            let mut on_data = |data: &str| event(&mut draft, data, on_delta);
             match self
                 .endpoint
-                .stream("/responses", &headers, &body, stop, &mut on_data)
+                .stream("/responses", &body, stop, &mut on_data)
             {
                 Err(Fault::Refused(refusal))
                     if summary && refusal.status == 400 && refusal.says("summar") =>
                 {
                     self.no_summary.store(true, Ordering::Relaxed);
-                    Err(Fault::Again)
+                    Ok(None)
                 }
-                sent => sent.and_then(|()| stream.finish(&self.model)),
+                sent => sent.and_then(|()| draft.finish(&self.model)).map(Some),
             }
         })
     }
@@ -121,14 +114,13 @@ fn text(kind: &str, words: &str) -> String {
 }
 
 fn content(parts: &[Part<'_>]) -> String {
-    array(parts.iter().map(|part| match part {
-        Part::Text(words) => text("input_text", words),
-        Part::Image(image) => {
-            let url = format!("data:{};base64,{}", image.mime, image.data);
-            Obj::new()
+    array(parts.iter().map(|part| {
+        match part {
+            Part::Text(words) => text("input_text", words),
+            Part::Image(image) => Obj::new()
                 .str("type", "input_image")
-                .str("image_url", &url)
-                .end()
+                .str("image_url", &image.data_url())
+                .end(),
         }
     }))
 }
@@ -151,121 +143,76 @@ fn said(said: &Said<'_>) -> Option<String> {
     }
 }
 
-#[derive(Default)]
-struct Stream {
-    draft: Draft,
-    refusal: String,
-    failure: Option<Refusal>,
-    end: Option<End>,
-}
-
-impl Stream {
-    fn event(
-        &mut self,
-        data: &str,
-        on_delta: &mut dyn FnMut(Delta<'_>),
-    ) -> Result<ControlFlow<()>> {
-        let event = parse_event(data)?;
-        let delta = event["delta"].as_str().unwrap_or_default();
-        let response = &event["response"];
-        match event["type"].as_str().unwrap_or_default() {
-            "response.output_item.added" => self.start(&event)?,
-            "response.output_item.done" => self.done(&event),
-            "response.output_text.delta" => {
-                if let Some(Block::Text(text)) = self.draft.at(&event["output_index"]) {
-                    text.push_str(delta);
-                    on_delta(Delta::Text(delta));
-                }
+fn event(draft: &mut Draft, data: &str, on_delta: &mut OnDelta<'_>) -> Result<ControlFlow<()>> {
+    let event = parse_event(data)?;
+    let delta = event["delta"].as_str().unwrap_or_default();
+    let (index, item, response) = (&event["output_index"], &event["item"], &event["response"]);
+    match event["type"].as_str().unwrap_or_default() {
+        "response.output_item.added" => {
+            if let Some(block) = opened(item) {
+                draft.open(index, block)?;
             }
-            "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
-                if let Some(Block::Thinking { text, .. }) = self.draft.at(&event["output_index"]) {
-                    text.push_str(delta);
-                    on_delta(Delta::Thinking(delta));
-                }
+        }
+        // The item as a whole, which is what counts.
+        "response.output_item.done" => match (draft.at(index), item["arguments"].as_str()) {
+            (Some(Block::ToolCall(call)), Some(arguments)) => call.arguments = arguments.to_owned(),
+            (Some(Block::Thinking { signature, .. }), _)
+                if item["encrypted_content"].is_string() =>
+            {
+                *signature = item.to_string();
             }
-            "response.function_call_arguments.delta" => {
-                if let Some(Block::ToolCall(call)) = self.draft.at(&event["output_index"]) {
-                    call.arguments.push_str(delta);
-                }
-            }
-            "response.refusal.delta" => self.refusal += delta,
-            "response.completed" => self.end = Some(End::Done),
-            "response.incomplete" => {
-                self.end = Some(match response["incomplete_details"]["reason"].as_str() {
-                    Some("content_filter") => {
-                        End::Refused("the provider's content filter".to_owned())
-                    }
-                    _ => End::Cut,
-                });
-            }
-            "response.failed" => self.failure = Some(Refusal::read(&response.to_string())),
-            "error" => self.failure = Some(Refusal::read(data)),
             _ => {}
+        },
+        "response.output_text.delta" => draft.add(index, Kind::Text, delta, on_delta),
+        "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
+            draft.add(index, Kind::Thinking, delta, on_delta);
         }
-        if self.end.is_none() && self.failure.is_none() {
-            return Ok(ControlFlow::Continue(()));
+        "response.function_call_arguments.delta" => {
+            draft.add(index, Kind::Arguments, delta, on_delta);
         }
+        "response.refusal.delta" => draft.refusal += delta,
+        "response.completed" => draft.end = Some(End::Done),
+        "response.incomplete" => {
+            draft.end = Some(match response["incomplete_details"]["reason"].as_str() {
+                Some("content_filter") => End::filtered(),
+                _ => End::Cut,
+            });
+        }
+        "response.failed" => draft.failure = Some(Refusal::read(&response.to_string())),
+        "error" => draft.failure = Some(Refusal::read(data)),
+        _ => {}
+    }
+    let flow = draft.flow();
+    if flow.is_break() {
         let counts = &response["usage"];
         let count = |value: &Value| value.as_u64().unwrap_or(0);
         let details = &counts["input_tokens_details"];
-        let usage = &mut self.draft.usage;
+        let usage = &mut draft.usage;
         usage.cache_read = count(&details["cached_tokens"]);
         usage.cache_write = count(&details["cache_write_tokens"]);
         let cached = usage.cache_read.saturating_add(usage.cache_write);
         usage.input = count(&counts["input_tokens"]).saturating_sub(cached);
         usage.output = count(&counts["output_tokens"]);
-        Ok(ControlFlow::Break(()))
     }
+    Ok(flow)
+}
 
-    fn start(&mut self, event: &Value) -> Result<()> {
-        let item = &event["item"];
-        let field = |name: &str| item[name].as_str().unwrap_or_default();
-        let block = match field("type") {
-            "message" => Block::Text(String::new()),
-            "reasoning" => Block::Thinking {
-                text: String::new(),
-                signature: String::new(),
-                redacted: false,
-            },
-            "function_call" => draft::call(field("call_id"), field("name")),
-            _ => return Ok(()),
-        };
-        self.draft.open(&event["output_index"], block)
-    }
-
-    /// The item as a whole, which is what counts.
-    fn done(&mut self, event: &Value) {
-        let item = &event["item"];
-        match self.draft.at(&event["output_index"]) {
-            Some(Block::ToolCall(call)) => {
-                if let Some(arguments) = item["arguments"].as_str() {
-                    call.arguments = arguments.to_owned();
-                }
-            }
-            Some(Block::Thinking { signature, .. }) if item["encrypted_content"].is_string() => {
-                *signature = item.to_string();
-            }
-            _ => {}
-        }
-    }
-
-    fn finish(self, model: &Model) -> std::result::Result<Reply, Fault> {
-        match (self.failure, self.end) {
-            (Some(failure), _) => Err(Fault::Refused(failure)),
-            (None, None) => Err(Error::retry("the model's answer broke off before its end").into()),
-            (None, Some(_)) if !self.refusal.is_empty() => {
-                Ok(self.draft.finish(End::Refused(self.refusal), model)?)
-            }
-            (None, Some(end)) => Ok(self.draft.finish(end, model)?),
-        }
+fn opened(item: &Value) -> Option<Block> {
+    let field = |name: &str| item[name].as_str().unwrap_or_default();
+    match field("type") {
+        "message" => Some(Block::Text(String::new())),
+        "reasoning" => Some(draft::thinking("", "")),
+        "function_call" => Some(draft::call(field("call_id"), field("name"))),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, sse};
+    use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
+    use super::super::{Message, StopReason};
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn a_request_in_a_tool_loop() {
@@ -307,18 +254,12 @@ mod tests {
     }
 
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
-        let mut deltas = String::new();
-        let mut stream = Stream::default();
-        let mut on_delta = |delta: Delta<'_>| match delta {
-            Delta::Text(piece) => deltas += piece,
-            Delta::Thinking(piece) => deltas += &format!("({piece})"),
-        };
-        let mut parser = sse::Parser::default();
-        let fed = parser.feed(transcript.as_bytes(), &mut |data| {
-            stream.event(data, &mut on_delta)
+        let mut draft = Draft::default();
+        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
+            event(&mut draft, data, on_delta)
         });
-        assert!(fed.is_ok());
-        (deltas, stream.finish(&model("openai", "gpt-6-sol")))
+        fed.unwrap();
+        (deltas, draft.finish(&model("openai", "gpt-6-sol")))
     }
 
     #[test]

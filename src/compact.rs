@@ -7,11 +7,10 @@ use serde_json::Value;
 
 use crate::context::{Compaction, Context, estimate};
 use crate::error::{Error, Result};
-use crate::llm::{Block, Content, Message, Model, Provider, StopReason, Turn, Usage};
+use crate::llm::{Block, Content, Message, Model, Provider, Turn, Usage, words};
 use crate::settings::Settings;
 use crate::stop::Stop;
-use crate::text;
-use crate::time;
+use crate::{text, time};
 
 /// Characters of a tool result, or of one argument of a call, that the summary's writer sees.
 const RESULT_CHARS_MAX: usize = 2_000;
@@ -288,8 +287,12 @@ impl Writer<'_> {
                     failures += 1;
                     let pause = self.settings.retry_base * 2_u32.pow(failures.min(16) - 1);
                     let pause = after.unwrap_or(pause);
-                    if failures > self.settings.retries_max || pause > self.settings.retry_pause_max
-                    {
+                    let Settings {
+                        retries_max,
+                        retry_pause_max,
+                        ..
+                    } = *self.settings;
+                    if failures > retries_max || pause > retry_pause_max {
                         return Err(Error::Failed(why));
                     }
                     self.stop.wait(pause)?;
@@ -315,15 +318,12 @@ impl Writer<'_> {
             _ => None,
         });
         let summary = texts.collect::<Vec<_>>().join("\n\n");
-        match (reply.refusal, reply.stop_reason) {
-            (Some(why), _) => Err(Error::Failed(format!(
+        match reply.refusal {
+            Some(why) => Err(Error::failed(format!(
                 "the model declined to summarise: {why}"
             ))),
-            (None, StopReason::Error | StopReason::Aborted) => {
-                Err(Error::failed("the model broke its summary off"))
-            }
-            (None, _) if summary.is_empty() => Err(Error::failed("the model's summary is empty")),
-            (None, _) => Ok(summary),
+            None if summary.is_empty() => Err(Error::failed("the model's summary is empty")),
+            None => Ok(summary),
         }
     }
 }
@@ -340,12 +340,8 @@ fn serialise(messages: &[Message]) -> String {
         match message {
             Message::User { content, .. } => say("User", &words(content)),
             Message::ToolResult(result) => {
-                let who = if result.is_error {
-                    "Tool error"
-                } else {
-                    "Tool result"
-                };
-                say(who, &head(&words(&result.content)));
+                let who = if result.is_error { "error" } else { "result" };
+                say(&format!("Tool {who}"), &head(&words(&result.content)));
             }
             Message::Assistant(said) => {
                 let mut calls = Vec::new();
@@ -369,29 +365,17 @@ fn serialise(messages: &[Message]) -> String {
 fn arguments(json: &str) -> String {
     match serde_json::from_str(json) {
         Ok(Value::Object(args)) => {
-            let args = args
-                .iter()
-                .map(|(key, value)| format!("{key}={}", head(&value.to_string())));
+            let args = args.iter();
+            let args = args.map(|(key, value)| format!("{key}={}", head(&value.to_string())));
             args.collect::<Vec<_>>().join(", ")
         }
         _ => head(json),
     }
 }
 
-fn words(content: &[Content]) -> String {
-    let texts = content.iter().filter_map(|content| match content {
-        Content::Text(text) => Some(text.as_str()),
-        Content::Image(_) => None,
-    });
-    texts.collect::<Vec<_>>().join("\n")
-}
-
 fn head(text: &str) -> String {
     let kept: String = text.chars().take(RESULT_CHARS_MAX).collect();
-    match text
-        .get(kept.len()..)
-        .map_or(0, |rest| rest.chars().count())
-    {
+    match text[kept.len()..].chars().count() {
         0 => kept,
         missing => format!("{kept}\n[... {missing} more characters]"),
     }
@@ -424,10 +408,14 @@ fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<St
         }
     }
     if let Some(previous) = previous {
-        let paths = previous.read_files.iter();
-        paths.for_each(|path| insert(true, path));
-        let paths = previous.modified_files.iter();
-        paths.for_each(|path| insert(false, path));
+        previous
+            .read_files
+            .iter()
+            .for_each(|path| insert(true, path));
+        previous
+            .modified_files
+            .iter()
+            .for_each(|path| insert(false, path));
     }
     read.retain(|path| !modified.contains(path));
     (read, modified)
@@ -458,14 +446,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::llm::{Assistant, Cost, OnDelta, Reply, ToolCall, ToolResult};
+    use crate::llm::{Assistant, Cost, OnDelta, Reply, StopReason, ToolCall, ToolResult};
     use crate::store::Store;
 
     fn user(text: &str) -> Message {
-        Message::User {
-            content: vec![Content::Text(text.to_owned())],
-            timestamp_ms: 0,
-        }
+        Message::user(text.to_owned(), 0)
     }
 
     /// The file has no place for a cost that is unknown.

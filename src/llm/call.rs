@@ -229,18 +229,15 @@ fn refusal(mut response: Response<ureq::Body>) -> Refusal {
     let body = read_bounded(&mut response, ERROR_BYTES_MAX);
     let headers = response.headers();
     let text = String::from_utf8_lossy(&body);
-    let request_id = header(headers, "request-id").or(header(headers, "x-request-id"));
+    let header = |name: &str| net::header(headers, name);
+    let request_id = header("request-id").or(header("x-request-id"));
     Refusal {
         status: response.status().as_u16(),
         request_id: request_id.map(str::to_owned),
         after: net::retry_after(headers),
-        should_retry: header(headers, "x-should-retry").and_then(|value| value.parse().ok()),
+        should_retry: header("x-should-retry").and_then(|value| value.parse().ok()),
         ..Refusal::read(&text)
     }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// The number of seconds behind one of these, which some servers only tell in words:

@@ -287,6 +287,15 @@ pub(crate) enum Content {
     Image(Image),
 }
 
+/// The texts in it, a line break between them.
+pub(crate) fn words(content: &[Content]) -> String {
+    let texts = content.iter().filter_map(|content| match content {
+        Content::Text(text) => Some(text.as_str()),
+        Content::Image(_) => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Image {
     /// `image/png`, `image/jpeg`, `image/gif` or `image/webp`, found by magic bytes.

@@ -2,12 +2,11 @@
 //! command and its output is the answer. For trying mom, the sandbox and Slack.
 
 use super::{
-    Block, Content, Delta, Message, Model, OnDelta, Provider, RESUMED, Reply, StopReason, Turn,
-    Usage,
+    Block, Delta, Message, Model, OnDelta, Provider, RESUMED, Reply, StopReason, ToolCall, Turn,
+    Usage, words,
 };
 use crate::error::Result;
 use crate::json::Obj;
-use crate::llm::ToolCall;
 use crate::stop::Stop;
 use crate::text;
 
@@ -71,12 +70,11 @@ fn answer(messages: &[Message]) -> Block {
         .last()
         .map_or("".into(), |message| words(message.content()));
     if let Some(Message::ToolResult(result)) = messages.last() {
-        let heading = if result.is_error {
-            "The command failed:\n"
-        } else {
-            ""
-        };
-        return Block::Text(format!("{heading}{}", fenced(&said)));
+        let output = fenced(&said);
+        return Block::Text(match result.is_error {
+            true => format!("The command failed:\n{output}"),
+            false => output,
+        });
     }
     if said == RESUMED {
         return Block::Text(INTERRUPTED.to_owned());
@@ -85,27 +83,15 @@ fn answer(messages: &[Message]) -> Block {
     if command.is_empty() {
         return Block::Text(NOTHING_TO_RUN.to_owned());
     }
+    let label = format!("Run {}", text::one_line(&command, LABEL_CHARS_MAX));
+    let arguments = Obj::new().str("label", &label).str("command", &command);
     Block::ToolCall(ToolCall {
         // Unique within the conversation, the same when the turn is tried again.
         id: format!("offline_{}", messages.len()),
         name: "bash".to_owned(),
-        arguments: Obj::new()
-            .str(
-                "label",
-                &format!("Run {}", text::one_line(&command, LABEL_CHARS_MAX)),
-            )
-            .str("command", &command)
-            .end(),
+        arguments: arguments.end(),
         signature: None,
     })
-}
-
-fn words(content: &[Content]) -> String {
-    let texts = content.iter().filter_map(|content| match content {
-        Content::Text(text) => Some(text.as_str()),
-        Content::Image(_) => None,
-    });
-    texts.collect::<Vec<_>>().join("\n")
 }
 
 /// The message as it was typed: without the `[time] [name]: ` or `[EVENT:..] ` before it
@@ -115,15 +101,9 @@ fn command(said: &str) -> String {
         .split("\n\n<slack_attachments>\n")
         .next()
         .unwrap_or_default();
-    let heads = [("[2", "] ["), ("[", "]: "), ("[EVENT:", "] ")];
-    for (start, end) in heads {
-        if !rest.starts_with(start) {
-            continue;
-        }
-        let Some((head, _)) = rest.split_once(end) else {
-            continue;
-        };
-        if !head.contains('\n') {
+    for (start, end) in [("[2", "] ["), ("[", "]: "), ("[EVENT:", "] ")] {
+        let head = rest.split_once(end).map(|(head, _)| head);
+        if let Some(head) = head.filter(|head| head.starts_with(start) && !head.contains('\n')) {
             // The bracket of the next head stays.
             rest = &rest[head.len() + end.trim_end_matches('[').len()..];
         }
@@ -173,10 +153,7 @@ mod tests {
 
     #[test]
     fn a_note_is_not_a_command() {
-        let note = Message::User {
-            content: vec![Content::Text(RESUMED.to_owned())],
-            timestamp_ms: 0,
-        };
+        let note = Message::user(RESUMED.to_owned(), 0);
         assert_eq!(answer(&[note]), Block::Text(INTERRUPTED.to_owned()));
     }
 

@@ -25,6 +25,7 @@ use rustls::sign::SigningKey;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tungstenite::WebSocket;
 use tungstenite::protocol::{Role, WebSocketConfig};
+use ureq::http::{HeaderMap, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
@@ -119,12 +120,16 @@ impl Net {
     /// Opens a ws:// or wss:// connection; the socket is left nonblocking: `WouldBlock`
     /// where others would wait.
     pub(crate) fn websocket(&self, url: &str, stop: &Stop) -> Result<WebSocket<Stream>> {
-        let target = Target::parse(url).ok_or_else(|| {
-            Error::failed(format!("not a ws:// or wss:// address: {}", host_of(url)))
-        })?;
-        let name = target.host.clone();
-        self.upgrade(&target, stop)
-            .map_err(|err| meaning(&format!("open a WebSocket to {name}"), &err))
+        let target =
+            Target::parse(url).ok_or_else(|| Error::failed("not a ws:// or wss:// address"))?;
+        self.upgrade(&target, stop).map_err(|err| {
+            let why = format!("cannot open a WebSocket to {}: {err}", target.host);
+            match () {
+                () if stopped(&err) => Error::Stopped,
+                () if is_hopeless(&err) => Error::Failed(why),
+                () => Error::retry(why),
+            }
+        })
     }
 
     fn upgrade(&self, target: &Target, stop: &Stop) -> io::Result<WebSocket<Stream>> {
@@ -136,7 +141,7 @@ impl Net {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
-            target.path,
+            target.path(),
             target.authority()
         );
         stream.write_all(request.as_bytes())?;
@@ -172,10 +177,9 @@ impl Net {
     /// TCP (through the proxy where one applies), then TLS where the scheme asks for it.
     fn open(&self, target: &Target, stop: &Stop, until: Instant) -> io::Result<Stream> {
         let proxy = self.0.proxy.as_ref().filter(|proxy| {
-            let exempt = target.uri().is_some_and(|uri| proxy.is_no_proxy(&uri));
             // A model server on this machine is not to be sought elsewhere.
             let here = !target.tls && target.is_loopback();
-            !exempt && !here
+            !proxy.is_no_proxy(&target.uri) && !here
         });
         let (host, port) = match proxy {
             Some(proxy) => (proxy.host(), proxy.port()),
@@ -479,10 +483,9 @@ fn connect(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Tcp
 }
 
 fn connect_one(address: SocketAddr, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -533,28 +536,19 @@ fn tunnel(wire: &mut Wire, proxy: &Proxy, target: &Target) -> io::Result<()> {
     let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
     if let Some(user) = proxy.username() {
         let pair = format!("{user}:{}", proxy.password().unwrap_or_default());
-        request.push_str(&format!(
-            "Proxy-Authorization: Basic {}\r\n",
-            BASE64_STANDARD.encode(pair)
-        ));
+        let pair = BASE64_STANDARD.encode(pair);
+        request.push_str(&format!("Proxy-Authorization: Basic {pair}\r\n"));
     }
     request.push_str("\r\n");
     wire.write_all(request.as_bytes())?;
     let (head, rest) = read_head(wire)?;
-    match status_of(&head) {
-        Some(200..=299) if rest.is_empty() => Ok(()),
-        Some(407) => Err(io::Error::other(format!(
-            "the proxy {}:{} wants another user and password than HTTPS_PROXY has",
-            proxy.host(),
-            proxy.port()
-        ))),
-        _ => Err(io::Error::other(format!(
-            "the proxy {}:{} answered {:?}",
-            proxy.host(),
-            proxy.port(),
-            head.lines().next().unwrap_or_default()
-        ))),
-    }
+    let what = match status_of(&head) {
+        Some(200..=299) if rest.is_empty() => return Ok(()),
+        Some(407) => "wants another user and password than HTTPS_PROXY has".to_owned(),
+        _ => format!("answered {:?}", head.lines().next().unwrap_or_default()),
+    };
+    let (host, port) = (proxy.host(), proxy.port());
+    Err(io::Error::other(format!("the proxy {host}:{port} {what}")))
 }
 
 /// A response head without its empty line, and what came after it.
@@ -578,11 +572,8 @@ fn read_head(stream: &mut impl Read) -> io::Result<(String, Vec<u8>)> {
 }
 
 fn status_of(head: &str) -> Option<u16> {
-    head.strip_prefix("HTTP/1.")?
-        .split(' ')
-        .nth(1)?
-        .parse()
-        .ok()
+    let mut words = head.strip_prefix("HTTP/1.")?.split(' ');
+    words.nth(1)?.parse().ok()
 }
 
 /// RFC 6455, section 4.2.2.
@@ -594,47 +585,51 @@ fn accept_key(key: &str) -> String {
 }
 
 /// Where a URL points to.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Target {
     tls: bool,
     /// With brackets for IPv6, as in the URL.
     host: String,
     port: u16,
-    path: String,
+    uri: Uri,
 }
 
 impl Target {
-    fn parse(url: &str) -> Option<Target> {
-        let (scheme, rest) = url.split_once("://")?;
-        let tls = match scheme {
+    fn of(uri: &Uri) -> Option<Target> {
+        let tls = match uri.scheme_str()? {
             "https" | "wss" => true,
             "http" | "ws" => false,
             _ => return None,
         };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        let authority = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, host)| host);
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-            _ => (authority, if tls { 443 } else { 80 }),
-        };
-        let odd = |c: char| c.is_control() || c.is_whitespace();
-        if host.is_empty() || host.contains(odd) || path.contains(odd) {
-            return None;
-        }
-        let path = if path.starts_with('/') {
-            path.to_owned()
-        } else {
-            format!("/{path}")
+        let host = uri.host().filter(|host| !host.is_empty())?;
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            None if uri.authority()?.as_str().ends_with(host) => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            // More than 65535.
+            None => return None,
         };
         Some(Target {
             tls,
             host: host.to_owned(),
             port,
-            path,
+            uri: uri.clone(),
         })
+    }
+
+    fn parse(url: &str) -> Option<Target> {
+        Target::of(&url.parse().ok()?)
+    }
+
+    fn path(&self) -> String {
+        self.uri
+            .path_and_query()
+            .map_or("/".to_owned(), ToString::to_string)
     }
 
     fn bare_host(&self) -> &str {
@@ -652,12 +647,6 @@ impl Target {
             _ => format!("{}:{}", self.host, self.port),
         }
     }
-
-    /// For ureq's NO_PROXY rules.
-    fn uri(&self) -> Option<ureq::http::Uri> {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}/", self.authority()).parse().ok()
-    }
 }
 
 /// The host of a URL, for messages: paths and queries may hold tickets.
@@ -665,32 +654,21 @@ pub(crate) fn host_of(url: &str) -> String {
     Target::parse(url).map_or_else(|| "(no host)".to_owned(), |target| target.authority())
 }
 
-/// What an error of an HTTP call means: stopped, or worth another try, or hopeless.
-pub(crate) fn http_error(url: &str, err: &ureq::Error) -> Error {
-    meaning(&format!("reach {}", host_of(url)), err)
-}
-
-fn meaning(tried: &str, err: &(dyn std::error::Error + 'static)) -> Error {
-    let why = format!("cannot {tried}: {err}");
-    match () {
-        () if stopped(err) => Error::Stopped,
-        () if is_hopeless(err) => Error::Failed(why),
-        () => Error::retry(why),
-    }
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
 }
 
 /// The server's clock, by its `Date` header: milliseconds since 1970, to the second.
-pub(crate) fn date_ms(headers: &ureq::http::HeaderMap) -> Option<i64> {
-    time::parse_http_date(headers.get("date")?.to_str().ok()?)
+pub(crate) fn date_ms(headers: &HeaderMap) -> Option<i64> {
+    time::parse_http_date(header(headers, "date")?)
 }
 
 /// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
-pub(crate) fn retry_after(headers: &ureq::http::HeaderMap) -> Option<Duration> {
-    let header = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    if let Some(ms) = header("retry-after-ms").and_then(|ms| ms.parse::<u64>().ok()) {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    if let Some(ms) = header(headers, "retry-after-ms").and_then(|ms| ms.parse().ok()) {
         return Some(Duration::from_millis(ms));
     }
-    let text = header("retry-after")?;
+    let text = header(headers, "retry-after")?;
     if let Some(seconds) = json::number(text) {
         return Duration::try_from_secs_f64(seconds).ok();
     }
@@ -713,8 +691,8 @@ impl Connector for Dial {
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
     ) -> std::result::Result<Option<Line>, ureq::Error> {
-        let target = Target::parse(&details.uri.to_string())
-            .ok_or_else(|| ureq::Error::BadUri(host_of(&details.uri.to_string())))?;
+        let target = Target::of(details.uri)
+            .ok_or_else(|| ureq::Error::BadUri("not an http address".to_owned()))?;
         let left = details.timeout.not_zero();
         let left = left.map_or(OPEN_MAX, |left| OPEN_MAX.min(*left));
         let opened = self
@@ -835,12 +813,13 @@ mod tests {
 
     #[test]
     fn targets() {
-        let of =
-            |url| Target::parse(url).map(|t| format!("{} {} {} {}", t.tls, t.host, t.port, t.path));
+        let of = |url| {
+            Target::parse(url).map(|t| format!("{} {} {} {}", t.tls, t.host, t.port, t.path()))
+        };
         for (url, want) in [
             ("https://slack.com/api", Some("true slack.com 443 /api")),
             ("ws://127.0.0.1:80?x=1", Some("false 127.0.0.1 80 /?x=1")),
-            ("wss://u:p@h:1/p?q#f", Some("true h 1 /p?q#f")),
+            ("wss://u:p@h:1/p?q#f", Some("true h 1 /p?q")),
             ("http://[::1]:8/x", Some("false [::1] 8 /x")),
             ("http://[::1]/x", Some("false [::1] 80 /x")),
             ("ftp://x/", None),
@@ -915,7 +894,12 @@ mod tests {
                 _ => {
                     let answer = net.agent(&remote, FOREVER).get(&url).call();
                     let body = answer.and_then(|mut answer| answer.body_mut().read_to_string());
-                    http_error(&url, &body.unwrap_err())
+                    let err = body.unwrap_err();
+                    if stopped(&err) {
+                        Error::Stopped
+                    } else {
+                        Error::failed(err.to_string())
+                    }
                 }
             });
             let held = hear.recv().unwrap();
@@ -962,8 +946,8 @@ mod tests {
         let err = net(None).agent(&Stop::new(), limits).get(&url).call();
         let err = err.unwrap_err();
         assert!(!not_sent(&err));
-        let want = format!("cannot reach {address}: io: no answer in time");
-        assert_eq!(http_error(&url, &err), Error::retry(want));
+        assert!(!stopped(&err) && !is_hopeless(&err));
+        assert_eq!(err.to_string(), "io: no answer in time");
         drop(held);
     }
 

@@ -11,6 +11,9 @@ use super::inbound::{self, Inbound, Incoming, Me};
 use super::is_channel_id;
 use super::web::Web;
 
+/// Takes the messages of one channel.
+type Each<'a> = dyn FnMut(&str, Vec<Incoming>) -> Result<()> + 'a;
+
 /// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
 const MESSAGES_MAX: usize = 3_000;
 /// A page of conversations.history (facts: 999 at most).
@@ -30,7 +33,7 @@ pub(crate) fn missed(
     newest: &dyn Fn(&str) -> Result<Option<String>>,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(&str, Vec<Incoming>) -> Result<()>,
+    each: &mut Each<'_>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [
@@ -91,32 +94,32 @@ fn of_channel(
             "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
         );
     }
-    let threads: Vec<String> = active_threads(web, channel, newest, &messages)?;
-    for root in threads {
+    for root in active_threads(web, channel, newest, &messages)? {
         let args = [
             ("channel", channel),
             ("ts", &root),
             ("oldest", newest),
             ("limit", PAGE),
         ];
-        web.pages("conversations.replies", &args, "messages", &mut |page| {
-            messages.extend(
-                page.into_iter()
-                    .filter(|reply| reply["ts"] != root.as_str()),
-            );
-            Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
-        })?;
+        web.pages(
+            "conversations.replies",
+            &args,
+            "messages",
+            &mut |mut page| {
+                page.retain(|reply| reply["ts"] != *root);
+                messages.extend(page);
+                Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
+            },
+        )?;
     }
     messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
     stop.check()?;
-    let said = messages
-        .iter()
-        .filter_map(|message| match inbound::message(message, channel, me) {
-            Inbound::Message(message) => Some(message),
-            _ => None,
-        });
-    Ok(said.collect())
+    let said = |message| match inbound::message(message, channel, me) {
+        Inbound::Message(message) => Some(message),
+        _ => None,
+    };
+    Ok(messages.iter().filter_map(said).collect())
 }
 
 /// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.
@@ -151,18 +154,12 @@ pub(crate) fn thread(
 /// before them.
 fn active_threads(web: &Web, channel: &str, newest: &str, new: &[Value]) -> Result<Vec<String>> {
     let older = web.history_before(channel, newest)?;
-    let mut roots: Vec<String> = new
-        .iter()
-        .chain(&older)
-        .filter(|message| {
-            message["latest_reply"]
-                .as_str()
-                .is_some_and(|ts| ts > newest)
-        })
-        .filter_map(|message| message["ts"].as_str().map(str::to_owned))
-        .collect();
-    roots.truncate(THREADS_MAX);
-    Ok(roots)
+    let root = |message: &Value| {
+        message["latest_reply"].as_str().filter(|ts| *ts > newest)?;
+        message["ts"].as_str().map(str::to_owned)
+    };
+    let roots = new.iter().chain(&older).filter_map(root);
+    Ok(roots.take(THREADS_MAX).collect())
 }
 
 fn ts_of(message: &Value) -> &str {

@@ -130,8 +130,7 @@ impl Board {
             Update::TextDelta(delta) => {
                 self.words.push_str(&delta);
                 if self.words.len() > WORDS_BYTES_MAX {
-                    let kept = text::utf16_suffix(&self.words, WORDS_BYTES_MAX / 8).to_owned();
-                    self.words = kept;
+                    self.words = text::utf16_suffix(&self.words, WORDS_BYTES_MAX / 8).to_owned();
                 }
             }
             Update::TurnEnd {
@@ -232,8 +231,7 @@ impl Board {
         let has_thread = self.in_thread || matches!(self.status, Status::Stands(_));
         if has_thread && !self.details.is_empty() {
             // A full message has nothing to wait for but its turn.
-            let full = self.details.len() > 1;
-            let (gathered, every) = match full {
+            let (gathered, every) = match self.details.len() > 1 {
                 true => (now, POST_EVERY),
                 false => (self.gathered_at, DETAILS_EVERY),
             };
@@ -327,8 +325,8 @@ impl Board {
             true => " ...".to_owned(),
             false => format!("\n{words}▌"),
         };
-        let mut room = STATUS_UNITS_MAX
-            .saturating_sub(text::utf16_len(&self.head) + text::utf16_len(&end) + 3);
+        let fixed = text::utf16_len(&self.head) + text::utf16_len(&end) + 3;
+        let mut room = STATUS_UNITS_MAX.saturating_sub(fixed);
         let newest = self.lines.iter().rev().take_while(|line| {
             let units = text::utf16_len(line) + 1;
             let fits = units <= room;
@@ -340,10 +338,7 @@ impl Board {
         if lines.len() < self.lines.len() {
             out.push_str("\n…");
         }
-        for line in lines.iter().rev() {
-            out.push('\n');
-            out.push_str(line);
-        }
+        out.extend(lines.iter().rev().flat_map(|line| ["\n", line]));
         out + &end
     }
 }
@@ -378,16 +373,9 @@ fn live_words(words: &str, units_max: usize) -> String {
         if tail.len() < words.len() {
             tail = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
         }
-        let cut = words.get(..words.len() - tail.len()).unwrap_or_default();
-        let fence = match cut
-            .lines()
-            .filter(|line| line.trim_start().starts_with("```"))
-            .count()
-            % 2
-        {
-            0 => "",
-            _ => "```\n",
-        };
+        let cut = words[..words.len() - tail.len()].lines();
+        let fences = cut.filter(|line| line.trim_start().starts_with("```"));
+        let fence = if fences.count() % 2 == 0 { "" } else { "```\n" };
         let out = markdown::mrkdwn(&format!("{fence}{tail}"));
         if text::utf16_len(&out) <= units_max {
             return out;
@@ -407,21 +395,18 @@ fn tool_detail(report: &ToolReport) -> String {
     let (name, label) = (words(&report.name, 60), words(&report.label, 200));
     let time = text::duration(report.duration);
     let head = format!("{mark} *{name}*  {label} · {time}");
+    let block = |text: &str, max| match text.trim().is_empty() {
+        true => String::new(),
+        false => format!("\n{}", text::code_block(&text::cut_middle(text, max))),
+    };
     // Escaping can make a text five times as long.
-    [(1_000, 2_400), (400, 1_200), (200, 400), (100, 100)]
-        .into_iter()
-        .map(|(arguments_max, result_max)| {
-            let blocks = [
-                (&report.arguments, arguments_max),
-                (&report.result, result_max),
-            ]
-            .into_iter()
-            .filter(|(block, _)| !block.trim().is_empty())
-            .map(|(block, max)| format!("\n{}", text::code_block(&text::cut_middle(block, max))));
-            head.clone() + &blocks.collect::<String>()
-        })
-        .find(|detail| text::utf16_len(detail) <= MRKDWN_UNITS_MAX)
-        .unwrap_or(head)
+    let sizes = [(1_000, 2_400), (400, 1_200), (200, 400), (100, 100)];
+    let mut details = sizes.into_iter().map(|(arguments_max, result_max)| {
+        let arguments = block(&report.arguments, arguments_max);
+        format!("{head}{arguments}{}", block(&report.result, result_max))
+    });
+    let fitting = details.find(|detail| text::utf16_len(detail) <= MRKDWN_UNITS_MAX);
+    fitting.unwrap_or(head.clone())
 }
 
 fn thinking_detail(thinking: &str) -> String {
@@ -437,7 +422,6 @@ fn thinking_detail(thinking: &str) -> String {
     }
 }
 
-/// `4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)`
 #[cfg(test)]
 mod tests {
     use super::*;

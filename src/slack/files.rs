@@ -2,7 +2,7 @@
 //! to disk. Whoever needs a file waits for it here.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -74,9 +74,7 @@ impl Files {
     pub(crate) fn fetch(&self, download: Download) {
         let local = download.local.clone();
         self.set(&local, State::Waiting);
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.0.queue.try_send(download)
-        {
+        if self.0.queue.try_send(download).is_err() {
             self.give_up(&local, "too many files at once");
         }
     }
@@ -85,20 +83,14 @@ impl Files {
     /// file nobody fetches (of an earlier start) counts as there.
     pub(crate) fn wait(&self, locals: &[String], stop: &Stop) -> Result<Vec<String>> {
         let mut failed = Vec::new();
+        let mut state = self.0.state.lock().unwrap();
         for local in locals {
-            let mut state = self.0.state.lock().unwrap();
-            loop {
+            while let Some(State::Waiting) = state.get(local) {
                 stop.check()?;
-                match state.get(local) {
-                    Some(State::Waiting) => {
-                        state = self.0.changed.wait_timeout(state, LOOK_EVERY).unwrap().0;
-                    }
-                    Some(State::Failed(why)) => {
-                        failed.push(format!("The file {local} could not be fetched: {why}"));
-                        break;
-                    }
-                    Some(State::Here) | None => break,
-                }
+                state = self.0.changed.wait_timeout(state, LOOK_EVERY).unwrap().0;
+            }
+            if let Some(State::Failed(why)) = state.get(local) {
+                failed.push(format!("The file {local} could not be fetched: {why}"));
             }
         }
         Ok(failed)
@@ -139,29 +131,25 @@ impl Files {
 
 fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<()> {
     let Download { file, local } = download;
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    for tries in 1..TRIES_MAX {
         match fetch_once(file, local, web, store) {
-            Err(Error::Retry { after, why }) if tries < TRIES_MAX => {
+            Err(Error::Retry { after, why }) => {
                 log::debug!("", "{local}: {why}; trying again");
                 stop.wait(after.unwrap_or(PAUSE * tries))?;
             }
             outcome => return outcome,
         }
     }
+    fetch_once(file, local, web, store)
 }
 
 fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result<()> {
     // A stub of a shared channel says nothing but its id.
-    let full;
-    let file = if file.url.is_empty() {
-        full = super::inbound::file(&web.files_info(&file.id)?)
+    let file = match file.url.is_empty() {
+        true => &super::inbound::file(&web.files_info(&file.id)?)
             .filter(|file| !file.url.is_empty())
-            .ok_or_else(|| Error::failed("Slack does not give the file out"))?;
-        &full
-    } else {
-        file
+            .ok_or_else(|| Error::failed("Slack does not give the file out"))?,
+        false => file,
     };
     if file.external {
         return Err(Error::failed(

@@ -75,7 +75,7 @@ pub(crate) fn parse(kind: &str, payload: &Value, me: &Me) -> Inbound {
 /// A message object as events and conversations.history have it. `channel_type` may be
 /// absent: the id's first letter tells then.
 pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
-    let text = |key: &str| event.get(key).and_then(Value::as_str);
+    let text = |key: &str| event[key].as_str();
     let direct = match text("channel_type") {
         Some(kind) => kind == "im",
         None => channel.starts_with('D'),
@@ -84,7 +84,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         None | Some("file_share" | "thread_broadcast" | "me_message") => {}
         Some(_) => return Inbound::Ignored("a subtype that is not someone speaking"),
     }
-    if event.get("bot_id").is_some_and(|id| !id.is_null()) {
+    if !event["bot_id"].is_null() {
         return Inbound::Ignored("from a bot");
     }
     let (Some(user), Some(ts)) = (text("user"), text("ts")) else {
@@ -97,11 +97,8 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         return Inbound::Ignored("an id that Slack never makes");
     }
     let raw = text("text").unwrap_or_default();
-    let files: Vec<SlackFile> = event
-        .get("files")
-        .and_then(Value::as_array)
-        .map(|files| files.iter().filter_map(file).collect())
-        .unwrap_or_default();
+    let files = event["files"].as_array().into_iter().flatten();
+    let files: Vec<SlackFile> = files.filter_map(file).collect();
     let app_mention = text("type") == Some("app_mention");
     let (cleaned, mentioned) = without_mention(raw, &me.user_id);
     let mention = app_mention || mentioned || direct;
@@ -164,34 +161,27 @@ pub(crate) fn program_name(said: &Value) -> Option<&str> {
 }
 
 fn event(payload: &Value, me: &Me) -> Inbound {
-    let Some(event) = payload.get("event") else {
-        return Inbound::Ignored("no inner event");
-    };
-    let text = |value: &Value, key: &str| {
-        value
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let channel = text(event, "channel");
+    let event = &payload["event"];
+    let channel = event["channel"].as_str().unwrap_or_default().to_owned();
     if !is_channel_id(&channel) {
         return Inbound::Ignored("no channel, or an id that Slack never makes");
     }
-    match (
-        text(event, "type").as_str(),
-        text(event, "subtype").as_str(),
-    ) {
+    let deleted = |ts: &Value| match ts.as_str().filter(|ts| is_ts(ts)) {
+        Some(ts) => Inbound::Deleted {
+            channel: channel.clone(),
+            ts: ts.to_owned(),
+        },
+        None => Inbound::Ignored("no ts"),
+    };
+    let text = |key: &str| event[key].as_str().unwrap_or_default();
+    match (text("type"), text("subtype")) {
         ("message", "message_changed") => {
-            let Some(inner) = event.get("message") else {
-                return Inbound::Ignored("an edit without its message");
-            };
-            let ts = text(inner, "ts");
+            let inner = &event["message"];
             // A root with replies leaves its place behind.
-            if text(inner, "subtype") == "tombstone" && is_ts(&ts) {
-                return Inbound::Deleted { channel, ts };
+            if inner["subtype"] == "tombstone" {
+                return deleted(&inner["ts"]);
             }
-            if inner.get("edited").is_none() {
+            if inner["edited"].is_null() {
                 return Inbound::Ignored("not a person's edit");
             }
             match message(inner, &channel, me) {
@@ -199,47 +189,33 @@ fn event(payload: &Value, me: &Me) -> Inbound {
                 other => other,
             }
         }
-        ("message", "message_deleted") => {
-            let ts = text(event, "deleted_ts");
-            if is_ts(&ts) {
-                Inbound::Deleted { channel, ts }
-            } else {
-                Inbound::Ignored("no ts")
-            }
-        }
+        ("message", "message_deleted") => deleted(&event["deleted_ts"]),
         ("message" | "app_mention", _) => message(event, &channel, me),
         _ => Inbound::Ignored("an event mom has no use for"),
     }
 }
 
 fn interactive(payload: &Value) -> Inbound {
-    let at = |path: &str| {
-        payload
-            .pointer(path)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let channel = match &payload["channel"]["id"] {
+        Value::Null => text(&payload["container"]["channel_id"]),
+        id => text(id),
     };
-    let channel = match at("/channel/id") {
-        "" => at("/container/channel_id"),
-        id => id,
-    };
-    let actions = payload.get("actions").and_then(Value::as_array);
-    let mut actions = actions.into_iter().flatten();
+    let mut actions = payload["actions"].as_array().into_iter().flatten();
     let pressed = actions.find(|action| action["action_id"] == "stop");
-    let (Some(pressed), "block_actions", true) = (pressed, at("/type"), is_channel_id(channel))
-    else {
-        return Inbound::Ignored("not our button");
-    };
-    Inbound::StopPressed {
-        channel: channel.to_owned(),
-        user: at("/user/id").to_owned(),
-        run: pressed["value"].as_str().unwrap_or_default().to_owned(),
+    match pressed.filter(|_| payload["type"] == "block_actions" && is_channel_id(&channel)) {
+        Some(pressed) => Inbound::StopPressed {
+            channel,
+            user: text(&payload["user"]["id"]),
+            run: text(&pressed["value"]),
+        },
+        None => Inbound::Ignored("not our button"),
     }
 }
 
 /// A file mom can fetch; tombstones and files over the plan's limit are not.
 pub(crate) fn file(value: &Value) -> Option<SlackFile> {
-    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let text = |key: &str| value[key].as_str();
     let id = text("id")?;
     if matches!(text("mode"), Some("tombstone" | "hidden_by_limit")) {
         return None;
@@ -251,17 +227,11 @@ pub(crate) fn file(value: &Value) -> Option<SlackFile> {
     }
     Some(SlackFile {
         id: id.to_owned(),
-        name: text("name")
-            .or_else(|| text("title"))
-            .unwrap_or(id)
-            .to_owned(),
+        name: text("name").or(text("title")).unwrap_or(id).to_owned(),
         mimetype: text("mimetype").unwrap_or_default().to_owned(),
-        size: value.get("size").and_then(Value::as_u64).unwrap_or(0),
+        size: value["size"].as_u64().unwrap_or(0),
         url: url.unwrap_or_default().to_owned(),
-        external: value
-            .get("is_external")
-            .and_then(Value::as_bool)
-            .unwrap_or(false),
+        external: value["is_external"] == true,
     })
 }
 
@@ -275,11 +245,8 @@ fn without_mention(text: &str, user_id: &str) -> (String, bool) {
         out.push_str(before);
         let end = from.find('>').map_or(from.len(), |end| end + 1);
         let (mention, after) = from.split_at(end);
-        let id = mention[2..]
-            .trim_end_matches('>')
-            .split('|')
-            .next()
-            .unwrap_or_default();
+        let id = mention[2..].trim_end_matches('>').split('|').next();
+        let id = id.unwrap_or_default();
         if id.eq_ignore_ascii_case(user_id) && !user_id.is_empty() {
             found = true;
         } else {

@@ -7,6 +7,7 @@
 //! escaped. In code, where an entity would show as it is, a zero-width space breaks the
 //! token instead. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
 
+use super::{is_channel_id, is_user_id};
 use crate::text::{self, ZERO_WIDTH_SPACE};
 
 /// UTF-16 units of all `markdown` blocks of a message (Slack docs, markdown block).
@@ -36,28 +37,24 @@ impl Piece {
     /// The same for when Slack refuses the block: texts of at most `MRKDWN_UNITS_MAX`.
     pub(crate) fn mrkdwn(&self) -> Vec<String> {
         let text = mrkdwn(&self.markdown);
-        let text = if text.trim().is_empty() {
-            &self.fallback
-        } else {
-            &text
-        };
-        split(text, MRKDWN_UNITS_MAX)
+        match text.trim().is_empty() {
+            true => split(&self.fallback, MRKDWN_UNITS_MAX),
+            false => split(&text, MRKDWN_UNITS_MAX),
+        }
     }
 }
 
 /// The answer in order, nothing cut; at least one piece.
 pub(crate) fn pieces(markdown: &str) -> Vec<Piece> {
-    split(&neutralise(markdown), MARKDOWN_UNITS_MAX)
-        .into_iter()
-        .map(|markdown| {
-            let fallback = plain(&markdown);
-            let markdown = match markdown.trim().is_empty() {
-                true => fallback.clone(),
-                false => markdown,
-            };
-            Piece { markdown, fallback }
-        })
-        .collect()
+    let piece = |mut markdown: String| {
+        let fallback = plain(&markdown);
+        if markdown.trim().is_empty() {
+            markdown.clone_from(&fallback);
+        }
+        Piece { markdown, fallback }
+    };
+    let parts = split(&neutralise(markdown), MARKDOWN_UNITS_MAX);
+    parts.into_iter().map(piece).collect()
 }
 
 /// Slack's own markup. An open fence is closed.
@@ -71,7 +68,7 @@ fn plain(markdown: &str) -> String {
     match cut_at(text, FALLBACK_UNITS_MAX) {
         0 => "(an answer without words)".to_owned(),
         at if at == text.len() => text.to_owned(),
-        at => format!("{}…", text.get(..at).unwrap_or_default()),
+        at => format!("{}…", &text[..at]),
     }
 }
 
@@ -121,9 +118,7 @@ impl Fences {
 fn split(text: &str, units_max: usize) -> Vec<String> {
     let mut parts = Parts {
         units_max,
-        done: Vec::new(),
-        part: String::new(),
-        units: 0,
+        ..Parts::default()
     };
     for block in blocks(text) {
         parts.add(block);
@@ -135,6 +130,7 @@ fn split(text: &str, units_max: usize) -> Vec<String> {
     parts.done
 }
 
+#[derive(Default)]
 struct Parts {
     units_max: usize,
     done: Vec<String>,
@@ -171,10 +167,7 @@ impl Parts {
             Some(mark) if opener.len() > 80 => mark.as_str(),
             _ => opener,
         };
-        let room = match &mark {
-            Some(mark) => self.units_max - mark.len() - 1,
-            None => self.units_max,
-        };
+        let room = self.units_max - mark.as_ref().map_or(0, |mark| mark.len() + 1);
         for line in block.split_inclusive('\n') {
             let mut rest = line;
             while !rest.is_empty() {
@@ -234,7 +227,7 @@ fn blocks(text: &str) -> Vec<&str> {
             Line::Code | Line::Closes => false,
         };
         if is_seam && at > start {
-            found.push(text.get(start..at).unwrap_or_default());
+            found.push(&text[start..at]);
             start = at;
         }
         at += line.len();
@@ -242,7 +235,7 @@ fn blocks(text: &str) -> Vec<&str> {
         after_blank = blank || kind == Line::Closes;
         after_heading = is_heading(line) && kind == Line::Text || after_heading && blank;
     }
-    found.push(text.get(start..).unwrap_or_default());
+    found.push(&text[start..]);
     found
 }
 
@@ -286,13 +279,12 @@ fn cut_at(text: &str, units_max: usize) -> usize {
     let Some((end, first)) = over else {
         return text.len();
     };
-    let head = text.get(..end).unwrap_or_default();
-    let space = head.rfind([' ', '\n']).map(|at| at + 1);
+    let space = text[..end].rfind([' ', '\n']).map(|at| at + 1);
     let end = space.filter(|at| *at > end / 2).unwrap_or(end);
-    let head = text.get(..end).unwrap_or_default();
+    let head = &text[..end];
     let open = |opens, closes| {
         let at = head.rfind(opens)?;
-        (!head.get(at..)?.contains(closes) && head.len() - at < 500).then_some(at)
+        (!head[at..].contains(closes) && head.len() - at < 500).then_some(at)
     };
     let end = open('<', '>').unwrap_or(end).min(end);
     let entity = open('&', ';').filter(|at| head.len() - at < 6);
@@ -334,9 +326,8 @@ fn convert(markdown: &str, dialect: Dialect) -> String {
                 if line.contains('|') && lines.peek().is_some_and(|next| is_table_rule(next)) {
                     let mut rows = vec![cells(line)];
                     lines.next();
-                    while let Some(row) =
-                        lines.next_if(|row| row.contains('|') && !row.contains("```"))
-                    {
+                    let is_row = |row: &&str| row.contains('|') && !row.contains("```");
+                    while let Some(row) = lines.next_if(is_row) {
                         rows.push(cells(row));
                     }
                     push_table(&mut out, &rows, dialect);
@@ -361,17 +352,15 @@ fn convert(markdown: &str, dialect: Dialect) -> String {
 
 fn push_line(out: &mut String, line: &str, dialect: Dialect) {
     let body = line.trim_start();
-    let indent = line.get(..line.len() - body.len()).unwrap_or_default();
-    let bullet = ["- ", "* ", "+ "]
-        .iter()
-        .find_map(|bullet| body.strip_prefix(bullet));
+    let indent = &line[..line.len() - body.len()];
+    let mut bullets = ["- ", "* ", "+ "].iter();
+    let bullet = bullets.find_map(|bullet| body.strip_prefix(bullet));
     if is_rule(body) {
         if dialect == Dialect::Mrkdwn {
             out.push_str("──────────");
         }
     } else if is_heading(line) {
-        let title = body.trim_matches('#').trim();
-        let title = inline(title, dialect);
+        let title = inline(body.trim_matches('#').trim(), dialect);
         let mark = match dialect {
             Dialect::Mrkdwn if !title.is_empty() && !title.contains('*') => "*",
             _ => "",
@@ -381,11 +370,9 @@ fn push_line(out: &mut String, line: &str, dialect: Dialect) {
         out.push_str(&format!("{indent}• {}", inline(item, dialect)));
     } else if let Some(quote) = body.strip_prefix('>') {
         let mark = if dialect == Dialect::Mrkdwn { "> " } else { "" };
-        out.push_str(mark);
-        out.push_str(&inline(quote.trim_start(), dialect));
+        out.push_str(&format!("{mark}{}", inline(quote.trim_start(), dialect)));
     } else {
-        out.push_str(indent);
-        out.push_str(&inline(body, dialect));
+        out.push_str(&format!("{indent}{}", inline(body, dialect)));
     }
     out.push('\n');
 }
@@ -400,11 +387,8 @@ fn is_rule(body: &str) -> bool {
 
 /// `| --- | :-: |`
 fn is_table_rule(line: &str) -> bool {
-    line.contains('-')
-        && line.contains('|')
-        && line
-            .chars()
-            .all(|c| matches!(c, '|' | '-' | ':' | ' ' | '\t'))
+    let is_mark = |c| matches!(c, '|' | '-' | ':' | ' ' | '\t');
+    line.contains('-') && line.contains('|') && line.chars().all(is_mark)
 }
 
 fn cells(row: &str) -> Vec<String> {
@@ -421,53 +405,34 @@ fn cells(row: &str) -> Vec<String> {
             (_, None) => {}
         }
     }
-    cells
-        .iter()
-        .map(|cell| {
-            // What is still alive here are tokens: code pings too.
-            let cell = inline(cell.trim(), Dialect::Plain);
-            text::fence_safe(&cell.replace('<', "&lt;").replace('>', "&gt;")).into_owned()
-        })
-        .collect()
+    let cell = |cell: &String| {
+        // What is still alive here are tokens: code pings too.
+        let cell = inline(cell.trim(), Dialect::Plain);
+        text::fence_safe(&cell.replace('<', "&lt;").replace('>', "&gt;")).into_owned()
+    };
+    cells.iter().map(cell).collect()
 }
 
 fn push_table(out: &mut String, rows: &[Vec<String>], dialect: Dialect) {
     if dialect != Dialect::Mrkdwn {
-        for row in rows {
-            out.push_str(&row.join(", "));
-            out.push('\n');
-        }
+        out.extend(rows.iter().map(|row| row.join(", ") + "\n"));
         return;
     }
     let width = |cell: &String| text::unescape(cell).chars().count();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            rows.iter()
-                .filter_map(|row| row.get(column))
-                .map(width)
-                .max()
-                .unwrap_or(0)
-        })
+    let mut widths = vec![0; rows.iter().map(Vec::len).max().unwrap_or_default()];
+    for (widest, cell) in rows.iter().flat_map(|row| row.iter().enumerate()) {
         // One endless cell must not pad all the others.
-        .map(|widest| widest.min(60))
-        .collect();
+        widths[widest] = width(cell).min(60).max(widths[widest]);
+    }
+    let rules = widths.iter().map(|widest| "-".repeat(*widest)).collect();
+    let (head, body) = rows.split_at(1);
     out.push_str("```\n");
-    for (number, row) in rows.iter().enumerate() {
-        let padded: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, widest)| {
-                format!("{cell}{}", " ".repeat(widest.saturating_sub(width(cell))))
-            })
-            .collect();
-        out.push_str(padded.join("  ").trim_end());
-        out.push('\n');
-        if number == 0 {
-            let rules: Vec<String> = widths.iter().map(|widest| "-".repeat(*widest)).collect();
-            out.push_str(&rules.join("  "));
-            out.push('\n');
-        }
+    for row in head.iter().chain([&rules]).chain(body) {
+        let pad = |(cell, widest): (&String, &usize)| {
+            format!("{cell}{}", " ".repeat(widest.saturating_sub(width(cell))))
+        };
+        let padded: Vec<String> = row.iter().zip(&widths).map(pad).collect();
+        out.push_str(&format!("{}\n", padded.join("  ").trim_end()));
     }
     out.push_str("```\n");
 }
@@ -497,10 +462,8 @@ fn is_ping(tail: &str) -> bool {
         Some('@') => "UW",
         Some('#') => "CGD",
         Some('!') => {
-            let word = chars.take(7).collect::<String>().to_ascii_lowercase();
-            return ["channel", "here", "everyon", "group", "subteam"]
-                .iter()
-                .any(|name| word.starts_with(name));
+            let mut names = ["channel", "here", "everyone", "group", "subteam"].iter();
+            return names.any(|name| starts(chars.as_str(), name));
         }
         _ => return false,
     };
@@ -508,6 +471,12 @@ fn is_ping(tail: &str) -> bool {
         && chars
             .next()
             .is_some_and(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+}
+
+/// In any case.
+fn starts(text: &str, word: &str) -> bool {
+    let start = text.get(..word.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// A line without its block marks.
@@ -523,6 +492,8 @@ fn inline(line: &str, dialect: Dialect) -> String {
     writer.out
 }
 
+const ENTITIES: [&str; 3] = ["&amp;", "&lt;", "&gt;"];
+
 struct Inline<'a> {
     line: &'a str,
     dialect: Dialect,
@@ -534,62 +505,54 @@ struct Inline<'a> {
 
 impl<'a> Inline<'a> {
     fn rest(&self) -> &'a str {
-        self.line.get(self.at..).unwrap_or_default()
+        &self.line[self.at..]
     }
 
     fn before(&self) -> Option<char> {
-        self.line.get(..self.at)?.chars().next_back()
+        self.line[..self.at].chars().next_back()
     }
 
     /// Writes the next thing; false at the end of the line.
     fn step(&mut self) -> bool {
         let rest = self.rest();
-        let Some(c) = rest.chars().next() else {
+        let mut chars = rest.chars();
+        let Some(c) = chars.next() else {
             return false;
         };
-        let next = rest.chars().nth(1);
+        let next = chars.next();
         match c {
             '\\' if next.is_some_and(|c| c.is_ascii_punctuation()) => self.backslash(next),
             '`' => self.code(),
             '<' => self.token(),
             '@' if self.is_broadcast() => {
-                self.out.push('@');
+                self.copy('@');
                 self.out.push(ZERO_WIDTH_SPACE);
-                self.at += 1;
             }
             'h' if !self.before().is_some_and(char::is_alphanumeric) && is_url(rest) => self.url(),
             ']' if self.dialect == Dialect::Block => {
-                self.out.push(']');
+                self.copy(']');
                 // A link to anything but the web shows as it is written.
-                if rest.get(1..).is_some_and(|rest| {
-                    rest.strip_prefix('(')
-                        .is_some_and(|rest| !is_link(rest.trim_start_matches([' ', '<'])))
-                }) {
+                let target = rest.strip_prefix("](");
+                if target.is_some_and(|target| !is_link(target.trim_start_matches([' ', '<']))) {
                     self.out.push(ZERO_WIDTH_SPACE);
                 }
-                self.at += 1;
             }
             _ if self.dialect == Dialect::Block => self.copy(c),
-            '!' if next == Some('[') && link(rest.get(1..).unwrap_or_default()).is_some() => {
-                self.at += 1;
-            }
+            '!' if next == Some('[') && link(&rest[1..]).is_some() => self.at += 1,
             '[' => match link(rest) {
                 Some((label, target, length)) => self.link(label, target, length),
                 None => self.copy(c),
             },
             '*' | '_' | '~' => self.emphasis(c),
-            '&' if ["&amp;", "&lt;", "&gt;"]
-                .iter()
-                .any(|entity| rest.starts_with(entity)) =>
-            {
-                self.copy(c);
-            }
-            _ => {
-                text::escape_char(&mut self.out, c);
-                self.at += c.len_utf8();
-            }
+            '&' if ENTITIES.iter().any(|entity| rest.starts_with(entity)) => self.copy(c),
+            _ => self.escape(c),
         }
         true
+    }
+
+    fn escape(&mut self, c: char) {
+        text::escape_char(&mut self.out, c);
+        self.at += c.len_utf8();
     }
 
     fn copy(&mut self, c: char) {
@@ -608,10 +571,7 @@ impl<'a> Inline<'a> {
                     self.copy(next);
                 }
             }
-            Some(next) => {
-                text::escape_char(&mut self.out, next);
-                self.at += next.len_utf8();
-            }
+            Some(next) => self.escape(next),
         }
     }
 
@@ -620,48 +580,29 @@ impl<'a> Inline<'a> {
         let rest = self.rest();
         let run = rest.len() - rest.trim_start_matches('`').len();
         let (ticks, inner) = rest.split_at(run);
-        let mut from = 0;
-        let end = loop {
-            let Some(at) = inner.get(from..).and_then(|rest| rest.find('`')) else {
-                break None;
-            };
-            let tail = inner.get(from + at..).unwrap_or_default();
-            let closing = tail.len() - tail.trim_start_matches('`').len();
-            if closing == run {
-                break Some(from + at);
-            }
-            from += at + closing;
-            if from > LOOK_AHEAD {
-                break None;
-            }
-        };
-        let Some(end) = end else {
+        self.at += run;
+        let Some(end) = closing_ticks(inner, run) else {
             self.out.push_str(ticks);
-            self.at += run;
             return;
         };
-        let (code, _) = inner.split_at(end);
         let mark = match self.dialect {
             Dialect::Block => ticks,
             Dialect::Mrkdwn => "`",
             Dialect::Plain => "",
         };
         self.out.push_str(mark);
-        push_code(&mut self.out, code, self.dialect);
+        push_code(&mut self.out, &inner[..end], self.dialect);
         self.out.push_str(mark);
-        self.at += run + end + run;
+        self.at += end + run;
     }
 
     /// `<@U01>`, `<#C01|ops>`, `<https://x|label>` live; any other `<` is only a sign.
     fn token(&mut self) {
         let rest = self.rest();
         let end = rest.bytes().take(LOOK_AHEAD).position(|byte| byte == b'>');
-        let inner = end
-            .and_then(|end| rest.get(1..end))
-            .filter(|inner| is_live(inner));
+        let inner = end.map(|end| &rest[1..end]).filter(|inner| is_live(inner));
         let Some(inner) = inner else {
-            self.out.push_str("&lt;");
-            self.at += 1;
+            self.escape('<');
             return;
         };
         self.at += inner.len() + 2;
@@ -684,7 +625,7 @@ impl<'a> Inline<'a> {
             }
             depth < 0 || c.is_whitespace() || c.is_control() || "<>\"`|*]\\".contains(c)
         });
-        let url = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        let url = &rest[..end.unwrap_or(rest.len())];
         let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '_', '~']);
         self.at += url.len();
         match self.dialect {
@@ -725,12 +666,8 @@ impl<'a> Inline<'a> {
         let rest = self.rest();
         // Those that a span of code has swallowed.
         self.closers.retain(|(at, ..)| *at >= self.at);
-        if let Some((_, length, mark)) = self
-            .closers
-            .iter()
-            .position(|(at, ..)| *at == self.at)
-            .map(|index| self.closers.remove(index))
-        {
+        if let Some(index) = self.closers.iter().position(|(at, ..)| *at == self.at) {
+            let (_, length, mark) = self.closers.remove(index);
             self.out.push_str(mark);
             self.at += length;
             return;
@@ -742,9 +679,10 @@ impl<'a> Inline<'a> {
             ('*' | '_', 2..) => (2, "*"),
             _ => (0, ""),
         };
-        let mark = match self.dialect {
-            Dialect::Mrkdwn => mark,
-            _ => "",
+        let mark = if self.dialect == Dialect::Mrkdwn {
+            mark
+        } else {
+            ""
         };
         // Within a word only `**` means something; `snake_case` does not.
         let word_before = self.before().is_some_and(char::is_alphanumeric);
@@ -757,8 +695,7 @@ impl<'a> Inline<'a> {
                 self.at += length;
             }
             None => {
-                let (marks, _) = rest.split_at(run);
-                self.out.push_str(marks);
+                self.out.push_str(&rest[..run]);
                 self.at += run;
             }
         }
@@ -769,15 +706,13 @@ impl<'a> Inline<'a> {
         if self.before().is_some_and(|c| c.is_alphanumeric()) {
             return false;
         }
-        ["@channel", "@here", "@everyone"].iter().any(|word| {
-            self.rest()
-                .get(..word.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(word))
-                && !self
-                    .rest()
-                    .get(word.len()..)
-                    .and_then(|rest| rest.trim_start_matches('_').chars().next())
-                    .is_some_and(char::is_alphanumeric)
+        let mut words = ["@channel", "@here", "@everyone"].iter();
+        words.any(|word| {
+            let rest = self.rest();
+            starts(rest, word)
+                && !rest[word.len()..]
+                    .trim_start_matches('_')
+                    .starts_with(char::is_alphanumeric)
         })
     }
 }
@@ -815,77 +750,63 @@ fn closer(rest: &str, c: char, length: usize) -> Option<usize> {
     None
 }
 
+/// Where `run` backticks, not more and not fewer, close a span of code.
+fn closing_ticks(code: &str, run: usize) -> Option<usize> {
+    let mut from = 0;
+    while from <= LOOK_AHEAD {
+        let at = from + code[from..].find('`')?;
+        let tail = &code[at..];
+        let closing = tail.len() - tail.trim_start_matches('`').len();
+        if closing == run {
+            return Some(at);
+        }
+        from = at + closing;
+    }
+    None
+}
+
 /// `[label](target "title")` at the start of `rest`: label, target, length in bytes.
 fn link(rest: &str) -> Option<(&str, &str, usize)> {
-    let mut depth = 0;
-    let close = rest
-        .char_indices()
-        .take_while(|(at, _)| *at < LOOK_AHEAD)
-        .find(|(_, c)| {
-            match c {
-                '[' => depth += 1,
-                ']' => depth -= 1,
-                _ => {}
-            }
-            depth == 0
-        })?
-        .0;
-    let label = rest.get(1..close)?;
-    let inner = rest.get(close + 1..)?.strip_prefix('(')?;
-    let mut depth = 1;
-    let end = inner
-        .char_indices()
-        .take_while(|(at, _)| *at < LOOK_AHEAD)
-        .find(|(_, c)| {
-            match c {
-                '(' => depth += 1,
-                ')' => depth -= 1,
-                _ => {}
-            }
-            depth == 0
-        })?
-        .0;
-    let target = inner.get(..end)?.trim();
-    let target = target.split([' ', '\t']).next().unwrap_or_default();
+    let label = balanced(rest, '[', ']')?;
+    let inner = balanced(&rest[label.len() + 2..], '(', ')')?;
+    let target = inner.trim().split([' ', '\t']).next().unwrap_or_default();
     let target = target.trim_start_matches('<').trim_end_matches('>');
-    (!target.is_empty()).then_some((label, target, close + end + 3))
+    (!target.is_empty()).then_some((label, target, label.len() + inner.len() + 4))
+}
+
+/// What stands between `opens` at the start of `text` and the `closes` that belongs to it.
+fn balanced(text: &str, opens: char, closes: char) -> Option<&str> {
+    let inner = text.strip_prefix(opens)?;
+    let mut depth = 1;
+    let near = inner.char_indices().take_while(|(at, _)| *at < LOOK_AHEAD);
+    let mut marks = near.filter(|(_, c)| *c == opens || *c == closes);
+    let (end, _) = marks.find(|(_, c)| {
+        depth = if *c == opens { depth + 1 } else { depth - 1 };
+        depth == 0
+    })?;
+    Some(&inner[..end])
 }
 
 fn is_url(text: &str) -> bool {
     ["http://", "https://"].iter().any(|scheme| {
-        text.get(..scheme.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-            && text
-                .get(scheme.len()..)
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || c == '['))
+        starts(text, scheme)
+            && text[scheme.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '[')
     })
 }
 
 fn is_link(text: &str) -> bool {
-    is_url(text)
-        || text
-            .get(..7)
-            .is_some_and(|start| start.eq_ignore_ascii_case("mailto:"))
+    is_url(text) || starts(text, "mailto:")
 }
 
 /// The inside of `<...>` that Slack may act on.
 fn is_live(inner: &str) -> bool {
     let (target, label) = inner.split_once('|').unwrap_or((inner, ""));
-    let is_id = |kinds: &[char]| {
-        target.get(1..).is_some_and(|id| {
-            id.starts_with(kinds)
-                && id.len() > 1
-                && id
-                    .chars()
-                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
-        })
-    };
     if label.contains(['<', '\n']) {
         return false;
     }
-    match target.chars().next() {
-        Some('@') => is_id(&['U', 'W']),
-        Some('#') => is_id(&['C', 'G', 'D']),
+    match (target.strip_prefix('@'), target.strip_prefix('#')) {
+        (Some(id), _) => is_user_id(id),
+        (_, Some(id)) => is_channel_id(id),
         _ => is_link(target) && !target.contains(['<', ' ', '\n', '`']),
     }
 }

@@ -8,8 +8,7 @@ use serde_json::Value;
 
 use crate::dir::Dir;
 use crate::error::Result;
-use crate::log;
-use crate::text;
+use crate::{log, text};
 
 use super::web::{Failure, Web};
 
@@ -78,14 +77,9 @@ impl Names {
         if let Some(user) = self.known(id) {
             return Some(user);
         }
-        let value = match self.web.users_info(id) {
-            Ok(value) => value,
-            Err(failure) => {
-                log::debug!("", "users.info of {id}: {failure}");
-                return None;
-            }
-        };
-        let user = self.parse(&value)?;
+        let told = self.web.users_info(id);
+        let told = told.inspect_err(|failure| log::debug!("", "users.info of {id}: {failure}"));
+        let user = self.parse(&told.ok()?)?;
         keep(&self.users, id, &user);
         Some(user)
     }
@@ -113,21 +107,16 @@ impl Names {
     fn parse(&self, value: &Value) -> Option<User> {
         let id = value["id"].as_str()?;
         let handle = value["name"].as_str().map_or_else(|| id.to_owned(), clean);
-        let real = value["real_name"]
-            .as_str()
-            .or_else(|| value["profile"]["real_name"].as_str());
-        let display = real
-            .filter(|name| !name.is_empty())
-            .map_or_else(|| handle.clone(), clean);
-        let flag = |key: &str| value[key] == true;
+        let real = [&value["real_name"], &value["profile"]["real_name"]];
+        let real = real.into_iter().find_map(Value::as_str);
+        let real = real.filter(|name| !name.is_empty());
+        let mut flags = ["is_restricted", "is_ultra_restricted", "is_stranger"].iter();
         let team = value["team_id"].as_str().unwrap_or(&self.team_id);
         Some(User {
             id: id.to_owned(),
+            display: real.map_or_else(|| handle.clone(), clean),
             handle,
-            display,
-            outsider: flag("is_restricted")
-                || flag("is_ultra_restricted")
-                || flag("is_stranger")
+            outsider: flags.any(|flag| value[flag] == true)
                 || (!self.team_id.is_empty() && team != self.team_id),
         })
     }
@@ -135,48 +124,41 @@ impl Names {
     /// Writes the list of all users and channels.
     pub(crate) fn write_directory(&self, dir: &Dir) -> Result<()> {
         let mut lines = String::new();
-        self.web.pages(
-            "users.list",
-            &[("limit", "200")],
-            "members",
-            &mut |members| {
-                for member in members.iter().filter(|member| member["deleted"] != true) {
-                    if let Some(user) = self.parse(member) {
-                        let User {
-                            id,
-                            handle,
-                            display,
-                            ..
-                        } = user;
-                        lines.push_str(&format!("{id}\t@{handle}\t{display}\n"));
-                    }
-                }
-                Ok(lines.len() < DIRECTORY_BYTES_MAX)
-            },
-        )?;
+        let web = &self.web;
+        let args = [("limit", "200")];
+        web.pages("users.list", &args, "members", &mut |mut members| {
+            members.retain(|member| member["deleted"] != true);
+            let users = members.iter().filter_map(|member| self.parse(member));
+            lines.extend(users.map(|user| {
+                let User {
+                    id,
+                    handle,
+                    display,
+                    ..
+                } = user;
+                format!("{id}\t@{handle}\t{display}\n")
+            }));
+            Ok(lines.len() < DIRECTORY_BYTES_MAX)
+        })?;
         let args = [
             ("limit", "200"),
             ("exclude_archived", "true"),
             ("types", "public_channel,private_channel"),
         ];
-        self.web
-            .pages("conversations.list", &args, "channels", &mut |channels| {
-                for channel in channels {
-                    if let (Some(id), Some(name)) =
-                        (channel["id"].as_str(), channel["name"].as_str())
-                    {
-                        lines.push_str(&format!("{id}\t#{}\n", clean(name)));
-                    }
-                }
-                Ok(lines.len() < DIRECTORY_BYTES_MAX)
-            })?;
+        web.pages("conversations.list", &args, "channels", &mut |channels| {
+            lines.extend(channels.iter().filter_map(|channel| {
+                let (id, name) = (channel["id"].as_str()?, channel["name"].as_str()?);
+                Some(format!("{id}\t#{}\n", clean(name)))
+            }));
+            Ok(lines.len() < DIRECTORY_BYTES_MAX)
+        })?;
         dir.replace(DIRECTORY_FILE, lines.as_bytes())
     }
 }
 
-/// Someone else chose it: one line, no tabs, not too long.
+/// Someone else chose it: one line without tabs, not too long.
 fn clean(name: &str) -> String {
-    text::one_line(&name.replace('\t', " "), NAME_CHARS_MAX)
+    text::one_line(name, NAME_CHARS_MAX)
 }
 
 fn keep<T: Clone>(table: &Mutex<HashMap<String, T>>, id: &str, value: &T) {

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::json;
 use crate::log;
 use crate::run::{Outcome, Update};
 use crate::slack::board::{Board, Next, words};
@@ -76,16 +75,15 @@ impl Left {
 
     /// False: the search goes on.
     fn note(&mut self, message: &Value, run: &str) -> bool {
-        let (Some(part), Some(ts)) = (part_of(message, run), message["ts"].as_str()) else {
-            return false;
-        };
-        let number = |prefix| part.strip_prefix(prefix)?.parse::<usize>().ok();
-        if part == STATUS {
-            self.status_ts = Some(ts.to_owned());
-        } else if let Some(number) = number("answer-") {
-            self.answer_ts.insert(number, ts.to_owned());
-        } else if number("detail-").is_some() {
-            self.detail_ts.push(ts.to_owned());
+        let part = part_of(message, run).unwrap_or_default();
+        let (kind, number) = part.split_once('-').unwrap_or((part, "0"));
+        if let (Some(ts), Ok(number)) = (message["ts"].as_str(), number.parse()) {
+            match kind {
+                STATUS => self.status_ts = Some(ts.to_owned()),
+                "answer" => drop(self.answer_ts.insert(number, ts.to_owned())),
+                "detail" => self.detail_ts.push(ts.to_owned()),
+                _ => {}
+            }
         }
         false
     }
@@ -196,12 +194,11 @@ impl Show {
             let size = text::bytes(bytes.len() as u64);
             self.update(Update::Note(format!("Uploading {name} ({size})")))?;
         }
-        let Target {
-            channel, thread_ts, ..
-        } = &self.target;
-        self.web
-            .files_upload(channel, thread_ts.as_deref(), name, title, bytes)
-            .map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
+        let (channel, thread_ts) = (&self.target.channel, self.target.thread_ts.as_deref());
+        let uploaded = self
+            .web
+            .files_upload(channel, thread_ts, name, title, bytes);
+        uploaded.map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
@@ -360,9 +357,7 @@ impl Display {
             Next::Wait(_) => {}
             Next::Post(text) => {
                 let content = self.status(&text);
-                let thread_ts = self.target.thread_ts.clone();
-                let posted = self.post(STATUS, thread_ts.as_deref(), content, Urgency::Optional);
-                match &posted {
+                match &self.post(STATUS, self.place(), content, Urgency::Optional) {
                     Ok(ts) => {
                         self.board(|board, now| board.status_posted(ts, text, now));
                         (self.told)(Milestone::Status(ts));
@@ -399,18 +394,26 @@ impl Display {
             None => self.board(|board, _| board.status_ts().map(str::to_owned)),
         };
         let Some(root) = root else { return };
-        let part = format!("detail-{}", self.detail_ts.len());
-        match self.post(&part, Some(&root), plain(&text), Urgency::Optional) {
-            Ok(ts) => {
-                self.detail_ts.push(ts);
-                self.board(|board, now| board.detail_posted(now));
-            }
+        match self.post_detail(&root, &text) {
+            Ok(()) => self.board(|board, now| board.detail_posted(now)),
             Err(failure) if failure.stays() => {
                 log::warning!(&self.target.channel, "cannot post details: {failure}");
                 self.board(|board, now| board.detail_posted(now));
             }
             Err(failure) => self.board(|board, now| board.detail_failed(text, &failure, now)),
         }
+    }
+
+    fn post_detail(&mut self, root: &str, text: &str) -> Answer<()> {
+        let part = format!("detail-{}", self.detail_ts.len());
+        let ts = self.post(&part, Some(root), Content::plain(text), Urgency::Optional)?;
+        self.detail_ts.push(ts);
+        Ok(())
+    }
+
+    /// The thread the run lives in.
+    fn place(&self) -> Option<&str> {
+        self.target.thread_ts.as_deref()
     }
 
     fn board<R>(&self, act: impl FnOnce(&mut Board, Instant) -> R) -> R {
@@ -443,9 +446,8 @@ impl Display {
             End::Stopped => {
                 self.board(|board, now| board.keep_words(now));
                 let by = self.shared.state.lock().unwrap().by.take();
-                let by = by
-                    .filter(|by| !by.is_empty())
-                    .map_or(String::new(), |by| format!(" by {}", words(&by, 80)));
+                let by = by.filter(|by| !by.is_empty());
+                let by = by.map_or(String::new(), |by| format!(" by {}", words(&by, 80)));
                 self.settle(&format!("_Stopped_{by}"), Urgency::Must, &mut posted)?;
             }
             End::Failed(why) => {
@@ -468,12 +470,11 @@ impl Display {
         let mut contents = vec![in_blocks(&first)];
         let ts = match self.stand(&contents[0], in_place_of.clone(), posted) {
             Err(failure) if is_about_blocks(&failure) => {
-                contents = first.mrkdwn().iter().map(|text| plain(text)).collect();
-                self.stand(&contents[0], in_place_of, posted)
+                contents = first.mrkdwn().into_iter().map(Content::plain).collect();
+                self.stand(&contents[0], in_place_of, posted)?
             }
-            stood => stood,
+            stood => stood?,
         };
-        let ts = ts?;
         (self.told)(Milestone::Answer(&ts));
         let root = self.target.thread_ts.clone().unwrap_or_else(|| ts.clone());
         posted.answer_ts.push(ts);
@@ -481,14 +482,14 @@ impl Display {
             self.follow(content, &root, posted)?;
         }
         for piece in pieces {
-            let followed = match self.follow(in_blocks(&piece), &root, posted) {
-                Err(failure) if is_about_blocks(&failure) => piece
-                    .mrkdwn()
-                    .iter()
-                    .try_for_each(|text| self.follow(plain(text), &root, posted)),
-                followed => followed,
-            };
-            followed?;
+            match self.follow(in_blocks(&piece), &root, posted) {
+                Err(failure) if is_about_blocks(&failure) => {
+                    for text in piece.mrkdwn() {
+                        self.follow(Content::plain(text), &root, posted)?;
+                    }
+                }
+                followed => followed?,
+            }
         }
         if let Some(status_ts) = posted.status_ts.clone() {
             if posted.answer_ts.first() != Some(&status_ts) {
@@ -505,12 +506,14 @@ impl Display {
     /// A status that cannot be edited and still says `Thinking` would lie.
     fn retire(&self, posted: &mut Posted) {
         if let Some(ts) = posted.status_ts.take() {
-            let deleted = self
-                .web
-                .chat_delete(&self.target.channel, &ts, Urgency::Optional);
-            if let Err(failure) = deleted {
-                log::debug!(&self.target.channel, "cannot delete the status: {failure}");
-            }
+            self.delete(&ts, Urgency::Optional);
+        }
+    }
+
+    fn delete(&self, ts: &str, urgency: Urgency) {
+        let channel = &self.target.channel;
+        if let Err(failure) = self.web.chat_delete(channel, ts, urgency) {
+            log::warning!(channel, "cannot delete {ts}: {failure}");
         }
     }
 
@@ -519,12 +522,10 @@ impl Display {
         let number = posted.answer_ts.len();
         let ts = match self.target.left.answer_ts.get(&number) {
             Some(ts) => ts.clone(),
-            None => self.post(
-                &format!("answer-{number}"),
-                Some(root),
-                content,
-                Urgency::Must,
-            )?,
+            None => {
+                let part = format!("answer-{number}");
+                self.post(&part, Some(root), content, Urgency::Must)?
+            }
         };
         posted.answer_ts.push(ts);
         Ok(())
@@ -542,20 +543,17 @@ impl Display {
         }
         let mut content = content.clone();
         content.metadata = Some(metadata(&self.target.run, "answer-0"));
-        let thread_ts = self.target.thread_ts.clone();
         let Some(ts) = status_ts else {
-            return self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must);
+            return self.post("answer-0", self.place(), content, Urgency::Must);
         };
-        let failure = match self.edit(&ts, &content, Urgency::Must) {
+        match self.edit(&ts, &content, Urgency::Must) {
             Ok(()) => return Ok(ts),
-            Err(failure) if is_about_blocks(&failure) => return Err(failure),
-            Err(failure) => failure,
-        };
-        if !failure.stays() {
-            return Err(failure);
+            Err(failure) if is_about_blocks(&failure) || !failure.stays() => return Err(failure),
+            Err(failure) => {
+                log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
+            }
         }
-        log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
-        let new_ts = self.post("answer-0", thread_ts.as_deref(), content, Urgency::Must)?;
+        let new_ts = self.post("answer-0", self.place(), content, Urgency::Must)?;
         self.retire(posted);
         Ok(new_ts)
     }
@@ -570,11 +568,9 @@ impl Display {
                 Err(failure) => return Err(failure.into()),
             }
         }
-        let thread_ts = self.target.thread_ts.clone();
-        let ts = self.post("end", thread_ts.as_deref(), content, urgency)?;
+        let ts = self.post("end", self.place(), content, urgency)?;
+        self.board(|board, now| board.status_posted(&ts, String::new(), now));
         posted.status_ts = Some(ts);
-        let root = posted.status_ts.as_deref().unwrap_or_default();
-        self.board(|board, now| board.status_posted(root, String::new(), now));
         Ok(())
     }
 
@@ -582,41 +578,30 @@ impl Display {
     fn erase(&mut self, posted: &mut Posted) {
         let status_ts = posted.status_ts.take();
         for ts in self.detail_ts.iter().rev().chain(&status_ts) {
-            if let Err(failure) = self
-                .web
-                .chat_delete(&self.target.channel, ts, Urgency::Must)
-            {
-                log::warning!(&self.target.channel, "cannot delete {ts}: {failure}");
-            }
+            self.delete(ts, Urgency::Must);
         }
     }
 
     /// Details that were still waiting.
     fn rest(&mut self, posted: &Posted) {
-        let root = self.target.thread_ts.clone().or_else(|| {
-            // Where the status stood; else under the answer.
-            let answer = posted.answer_ts.first();
-            posted.status_ts.clone().or_else(|| answer.cloned())
-        });
-        let Some(root) = root else { return };
+        // Where the status stood; else under the answer.
+        let places = [&self.target.thread_ts, &posted.status_ts];
+        let root = places.into_iter().flatten().chain(&posted.answer_ts).next();
+        let Some(root) = root.cloned() else { return };
         let mut patience = DETAILS_PATIENCE;
         while let Some(text) = self.board(|board, _| board.take_detail()) {
-            let part = format!("detail-{}", self.detail_ts.len());
-            loop {
-                match self.post(&part, Some(&root), plain(&text), Urgency::Optional) {
-                    Ok(ts) => self.detail_ts.push(ts),
-                    Err(Failure::Limited(after))
+            while let Err(failure) = self.post_detail(&root, &text) {
+                match failure {
+                    Failure::Limited(after)
                         if after <= patience && self.stop.wait(after).is_ok() =>
                     {
                         patience -= after;
-                        continue;
                     }
-                    Err(failure) => {
+                    failure => {
                         log::warning!(&self.target.channel, "details left out: {failure}");
                         return;
                     }
                 }
-                break;
             }
         }
     }
@@ -634,16 +619,13 @@ impl Display {
         let (channel, run) = (&self.target.channel, &self.target.run);
         content.metadata = Some(metadata(run, part));
         self.insist(urgency, || {
-            let posted = self
-                .web
-                .chat_post_message(channel, thread_ts, &content, urgency);
-            match &posted {
-                Err(Failure::Unknown(why)) => {
-                    log::warning!(channel, "was {part} posted? {why}");
-                    find(&self.web, channel, thread_ts, run, part)?.map_or(posted, Ok)
-                }
-                _ => posted,
-            }
+            let web = &self.web;
+            let posted = web.chat_post_message(channel, thread_ts, &content, urgency);
+            let Err(Failure::Unknown(why)) = &posted else {
+                return posted;
+            };
+            log::warning!(channel, "was {part} posted? {why}");
+            find(web, channel, thread_ts, run, part)?.map_or(posted, Ok)
         })
     }
 
@@ -651,9 +633,9 @@ impl Display {
     fn edit(&self, ts: &str, content: &Content, urgency: Urgency) -> Answer<()> {
         let mut content = content.clone();
         content.blocks.get_or_insert_with(|| "[]".to_owned());
+        let channel = &self.target.channel;
         self.insist(urgency, || {
-            self.web
-                .chat_update(&self.target.channel, ts, &content, urgency)
+            self.web.chat_update(channel, ts, &content, urgency)
         })
     }
 
@@ -675,13 +657,12 @@ impl Display {
 
     /// With the Stop button; what is read stands in a block then.
     fn status(&self, text: &str) -> Content {
+        if self.plain_status {
+            return Content::plain(text);
+        }
         let button = json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
             "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": self.target.run}]});
-        Content {
-            text: text.to_owned(),
-            blocks: (!self.plain_status).then(|| json::array([section(text), button.to_string()])),
-            metadata: None,
-        }
+        Content::blocks(text, &json!([section(text), button]))
     }
 }
 
@@ -740,33 +721,18 @@ fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
 
 fn in_blocks(piece: &Piece) -> Content {
     let block = json!({"type": "markdown", "text": piece.markdown});
-    Content {
-        text: piece.fallback.clone(),
-        blocks: Some(json::array([block.to_string()])),
-        metadata: None,
-    }
+    Content::blocks(&piece.fallback, &json!([block]))
 }
 
 /// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
 fn worded(line: &str) -> Content {
-    Content {
-        text: line.to_owned(),
-        blocks: Some(json::array([section(line)])),
-        metadata: None,
-    }
-}
-
-fn plain(text: &str) -> Content {
-    Content {
-        text: text.to_owned(),
-        ..Content::default()
-    }
+    Content::blocks(line, &json!([section(line)]))
 }
 
 /// `verbatim`: Slack is not to look for names and channels in it.
-fn section(text: &str) -> String {
+fn section(text: &str) -> Value {
     let text = json!({"type": "mrkdwn", "text": text, "verbatim": true});
-    Value::to_string(&json!({"type": "section", "expand": true, "text": text}))
+    json!({"type": "section", "expand": true, "text": text})
 }
 
 /// The same text without these blocks may pass.

@@ -85,6 +85,11 @@ impl From<Failure> for Error {
 
 /// A code of Slack's with the mend where we know one.
 fn explain(code: &str) -> String {
+    if let Some(scope) = code.strip_prefix("missing_scope:") {
+        return format!(
+            "missing_scope (add {scope} in the app's settings, then reinstall the app)"
+        );
+    }
     let hint = match code {
         "not_in_channel" => "invite her there: /invite @mom",
         "channel_not_found" => "no such conversation, or a private one she is not in",
@@ -99,14 +104,7 @@ fn explain(code: &str) -> String {
         "file_upload_size_restricted" => "too large for this workspace",
         "storage_limit_reached" => "the workspace's file storage is full",
         "messages_tab_disabled" => "switch the Messages tab on: App Home in the app's settings",
-        code => match code.strip_prefix("missing_scope:") {
-            Some(scope) => {
-                return format!(
-                    "missing_scope (add {scope} in the app's settings, then reinstall the app)"
-                );
-            }
-            None => return code.to_owned(),
-        },
+        code => return code.to_owned(),
     };
     format!("{code} ({hint})")
 }
@@ -117,6 +115,36 @@ pub(crate) struct Content {
     pub(crate) text: String,
     pub(crate) blocks: Option<String>,
     pub(crate) metadata: Option<String>,
+}
+
+impl Content {
+    pub(crate) fn plain(text: impl Into<String>) -> Content {
+        Content {
+            text: text.into(),
+            ..Content::default()
+        }
+    }
+
+    /// `text` stands for the blocks in notifications and for screen readers.
+    pub(crate) fn blocks(text: &str, blocks: &Value) -> Content {
+        Content {
+            blocks: Some(blocks.to_string()),
+            ..Content::plain(text)
+        }
+    }
+
+    /// Slack's own reading of names and links is off: it would ping.
+    fn args<'a>(&'a self, channel: &'a str) -> Vec<(&'a str, &'a str)> {
+        let mut args = vec![
+            ("channel", channel),
+            ("text", &self.text),
+            ("parse", "none"),
+            ("link_names", "false"),
+        ];
+        args.extend(self.blocks.as_deref().map(|json| ("blocks", json)));
+        args.extend(self.metadata.as_deref().map(|json| ("metadata", json)));
+        args
+    }
 }
 
 /// Who the bot token belongs to.
@@ -194,36 +222,31 @@ pub(crate) struct Web {
 impl Web {
     /// `stop` ends calls at once: set it last, when what must be said is said.
     pub(crate) fn new(url: &str, app: Secret, bot: Secret, net: &Net, stop: &Stop) -> Web {
-        let limits = Limits {
+        let limits = |total| Limits {
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(30),
-            total: Some(Duration::from_secs(90)),
+            total,
         };
         Web {
             url: url.trim_end_matches('/').to_owned(),
             bot,
             app,
-            agent: net.agent(stop, limits),
-            transfer: net.agent(
-                stop,
-                Limits {
-                    total: None,
-                    ..limits
-                },
-            ),
+            agent: net.agent(stop, limits(Some(Duration::from_secs(90)))),
+            transfer: net.agent(stop, limits(None)),
             stop: stop.clone(),
             limited: Mutex::default(),
         }
     }
 
     pub(crate) fn auth_test(&self) -> Result<Identity> {
-        let (answer, headers) = self
-            .request("auth.test", &self.bot, &[])
-            .map_err(|failure| fatal(failure, "auth.test"))?;
+        let answered = self.request("auth.test", &self.bot, &[]);
+        let (answer, headers) = answered.map_err(|failure| fatal(failure, "auth.test"))?;
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-        let scopes = headers
-            .get("x-oauth-scopes")
-            .and_then(|value| value.to_str().ok());
+        let scopes = net::header(&headers, "x-oauth-scopes").unwrap_or_default();
+        let scopes = scopes
+            .split(',')
+            .map(str::trim)
+            .filter(|scope| !scope.is_empty());
         Ok(Identity {
             me: Me {
                 user_id: text("user_id"),
@@ -232,22 +255,15 @@ impl Web {
             user: text("user"),
             team: text("team"),
             date_ms: net::date_ms(&headers),
-            scopes: scopes
-                .map(|list| {
-                    list.split(',')
-                        .map(|scope| scope.trim().to_owned())
-                        .collect()
-                })
-                .unwrap_or_default(),
+            scopes: scopes.map(str::to_owned).collect(),
         })
     }
 
     /// A single-use address for one socket.
     pub(crate) fn apps_connections_open(&self) -> Result<String> {
         let method = "apps.connections.open";
-        let (answer, _) = self
-            .request(method, &self.app, &[])
-            .map_err(|failure| fatal(failure, method))?;
+        let answered = self.request(method, &self.app, &[]);
+        let (answer, _) = answered.map_err(|failure| fatal(failure, method))?;
         let url = answer["url"].as_str();
         url.map(str::to_owned)
             .ok_or_else(|| Error::retry(format!("{method}: no url in the answer")))
@@ -261,17 +277,9 @@ impl Web {
         content: &Content,
         urgency: Urgency,
     ) -> Answer<String> {
-        let mut args = vec![
-            ("channel", channel),
-            ("text", &content.text),
-            ("parse", "none"),
-            ("link_names", "false"),
-            ("unfurl_links", "false"),
-            ("unfurl_media", "false"),
-        ];
+        let mut args = content.args(channel);
+        args.extend([("unfurl_links", "false"), ("unfurl_media", "false")]);
         args.extend(thread_ts.map(|ts| ("thread_ts", ts)));
-        args.extend(content.blocks.as_deref().map(|json| ("blocks", json)));
-        args.extend(content.metadata.as_deref().map(|json| ("metadata", json)));
         let answer = self.call("chat.postMessage", channel, &args, urgency)?;
         let ts = answer["ts"].as_str().filter(|ts| is_ts(ts));
         ts.map(str::to_owned)
@@ -286,15 +294,8 @@ impl Web {
         content: &Content,
         urgency: Urgency,
     ) -> Answer<()> {
-        let mut args = vec![
-            ("channel", channel),
-            ("ts", ts),
-            ("text", &content.text),
-            ("parse", "none"),
-            ("link_names", "false"),
-        ];
-        args.extend(content.blocks.as_deref().map(|json| ("blocks", json)));
-        args.extend(content.metadata.as_deref().map(|json| ("metadata", json)));
+        let mut args = content.args(channel);
+        args.push(("ts", ts));
         self.call("chat.update", channel, &args, urgency).map(drop)
     }
 
@@ -312,14 +313,21 @@ impl Web {
     }
 
     pub(crate) fn users_info(&self, user: &str) -> Answer<Value> {
-        let mut answer = self.call("users.info", "", &[("user", user)], Urgency::Must)?;
-        Ok(answer["user"].take())
+        self.info("users.info", ("user", user))
     }
 
     pub(crate) fn conversations_info(&self, channel: &str) -> Answer<Value> {
-        let args = [("channel", channel)];
-        let mut answer = self.call("conversations.info", "", &args, Urgency::Must)?;
-        Ok(answer["channel"].take())
+        self.info("conversations.info", ("channel", channel))
+    }
+
+    pub(crate) fn files_info(&self, file: &str) -> Answer<Value> {
+        self.info("files.info", ("file", file))
+    }
+
+    /// What Slack knows of one thing, called the same in question and answer.
+    fn info(&self, method: &'static str, what: (&str, &str)) -> Answer<Value> {
+        let mut answer = self.call(method, "", &[what], Urgency::Must)?;
+        Ok(answer[what.0].take())
     }
 
     /// Looks in a channel or thread for a message, as Slack tells it with its metadata, among
@@ -408,18 +416,12 @@ impl Web {
         args.extend(here.as_deref().map(|cursor| ("cursor", cursor)));
         let mut answer = self.call(method, "", &args, Urgency::Must)?;
         let next = answer["response_metadata"]["next_cursor"].as_str();
-        *cursor = next
-            .filter(|next| !next.is_empty() && here.as_deref() != Some(next))
-            .map(str::to_owned);
+        let next = next.filter(|next| !next.is_empty() && here.as_deref() != Some(next));
+        *cursor = next.map(str::to_owned);
         Ok(match answer[key].take() {
             Value::Array(items) => items,
             _ => Vec::new(),
         })
-    }
-
-    pub(crate) fn files_info(&self, file: &str) -> Answer<Value> {
-        let mut answer = self.call("files.info", "", &[("file", file)], Urgency::Must)?;
-        Ok(answer["file"].take())
     }
 
     /// The three steps of an upload; the message appears a little after the last.
@@ -471,16 +473,15 @@ impl Web {
             let failure = match self.transfer.post(url).send(bytes) {
                 Ok(answer) if answer.status().is_success() => return Ok(id.to_owned()),
                 Ok(answer) => Failure::Failed(format!("the upload: HTTP {}", answer.status())),
-                Err(err) => self.fault("the upload", url, &err),
+                Err(err) => fault("the upload", url, &err),
             };
-            match failure {
-                Failure::Failed(why) | Failure::Unknown(why) if tries == UPLOADS_MAX => {
-                    return Err(Failure::Failed(why));
-                }
-                Failure::Failed(_) | Failure::Unknown(_) => {}
-                failure => return Err(failure),
+            let (Failure::Failed(why) | Failure::Unknown(why)) = failure else {
+                return Err(failure);
+            };
+            if tries == UPLOADS_MAX {
+                return Err(Failure::Failed(why));
             }
-            log::debug!("", "{failure}; trying again");
+            log::debug!("", "{why}; trying again");
             self.pause(PAUSE_FIRST * tries)?;
             tries += 1;
         }
@@ -505,59 +506,38 @@ impl Web {
             if self.may_see_token(&url) {
                 request = request.header("Authorization", format!("Bearer {}", self.bot.expose()));
             }
-            let mut response = request.call().map_err(|err| net::http_error(&url, &err))?;
-            let header = |name: &str| {
-                let value = response
-                    .headers()
-                    .get(name)
-                    .and_then(|value| value.to_str().ok());
-                value.unwrap_or_default().to_owned()
-            };
-            let status = response.status();
+            let called = request.call();
+            let mut response = called.map_err(|err| fault("the download", &url, &err))?;
+            let (status, headers) = (response.status(), response.headers());
             if status.is_redirection() {
-                let next = header("location");
+                let next = net::header(headers, "location").unwrap_or_default();
                 if !next.starts_with("https://") && !next.starts_with("http://") {
                     return Err(Error::failed("a redirect without a full address"));
                 }
-                url = next;
+                url = next.to_owned();
                 continue;
             }
+            let why = format!("HTTP {status}");
             if status.is_server_error() || status.as_u16() == 429 {
-                let after = net::retry_after(response.headers());
-                return Err(Error::Retry {
-                    after,
-                    why: format!("HTTP {status}"),
-                });
+                let after = net::retry_after(headers);
+                return Err(Error::Retry { after, why });
             }
             if !status.is_success() {
-                return Err(Error::failed(format!("HTTP {status}")));
+                return Err(Error::Failed(why));
             }
-            if header("content-type").starts_with("text/html") && !html_expected {
+            if response.body().mime_type() == Some("text/html") && !html_expected {
                 return Err(Error::failed(
                     "Slack sent its login page in place of the file (the scope files:read is \
                      missing, or the file was not shared with mom)",
                 ));
             }
             let mut body = response.body_mut().as_reader().take(bytes_max + 1);
-            let mut total = 0;
-            let mut chunk = [0; 16 * 1024];
-            loop {
-                let read = body
-                    .read(&mut chunk)
-                    .map_err(|err| match net::stopped(&err) {
-                        true => Error::Stopped,
-                        false => Error::retry(format!("the download broke off: {err}")),
-                    })?;
-                if read == 0 {
-                    return Ok(total);
-                }
-                total += read as u64;
-                if total > bytes_max {
-                    return Err(Error::failed("the file is larger than the limit"));
-                }
-                sink.write_all(&chunk[..read])
-                    .map_err(|err| Error::failed(format!("cannot write the file: {err}")))?;
-            }
+            return match std::io::copy(&mut body, sink) {
+                Ok(bytes) if bytes <= bytes_max => Ok(bytes),
+                Ok(_) => Err(Error::failed("the file is larger than the limit")),
+                Err(err) if net::stopped(&err) => Err(Error::Stopped),
+                Err(err) => Err(Error::retry(format!("the download broke off: {err}"))),
+            };
         }
         Err(Error::failed("too many redirects"))
     }
@@ -626,19 +606,18 @@ impl Web {
     }
 
     fn pause(&self, pause: Duration) -> Answer<()> {
-        let waited = self.stop.wait(jittered(pause));
-        waited.map_err(|_| Failure::Stopped)
+        self.stop
+            .wait(jittered(pause))
+            .map_err(|_| Failure::Stopped)
     }
 
     fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> Answer<()> {
         loop {
             let until = self.limited.lock().unwrap().get(key).copied();
-            let left = until.map_or(Duration::ZERO, |until| {
-                until.saturating_duration_since(Instant::now())
-            });
-            if left.is_zero() {
+            let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else {
                 return Ok(());
-            }
+            };
             if urgency == Urgency::Optional {
                 return Err(Failure::Limited(left));
             }
@@ -668,21 +647,19 @@ impl Web {
             .post(&url)
             .header("Authorization", format!("Bearer {}", token.expose()))
             .send_form(args.iter().copied());
-        let mut response = sent.map_err(|err| self.fault(method, &url, &err))?;
+        let mut response = sent.map_err(|err| fault(method, &url, &err))?;
         let status = response.status();
         if status.as_u16() == 429 {
             return Err(limited(response.headers()));
         }
         let headers = response.headers().clone();
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(ANSWER_BYTES_MAX)
-            .read_to_string();
-        let text = text.map_err(|err| match net::stopped(&err) {
-            true => Failure::Stopped,
-            false => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
-        })?;
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let text = body
+            .read_to_string()
+            .map_err(|err| match net::stopped(&err) {
+                true => Failure::Stopped,
+                false => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
+            })?;
         let Ok(answer) = json::parse_lenient(&text) else {
             return Err(Failure::Unknown(format!(
                 "{method}: HTTP {status} without JSON"
@@ -703,18 +680,16 @@ impl Web {
             ))),
         }
     }
+}
 
-    fn fault(&self, what: &str, url: &str, err: &ureq::Error) -> Failure {
-        let host = net::host_of(url);
-        if net::stopped(err) {
-            Failure::Stopped
-        } else if net::is_hopeless(err) {
-            Failure::Hopeless(format!("{what}: cannot reach {host}: {err}"))
-        } else if net::not_sent(err) {
-            Failure::Failed(format!("{what}: cannot reach {host}: {err}"))
-        } else {
-            Failure::Unknown(format!("{what}: no answer from {host}: {err}"))
-        }
+fn fault(what: &str, url: &str, err: &ureq::Error) -> Failure {
+    let host = net::host_of(url);
+    let unreached = format!("{what}: cannot reach {host}: {err}");
+    match () {
+        () if net::stopped(err) => Failure::Stopped,
+        () if net::is_hopeless(err) => Failure::Hopeless(unreached),
+        () if net::not_sent(err) => Failure::Failed(unreached),
+        () => Failure::Unknown(format!("{what}: no answer from {host}: {err}")),
     }
 }
 
@@ -926,7 +901,7 @@ mod tests {
         assert!(
             request.ends_with(
                 "\n\nchannel=C1&text=a+%26+b%0A%3D%C3%A9&parse=none&link_names=false\
-                 &unfurl_links=false&unfurl_media=false&thread_ts=1.1&blocks=%5B%5D&metadata=%7B%7D"
+                 &blocks=%5B%5D&metadata=%7B%7D&unfurl_links=false&unfurl_media=false&thread_ts=1.1"
             ),
             "{request}"
         );

@@ -16,9 +16,8 @@ use crate::run::{Asked, Job, Outcome, Update};
 use crate::signals;
 use crate::stop::{Cause, Stop};
 use crate::store::{LogEntry, Store};
-use crate::text;
-use crate::time;
 use crate::tools::Upload;
+use crate::{text, time};
 
 /// How the whole session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,13 +143,10 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
 /// Ends with an error only for a file that cannot be kept.
 fn show(agent: &Agent, update: Update) -> Result<()> {
     match update {
-        Update::TextDelta(_) => {}
-        Update::TurnEnd {
-            text, more: true, ..
-        } if !text.trim().is_empty() => {
+        Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
             progress(&format!("{}\n", text.trim()));
         }
-        Update::TurnEnd { .. } => {}
+        Update::TextDelta(_) | Update::TurnEnd { .. } => {}
         Update::ToolStart { label } => progress(&format!("→ {label}\n")),
         Update::ToolEnd(report) => {
             let mark = if report.is_error { '✗' } else { '✓' };
@@ -165,9 +161,7 @@ fn show(agent: &Agent, update: Update) -> Result<()> {
             let path = keep_file(agent, &upload)?;
             progress(&format!("File: {} ({})\n", upload.title, path.display()));
         }
-        Update::Usage(usage) => {
-            progress(&format!("{}\n", usage.line()));
-        }
+        Update::Usage(usage) => progress(&format!("{}\n", usage.line())),
     }
     Ok(())
 }
@@ -175,28 +169,24 @@ fn show(agent: &Agent, update: Update) -> Result<()> {
 /// A closed pipe is the reader's choice, not a failure; a full disk is one.
 fn answer(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
-    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-    match written {
-        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed(format!(
-            "cannot write the answer to stdout: {err}"
-        ))),
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write the answer to", "stdout", &err))
+        }
         _ => Ok(()),
     }
 }
 
 fn progress(text: &str) {
+    // A closed stderr is no reason to stop: the answer goes to stdout.
     io::stderr().write_all(text.as_bytes()).ok();
 }
 
 /// Among the attachments, where the user finds what others would see in Slack.
 fn keep_file(agent: &Agent, upload: &Upload) -> Result<PathBuf> {
     let store = &agent.store;
-    let kept = Store::attachments(TERMINAL, &time::new_ts(), &[&upload.name]);
-    let local = kept
-        .into_iter()
-        .next()
-        .map(|kept| kept.local)
-        .unwrap_or_default();
+    let mut kept = Store::attachments(TERMINAL, &time::new_ts(), &[&upload.name]);
+    let local = kept.remove(0).local;
     let path = store.path().join(&local);
     let written = store.create_attachment(&local)?.write_all(&upload.bytes);
     written.map_err(|err| Error::io("write", &path, &err))?;

@@ -105,98 +105,92 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command>
     let mut parser = lexopt::Parser::from_args(args);
     let mut options = Options::default();
     let mut dir: Option<PathBuf> = None;
-    let mut download: Option<String> = None;
-    let mut modes: Vec<&'static str> = Vec::new();
+    // With the value of the option, where it takes one.
+    let mut modes: Vec<(&str, Option<String>)> = Vec::new();
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
-            Long("sandbox") => options.sandbox = Some(value(&mut parser, "sandbox")?),
-            Long("model") => options.model = Some(value(&mut parser, "model")?),
-            Long("allow-users") => options.allow_users = Some(value(&mut parser, "allow-users")?),
-            Long("allow-channels") => {
-                options.allow_channels = Some(value(&mut parser, "allow-channels")?);
-            }
-            Long("log-level") => {
-                let name = value(&mut parser, "log-level")?;
-                let level = Level::parse(&name).ok_or_else(|| {
-                    Error::Usage(format!(
-                        "--log-level={name}: use one of error, warn, info, debug"
-                    ))
-                })?;
-                options.log_level = Some(level);
-            }
-            Long("chat") => modes.push("--chat"),
-            Long("check") => modes.push("--check"),
-            Long("manifest") => modes.push("--manifest"),
-            Long("usage") => modes.push("--usage"),
-            Long("download") => {
-                download = Some(value(&mut parser, "download")?);
-                modes.push("--download");
-            }
-            Long(name) => return Err(unknown(&format!("--{name}"))),
-            Short(name) => return Err(unknown(&format!("-{name}"))),
-            Value(path) => {
-                if let Some(first) = &dir {
-                    return Err(Error::Usage(format!(
-                        "two data directories given, {} and {}: mom works on one",
-                        first.display(),
-                        path.to_string_lossy()
-                    )));
+            Long(name) => {
+                let known = OPTIONS.iter().find(|(known, _)| *known == name);
+                let Some((name, takes)) = known else {
+                    return Err(unknown(&format!("--{name}")));
+                };
+                let value = match takes {
+                    Takes::Value => Some(value(&mut parser, name)?),
+                    Takes::Nothing => None,
+                };
+                match *name {
+                    "sandbox" => options.sandbox = value,
+                    "model" => options.model = value,
+                    "allow-users" => options.allow_users = value,
+                    "allow-channels" => options.allow_channels = value,
+                    "log-level" => options.log_level = value.map(level).transpose()?,
+                    mode => modes.push((mode, value)),
                 }
-                if path.is_empty() {
-                    return Err(Error::Usage(
-                        "the data directory's name is empty".to_owned(),
+            }
+            Short(name) => return Err(unknown(&format!("-{name}"))),
+            Value(path) if path.is_empty() => {
+                return wrong("the data directory's name is empty".to_owned());
+            }
+            Value(path) => {
+                let path = PathBuf::from(path);
+                if let Some(first) = &dir {
+                    let (first, second) = (first.display(), path.display());
+                    return wrong(format!(
+                        "two data directories given, {first} and {second}: mom works on one"
                     ));
                 }
-                dir = Some(PathBuf::from(path));
+                dir = Some(path);
             }
         }
     }
-    if let [first, second, ..] = modes[..] {
-        return Err(Error::Usage(format!(
-            "{first} and {second} can't go together"
-        )));
+    if let [(first, _), (second, _), ..] = modes[..] {
+        return wrong(format!("--{first} and --{second} can't go together"));
     }
-    let mode = modes.first().copied().unwrap_or("");
-    let needs_no_dir = matches!(mode, "--manifest" | "--download");
-    match (&dir, needs_no_dir) {
-        (Some(dir), true) => Err(Error::Usage(format!(
-            "{mode} takes no data directory, but {} was given",
-            dir.display()
-        ))),
-        (None, true) | (Some(_), false) => Ok(()),
-        (None, false) if mode == "--check" => Ok(()),
-        (None, false) => Err(Error::Usage(
-            format!("{mode} needs a data directory, for instance: mom {mode} ./data")
-                .replace("  ", " ")
-                .trim()
-                .to_owned(),
-        )),
-    }?;
-    Ok(match (mode, dir, download) {
-        ("--manifest", ..) => Command::Manifest,
-        ("--download", _, Some(channel)) => Command::Download { channel, options },
-        ("--check", dir, _) => Command::Check { dir, options },
-        ("--usage", Some(dir), _) => Command::Usage { dir },
-        ("--chat", Some(dir), _) => Command::Chat { dir, options },
+    let (mode, channel) = modes.pop().unwrap_or(("", None));
+    Ok(match (mode, dir, channel) {
+        ("manifest", None, _) => Command::Manifest,
+        ("download", None, Some(channel)) => Command::Download { channel, options },
+        ("manifest" | "download", Some(dir), _) => {
+            let dir = dir.display();
+            return wrong(format!(
+                "--{mode} takes no data directory, but {dir} was given"
+            ));
+        }
+        ("check", dir, _) => Command::Check { dir, options },
+        ("usage", Some(dir), _) => Command::Usage { dir },
+        ("chat", Some(dir), _) => Command::Chat { dir, options },
         (_, Some(dir), _) => Command::Serve { dir, options },
-        (_, None, _) => return Err(Error::Usage("no data directory given".to_owned())),
+        ("", None, _) => {
+            return wrong("needs a data directory, for instance: mom ./data".to_owned());
+        }
+        (_, None, _) => {
+            return wrong(format!(
+                "--{mode} needs a data directory, for instance: mom --{mode} ./data"
+            ));
+        }
     })
+}
+
+fn wrong(text: String) -> Result<Command> {
+    Err(Error::Usage(text))
+}
+
+fn level(name: String) -> Result<Level> {
+    let text = format!("--log-level={name}: use one of error, warn, info, debug");
+    Level::parse(&name).ok_or(Error::Usage(text))
 }
 
 fn value(parser: &mut lexopt::Parser, name: &str) -> Result<String> {
     // An option where a value should stand is a forgotten value, not a value.
     let missing = || Error::Usage(format!("--{name} needs a value: --{name}=..."));
-    let text = parser
-        .value()
-        .map_err(|_| missing())?
-        .into_string()
-        .map_err(|_| Error::Usage(format!("the value of --{name} is not UTF-8 text")))?;
-    if text.is_empty() || text.starts_with("--") {
-        Err(missing())
-    } else {
-        Ok(text)
+    let text = parser.value().map_err(|_| missing())?.into_string();
+    let text =
+        text.map_err(|_| Error::Usage(format!("the value of --{name} is not UTF-8 text")))?;
+    match text.is_empty() || text.starts_with("--") {
+        true => Err(missing()),
+        false => Ok(text),
     }
 }
 

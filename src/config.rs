@@ -2,11 +2,13 @@
 //! is not among them: the agent can write there, so nothing in it configures the host.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,10 +55,8 @@ impl Config {
 }
 
 fn ids(list: String) -> Vec<String> {
-    list.split([',', ' '])
-        .filter(|id| !id.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let ids = list.split([',', ' ']).filter(|id| !id.is_empty());
+    ids.map(str::to_owned).collect()
 }
 
 /// A variable that is set and not blank.
@@ -89,12 +89,12 @@ impl Keys {
         let environment = match env::var(SECRETS_FD) {
             Ok(fd) => inherited(&fd)?,
             Err(_) => {
-                let secrets: Vec<(String, String)> = env::vars_os()
-                    .filter_map(|(name, value)| {
-                        Some((name.into_string().ok()?, value.into_string().ok()?))
-                    })
-                    .filter(|(name, value)| is_secret_name(name) && !value.trim().is_empty())
-                    .collect();
+                let secret = |(name, value): (OsString, OsString)| {
+                    let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+                    let is_secret = is_secret_name(&name) && !value.trim().is_empty();
+                    is_secret.then_some((name, value))
+                };
+                let secrets: Vec<(String, String)> = env::vars_os().filter_map(secret).collect();
                 if !secrets.is_empty() {
                     return Err(start_again(&secrets));
                 }
@@ -136,25 +136,21 @@ impl Keys {
     /// Every secret that must never be printed.
     pub(crate) fn all(&self) -> Vec<Secret> {
         let mut all: Vec<Secret> = self.environment.values().cloned().collect();
+        all.extend(self.named.lock().unwrap().values().cloned());
         let entries = self.auth.as_ref().and_then(Value::as_object);
         for entry in entries.into_iter().flat_map(|entries| entries.values()) {
-            for field in ["key", "access", "refresh"] {
-                all.extend(entry.get(field).and_then(Value::as_str).map(Secret::new));
-            }
+            let fields = ["key", "access", "refresh"].map(|field| entry[field].as_str());
+            all.extend(fields.into_iter().flatten().map(Secret::new));
         }
-        let named = self.named.lock().unwrap();
-        all.extend(named.values().cloned());
         let files = self
             .credentials
-            .as_ref()
-            .and_then(|dir| fs::read_dir(dir).ok());
-        for file in files.into_iter().flatten().flatten() {
-            all.extend(
-                fs::read_to_string(file.path())
-                    .ok()
-                    .map(|text| Secret::new(&text)),
-            );
-        }
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok());
+        let texts = files
+            .flatten()
+            .flatten()
+            .map(|file| fs::read_to_string(file.path()));
+        all.extend(texts.flatten().map(|text| Secret::new(&text)));
         all
     }
 
@@ -194,38 +190,28 @@ fn is_secret_name(name: &str) -> bool {
 
 /// Returns only if the execution failed.
 fn start_again(secrets: &[(String, String)]) -> Error {
-    let failed = |what: &str, err: &dyn std::fmt::Display| {
-        Error::Failed(format!(
-            "cannot hide the keys of the environment: {what}: {err}"
-        ))
+    let list = secrets
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\0"));
+    let list: String = list.collect();
+    let start = || {
+        if list.len() > SECRETS_BYTES_MAX {
+            return Err(io::Error::other("more than 64 KiB of tokens and keys"));
+        }
+        // No CLOEXEC: the next incarnation reads it.
+        let (reader, writer) = rustix::pipe::pipe()?;
+        File::from(writer).write_all(list.as_bytes())?;
+        let mut command = Command::new(env::current_exe()?);
+        command
+            .args(env::args_os().skip(1))
+            .env(SECRETS_FD, reader.as_raw_fd().to_string());
+        for (name, _) in secrets {
+            command.env_remove(name);
+        }
+        Err(command.exec())
     };
-    let mut list = Vec::new();
-    for (name, value) in secrets {
-        list.extend_from_slice(format!("{name}={value}\0").as_bytes());
-    }
-    if list.len() > SECRETS_BYTES_MAX {
-        return failed("variables", &"more than 64 KiB of tokens and keys");
-    }
-    // No CLOEXEC: the next incarnation reads it.
-    let (reader, writer) = match rustix::pipe::pipe() {
-        Ok(ends) => ends,
-        Err(err) => return failed("pipe", &err),
-    };
-    if let Err(err) = File::from(writer).write_all(&list) {
-        return failed("pipe", &err);
-    }
-    let program = match env::current_exe() {
-        Ok(program) => program,
-        Err(err) => return failed("/proc/self/exe", &err),
-    };
-    let mut command = Command::new(program);
-    command
-        .args(env::args_os().skip(1))
-        .env(SECRETS_FD, reader.as_raw_fd().to_string());
-    for (name, _) in secrets {
-        command.env_remove(name);
-    }
-    failed("exec", &command.exec())
+    let Err(err): io::Result<Infallible> = start();
+    Error::failed(format!("cannot hide the keys of the environment: {err}"))
 }
 
 fn inherited(fd: &str) -> Result<HashMap<String, Secret>> {
@@ -234,7 +220,7 @@ fn inherited(fd: &str) -> Result<HashMap<String, Secret>> {
     // Opened by its name: making an OwnedFd of a number would need `unsafe`.
     let path = format!("/proc/self/fd/{number}");
     let mut pipe = File::open(&path).map_err(|_| bad())?;
-    if !is_pipe(&pipe) {
+    if !pipe.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) {
         return Err(bad());
     }
     let mut list = String::new();
@@ -242,14 +228,8 @@ fn inherited(fd: &str) -> Result<HashMap<String, Secret>> {
     let pairs = list
         .split_terminator('\0')
         .filter_map(|pair| pair.split_once('='));
-    Ok(pairs
-        .map(|(name, value)| (name.to_owned(), Secret::new(value)))
-        .collect())
-}
-
-fn is_pipe(file: &File) -> bool {
-    use std::os::unix::fs::FileTypeExt as _;
-    file.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
+    let pairs = pairs.map(|(name, value)| (name.to_owned(), Secret::new(value)));
+    Ok(pairs.collect())
 }
 
 /// `~/.pi/mom/auth.json`
@@ -260,60 +240,51 @@ pub(crate) fn auth_path() -> Option<PathBuf> {
 /// Absent, unreadable or broken means no keys from there.
 fn auth_file() -> Option<Value> {
     let path = auth_path()?;
+    let shown = path.display();
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return None,
         Err(err) => {
-            log::warning!(
-                "",
-                "cannot read {}: {err}; its keys are not used",
-                path.display()
-            );
+            log::warning!("", "cannot read {shown}: {err}; its keys are not used");
             return None;
         }
     };
-    let others = fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
-    if others {
+    if is_open(&path) {
+        log::warning!("", "{shown} can be read by others: chmod 600 {shown}");
+    }
+    let value = serde_json::from_str(&text).inspect_err(|err| {
         log::warning!(
             "",
-            "{0} can be read by others: chmod 600 {0}",
-            path.display()
+            "{shown} is not valid JSON ({err}); its keys are not used"
         );
-    }
-    match serde_json::from_str(&text) {
-        Ok(value) => Some(value),
-        Err(err) => {
-            log::warning!(
-                "",
-                "{} is not valid JSON ({err}); its keys are not used",
-                path.display()
-            );
-            None
-        }
-    }
+    });
+    value.ok()
+}
+
+/// Whether others than the owner can do anything with it.
+pub(crate) fn is_open(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
 }
 
 /// `!pass show openai`: a command's trimmed output is the key. `timeout` (coreutils and
 /// busybox have it) bounds it to the 10 s of the original.
 fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
     let failed = |why: String| {
-        Error::Failed(format!(
-            "the key command of {provider:?} in ~/.pi/mom/auth.json failed: {why}"
-        ))
+        let whose = format!("the key command of {provider:?} in ~/.pi/mom/auth.json");
+        Error::Failed(format!("{whose} failed: {why}"))
     };
     let output = Command::new("timeout")
         .args(["10", "sh", "-c", command])
-        .output()
-        .map_err(|err| failed(err.to_string()))?;
+        .output();
+    let output = output.map_err(|err| failed(err.to_string()))?;
     let key = Secret::new(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() || key.expose().is_empty() {
-        return Err(failed(format!(
-            "{}, {} bytes of output",
-            output.status,
-            key.expose().len()
-        )));
+    match key.expose().len() {
+        1.. if output.status.success() => Ok(key),
+        bytes => Err(failed(format!(
+            "{}, {bytes} bytes of output",
+            output.status
+        ))),
     }
-    Ok(key)
 }
 
 /// Variable, how its token begins, and where in the app's settings to get it.

@@ -8,9 +8,9 @@
 //! knows neither seconds nor `#L` and runs by other rules at clock changes; with the fields
 //! as bit sets the rest is a walk over days. The calendar itself is jiff's.
 
-use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::time;
 
@@ -64,42 +64,21 @@ struct Field {
     names: &'static [&'static str],
 }
 
-const SECOND: Field = Field {
-    name: "second",
-    min: 0,
-    max: 59,
-    names: &[],
-};
-const MINUTE: Field = Field {
-    name: "minute",
-    min: 0,
-    max: 59,
-    names: &[],
-};
-const HOUR: Field = Field {
-    name: "hour",
-    min: 0,
-    max: 23,
-    names: &[],
-};
-const DAY: Field = Field {
-    name: "day of month",
-    min: 1,
-    max: 31,
-    names: &[],
-};
-const MONTH: Field = Field {
-    name: "month",
-    min: 1,
-    max: 12,
-    names: &MONTHS,
-};
-const WEEKDAY: Field = Field {
-    name: "weekday",
-    min: 0,
-    max: 6,
-    names: &WEEKDAYS,
-};
+const fn field(name: &'static str, min: u8, max: u8, names: &'static [&'static str]) -> Field {
+    Field {
+        name,
+        min,
+        max,
+        names,
+    }
+}
+
+const SECOND: Field = field("second", 0, 59, &[]);
+const MINUTE: Field = field("minute", 0, 59, &[]);
+const HOUR: Field = field("hour", 0, 23, &[]);
+const DAY: Field = field("day of month", 1, 31, &[]);
+const MONTH: Field = field("month", 1, 12, &MONTHS);
+const WEEKDAY: Field = field("weekday", 0, 6, &WEEKDAYS);
 
 /// An error says what is wrong and which form comes nearest.
 pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
@@ -111,52 +90,43 @@ pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
     }
     let mut text = text.trim();
     if text.starts_with('@') {
-        let nickname = NICKNAMES
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        let mut nicknames = NICKNAMES.iter();
+        let nickname = nicknames.find(|(name, _)| name.eq_ignore_ascii_case(text));
         let Some((_, meaning)) = nickname else {
-            let known: Vec<&str> = NICKNAMES.iter().map(|(name, _)| *name).collect();
-            return Err(bad(format!(
-                "unknown nickname, there are {}",
-                known.join(", ")
-            )));
+            let known = NICKNAMES.map(|(name, _)| name).join(", ");
+            return Err(bad(format!("unknown nickname, there are {known}")));
         };
         text = meaning;
     }
     let mut fields: Vec<&str> = text.split_whitespace().collect();
-    match fields.len() {
-        5 => fields.insert(0, "0"),
-        6 => {}
-        7 => {
-            return Err(bad(
-                "a year field is not supported, leave out the seventh".to_owned()
-            ));
-        }
-        _ if time::parse(text).is_some() => {
-            return Err(bad(
-                "a single date: use \"type\":\"one-shot\" with \"at\"".to_owned()
-            ));
-        }
-        n => {
-            return Err(bad(format!(
-                "{n} fields; 5 are needed (minute hour day month weekday), or 6 with the second first"
-            )));
-        }
+    if fields.len() == 5 {
+        fields.insert(0, "0");
     }
+    let [second, minute, hour, day, month, weekday] = fields[..] else {
+        return Err(bad(match fields.len() {
+            7 => "a year field is not supported, leave out the seventh".to_owned(),
+            _ if time::parse(text).is_some() => {
+                "a single date: use \"type\":\"one-shot\" with \"at\"".to_owned()
+            }
+            n => format!(
+                "{n} fields; 5 are needed (minute hour day month weekday), or 6 with the second first"
+            ),
+        }));
+    };
     let schedule = Schedule {
-        seconds: values(&SECOND, fields[0]).map_err(bad)?,
-        minutes: values(&MINUTE, fields[1]).map_err(bad)?,
-        hours: values(&HOUR, fields[2]).map_err(bad)?,
+        seconds: values(&SECOND, second).map_err(bad)?,
+        minutes: values(&MINUTE, minute).map_err(bad)?,
+        hours: values(&HOUR, hour).map_err(bad)?,
         days: 0,
         last_day: false,
-        months: values(&MONTH, fields[4]).map_err(bad)?,
+        months: values(&MONTH, month).map_err(bad)?,
         weekdays: 0,
         nth: [0; 6],
-        any_day: matches!(fields[3], "*" | "?"),
-        any_weekday: matches!(fields[5], "*" | "?"),
+        any_day: matches!(day, "*" | "?"),
+        any_weekday: matches!(weekday, "*" | "?"),
         zone,
     };
-    schedule.with_days(fields[3], fields[5]).map_err(bad)
+    schedule.with_days(day, weekday).map_err(bad)
 }
 
 /// An IANA name, any case.
@@ -166,15 +136,10 @@ pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
             return "this host has no time zones: install tzdata".to_owned();
         }
         let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
-        let similar = jiff::tz::db()
-            .available()
-            .map(|known| known.to_string())
-            .find(|known| known.to_ascii_lowercase().ends_with(&wanted));
-        let similar = similar.as_deref().unwrap_or("Europe/Vienna");
-        format!(
-            "time zone \"{}\": unknown, write it like {similar}",
-            cut(name)
-        )
+        let mut known = jiff::tz::db().available().map(|known| known.to_string());
+        let similar = known.find(|known| known.to_ascii_lowercase().ends_with(&wanted));
+        let (name, similar) = (cut(name), similar.as_deref().unwrap_or("Europe/Vienna"));
+        format!("time zone \"{name}\": unknown, write it like {similar}")
     })
 }
 
@@ -188,18 +153,13 @@ impl Schedule {
             }
         }
         for item in weekdays.split(',') {
-            let (base, nth) = match item.split_once('#') {
-                None => (item, None),
-                Some((base, nth)) => (base, Some(nth)),
-            };
+            let (base, nth) = item.split_once('#').unwrap_or((item, ""));
             let set = values(&WEEKDAY, base)?;
-            match nth {
-                None => self.weekdays |= set,
-                Some("L" | "l") => self.nth[5] |= set,
-                Some(n) => match n.parse() {
-                    Ok(n @ 1..=5usize) => self.nth[n - 1] |= set,
-                    _ => return Err(format!("weekday {}: after # comes 1 to 5 or L", cut(item))),
-                },
+            match (nth, nth.parse()) {
+                _ if base == item => self.weekdays |= set,
+                ("L" | "l", _) => self.nth[5] |= set,
+                (_, Ok(n @ 1..=5_usize)) => self.nth[n - 1] |= set,
+                _ => return Err(format!("weekday {}: after # comes 1 to 5 or L", cut(item))),
             }
         }
         Ok(self)
@@ -225,9 +185,10 @@ impl Schedule {
                     if due > after {
                         return Some(due);
                     }
-                    match second_after(time) {
-                        Some(next) => from = next,
-                        None => break,
+                    match time.checked_add(SignedDuration::from_secs(1)) {
+                        Ok(next) => from = next,
+                        // The end of the day.
+                        Err(_) => break,
                     }
                 }
             }
@@ -285,17 +246,6 @@ impl Schedule {
     }
 }
 
-/// Of the same day.
-fn second_after(time: Time) -> Option<Time> {
-    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-    let (hour, minute, second) = match (minute, second) {
-        (59, 59) => (hour + 1, 0, 0),
-        (_, 59) => (hour, minute + 1, 0),
-        _ => (hour, minute, second + 1),
-    };
-    Time::new(hour, minute, second, 0).ok()
-}
-
 /// Bits of the values that a list of one field names.
 fn values(field: &Field, list: &str) -> Result<u64, String> {
     list.split(',')
@@ -304,63 +254,45 @@ fn values(field: &Field, list: &str) -> Result<u64, String> {
 
 fn item_values(field: &Field, item: &str) -> Result<u64, String> {
     let bad = |why: String| format!("{} \"{}\": {why}", field.name, cut(item));
+    let (min, max, step_max) = (field.min, field.max, field.max - field.min + 1);
     let (base, step) = match item.split_once('/') {
         None => (item, None),
-        Some((base, step)) => (base, Some(step)),
-    };
-    let step_max = field.max - field.min + 1;
-    let step = match step.map(number) {
-        None => None,
-        Some(Some(step)) if (1..=step_max).contains(&step) => Some(step),
-        Some(_) => return Err(bad(format!("after / comes a number from 1 to {step_max}"))),
-    };
-    let (low, high) = match base {
-        "*" | "?" => (field.min, field.max),
-        "" if step.is_some() => (field.min, field.max),
-        _ => match base.split_once('-') {
-            Some((low, high)) => {
-                let (from, to) = (
-                    value(field, low).map_err(bad)?,
-                    value(field, high).map_err(bad)?,
-                );
-                // SAT-SUN ends on the Sunday after it.
-                let to = if field.max == 6 && to == 0 && from > 0 {
-                    7
-                } else {
-                    to
-                };
-                if from > to {
-                    let (min, max) = (field.min, field.max);
-                    // 7 is the Sunday before Monday here.
-                    let low = if from > max { min } else { from };
-                    return Err(bad(match low <= to {
-                        true => format!("runs backwards, write {low}-{to}"),
-                        false => format!("runs backwards, write {from}-{max},{min}-{to}"),
-                    }));
-                }
-                (from, to)
-            }
-            None => {
-                let value = value(field, base).map_err(bad)?;
-                (
-                    value,
-                    if step.is_some() {
-                        field.max.max(value)
-                    } else {
-                        value
-                    },
-                )
-            }
+        Some((base, step)) => match number(step).filter(|step| (1..=step_max).contains(step)) {
+            Some(step) => (if base.is_empty() { "*" } else { base }, Some(step)),
+            None => return Err(bad(format!("after / comes a number from 1 to {step_max}"))),
         },
     };
-    let set = (low..=high)
-        .step_by(step.unwrap_or(1).into())
-        .fold(0, |set, value| set | 1 << value);
-    // Weekday 7 is weekday 0.
-    Ok(if field.max == 6 {
-        (set | set >> 7) & 0x7f
-    } else {
-        set
+    let (low, high) = match (base, base.split_once('-')) {
+        ("*" | "?", _) => (min, max),
+        (_, Some((low, high))) => {
+            let from = value(field, low).map_err(bad)?;
+            let to = match value(field, high).map_err(bad)? {
+                // SAT-SUN ends on the Sunday after it.
+                0 if max == 6 && from > 0 => 7,
+                to => to,
+            };
+            // 7 is the Sunday before Monday here.
+            let low = if from > max { min } else { from };
+            match () {
+                () if from <= to => (from, to),
+                () if low <= to => return Err(bad(format!("runs backwards, write {low}-{to}"))),
+                () => {
+                    let split = format!("{from}-{max},{min}-{to}");
+                    return Err(bad(format!("runs backwards, write {split}")));
+                }
+            }
+        }
+        (_, None) => match value(field, base).map_err(bad)? {
+            from if step.is_some() => (from, max.max(from)),
+            value => (value, value),
+        },
+    };
+    let steps = (low..=high).step_by(step.unwrap_or(1).into());
+    let set: u64 = steps.fold(0, |set, value| set | 1 << value);
+    Ok(match max {
+        // Weekday 7 is weekday 0.
+        6 => (set | set >> 7) & 0x7f,
+        _ => set,
     })
 }
 
@@ -371,11 +303,8 @@ fn value(field: &Field, text: &str) -> Result<u8, String> {
             return Ok(number);
         }
         // 24:00 is 0:00; all else goes to the nearer end.
-        let near = if number < min || min == 0 && number == max + 1 {
-            min
-        } else {
-            max
-        };
+        let is_low = number < min || min == 0 && number == max + 1;
+        let near = if is_low { min } else { max };
         return Err(format!(
             "{number} is not in {min}-{max}, the nearest is {near}"
         ));
@@ -404,10 +333,7 @@ fn value(field: &Field, text: &str) -> Result<u8, String> {
         }
         _ => match field.names {
             [] => format!("not a number from {min} to {max}"),
-            names => format!(
-                "not a number from {min} to {max} or a name like {}",
-                names[0]
-            ),
+            [name, ..] => format!("not a number from {min} to {max} or a name like {name}"),
         },
     })
 }
@@ -415,7 +341,7 @@ fn value(field: &Field, text: &str) -> Result<u8, String> {
 /// One or two digits.
 fn number(text: &str) -> Option<u8> {
     let digits = matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
+    digits.then(|| text.parse().ok()).flatten()
 }
 
 fn bit(value: i8) -> u64 {
@@ -425,11 +351,7 @@ fn bit(value: i8) -> u64 {
 /// The first value of the set from `from` on; `from` is below 64.
 fn first(set: u64, from: i8) -> Option<i8> {
     let rest = set >> from << from;
-    if rest == 0 {
-        None
-    } else {
-        Some(rest.trailing_zeros() as i8)
-    }
+    (rest != 0).then(|| rest.trailing_zeros() as i8)
 }
 
 /// Text from a file, short enough for a message.

@@ -4,30 +4,23 @@
 
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stdout};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use crate::agent;
 use crate::config::{self, Config, Keys};
 use crate::dir::{Dir, Kind};
 use crate::error::{Error, Result};
-use crate::events;
-use crate::llm;
 use crate::net::Net;
 use crate::prompt::MEMORY_BYTES_MAX;
 use crate::sandbox::Sandbox;
 use crate::secret::Mask;
-use crate::settings;
-use crate::skills;
 use crate::slack::web::{Identity, Web};
 use crate::slack::{is_channel_id, is_user_id, manifest};
 use crate::stop::{Cause, Stop};
 use crate::store::is_conversation;
-use crate::text;
-use crate::time;
+use crate::{agent, events, llm, settings, skills, text, time};
 
 /// For one question to a server, name look-up and TLS included.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
@@ -68,28 +61,34 @@ struct Finding {
 }
 
 type Findings = Vec<Finding>;
-type Check = fn(&mut Exam<'_>) -> Findings;
+
+enum Check {
+    Any(fn(&mut Exam<'_>) -> Findings),
+    /// Left out while there is no data directory.
+    InDir(fn(&Dir) -> Findings),
+}
+use Check::{Any, InDir};
 
 const CHECKS: &[(&str, Check)] = &[
-    ("data directory", data_directory),
-    ("file system", file_system),
-    ("lock", lock),
-    ("settings", settings_file),
-    ("memory", memory),
-    ("skills", skill_files),
-    ("events", event_files),
-    ("sandbox", sandbox),
-    ("git and curl", programs),
-    ("CA certificates", ca_certificates),
-    ("proxy", proxy),
-    ("key file", key_file),
-    ("who may ask", allow_lists),
-    ("Slack tokens", slack_tokens),
-    ("Slack", slack),
-    ("scopes", scopes),
-    ("Socket Mode", socket_mode),
-    ("model", model),
-    ("clock", clock),
+    ("data directory", Any(data_directory)),
+    ("file system", InDir(file_system)),
+    ("lock", InDir(lock)),
+    ("settings", InDir(settings_file)),
+    ("memory", InDir(memory)),
+    ("skills", InDir(skill_files)),
+    ("events", InDir(event_files)),
+    ("sandbox", Any(sandbox)),
+    ("git and curl", Any(programs)),
+    ("CA certificates", Any(ca_certificates)),
+    ("proxy", Any(proxy)),
+    ("key file", Any(key_file)),
+    ("who may ask", Any(allow_lists)),
+    ("Slack tokens", Any(slack_tokens)),
+    ("Slack", Any(slack)),
+    ("scopes", Any(scopes)),
+    ("Socket Mode", Any(socket_mode)),
+    ("model", Any(model)),
+    ("clock", Any(clock)),
 ];
 
 /// Prints as it goes. False when something failed.
@@ -107,7 +106,11 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> bool {
     let mut mends = Vec::new();
     let mut warnings = 0;
     for (what, check) in CHECKS {
-        let findings = check(&mut exam);
+        let findings = match (check, &exam.dir) {
+            (Any(check), _) => check(&mut exam),
+            (InDir(check), Some(dir)) => check(dir),
+            (InDir(_), None) => continue,
+        };
         // Anew: the check may have asked a command for a key.
         let mask = Mask::new(keys.all());
         let clean = |text: &str| mask.apply(text::one_line(text, LINE_CHARS_MAX));
@@ -126,10 +129,9 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> bool {
             if grade != Grade::Ok {
                 say(&format!("      -> {mend}\n"));
             }
-            match grade {
-                Grade::Ok => {}
-                Grade::Warn => warnings += 1,
-                Grade::Fail => mends.push(mend),
+            warnings += usize::from(grade == Grade::Warn);
+            if grade == Grade::Fail {
+                mends.push(mend);
             }
         }
     }
@@ -170,6 +172,10 @@ fn one(grade: Grade, fact: impl Into<String>, mend: impl Into<String>) -> Findin
     vec![Finding { grade, fact, mend }]
 }
 
+fn failed(err: &Error, otherwise: &str) -> Findings {
+    told(Grade::Fail, err, otherwise)
+}
+
 /// Messages name their mend behind a semicolon; `otherwise` is for those that know none.
 fn told(grade: Grade, text: &impl fmt::Display, otherwise: &str) -> Findings {
     let text = text.to_string();
@@ -180,19 +186,19 @@ fn told(grade: Grade, text: &impl fmt::Display, otherwise: &str) -> Findings {
     }
 }
 
-fn all(grade: Grade, texts: impl IntoIterator<Item = String>, mend: &str) -> Findings {
-    let mut findings = Findings::new();
-    let mut left_out = 0;
-    for text in texts {
-        match findings.len() < FINDINGS_MAX {
-            true => findings.extend(one(grade, text, mend)),
-            false => left_out += 1,
-        }
+/// A warning for each that is wrong.
+fn warn_each(mut wrong: Vec<String>, mend: &str, well: impl Into<String>) -> Findings {
+    if wrong.is_empty() {
+        return ok(well);
     }
-    if left_out > 0 {
-        findings.extend(one(grade, format!("{left_out} more like these"), mend));
+    if wrong.len() > FINDINGS_MAX {
+        let left_out = wrong.split_off(FINDINGS_MAX).len();
+        wrong.push(format!("{left_out} more like these"));
     }
-    findings
+    wrong
+        .into_iter()
+        .flat_map(|fact| warn(fact, mend))
+        .collect()
 }
 
 /// Runs `ask` with a `Stop` that is set when it takes too long.
@@ -232,13 +238,7 @@ fn data_directory(exam: &mut Exam<'_>) -> Findings {
     }
     let dir = match Dir::open(path) {
         Ok(dir) => dir,
-        Err(err) => {
-            return told(
-                Grade::Fail,
-                &err,
-                "name a directory that mom's user may open",
-            );
-        }
+        Err(err) => return failed(&err, "name a directory that mom's user may open"),
     };
     // Any look-up goes through openat2.
     if let Err(err) = dir.stamp(".") {
@@ -251,13 +251,11 @@ fn data_directory(exam: &mut Exam<'_>) -> Findings {
     let probe = format!(".mom-check-{}", std::process::id());
     match dir.replace(&probe, b"").and_then(|()| dir.remove(&probe)) {
         Ok(()) => ok(format!("{shown} can be written to")),
-        Err(err) => told(
-            Grade::Fail,
-            &err,
-            "let mom's user own it (chown), and look at df",
-        ),
+        Err(err) => failed(&err, "let mom's user own it (chown), and look at df"),
     }
 }
+
+const SHARED: &str = "changes of others go unnoticed there, locks are doubtful";
 
 /// statfs(2) type, name, what is wrong with it.
 const FILE_SYSTEMS: &[(u32, &str, &str)] = &[
@@ -268,34 +266,15 @@ const FILE_SYSTEMS: &[(u32, &str, &str)] = &[
     (0x2FC1_2FC1, "zfs", ""),
     (0x794C_7630, "overlay", "it goes with its container"),
     (0x0102_1994, "tmpfs", "it is gone after a reboot"),
-    (
-        0x6969,
-        "nfs",
-        "changes of others go unnoticed there, locks are doubtful",
-    ),
-    (
-        0xFF53_4D42,
-        "cifs",
-        "changes of others go unnoticed there, locks are doubtful",
-    ),
-    (
-        0xFE53_4D42,
-        "smb",
-        "changes of others go unnoticed there, locks are doubtful",
-    ),
-    (
-        0x6573_5546,
-        "fuse",
-        "changes of others may go unnoticed there",
-    ),
+    (0x6969, "nfs", SHARED),
+    (0xFF53_4D42, "cifs", SHARED),
+    (0xFE53_4D42, "smb", SHARED),
+    (0x6573_5546, "fuse", SHARED),
     (0x4D44, "vfat", "it has no owners and no links"),
     (0x9FA0, "proc", "nothing can be kept there"),
 ];
 
-fn file_system(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
+fn file_system(dir: &Dir) -> Findings {
     let stat = match dir.root().and_then(rustix::fs::fstatfs) {
         Ok(stat) => stat,
         Err(err) => return warn(format!("cannot be looked at: {err}"), "look at df"),
@@ -318,10 +297,7 @@ fn file_system(exam: &mut Exam<'_>) -> Findings {
     }
 }
 
-fn lock(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
+fn lock(dir: &Dir) -> Findings {
     match dir.lock() {
         Ok(_) => ok("no other mom works on this directory"),
         Err(err) => told(Grade::Warn, &err, "stop whatever holds it"),
@@ -330,41 +306,30 @@ fn lock(exam: &mut Exam<'_>) -> Findings {
 
 /// Conversations with a directory.
 fn channels(dir: &Dir) -> Vec<String> {
-    let entries = dir
+    let mut entries = dir
         .list(".", ENTRIES_MAX)
         .ok()
         .flatten()
         .unwrap_or_default();
-    let names = entries
-        .into_iter()
-        .filter(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name))
-        .map(|entry| entry.name);
-    names.take(CHANNELS_MAX).collect()
+    entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
+    entries.truncate(CHANNELS_MAX);
+    entries.into_iter().map(|entry| entry.name).collect()
 }
 
-fn settings_file(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
-    let (_, warnings) = settings::load(dir);
-    match warnings.is_empty() {
-        true => ok("settings.json is absent or in order"),
-        false => all(
-            Grade::Warn,
-            warnings,
-            "correct the file; what it says wrongly is not used",
-        ),
-    }
+fn settings_file(dir: &Dir) -> Findings {
+    let mend = "correct the file; what it says wrongly is not used";
+    warn_each(
+        settings::load(dir).1,
+        mend,
+        "settings.json is absent or in order",
+    )
 }
 
-fn memory(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
+fn memory(dir: &Dir) -> Findings {
     let mut files = vec!["MEMORY.md".to_owned()];
     files.extend(
         channels(dir)
-            .into_iter()
+            .iter()
             .map(|channel| format!("{channel}/MEMORY.md")),
     );
     let mut bytes = 0;
@@ -384,27 +349,17 @@ fn memory(exam: &mut Exam<'_>) -> Findings {
             Err(err) => wrong.push(err.to_string()),
         }
     }
-    match wrong.is_empty() {
-        true => ok(format!("{} in all", text::bytes(bytes))),
-        false => all(
-            Grade::Warn,
-            wrong,
-            "tidy it up; it is part of every request",
-        ),
-    }
+    let mend = "tidy it up; it is part of every request";
+    warn_each(wrong, mend, format!("{} in all", text::bytes(bytes)))
 }
 
-fn skill_files(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
+fn skill_files(dir: &Dir) -> Findings {
     let (mut paths, mut wrong) = (Vec::new(), Vec::new());
     // The workspace's own come with each channel.
-    for channel in channels(dir)
-        .into_iter()
-        .chain([agent::TERMINAL.to_owned()])
-    {
-        let (skills, warnings) = skills::load(dir, &channel);
+    let mut places = channels(dir);
+    places.push(agent::TERMINAL.to_owned());
+    for channel in &places {
+        let (skills, warnings) = skills::load(dir, channel);
         paths.extend(skills.into_iter().map(|skill| skill.path));
         wrong.extend(warnings);
     }
@@ -412,41 +367,28 @@ fn skill_files(exam: &mut Exam<'_>) -> Findings {
         list.sort_unstable();
         list.dedup();
     }
-    match wrong.is_empty() {
-        true => ok(text::count(paths.len(), "skill")),
-        false => all(
-            Grade::Warn,
-            wrong,
-            "a SKILL.md begins with ---, name:, description:, ---",
-        ),
-    }
+    let mend = "a SKILL.md begins with ---, name:, description:, ---";
+    warn_each(wrong, mend, text::count(paths.len(), "skill"))
 }
 
-fn event_files(exam: &mut Exam<'_>) -> Findings {
-    let Some(dir) = &exam.dir else {
-        return Findings::new();
-    };
+fn event_files(dir: &Dir) -> Findings {
     let mend = "make events a plain directory";
     match events::check(dir) {
         _ if matches!(dir.stamp("events"), Ok(Some(stamp)) if stamp.kind != Kind::Dir) => {
             fail("events is not a directory", mend)
         }
-        Ok(wrong) if wrong.is_empty() => ok("all files in events/ can be used"),
-        Ok(wrong) => all(Grade::Warn, wrong, "correct the file, or mom sets it aside"),
-        Err(err) => told(Grade::Fail, &err, mend),
+        Ok(wrong) => {
+            let mend = "correct the file, or mom sets it aside";
+            warn_each(wrong, mend, "all files in events/ can be used")
+        }
+        Err(err) => failed(&err, mend),
     }
 }
 
 fn sandbox(exam: &mut Exam<'_>) -> Findings {
     let sandbox = match Sandbox::parse(&exam.config.sandbox) {
         Ok(sandbox) => sandbox,
-        Err(err) => {
-            return told(
-                Grade::Fail,
-                &err,
-                "./docker.sh create ./data makes mom-sandbox",
-            );
-        }
+        Err(err) => return failed(&err, "./docker.sh create ./data makes mom-sandbox"),
     };
     let (Some(dir), Some(path)) = (&exam.dir, exam.path) else {
         return Findings::new();
@@ -464,7 +406,7 @@ fn sandbox(exam: &mut Exam<'_>) -> Findings {
             .iter()
             .flat_map(|warning| told(Grade::Warn, warning, isolate))
             .collect(),
-        Err(err) => told(Grade::Fail, &err, "mend the data directory first"),
+        Err(err) => failed(&err, "mend the data directory first"),
     }
 }
 
@@ -518,9 +460,8 @@ fn key_file(_: &mut Exam<'_>) -> Findings {
         Ok(text) => text,
         Err(err) => return warn(format!("{shown}: {err}"), "let mom's user read it"),
     };
-    let open = std::fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
-        Ok(_) if open => warn(
+        Ok(_) if config::is_open(&path) => warn(
             format!("{shown} can be read by others"),
             format!("chmod 600 {shown}"),
         ),
@@ -533,15 +474,16 @@ fn key_file(_: &mut Exam<'_>) -> Findings {
 }
 
 fn allow_lists(exam: &mut Exam<'_>) -> Findings {
-    let lists = [
-        (
-            "user",
-            &exam.config.allow_users,
-            is_user_id as fn(&str) -> bool,
-        ),
-        ("channel", &exam.config.allow_channels, is_channel_id),
-    ];
-    for (what, ids, is_id) in lists {
+    type IsId = fn(&str) -> bool;
+    let Config {
+        allow_users,
+        allow_channels,
+        ..
+    } = exam.config;
+    for (what, ids, is_id) in [
+        ("user", allow_users, is_user_id as IsId),
+        ("channel", allow_channels, is_channel_id),
+    ] {
         if let Some(wrong) = ids.iter().flatten().find(|id| !is_id(id)) {
             return fail(
                 format!("{wrong} in --allow-{what}s is no {what} id"),
@@ -549,11 +491,8 @@ fn allow_lists(exam: &mut Exam<'_>) -> Findings {
             );
         }
     }
-    match &exam.config.allow_users {
-        Some(users) => ok(format!(
-            "{} of the workspace",
-            text::count(users.len(), "user")
-        )),
+    match allow_users {
+        Some(users) => ok(text::count(users.len(), "user") + " of the workspace"),
         None => warn(
             "everyone in the workspace",
             "--allow-users=U1,U2 names those who may; ids stand in their Slack profiles",
@@ -566,7 +505,7 @@ const APP_PAGES: &str = "mom --manifest creates the app; its pages at api.slack.
 fn slack_tokens(exam: &mut Exam<'_>) -> Findings {
     match config::slack_tokens(exam.keys) {
         Ok(_) => ok("both are there, each in its place"),
-        Err(err) => told(Grade::Fail, &err, APP_PAGES),
+        Err(err) => failed(&err, APP_PAGES),
     }
 }
 
@@ -582,7 +521,7 @@ fn ask_slack<T>(exam: &Exam<'_>, ask: impl FnOnce(&Web) -> Result<T>) -> Option<
 fn slack(exam: &mut Exam<'_>) -> Findings {
     match ask_slack(exam, Web::auth_test) {
         None => Findings::new(),
-        Some(Err(err)) => told(Grade::Fail, &err, NETWORK),
+        Some(Err(err)) => failed(&err, NETWORK),
         Some(Ok(identity)) => {
             note_skew(exam, identity.date_ms, "Slack");
             let Identity { user, team, .. } = exam.identity.insert(identity);
@@ -612,23 +551,22 @@ fn socket_mode(exam: &mut Exam<'_>) -> Findings {
         None => Findings::new(),
         // The address is a ticket that lapses unused.
         Some(Ok(_)) => ok("on (asked for a socket, opened none)"),
-        Some(Err(err)) => told(Grade::Fail, &err, NETWORK),
+        Some(Err(err)) => failed(&err, NETWORK),
     }
 }
 
 fn model(exam: &mut Exam<'_>) -> Findings {
     let spec = &exam.config.model;
     let find_key = |provider: &str, names: &[&str]| exam.keys.provider(provider, names);
-    let checked = in_time(|stop| llm::check(spec, &config::variable, &find_key, &exam.net, stop));
-    match checked {
-        Err(err @ Error::Usage(_)) => told(Grade::Fail, &err, "--model=PROVIDER/ID or MOM_MODEL"),
-        Err(err) => told(Grade::Fail, &err, NETWORK),
+    match in_time(|stop| llm::check(spec, &config::variable, &find_key, &exam.net, stop)) {
+        Err(err @ Error::Usage(_)) => failed(&err, "--model=PROVIDER/ID or MOM_MODEL"),
+        Err(err) => failed(&err, NETWORK),
         Ok(llm::Checked { model, date_ms }) => {
             note_skew(exam, date_ms, model.provider);
             let free = matches!(model.provider, "offline" | "ollama" | "llamacpp");
-            let cost = match model.price {
-                None if !free => ", prices unknown: costs are left out",
-                _ => "",
+            let cost = match model.price.is_some() || free {
+                true => "",
+                false => ", prices unknown: costs are left out",
             };
             ok(format!("{}/{} answers{cost}", model.provider, model.id))
         }

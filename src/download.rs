@@ -6,9 +6,9 @@
 //! would ask for every page twice: to find where the windows are, and to read them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Stdout, Write as _, stderr, stdout};
+use std::io::{self, BufWriter, ErrorKind, Write as _, stderr, stdout};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -23,8 +23,7 @@ use crate::signals;
 use crate::slack::is_channel_id;
 use crate::slack::web::Web;
 use crate::stop::{Cause, Stop};
-use crate::text;
-use crate::time;
+use crate::{text, time};
 
 /// Messages in a page, as the original has it; Slack advises no more than 200.
 const PAGE: &str = "200";
@@ -57,15 +56,15 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
         progress(&format!("{} read", text::count(count, "message")));
         Ok(true)
     })?;
-    let file = spool
-        .into_inner()
-        .map_err(|err| broken(&err.into_error()))?;
-    let mut out = Out(BufWriter::new(stdout()));
+    let file = spool.into_inner();
+    let file = file.map_err(|err| broken(&err.into_error()))?;
+    let mut out = BufWriter::new(stdout());
+    let mut say = |text: String| heard(out.write_all(text.as_bytes()));
     let (mut threads, mut replies) = (0, 0);
     for line in LinesBack::new(file, path, Floor::At(0))? {
         stop.check()?;
         let message: Value = serde_json::from_slice(&line?).unwrap_or_default();
-        if !out.write(&lines(&message, ""))? {
+        if !say(lines(&message, ""))? {
             return Ok(());
         }
         let Some(parent) = message["parent"].as_str() else {
@@ -78,7 +77,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
             // The parent comes first, on the first page only.
             for reply in page.iter().filter(|reply| reply["ts"] != parent) {
                 replies += 1;
-                open = open && out.write(&lines(reply, "  "))?;
+                open = open && say(lines(reply, "  "))?;
             }
             Ok(open)
         })?;
@@ -89,36 +88,25 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
             progress(&format!("{} read", text::count(threads, "thread")));
         }
     }
-    out.flush()?;
-    progress(&format!(
-        "{}, {replies} replies in {}",
+    heard(out.flush())?;
+    let (messages, threads) = (
         text::count(count, "message"),
-        text::count(threads, "thread")
-    ));
+        text::count(threads, "thread"),
+    );
+    progress(&format!("{messages}, {replies} replies in {threads}"));
     Ok(())
 }
 
 /// A file that is gone when mom is. Not in /tmp first: that may be memory.
 fn spool() -> Result<(File, PathBuf)> {
     let mut failed = Error::failed("no directory for temporary files");
-    let places = [
-        config::variable("TMPDIR").as_deref(),
-        Some("/var/tmp"),
-        Some("/tmp"),
-    ]
-    .into_iter()
-    .flatten()
-    .map(PathBuf::from)
-    .collect::<Vec<_>>();
-    for place in places {
-        let path = place.join(format!("mom-{}", random_word()?));
+    let given = config::variable("TMPDIR");
+    for place in given.as_deref().into_iter().chain(["/var/tmp", "/tmp"]) {
+        let path = Path::new(place).join(format!("mom-{}", random_word()?));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        let made = options.open(&path).and_then(|file| {
-            fs::remove_file(&path)?;
-            Ok(file)
-        });
-        match made {
+        let made = options.open(&path);
+        match made.and_then(|file| fs::remove_file(&path).map(|()| file)) {
             Ok(file) => return Ok((file, path)),
             Err(err) => failed = Error::io("make", &path, &err),
         }
@@ -151,24 +139,12 @@ fn lines(message: &Value, indent: &str) -> String {
     format!("{prefix}{}\n", text.replace('\n', &below))
 }
 
-struct Out(BufWriter<Stdout>);
-
-impl Out {
-    /// False when the reader has gone away, as `head` does.
-    fn write(&mut self, text: &str) -> Result<bool> {
-        Out::judge(self.0.write_all(text.as_bytes()))
-    }
-
-    fn flush(&mut self) -> Result<bool> {
-        Out::judge(self.0.flush())
-    }
-
-    fn judge(written: std::io::Result<()>) -> Result<bool> {
-        match written {
-            Ok(()) => Ok(true),
-            Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(false),
-            Err(err) => Err(Error::io("write", "stdout", &err)),
-        }
+/// False when the reader has gone away, as `head` does.
+fn heard(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(err) => Err(Error::io("write", "stdout", &err)),
     }
 }
 

@@ -8,8 +8,6 @@
 //! in the next message. What is news for one run only (an event file that is broken) goes
 //! into its newest user message, as a block of its own: `note`.
 
-use std::borrow::Cow;
-
 use crate::llm::ToolSpec;
 use crate::sandbox::Sandbox;
 use crate::skills::Skill;
@@ -68,64 +66,60 @@ pub(crate) struct Person {
     pub(crate) display: String,
 }
 
+impl Facts<'_> {
+    fn channel(&self) -> &str {
+        match self.place {
+            Place::Slack { channel_id, .. } => channel_id,
+            Place::Terminal => "TERMINAL",
+        }
+    }
+
+    fn fill(&self, text: &str) -> String {
+        text.replace("{data}", self.data)
+            .replace("{channel}", self.channel())
+            .replace("{zone}", self.zone)
+    }
+}
+
 /// The system prompt: the same facts give the same bytes.
 pub(crate) fn system(facts: &Facts<'_>) -> String {
-    let data = facts.data;
     let mut out = String::with_capacity(8 * 1024);
-    let channel = match &facts.place {
-        Place::Slack { channel_id, .. } => channel_id,
-        Place::Terminal => "TERMINAL",
-    };
     identity(&mut out, facts);
-    computer(&mut out, facts, channel);
+    out.push_str(match facts.sandbox {
+        Sandbox::Host => HOST_TEXT,
+        Sandbox::Container { .. } => CONTAINER_TEXT,
+    });
+    out.push_str(&facts.fill(FILES_TEXT));
     match &facts.place {
         Place::Slack {
             people, directory, ..
         } => {
             out.push_str(SLACK_TEXT);
-            list_people(&mut out, people, &format!("{data}/{directory}"));
+            list_people(&mut out, people, &format!("{}/{directory}", facts.data));
         }
         Place::Terminal => out.push_str(TERMINAL_TEXT),
     }
-    out.push_str(
-        &MEMORY_TEXT
-            .replace("{data}", data)
-            .replace("{channel}", channel),
-    );
-    memory(
-        &mut out,
-        "Of the workspace",
-        facts.memory,
-        &format!("{data}/MEMORY.md"),
-    );
-    memory(
-        &mut out,
-        "Of this channel",
-        facts.channel_memory,
-        &format!("{data}/{channel}/MEMORY.md"),
-    );
-    out.push_str(
-        &LOG_TEXT
-            .replace("{data}", data)
-            .replace("{channel}", channel),
-    );
-    list_skills(&mut out, facts, channel);
+    out.push_str(&facts.fill(MEMORY_TEXT));
+    for (title, text, path) in [
+        ("Of the workspace", facts.memory, "{data}/MEMORY.md"),
+        (
+            "Of this channel",
+            facts.channel_memory,
+            "{data}/{channel}/MEMORY.md",
+        ),
+    ] {
+        memory(&mut out, title, text, &facts.fill(path));
+    }
+    out.push_str(&facts.fill(LOG_TEXT));
+    list_skills(&mut out, facts);
     if let Place::Slack { .. } = facts.place {
-        out.push_str(
-            &EVENTS_TEXT
-                .replace("{data}", data)
-                .replace("{channel}", channel)
-                .replace("{zone}", facts.zone),
-        );
+        out.push_str(&facts.fill(EVENTS_TEXT));
     }
     out.push_str("\n# Tools\n");
     for tool in facts.tools {
         let about = tool.description.split(". ").next().unwrap_or_default();
-        out.push_str(&format!(
-            "- {}: {}\n",
-            tool.name,
-            about.trim_end_matches('.')
-        ));
+        let about = about.trim_end_matches('.');
+        out.push_str(&format!("- {}: {about}\n", tool.name));
     }
     out
 }
@@ -145,17 +139,14 @@ pub(crate) fn message(ms: i64, name: &str, text: &str, attachments: &[String]) -
 /// News from mom's own program for this run, as a further text block of the user message:
 /// the original's sync compares texts block by block and so never takes it for a message.
 pub(crate) fn note(lines: &[String]) -> Option<String> {
-    if lines.is_empty() {
-        return None;
-    }
+    let lines = (!lines.is_empty()).then(|| lines.join("\n"))?;
     Some(format!(
-        "[Note from your program, not from a person]\n{}",
-        lines.join("\n")
+        "[Note from your program, not from a person]\n{lines}"
     ))
 }
 
 fn identity(out: &mut String, facts: &Facts<'_>) {
-    match &facts.place {
+    let (who, place) = match &facts.place {
         Place::Slack {
             user_id,
             handle,
@@ -163,46 +154,27 @@ fn identity(out: &mut String, facts: &Facts<'_>) {
             channel_id,
             channel_name,
             ..
-        } => {
-            out.push_str(&format!(
-                "You are {} (<@{user_id}>), a member of the Slack workspace \"{}\" who has a computer of her own.\n",
+        } => (
+            format!(
+                "You are {} (<@{user_id}>), a member of the Slack workspace \"{}\" who has a computer of her own.",
                 clean(handle),
                 clean(workspace),
-            ));
-            out.push_str(IDENTITY_TEXT);
-            out.push_str("\n# Where you are\n");
+            ),
             match channel_name {
-                Some(name) => out.push_str(&format!(
-                    "- Slack channel #{}, id {channel_id}.\n",
-                    clean(name)
-                )),
-                None => out.push_str(&format!("- A direct message, id {channel_id}.\n")),
-            }
-        }
-        Place::Terminal => {
-            out.push_str("You are mom, an assistant who has a computer of her own and talks with one person in a terminal.\n");
-            out.push_str(IDENTITY_TEXT);
-            out.push_str(
-                "\n# Where you are\n- A terminal; this conversation is called TERMINAL.\n",
-            );
-        }
-    }
+                Some(name) => format!("Slack channel #{}, id {channel_id}.", clean(name)),
+                None => format!("A direct message, id {channel_id}."),
+            },
+        ),
+        Place::Terminal => (
+            "You are mom, an assistant who has a computer of her own and talks with one person in a terminal.".to_owned(),
+            "A terminal; this conversation is called TERMINAL.".to_owned(),
+        ),
+    };
+    let zone = facts.zone;
     out.push_str(&format!(
-        "- Time zone {}. Each message carries its time; `date` tells the time now.\n",
-        facts.zone
+        "{who}\n{IDENTITY_TEXT}\n# Where you are\n- {place}\n\
+         - Time zone {zone}. Each message carries its time; `date` tells the time now.\n"
     ));
-}
-
-fn computer(out: &mut String, facts: &Facts<'_>, channel: &str) {
-    out.push_str(match facts.sandbox {
-        Sandbox::Host => HOST_TEXT,
-        Sandbox::Container { .. } => CONTAINER_TEXT,
-    });
-    out.push_str(
-        &FILES_TEXT
-            .replace("{data}", facts.data)
-            .replace("{channel}", channel),
-    );
 }
 
 fn list_people(out: &mut String, people: &[Person], directory: &str) {
@@ -211,15 +183,11 @@ fn list_people(out: &mut String, people: &[Person], directory: &str) {
     people.dedup();
     out.push_str("\nPeople of this channel (id, handle, name):\n");
     for person in people.iter().take(PEOPLE_MAX) {
-        out.push_str(&format!(
-            "{}\t@{}\t{}\n",
-            clean(&person.id),
-            clean(&person.handle),
-            clean(&person.display)
-        ));
+        let [id, handle, name] = [&person.id, &person.handle, &person.display].map(|s| clean(s));
+        out.push_str(&format!("{id}\t@{handle}\t{name}\n"));
     }
-    if people.len() > PEOPLE_MAX {
-        out.push_str(&format!("... and {} more.\n", people.len() - PEOPLE_MAX));
+    if let Some(left_out @ 1..) = people.len().checked_sub(PEOPLE_MAX) {
+        out.push_str(&format!("... and {left_out} more.\n"));
     }
     out.push_str(&format!(
         "All users and channels met so far: `grep -i NAME {directory}`.\n"
@@ -229,13 +197,12 @@ fn list_people(out: &mut String, people: &[Person], directory: &str) {
 fn memory(out: &mut String, title: &str, text: &str, path: &str) {
     let text = text.trim();
     let kept = head(text, MEMORY_BYTES_MAX);
-    out.push_str(&format!("\n## {title}\n"));
-    if text.is_empty() {
-        out.push_str("(nothing yet)\n");
-        return;
-    }
-    out.push_str(kept);
-    out.push('\n');
+    let shown = if text.is_empty() {
+        "(nothing yet)"
+    } else {
+        kept
+    };
+    out.push_str(&format!("\n## {title}\n{shown}\n"));
     if kept.len() < text.len() {
         out.push_str(&format!(
             "(cut here: {path} has {} bytes, only the first {} are shown. Shorten it.)\n",
@@ -245,13 +212,8 @@ fn memory(out: &mut String, title: &str, text: &str, path: &str) {
     }
 }
 
-fn list_skills(out: &mut String, facts: &Facts<'_>, channel: &str) {
-    let data = facts.data;
-    out.push_str(
-        &SKILLS_TEXT
-            .replace("{data}", data)
-            .replace("{channel}", channel),
-    );
+fn list_skills(out: &mut String, facts: &Facts<'_>) {
+    out.push_str(&facts.fill(SKILLS_TEXT));
     let listed: Vec<&Skill> = facts.skills.iter().filter(|skill| skill.listed).collect();
     if listed.is_empty() {
         out.push_str("None is installed yet.\n");
@@ -259,19 +221,16 @@ fn list_skills(out: &mut String, facts: &Facts<'_>, channel: &str) {
     }
     out.push_str("<available_skills>\n");
     for skill in listed.iter().take(SKILLS_MAX) {
+        let (name, description) = (xml(&skill.name), xml(&skill.description));
+        let location = xml(&format!("{}/{}", facts.data, skill.path));
         out.push_str(&format!(
-            "  <skill>\n    <name>{}</name>\n    <description>{}</description>\n    <location>{}</location>\n  </skill>\n",
-            xml(&skill.name),
-            xml(&skill.description),
-            xml(&format!("{data}/{}", skill.path)),
+            "  <skill>\n    <name>{name}</name>\n    <description>{description}</description>\n\
+             \x20   <location>{location}</location>\n  </skill>\n"
         ));
     }
     out.push_str("</available_skills>\n");
-    if listed.len() > SKILLS_MAX {
-        out.push_str(&format!(
-            "{} more are left out here.\n",
-            listed.len() - SKILLS_MAX
-        ));
+    if let Some(left_out @ 1..) = listed.len().checked_sub(SKILLS_MAX) {
+        out.push_str(&format!("{left_out} more are left out here.\n"));
     }
 }
 
@@ -280,22 +239,12 @@ fn clean(name: &str) -> String {
     one_line(name, NAME_CHARS_MAX)
 }
 
-fn xml(text: &str) -> Cow<'_, str> {
-    if !text.contains(['&', '<', '>', '"', '\'']) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&apos;"),
-            _ => out.push(c),
-        }
-    }
-    Cow::Owned(out)
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&apos;")
 }
 
 /// At most `max` bytes from the start, cut between characters.

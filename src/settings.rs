@@ -49,43 +49,28 @@ pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
 /// What the text of settings.json sets, and a sentence for each value that was not taken as
 /// it stands.
 pub(crate) fn parse(text: &str) -> (Settings, Vec<String>) {
-    let mut warnings = Vec::new();
-    let root: Value = serde_json::from_str(text).unwrap_or_else(|err| {
-        warnings.push(format!(
-            "settings.json: not valid JSON ({err}), using the defaults"
-        ));
-        Value::Null
-    });
-    if !root.is_object() && warnings.is_empty() {
-        warnings.push("settings.json: not a JSON object, using the defaults".to_owned());
-    }
-    let mut reader = Reader { root, warnings };
+    let (root, warning) = match serde_json::from_str(text) {
+        Ok(root @ Value::Object(_)) => (root, None),
+        Ok(_) => (Value::Null, Some("not a JSON object".to_owned())),
+        Err(err) => (Value::Null, Some(format!("not valid JSON ({err})"))),
+    };
+    let warning = warning.map(|why| format!("settings.json: {why}, using the defaults"));
+    let mut reader = Reader {
+        root,
+        warnings: warning.into_iter().collect(),
+    };
     let retry = reader.flag("retry", "enabled");
+    let retries = reader.number("retry", "maxRetries", 3, 0..=20) as u32;
+    let base = reader.number("retry", "baseDelayMs", 2_000, 100..=60_000);
+    let most = reader.number("retry", "maxDelayMs", 60_000, 1_000..=3_600_000);
+    let tokens = 1_000..=500_000;
     let settings = Settings {
         compaction: reader.flag("compaction", "enabled"),
-        reserve_tokens: reader.number("compaction", "reserveTokens", 16_384, 1_000..=500_000),
-        keep_recent_tokens: reader.number(
-            "compaction",
-            "keepRecentTokens",
-            20_000,
-            1_000..=500_000,
-        ),
-        retries_max: match reader.number("retry", "maxRetries", 3, 0..=20) {
-            n if retry => n as u32,
-            _ => 0,
-        },
-        retry_base: Duration::from_millis(reader.number(
-            "retry",
-            "baseDelayMs",
-            2_000,
-            100..=60_000,
-        )),
-        retry_pause_max: Duration::from_millis(reader.number(
-            "retry",
-            "maxDelayMs",
-            60_000,
-            1_000..=3_600_000,
-        )),
+        reserve_tokens: reader.number("compaction", "reserveTokens", 16_384, tokens.clone()),
+        keep_recent_tokens: reader.number("compaction", "keepRecentTokens", 20_000, tokens),
+        retries_max: if retry { retries } else { 0 },
+        retry_base: Duration::from_millis(base),
+        retry_pause_max: Duration::from_millis(most),
     };
     (settings, reader.warnings)
 }
@@ -98,27 +83,16 @@ struct Reader {
 impl Reader {
     /// True unless the file says false.
     fn flag(&mut self, group: &str, key: &str) -> bool {
-        match &self.root[group][key] {
-            Value::Null => true,
-            Value::Bool(value) => *value,
-            other => {
-                let text = format!(
-                    "settings.json: {group}.{key} must be true or false, not {}",
-                    cut(other)
-                );
-                self.warnings.push(text);
-                true
-            }
+        let value = &self.root[group][key];
+        if !value.is_null() && !value.is_boolean() {
+            let why = format!("must be true or false, not {}", cut(value));
+            self.warnings
+                .push(format!("settings.json: {group}.{key} {why}"));
         }
+        *value != false
     }
 
-    fn number(
-        &mut self,
-        group: &str,
-        key: &str,
-        default: u64,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> u64 {
+    fn number(&mut self, group: &str, key: &str, default: u64, range: Range) -> u64 {
         let value = &self.root[group][key];
         if value.is_null() {
             return default;
@@ -132,14 +106,14 @@ impl Reader {
             ),
             None => (default, "is not a number"),
         };
-        let text = format!(
-            "settings.json: {group}.{key} {} {why}, using {used}",
-            cut(value)
-        );
-        self.warnings.push(text);
+        let why = format!("{} {why}, using {used}", cut(value));
+        self.warnings
+            .push(format!("settings.json: {group}.{key} {why}"));
         used
     }
 }
+
+type Range = std::ops::RangeInclusive<u64>;
 
 fn cut(value: &Value) -> String {
     value.to_string().chars().take(40).collect()

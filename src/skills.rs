@@ -89,11 +89,13 @@ impl Scan<'_> {
                 }
             };
             entries_left -= entries.len().min(entries_left);
-            // The same directory again, by way of a link.
-            if self.is_known(&path, &mut seen) {
-                continue;
+            if let Ok(Some(stamp)) = self.dir.stamp(&path) {
+                // The same directory again, by way of a link.
+                if !seen.insert((stamp.device, stamp.inode)) {
+                    continue;
+                }
             }
-            self.read_ignore_files(&path, root);
+            self.read_ignore_files(&path);
             let below = |name: &str| format!("{path}/{name}");
             let skill_md = entries.iter().find(|entry| entry.name == "SKILL.md");
             if let Some(entry) = skill_md.filter(|entry| entry.kind == Kind::File) {
@@ -126,13 +128,6 @@ impl Scan<'_> {
         }
     }
 
-    fn is_known(&self, path: &str, seen: &mut HashSet<(u64, u64)>) -> bool {
-        match self.dir.stamp(path) {
-            Ok(Some(stamp)) => !seen.insert((stamp.device, stamp.inode)),
-            _ => false,
-        }
-    }
-
     fn file(&mut self, path: &str) {
         let skill = match self.dir.read_head(path, HEAD_BYTES_MAX) {
             Ok(None) => return,
@@ -145,36 +140,30 @@ impl Scan<'_> {
                     self.skills.insert(at, skill);
                 }
             }
-            Err(why) => self
-                .warnings
-                .push(format!("{path}: not used as a skill: {why}")),
+            Err(why) => {
+                let text = format!("{path}: not used as a skill: {why}");
+                self.warnings.push(text);
+            }
         }
     }
 
-    fn read_ignore_files(&mut self, path: &str, root: &str) {
-        let base = path[root.len()..].trim_start_matches('/').to_owned();
+    fn read_ignore_files(&mut self, path: &str) {
         for name in IGNORE_FILES {
-            // One that can't be read ignores nothing.
-            if let Ok(Some(bytes)) = self
+            let read = self
                 .dir
-                .read_head(&format!("{path}/{name}"), IGNORE_BYTES_MAX)
-            {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                self.ignored.extend(
-                    text.lines()
-                        .filter_map(|line| Pattern::parse(root, &base, line)),
-                );
-            }
+                .read_head(&format!("{path}/{name}"), IGNORE_BYTES_MAX);
+            // One that can't be read ignores nothing.
+            let bytes = read.ok().flatten().unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
+            let patterns = text.lines().filter_map(|line| Pattern::parse(path, line));
+            self.ignored.extend(patterns);
         }
     }
 
     /// The last pattern that matches decides.
     fn is_ignored(&self, path: &str, kind: Kind) -> bool {
-        let last = self
-            .ignored
-            .iter()
-            .rev()
-            .find(|pattern| pattern.matches(path, kind));
+        let mut patterns = self.ignored.iter().rev();
+        let last = patterns.find(|pattern| pattern.matches(path, kind));
         last.is_some_and(|pattern| !pattern.negated)
     }
 }
@@ -190,41 +179,24 @@ struct Pattern {
 }
 
 impl Pattern {
-    fn parse(root: &str, base: &str, line: &str) -> Option<Pattern> {
-        let line = line.trim_end();
-        if line.starts_with('#') {
+    /// `dir` has the file.
+    fn parse(dir: &str, line: &str) -> Option<Pattern> {
+        let whole = line.trim_end();
+        let line = whole.strip_prefix('!').unwrap_or(whole);
+        let name = line.strip_suffix('/').unwrap_or(line);
+        let parts = name.split('/').filter(|part| !part.is_empty());
+        let mut parts: Vec<String> = parts.map(str::to_owned).collect();
+        if parts.is_empty() || whole.starts_with('#') {
             return None;
         }
-        let (line, negated) = match line.strip_prefix('!') {
-            Some(rest) => (rest, true),
-            None => (line, false),
-        };
-        let (line, dirs_only) = match line.strip_suffix('/') {
-            Some(rest) => (rest, true),
-            None => (line, false),
-        };
-        let anchored = line.contains('/');
-        let mut parts: Vec<String> = line
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect();
-        if parts.is_empty() {
-            return None;
-        }
-        if !anchored {
+        if !name.contains('/') {
             parts.insert(0, "**".to_owned());
         }
-        let base = if base.is_empty() {
-            format!("{root}/")
-        } else {
-            format!("{root}/{base}/")
-        };
         Some(Pattern {
-            base,
+            base: format!("{dir}/"),
             parts,
-            negated,
-            dirs_only,
+            negated: whole.starts_with('!'),
+            dirs_only: line.ends_with('/'),
         })
     }
 
@@ -236,21 +208,16 @@ impl Pattern {
             return false;
         }
         let names: Vec<&str> = rest.split('/').collect();
-        wild(
-            &self.parts,
-            &names,
-            |part| part == "**",
-            |part, name| {
-                let (part, name): (Vec<char>, Vec<char>) =
-                    (part.chars().collect(), name.chars().collect());
-                wild(
-                    &part,
-                    &name,
-                    |c| *c == '*',
-                    |c, with| *c == '?' || c == with,
-                )
-            },
-        )
+        let is_name = |part: &String, name: &&str| {
+            let (part, name): (Vec<_>, Vec<_>) = (part.chars().collect(), name.chars().collect());
+            wild(
+                &part,
+                &name,
+                |c| *c == '*',
+                |c, with| *c == '?' || c == with,
+            )
+        };
+        wild(&self.parts, &names, |part| part == "**", is_name)
     }
 }
 
@@ -293,26 +260,29 @@ fn parse(path: &str, text: &str, warnings: &mut Vec<String>) -> Result<Skill, St
     let rest = text
         .strip_prefix("---")
         .ok_or("it does not start with a line of ---")?;
-    let end = rest.find("\n---").ok_or("its front matter has no end")?;
-    let head = front_matter(&rest[..end])?;
+    let (head, _) = rest
+        .split_once("\n---")
+        .ok_or("its front matter has no end")?;
+    let head = front_matter(head)?;
     let find = |key: &str| {
         let entry = head.iter().rfind(|(known, _)| known == key);
         entry.map(|(_, value)| value)
     };
     let get = |key: &str| {
-        find(key)
-            .map(|value| value.text.trim())
-            .filter(|text| !text.is_empty())
+        let text = find(key)?.text.trim();
+        (!text.is_empty()).then_some(text)
     };
 
     let description = get("description").ok_or("it has no description")?;
     let parent = path.rsplit('/').nth(1).unwrap_or_default();
     let name = one_line(get("name").unwrap_or(parent), NAME_CHARS_MAX);
     let mut warn = |why: &str| warnings.push(format!("{path}: skill {name}: {why}"));
-    let plain = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !plain || name.starts_with('-') || name.ends_with('-') || name.contains("--") {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if !name.bytes().all(is_plain)
+        || name.starts_with('-')
+        || name.ends_with('-')
+        || name.contains("--")
+    {
         warn("its name should be made of a-z, 0-9 and single - between them");
     } else if name != parent && parent != "skills" {
         warn("its name should be that of its directory");
@@ -341,10 +311,7 @@ fn front_matter(text: &str) -> Result<Vec<(String, Scalar)>, String> {
     let mut out = Vec::new();
     let mut lines = text.lines().enumerate().peekable();
     // What follows the opening --- on its line.
-    if lines
-        .next()
-        .is_some_and(|(_, line)| !line.trim().is_empty())
-    {
+    if !lines.next().is_none_or(|(_, line)| line.trim().is_empty()) {
         return Err("its first line is more than ---".to_owned());
     }
     while let Some((number, line)) = lines.next() {
@@ -361,9 +328,8 @@ fn front_matter(text: &str) -> Result<Vec<(String, Scalar)>, String> {
             return Err(bad());
         }
         let mut below = Vec::new();
-        while let Some((_, line)) =
-            lines.next_if(|(_, line)| line.starts_with(' ') || line.trim().is_empty())
-        {
+        let is_below = |line: &str| line.starts_with(' ') || line.trim().is_empty();
+        while let Some((_, line)) = lines.next_if(|(_, line)| is_below(line)) {
             below.push(line);
         }
         let scalar = scalar(value, &below).map_err(|why| format!("line {}: {why}", number + 1))?;
@@ -374,20 +340,15 @@ fn front_matter(text: &str) -> Result<Vec<(String, Scalar)>, String> {
 
 /// `value` stands behind the key, `below` are the indented and empty lines that follow.
 fn scalar(value: &str, below: &[&str]) -> Result<Scalar, String> {
-    if let Some(style @ ('|' | '>')) = value.chars().next() {
-        let rest = &value[1..];
+    let first = value.chars().next();
+    if let Some(style @ ('|' | '>')) = first {
         // Indicators for indentation and last line breaks, then perhaps a comment.
-        if rest.split(" #").next().is_some_and(|rest| {
-            rest.trim()
-                .chars()
-                .all(|c| matches!(c, '+' | '-' | '1'..='9'))
-        }) {
+        let marks = value[1..].split(" #").next().unwrap_or_default().trim();
+        if marks.chars().all(|c| matches!(c, '+' | '-' | '1'..='9')) {
             let indent = below.iter().find(|line| !line.trim().is_empty());
             let indent = indent.map_or(0, |line| line.len() - line.trim_start_matches(' ').len());
-            let lines: Vec<&str> = below
-                .iter()
-                .map(|line| line.get(indent..).unwrap_or(""))
-                .collect();
+            let lines = below.iter().map(|line| line.get(indent..).unwrap_or(""));
+            let lines: Vec<&str> = lines.collect();
             let text = if style == '|' {
                 lines.join("\n")
             } else {
@@ -399,40 +360,32 @@ fn scalar(value: &str, below: &[&str]) -> Result<Scalar, String> {
             });
         }
     }
-    let mut lines: Vec<&str> = vec![value];
-    lines.extend(below.iter().map(|line| line.trim()));
-    match value.chars().next() {
-        Some(quote @ ('"' | '\'')) => {
-            let text = unquote(&fold(&lines)[1..], quote).ok_or("the quote is not closed")?;
-            Ok(Scalar { text, quoted: true })
-        }
-        // A list or a map: no text.
-        Some('[' | '{') => Ok(Scalar::default()),
-        None if below
-            .iter()
-            .any(|line| line.trim_start().starts_with("- ") || line.contains(": ")) =>
-        {
-            Ok(Scalar::default())
-        }
-        _ => {
-            let lines: Vec<&str> = lines
-                .into_iter()
-                .map(|line| {
-                    if line.starts_with('#') {
-                        ""
-                    } else {
-                        line.split(" #").next().unwrap_or("").trim_end()
-                    }
-                })
-                .collect();
-            let text = fold(&lines).trim().to_owned();
-            let null = matches!(text.as_str(), "~" | "null");
-            Ok(Scalar {
-                text: if null { String::new() } else { text },
-                quoted: false,
-            })
-        }
+    let lines = [value]
+        .into_iter()
+        .chain(below.iter().map(|line| line.trim()));
+    if let Some(quote @ ('"' | '\'')) = first {
+        let folded = fold(&lines.collect::<Vec<_>>());
+        let text = unquote(&folded[1..], quote).ok_or("the quote is not closed")?;
+        return Ok(Scalar { text, quoted: true });
     }
+    let is_item = |line: &&str| line.trim_start().starts_with("- ") || line.contains(": ");
+    if matches!(first, Some('[' | '{')) || first.is_none() && below.iter().any(is_item) {
+        // A list or a map: no text.
+        return Ok(Scalar::default());
+    }
+    let plain = lines.map(|line| match line.starts_with('#') {
+        true => "",
+        false => line.split(" #").next().unwrap_or("").trim_end(),
+    });
+    let text = fold(&plain.collect::<Vec<_>>());
+    let text = match text.trim() {
+        "~" | "null" => "",
+        text => text,
+    };
+    Ok(Scalar {
+        text: text.to_owned(),
+        quoted: false,
+    })
 }
 
 /// Lines become one with spaces between them; empty lines stay line breaks.
@@ -467,9 +420,8 @@ fn unquote(text: &str, quote: char) -> Option<String> {
                 't' => out.push('\t'),
                 'u' => {
                     let hex: String = chars.by_ref().take(4).collect();
-                    out.push(
-                        char::from_u32(u32::from_str_radix(&hex, 16).ok()?).unwrap_or('\u{fffd}'),
-                    );
+                    let code = u32::from_str_radix(&hex, 16).ok()?;
+                    out.push(char::from_u32(code).unwrap_or('\u{fffd}'));
                 }
                 other => out.push(other),
             }
@@ -582,29 +534,29 @@ mod tests {
 
     #[test]
     fn ignore_patterns() {
-        for (base, line, path, ignored) in [
-            ("", "old", "skills/old", true),
-            ("", "old", "skills/a/old", true),
-            ("", "/old", "skills/a/old", false),
-            ("", "a/old", "skills/a/old", true),
-            ("", "old/", "skills/old", true),
-            ("", "*.md", "skills/x.md", true),
-            ("", "a*b?d", "skills/axxbcd", true),
-            ("", "a/**/z", "skills/a/b/c/z", true),
-            ("", "a/**/z", "skills/a/z", true),
-            ("b", "old", "skills/b/c/old", true),
-            ("b", "old", "skills/old", false),
-            ("", "# old", "skills/old", false),
-            ("", "  ", "skills/old", false),
+        for (dir, line, path, ignored) in [
+            ("skills", "old", "skills/old", true),
+            ("skills", "old", "skills/a/old", true),
+            ("skills", "/old", "skills/a/old", false),
+            ("skills", "a/old", "skills/a/old", true),
+            ("skills", "old/", "skills/old", true),
+            ("skills", "*.md", "skills/x.md", true),
+            ("skills", "a*b?d", "skills/axxbcd", true),
+            ("skills", "a/**/z", "skills/a/b/c/z", true),
+            ("skills", "a/**/z", "skills/a/z", true),
+            ("skills/b", "old", "skills/b/c/old", true),
+            ("skills/b", "old", "skills/old", false),
+            ("skills", "# old", "skills/old", false),
+            ("skills", "  ", "skills/old", false),
         ] {
-            let pattern = Pattern::parse("skills", base, line);
+            let pattern = Pattern::parse(dir, line);
             assert_eq!(
                 pattern.is_some_and(|p| p.matches(path, Kind::Dir)),
                 ignored,
                 "{line} {path}"
             );
         }
-        let stars = Pattern::parse("s", "", &"*a".repeat(2_000)).unwrap();
+        let stars = Pattern::parse("s", &"*a".repeat(2_000)).unwrap();
         assert!(!stars.matches(&format!("s/{}", "a".repeat(1_999)), Kind::File));
     }
 

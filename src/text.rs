@@ -23,11 +23,9 @@ pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
 /// The first line's worth of a text: white space and control characters become one space.
 pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
     let mut out = String::new();
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     // Four bytes a character at most: a long text is not walked to its end.
-    for word in text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty())
-    {
+    for word in words.filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
         }
@@ -50,7 +48,7 @@ pub(crate) fn utf16_prefix(text: &str, units_max: usize) -> &str {
     for (at, c) in text.char_indices() {
         units += c.len_utf16();
         if units > units_max {
-            return text.get(..at).unwrap_or_default();
+            return &text[..at];
         }
     }
     text
@@ -62,7 +60,7 @@ pub(crate) fn utf16_suffix(text: &str, units_max: usize) -> &str {
     for (at, c) in text.char_indices().rev() {
         units += c.len_utf16();
         if units > units_max {
-            return text.get(at + c.len_utf8()..).unwrap_or_default();
+            return &text[at + c.len_utf8()..];
         }
     }
     text
@@ -84,9 +82,7 @@ pub(crate) fn cut_middle(text: &str, units_max: usize) -> Cow<'_, str> {
     if let Some((_, lines)) = tail.split_once('\n') {
         tail = lines;
     }
-    let missing = text
-        .get(head.len()..text.len() - tail.len())
-        .unwrap_or_default();
+    let missing = &text[head.len()..text.len() - tail.len()];
     let missing = match missing.trim_matches('\n').split('\n').count() {
         1 => count(missing.chars().count(), "character"),
         lines => count(lines, "line"),
@@ -116,9 +112,8 @@ pub(crate) fn escape_char(out: &mut String, c: char) {
 
 /// The reverse, for text that came from Slack.
 pub(crate) fn unescape(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&amp;", "&")
+    let text = text.replace("&lt;", "<").replace("&gt;", ">");
+    text.replace("&amp;", "&")
 }
 
 /// A fenced code block that its content can neither leave nor ping from.
@@ -186,11 +181,9 @@ pub(crate) fn duration(time: Duration) -> String {
     if seconds < 59.95 {
         return rounded(seconds) + " s";
     }
-    let whole = seconds.round() as u64;
-    if whole < 3600 {
-        format!("{}m {}s", whole / 60, whole % 60)
-    } else {
-        format!("{}h {}m", whole / 3600, whole % 3600 / 60)
+    match seconds.round() as u64 {
+        whole @ 0..3600 => format!("{}m {}s", whole / 60, whole % 60),
+        whole => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
     }
 }
 
@@ -213,11 +206,9 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
 
 /// The known name nearest to what was typed, if it is near enough to be meant.
 pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
-    known
-        .iter()
-        .map(|name| (edits(typed, name), *name))
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
+    let names = known.iter().map(|name| (edits(typed, name), *name));
+    let near = names.filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
+    near.min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
 

@@ -18,11 +18,8 @@ pub(crate) fn now_ms() -> i64 {
 
 /// `2026-01-05T09:12:44.120Z`, as all files of the data directory have it.
 pub(crate) fn iso(ms: i64) -> String {
-    format!(
-        "{}.{:03}Z",
-        stamp(Offset::UTC.to_datetime(timestamp(ms)), 'T'),
-        ms.rem_euclid(1000)
-    )
+    let seconds = stamp(Offset::UTC.to_datetime(timestamp(ms)), 'T');
+    format!("{seconds}.{:03}Z", ms.rem_euclid(1000))
 }
 
 /// What a clock showed, and which one.
@@ -44,24 +41,16 @@ pub(crate) fn parse(text: &str) -> Option<Written> {
     let mut parts = date.split('-').map(number);
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
     let date = Date::new(year, month.try_into().ok()?, day.try_into().ok()?).ok()?;
-    let rest = match rest {
-        "" => "T00",
-        rest => rest,
-    };
+    let rest = if rest.is_empty() { "T00" } else { rest };
     let time = rest.strip_prefix(['T', 't', ' '])?;
     let (time, offset) = time.split_at(time.find(['Z', 'z', '+', '-']).unwrap_or(time.len()));
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let mut parts = time.split(':').map(number);
     let mut part = || parts.next().unwrap_or(Some(0));
+    let mut part = || i8::try_from(part()?).ok();
     let (hour, minute, second) = (part()?, part()?, part()?);
     let nanos = format!("{fraction:0<9.9}").parse().ok()?;
-    let time = Time::new(
-        hour.try_into().ok()?,
-        minute.try_into().ok()?,
-        second.try_into().ok()?,
-        nanos,
-    )
-    .ok()?;
+    let time = Time::new(hour, minute, second, nanos).ok()?;
     Some(Written {
         clock: date.to_datetime(time),
         offset: match offset {
@@ -136,10 +125,9 @@ pub(crate) fn slack_ts_ms(ts: &str) -> Option<i64> {
         }
         None => {
             let number: i64 = ts.parse().ok()?;
-            if number > 1_000_000_000_000 {
-                Some(number)
-            } else {
-                number.checked_mul(1000)
+            match number > 1_000_000_000_000 {
+                true => Some(number),
+                false => number.checked_mul(1000),
             }
         }
     }

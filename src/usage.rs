@@ -10,11 +10,9 @@ use serde_json::Value;
 
 use crate::dir::{Dir, Kind};
 use crate::error::{Error, Result};
-use crate::log;
 use crate::slack::names::DIRECTORY_FILE;
 use crate::store::is_conversation;
-use crate::text;
-use crate::time;
+use crate::{log, text, time};
 
 /// The longest replies are 128,000 tokens; a line above this is skipped.
 const LINE_BYTES_MAX: u64 = 2 << 20;
@@ -42,9 +40,10 @@ struct Sum {
 impl Sum {
     fn add(&mut self, other: &Sum) {
         self.turns += other.turns;
-        self.input = self.input.saturating_add(other.input);
-        self.output = self.output.saturating_add(other.output);
-        self.cached = self.cached.saturating_add(other.cached);
+        // Each is below 2^30 (see `reply`): no file is long enough for more than 2^64.
+        self.input += other.input;
+        self.output += other.output;
+        self.cached += other.cached;
         self.cost += other.cost;
     }
 
@@ -58,21 +57,16 @@ type Table = HashMap<String, Sum>;
 /// The three tables as text.
 pub(crate) fn usage(path: &Path) -> Result<String> {
     if !path.is_dir() {
-        return Err(Error::Usage(format!(
-            "--usage: there is no data directory {}",
-            path.display()
-        )));
+        let text = format!("--usage: there is no data directory {}", path.display());
+        return Err(Error::Usage(text));
     }
     let dir = Dir::open(path)?;
     let names = channel_names(&dir);
     let (mut days, mut channels, mut models) = (Table::new(), Table::new(), Table::new());
     let mut total = Sum::default();
-    let entries = dir.list(".", ENTRIES_MAX)?.unwrap_or_default();
-    for entry in entries {
-        let channel = entry.name;
-        if entry.kind != Kind::Dir || !is_conversation(&channel) {
-            continue;
-        }
+    let mut entries = dir.list(".", ENTRIES_MAX)?.unwrap_or_default();
+    entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
+    for channel in entries.into_iter().map(|entry| entry.name) {
         let label = match names.get(&channel) {
             Some(name) => format!("{channel} {name}"),
             None => channel.clone(),
@@ -87,10 +81,8 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
             Ok(0) => {}
             Ok(skipped) => {
                 let lines = text::count(skipped, "line");
-                log::warning!(
-                    &channel,
-                    "{lines} of context.jsonl left out: too long or no JSON"
-                );
+                let why = "too long or no JSON";
+                log::warning!(&channel, "{lines} of context.jsonl left out: {why}");
             }
             Err(err) => log::warning!(&channel, "{err}; left out"),
         }
@@ -107,14 +99,13 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
     ];
     let tables = tables.map(|(title, rows)| {
         let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
-        rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
-            let (cost, tokens) = (b.cost.total_cmp(&a.cost), b.tokens().total_cmp(&a.tokens()));
-            let names = name_a.cmp(name_b);
-            match title {
-                "Day" => names,
-                _ => cost.then(tokens).then(names),
-            }
-        });
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        if title != "Day" {
+            rows.sort_by(|(_, a), (_, b)| {
+                let cost = b.cost.total_cmp(&a.cost);
+                cost.then(b.tokens().total_cmp(&a.tokens()))
+            });
+        }
         (title, rows)
     });
     let names = tables.iter().flat_map(|(_, rows)| rows);
@@ -143,10 +134,8 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
     let mut skipped = 0;
     loop {
         line.clear();
-        let read = reader
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line);
+        let mut bounded = reader.by_ref().take(LINE_BYTES_MAX);
+        let read = bounded.read_until(b'\n', &mut line);
         if read.map_err(|err| broken(&err))? == 0 {
             return Ok(skipped);
         }
@@ -155,21 +144,18 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
             skipped += 1;
             continue;
         }
-        // Most lines are tool results: not worth parsing.
-        let Ok(text) = std::str::from_utf8(&line) else {
-            skipped += 1;
-            continue;
+        let is_counted =
+            |text: &str| text.contains("\"assistant\"") || text.contains("\"compaction\"");
+        let entry = match std::str::from_utf8(&line) {
+            // Most lines are tool results: not worth parsing.
+            Ok(text) if !is_counted(text) => continue,
+            Ok(text) => serde_json::from_str(text).ok(),
+            Err(_) => None,
         };
-        if !text.contains("\"assistant\"") && !text.contains("\"compaction\"") {
-            continue;
-        }
-        match serde_json::from_str::<Value>(text) {
-            Ok(entry) => {
-                if let Some((day, model, sum)) = reply(&entry) {
-                    each(day, model, &sum);
-                }
-            }
-            Err(_) => skipped += 1,
+        match entry.map(|entry| reply(&entry)) {
+            Some(Some((day, model, sum))) => each(day, model, &sum),
+            Some(None) => {}
+            None => skipped += 1,
         }
     }
 }
@@ -196,9 +182,7 @@ fn reply(entry: &Value) -> Option<(String, String, Sum)> {
         input: tokens("input") + tokens("cacheWrite"),
         output: tokens("output"),
         cached: tokens("cacheRead"),
-        cost: cost
-            .filter(|cost| (0.0..1e6).contains(cost))
-            .unwrap_or_default(),
+        cost: cost.filter(|cost| (0.0..1e6).contains(cost)).unwrap_or(0.0),
     };
     let written = entry["timestamp"].as_str().and_then(time::parse_iso);
     let mut day = match message["timestamp"].as_i64().or(written) {
@@ -226,12 +210,16 @@ fn channel_names(dir: &Dir) -> HashMap<String, String> {
 
 /// Names are `width` wide at most; days get a bar.
 fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
+    let line = |name: &str, [turns, input, output, cached, cost]: [String; 5], bar: &str| {
+        let line = format!(
+            "{name:<width$} {turns:>7} {input:>7} {output:>7} {cached:>7} {cost:>9}  {bar}"
+        );
+        format!("{}\n", line.trim_end())
+    };
     let mut out = String::new();
     if !title.is_empty() {
-        out = format!(
-            "{title:<width$} {:>7} {:>7} {:>7} {:>7} {:>9}\n",
-            "turns", "in", "out", "cached", "cost"
-        );
+        let heads = ["turns", "in", "out", "cached", "cost"];
+        out = line(title, heads.map(str::to_owned), "");
     }
     let most = |value: &dyn Fn(&Sum) -> f64| {
         let values = rows.iter().map(|(_, sum)| value(sum));
@@ -245,16 +233,10 @@ fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
             "Day" => bar(sum.tokens() / tokens_max.max(1.0)),
             _ => String::new(),
         };
-        let line = format!(
-            "{name:<width$} {:>7} {:>7} {:>7} {:>7} {:>9}  {bar}",
-            sum.turns,
-            text::tokens(sum.input),
-            text::tokens(sum.output),
-            text::tokens(sum.cached),
-            text::dollars(sum.cost),
-        );
-        out.push_str(line.trim_end());
-        out.push('\n');
+        let [input, output, cached] = [sum.input, sum.output, sum.cached].map(text::tokens);
+        let cost = text::dollars(sum.cost);
+        let figures = [sum.turns.to_string(), input, output, cached, cost];
+        out.push_str(&line(name, figures, &bar));
     }
     out
 }
@@ -263,11 +245,7 @@ fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
 fn bar(part: f64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part * (BAR_CHARS * 8) as f64).round() as usize;
-    format!(
-        "{}{}",
-        "█".repeat((eighths / 8).min(BAR_CHARS)),
-        EIGHTHS[eighths % 8]
-    )
+    "█".repeat((eighths / 8).min(BAR_CHARS)) + EIGHTHS[eighths % 8]
 }
 
 #[cfg(test)]
@@ -293,14 +271,11 @@ mod tests {
     fn hostile_rows_stay_few() {
         let mut rows = Table::new();
         for n in 0..10_000 {
-            count(
-                &mut rows,
-                n.to_string(),
-                &Sum {
-                    turns: 1,
-                    ..Sum::default()
-                },
-            );
+            let sum = Sum {
+                turns: 1,
+                ..Sum::default()
+            };
+            count(&mut rows, n.to_string(), &sum);
         }
         assert_eq!(rows.len(), ROWS_MAX + 1);
         assert_eq!(rows["(others)"].turns, 8_000);

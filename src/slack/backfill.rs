@@ -11,9 +11,6 @@ use super::inbound::{self, Inbound, Incoming, Me};
 use super::is_channel_id;
 use super::web::Web;
 
-/// Takes the messages of one channel.
-type Each<'a> = dyn FnMut(&str, Vec<Incoming>) -> Result<()> + 'a;
-
 /// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
 const MESSAGES_MAX: usize = 3_000;
 /// A page of conversations.history (facts: 999 at most).
@@ -33,7 +30,7 @@ pub(crate) fn missed(
     newest: &dyn Fn(&str) -> Result<Option<String>>,
     me: &Me,
     stop: &Stop,
-    each: &mut Each<'_>,
+    each: &mut dyn FnMut(&str, Vec<Incoming>) -> Result<()>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [

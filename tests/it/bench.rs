@@ -3,8 +3,9 @@
 //! target/bench.json, and fails when a goal is missed.
 //!
 //! `cargo bench --bench bench -- WORD...` takes only the parts whose name holds a word;
-//! BENCH_QUICK=1 takes a tenth of the large ones. mom is the release build, the fakes are
-//! those of the integration tests, so every latency holds what they cost, too.
+//! BENCH_QUICK=1 takes a tenth of the large ones. mom is the release build, or the binary that
+//! MOM_TEST_BINARY names; the fakes are those of the integration tests, so every latency holds
+//! what they cost, too.
 
 #![expect(dead_code, reason = "the harness of the integration tests has more")]
 
@@ -354,7 +355,7 @@ fn silent(command: &mut Command) {
 // The parts.
 
 fn build(table: &mut Table) {
-    let binary = fs::metadata(env!("CARGO_BIN_EXE_mom")).expect("mom is built");
+    let binary = fs::metadata(mom::binary()).expect("mom is built");
     table.row(
         "binary, stripped",
         "MB",
@@ -396,9 +397,7 @@ fn build(table: &mut Table) {
 }
 
 fn start(table: &mut Table) {
-    let version = time(10, || {
-        silent(Command::new(env!("CARGO_BIN_EXE_mom")).arg("--version"))
-    });
+    let version = time(10, || silent(Command::new(mom::binary()).arg("--version")));
     type Fakes = fn() -> (FakeSlack, FakeLlm);
     let variants: [(&str, Fakes); 2] = [
         ("start to hello", || (FakeSlack::start(), FakeLlm::start())),

@@ -1,6 +1,7 @@
 //! The real program under test: started in a workspace of its own with a clean environment,
 //! its output read as it comes, ended by its pid when the test is over.
 
+use std::env;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +17,23 @@ use crate::slack::{self, FakeSlack};
 use crate::tls;
 use crate::watch::{GUARD, Watched, show};
 
+/// The mom that is tried: the one just built, or another (src/install/dist.sh).
+pub(crate) fn binary() -> String {
+    env::var("MOM_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_mom").to_owned())
+}
+
+/// Her command line's beginning; for another machine's binary the emulator goes first.
+fn words() -> Vec<String> {
+    let mut words = runner();
+    words.push(binary());
+    words
+}
+
+fn runner() -> Vec<String> {
+    let line = env::var("MOM_TEST_RUNNER").unwrap_or_default();
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
 /// A call of mom to be made.
 pub(crate) struct Call {
     command: Command,
@@ -25,19 +43,22 @@ pub(crate) struct Call {
 impl Call {
     /// `mom` with nothing but PATH, HOME, TZ and the fakes' CA in its environment.
     pub(crate) fn new(home: &Arc<Scratch>) -> Call {
-        Call::of(Command::new(env!("CARGO_BIN_EXE_mom")), home)
+        let words = words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        Call::of(command, home)
     }
 
     /// mom as the child of this command, which becomes her.
     pub(crate) fn under(mut command: Command, home: &Arc<Scratch>) -> Call {
-        command.arg(env!("CARGO_BIN_EXE_mom"));
+        command.args(words());
         Call::of(command, home)
     }
 
     fn of(mut command: Command, home: &Arc<Scratch>) -> Call {
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("HOME", home.dir())
             .env("TZ", "Europe/Berlin")
             .env("SSL_CERT_FILE", tls::CA_FILE);
@@ -59,7 +80,15 @@ impl Call {
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Call {
-        self.command.env(name, value);
+        // Keys in the environment make mom start herself once more, which is a thing the
+        // kernel can't do with a binary for another machine: there she gets them as files.
+        if !runner().is_empty() && (name.ends_with("_TOKEN") || name.ends_with("_KEY")) {
+            self.home.write(&format!("credentials/{name}"), value);
+            let dir = self.home.path("credentials");
+            self.command.env("CREDENTIALS_DIRECTORY", dir);
+        } else {
+            self.command.env(name, value);
+        }
         self
     }
 

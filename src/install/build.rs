@@ -14,10 +14,23 @@ fn main() {
     println!("cargo::rerun-if-changed=src/install/discard.ld");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
-    if release && linux {
+    // The linker as configured, or as a flag for the compiler that calls it.
+    let linker = env::var("RUSTC_LINKER").unwrap_or_default();
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let called = flags
+        .split('\u{1f}')
+        .find_map(|flag| flag.rsplit_once("-fuse-ld="));
+    let called = called.map_or(linker.as_str(), |(_, name)| name);
+    // These know nothing of additions to a script.
+    let other = ["mold", "gold", "wild"]
+        .iter()
+        .any(|name| called.ends_with(name));
+    if release && linux && !other {
         let dir = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-        println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
-        println!("cargo::rustc-link-arg-bins=-Wl,-T,{dir}/src/install/discard.ld");
+        // `-Wl,` is for a compiler that calls the linker, not for rust-lld itself.
+        let pass = if linker.ends_with("ld") { "" } else { "-Wl," };
+        println!("cargo::rustc-link-arg-bins={pass}--no-eh-frame-hdr");
+        println!("cargo::rustc-link-arg-bins={pass}-T{dir}/src/install/discard.ld");
     }
     // An older glibc refuses such a binary, and only the one here can be asked.
     if release && env::var("HOST") == env::var("TARGET") && glibc_minor() >= Some(36) {

@@ -13,7 +13,7 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit = $(DESTDIR)/etc/systemd/system/mom.service
 initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo test check bench install install-service uninstall clean
+.PHONY: all demo test fuzz check bench install install-service uninstall clean
 
 all:
 	$(CARGO) build --release --locked --jobs $(JOBS)
@@ -25,6 +25,10 @@ demo: all
 # Everything; starts a Docker engine when there is none and it can.
 test:
 	tests/engine.sh $(CARGO) test --locked
+
+# Twenty times the mutated input of `test`, for the parsers alone.
+fuzz:
+	MOM_FUZZ=20 $(CARGO) test --locked --bin mom mutation
 
 check:
 	$(CARGO) fmt --check

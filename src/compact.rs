@@ -447,6 +447,7 @@ mod tests {
 
     use super::*;
     use crate::llm::{Assistant, Cost, OnDelta, Reply, StopReason, ToolCall, ToolResult};
+    use crate::mutate::survive;
     use crate::store::Store;
 
     fn user(text: &str) -> Message {
@@ -821,5 +822,23 @@ mod tests {
             files(&calls, Some(&previous)),
             (owned(&["/new", "/old"]), owned(&["/b", "/c"]))
         );
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "sum\n\n<read-files>\n/r\n</read-files>\n\n<modified-files>\n/m\n</modified-files>",
+            r#"{"path":"/a","b":[1,{"c":"é"}]}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let summary = without_files(&text);
+            assert!(text.starts_with(summary));
+            let paths = [text::one_line(&text, 300)];
+            let lists = file_lists(&paths, &paths);
+            assert_eq!(without_files(&format!("sum{lists}")), "sum");
+            arguments(&text);
+            files(&[call("read", &text), call("edit", &text)], None);
+        });
     }
 }

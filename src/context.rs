@@ -1008,6 +1008,7 @@ fn today() -> String {
 mod tests {
     use super::*;
     use crate::llm::{Assistant, ToolCall};
+    use crate::mutate::{survive, survive_some};
     use crate::store::tests::{Scratch, entry, log};
 
     const FILE: &str = "C1/context.jsonl";
@@ -1553,7 +1554,6 @@ mod tests {
         assert_eq!(sync(&mut context, "", 9_000), ["[lena]: news"]);
     }
 
-    /// The original wrote the context, or went on with ours for a while.
     /// The agent can write anything there, but not fill the memory or hold a run up.
     #[test]
     fn lines_are_bounded() {
@@ -1597,49 +1597,16 @@ mod tests {
         }
         log(&store, &[entry("1.000001", "é"), entry("2.000001", "two")]);
         let (seed, log_seed) = (scratch.read(FILE), scratch.read("C1/log.jsonl"));
-        let pieces: [&[u8]; 9] = [
-            b"\n",
-            b"\"",
-            b"{",
-            b"}",
-            b"\\",
-            b"\xff",
-            b"null",
-            b"1e999",
-            b"\"version\":1,",
-        ];
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below.max(1) as u64) as usize
-        };
-        let mut mutate = |seed: &str, path: &str| {
-            let mut bytes = seed.as_bytes().to_vec();
-            for _ in 0..=random(4) {
-                let at = random(bytes.len());
-                let to = (at + random(400)).min(bytes.len());
-                match random(4) {
-                    0 => bytes.truncate(at),
-                    1 => drop(bytes.drain(at..to)),
-                    2 => bytes.extend_from_within(at..to),
-                    _ => {
-                        let piece = pieces[random(pieces.len())];
-                        drop(bytes.splice(at..at, piece.iter().copied()));
-                    }
-                }
-            }
-            std::fs::write(scratch.0.join(path), &bytes).unwrap();
-        };
-        for round in 0..1_000 {
-            mutate(&seed, FILE);
-            mutate(&log_seed, "C1/log.jsonl");
+        survive_some(1_000, &[&seed], |random, input| {
+            std::fs::write(scratch.0.join(FILE), input).unwrap();
+            let input = random.mutate(&[log_seed.as_bytes()]);
+            std::fs::write(scratch.0.join("C1/log.jsonl"), input).unwrap();
             let mut context = Context::load(&store, "C1").unwrap();
             context.sync(&store, &[], 10_000, &str::to_owned).unwrap();
             context.append(user("newest")).unwrap();
+            context.tokens();
             let loaded = Context::load(&store, "C1").unwrap();
-            assert_eq!(loaded.messages(), context.messages(), "round {round}");
+            assert_eq!(loaded.messages(), context.messages());
             store.people("C1").unwrap();
             store.last_ts("C1").unwrap();
             store.unanswered("C1", 0).unwrap();
@@ -1647,7 +1614,26 @@ mod tests {
             let tail = scratch.read_lossy("C1/log.jsonl");
             let last = tail.lines().last().map(str::as_bytes);
             assert_eq!(LogEntry::parse(last.unwrap()).unwrap().text, "newest");
-        }
+        });
+    }
+
+    #[test]
+    fn survives_mutation_of_a_line() {
+        let corpus = [
+            r#"{"type":"custom","id":"a","parentId":"b","customType":"mom.run","data":{"event":"compacted","run":{"asked":["1.5"],"taken":[],"dropped":["2"],"tries":3,"thread":"1.0","before":"x","done":false},"logPosition":99,"logMark":"ab","day":"2026-01-05","costToday":0.5,"costTotal":1e308}}"#,
+            r#"{"type":"compaction","id":"a","parentId":null,"summary":"s","firstKeptEntryId":"b","details":{"readFiles":["/r"],"modifiedFiles":[]}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let Ok(entry) = serde_json::from_str::<Value>(&text) else {
+                return;
+            };
+            let step = Step::parse(&entry, &text);
+            assert!(step.id.len() <= text.len());
+            let state = State::parse(&entry["data"]);
+            let written: Value = serde_json::from_str(&state.write("x")).unwrap();
+            assert_eq!(State::parse(&written).write("x"), state.write("x"));
+        });
     }
 
     /// A line may be seen while it is still being written.
@@ -1676,6 +1662,7 @@ mod tests {
         }
     }
 
+    /// The original wrote the context, or went on with ours for a while.
     #[test]
     fn takes_over_from_the_original() {
         let scratch = Scratch::new("context-original");

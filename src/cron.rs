@@ -362,6 +362,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     /// Local times, with offset, of the runs after a time in UTC.
     fn runs(schedule: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
@@ -585,5 +586,52 @@ mod tests {
         assert!(zone("vienna").contains("Europe/Vienna"));
         assert!(zone("../../etc/passwd").contains("unknown"));
         assert!(zone("").contains("unknown"));
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "0 9 * * 1-5",
+            "30 */10 0 1 1 *",
+            "/30 8 L,15 FEB ?",
+            "0 0 ? * FRI#2,5#L",
+            "50/5 22-23,0-6 29 2 MON-SUN",
+            "0 2,3 * * 7",
+            "@weekly",
+        ];
+        let zones = ["UTC", VIENNA, "Australia/Lord_Howe", "Pacific/Apia"];
+        survive(&corpus, |random, input| {
+            let text = String::from_utf8_lossy(input);
+            let schedule = match parse(&text, random.pick(&zones)) {
+                Ok(schedule) => schedule,
+                Err(why) => return assert!(why.len() < 1_000, "{why}"),
+            };
+            // Around the day that Apia left out, or anywhere.
+            let at = match random.below(2) {
+                0 => 1_325_200_000 + random.below(200_000) as i64,
+                _ => random.below(1 << 38) as i64 - (1 << 37),
+            };
+            let at = Timestamp::from_second(at).unwrap();
+            let Some(next) = schedule.next(at) else {
+                return;
+            };
+            let local = schedule.zone.to_datetime(next);
+            let time = local.time();
+            let found = schedule.day_matches(local.date())
+                && schedule.months & bit(local.month()) != 0
+                && schedule.time_from(time) == Some(time);
+            // In a gap it is the first moment behind it.
+            let just_before = Timestamp::from_second(next.as_second() - 1).unwrap();
+            let offset = |at| schedule.zone.to_offset(at);
+            assert!(
+                next > at && (found || offset(next) != offset(just_before)),
+                "{next}"
+            );
+            // And there is none between.
+            let between = (next.as_second() - at.as_second()).max(1) as usize;
+            let between = at.as_second() + random.below(between) as i64;
+            let again = schedule.next(Timestamp::from_second(between).unwrap());
+            assert_eq!(again, Some(next));
+        });
     }
 }

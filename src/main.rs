@@ -12,7 +12,7 @@
 //! - `sandbox`, `process`: where and how a command runs
 //! - `cli`, `config`, `signals`, `command`: what was typed, what the environment says
 //! - `dir` (the only one that opens files below the data directory), `net`, `systemd`, `cron`,
-//!   `text`, `time`, `json`, `secret`, `stop`, `log`, `error`
+//!   `text`, `time`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
 //!
 //! Absent on purpose: async, plugins, mocks, globals (but for the log level), `unsafe`.
 
@@ -137,3 +137,6 @@ fn print(text: &str) {
         .and_then(|()| stdout.flush())
         .ok();
 }
+
+#[cfg(test)]
+mod mutate;

@@ -808,6 +808,7 @@ impl Resolver for NoLookup {
 mod tests {
     use super::testing::*;
     use super::*;
+    use crate::mutate::survive;
     use crate::stop::Cause;
     use std::net::TcpListener;
 
@@ -863,6 +864,36 @@ mod tests {
                 "{name}: {value}"
             );
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "30",
+            "1.5",
+            "Thu, 01 Jan 2026 00:00:00 GMT",
+            "https://user:pw@[::1]:8443/a?b#c",
+            "wss://wss-primary.slack.com/link/?ticket=1",
+            "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: x\r\n\r\n\x01",
+        ];
+        survive(&corpus, |_, input| {
+            for name in ["retry-after", "retry-after-ms"] {
+                if let Ok(value) = ureq::http::HeaderValue::from_bytes(input) {
+                    let headers = [(ureq::http::HeaderName::from_static(name), value)];
+                    retry_after(&headers.into_iter().collect());
+                }
+            }
+            let text = String::from_utf8_lossy(input);
+            if let Some(target) = Target::parse(&text) {
+                let odd = |c: char| c.is_ascii_control() || c == ' ';
+                assert!(!host_of(&text).contains(odd) && !target.path().contains(odd));
+                target.is_loopback();
+            }
+            if let Ok((head, rest)) = read_head(&mut &input[..]) {
+                status_of(&head);
+                assert!(input.len() <= HEAD_BYTES_MAX + 2048 || rest.len() < input.len());
+            }
+        });
     }
 
     const FOREVER: Limits = Limits {

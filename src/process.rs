@@ -457,6 +457,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn newlines_are_counted() {
@@ -475,27 +476,55 @@ mod tests {
         }
     }
 
+    /// Bytes, and the marks with where they stood.
+    fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<(String, usize)>, Vec<u8>) {
+        let mut scan = Scan::new(Some("nonce"));
+        let mut seen = Vec::new();
+        let mut bytes = Vec::new();
+        for chunk in chunks {
+            scan.feed(chunk, &mut |piece| match piece {
+                Piece::Bytes(piece) => bytes.extend_from_slice(piece),
+                Piece::Question => seen.push((String::from("?"), bytes.len())),
+                Piece::Exit(code) => seen.push((code.to_string(), bytes.len())),
+            });
+        }
+        scan.finish(&mut |piece| bytes.extend_from_slice(piece));
+        (seen, bytes)
+    }
+
     #[test]
     fn marks_are_found_however_the_stream_is_cut() {
         let stream = b"a\x1eb\x1enonce x\n\x1enonce ?\nc\x1e\x1enonce 137\nlate\x1enonc".as_slice();
-        let collect = |size: usize| {
-            let mut scan = Scan::new(Some("nonce"));
-            let mut seen = Vec::new();
-            let mut bytes = Vec::new();
-            for chunk in stream.chunks(size) {
-                scan.feed(chunk, &mut |piece| match piece {
-                    Piece::Bytes(piece) => bytes.extend_from_slice(piece),
-                    Piece::Question => seen.push((String::from("?"), bytes.len())),
-                    Piece::Exit(code) => seen.push((code.to_string(), bytes.len())),
-                });
-            }
-            scan.finish(&mut |piece| bytes.extend_from_slice(piece));
-            (seen, bytes)
-        };
         let want_bytes = b"a\x1eb\x1enonce x\nc\x1elate\x1enonc".to_vec();
         let want = vec![(String::from("?"), 12), (String::from("137"), 14)];
         for size in 1..=stream.len() {
-            assert_eq!(collect(size), (want.clone(), want_bytes.clone()), "{size}");
+            let found = scan(stream.chunks(size));
+            assert_eq!(found, (want.clone(), want_bytes.clone()), "{size}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "a\x1eb\x1enonce x\n\x1enonce ?\nc\x1e\x1enonce 137\nlate\x1enonc",
+            "\x1enonce -1\n\x1enonce 99999999999\n\x1enonce \x1enonce 0\n\n\x1e",
+        ];
+        survive(&corpus, |random, input| {
+            let (marks, bytes) = scan([input]);
+            assert!(bytes.len() <= input.len() && marks.iter().all(|(_, at)| *at <= bytes.len()));
+            assert_eq!(scan(random.chunks(input)), (marks, bytes));
+            let keep_bytes = 1 + random.below(40);
+            let mut sink = Sink::new(keep_bytes, None);
+            random
+                .chunks(input)
+                .iter()
+                .for_each(|chunk| sink.push(chunk));
+            let out = sink.out;
+            assert!(input.ends_with(&out.tail) && out.tail.len() <= 2 * keep_bytes);
+            assert!(out.tail.len() >= keep_bytes.min(input.len()));
+            assert_eq!(out.total_bytes, input.len() as u64);
+            let last = input.rsplit(|byte| *byte == b'\n').next();
+            assert_eq!(out.last_line_bytes, last.unwrap_or_default().len() as u64);
+        });
     }
 }

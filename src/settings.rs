@@ -122,6 +122,7 @@ fn cut(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn tolerant() {
@@ -166,5 +167,27 @@ mod tests {
             assert_eq!(settings.retries_max, retries, "{text}");
             assert_eq!(told.len(), warnings, "{text}: {told:?}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"compaction":{"enabled":true,"reserveTokens":16384,"keepRecentTokens":-5}}"#,
+            r#"{"retry":{"enabled":false,"maxRetries":3,"baseDelayMs":1e9,"maxDelayMs":0.5}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let (settings, told) = parse(&String::from_utf8_lossy(input));
+            for tokens in [settings.reserve_tokens, settings.keep_recent_tokens] {
+                assert!((1_000..=500_000).contains(&tokens));
+            }
+            let pauses = [settings.retry_base, settings.retry_pause_max];
+            assert!(
+                pauses
+                    .iter()
+                    .all(|pause| (100..=3_600_000).contains(&pause.as_millis()))
+            );
+            assert!(settings.retries_max <= 20);
+            assert!(told.iter().all(|told| told.len() < 400), "{told:?}");
+        });
     }
 }

@@ -437,6 +437,7 @@ fn unquote(text: &str, quote: char) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     fn one(text: &str) -> Result<(String, String, bool), String> {
         let skill = parse("skills/mail/SKILL.md", text, &mut Vec::new())?;
@@ -619,5 +620,32 @@ mod tests {
             (vec![], vec![])
         );
         std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "---\nname: mail\ndescription: >-\n  one\n  two\n\n  three\n---\nbody",
+            "---\r\ndescription: \"a \\\"b\\\" \\u00e9\\n: c\" # x\r\n---",
+            "\u{feff}---\ndescription: 'it''s'\ndisable-model-invocation: true\n---\n",
+            "---\ndescription: |2+ # c\n    x\n   y\nmetadata:\n  - a: b\n---\n",
+            "*.md\n!/a/**/b?\n**/node_modules/\n# c\n",
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let mut warnings = Vec::new();
+            if let Ok(skill) = parse("skills/mail/SKILL.md", &text, &mut warnings) {
+                let length = skill.description.chars().count();
+                assert!((1..=DESCRIPTION_CHARS_MAX).contains(&length));
+                assert!(skill.name.chars().count() <= NAME_CHARS_MAX);
+                assert!(!skill.name.contains(char::is_control));
+            }
+            assert!(warnings.iter().all(|why| why.len() < 600));
+            for line in text.lines() {
+                if let Some(pattern) = Pattern::parse("skills/a", line) {
+                    pattern.matches("skills/a/node_modules/aab.md", Kind::File);
+                }
+            }
+        });
     }
 }

@@ -625,6 +625,7 @@ fn hash(ts: &str) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::mutate::survive;
     use std::fs;
 
     /// A directory of its own for a test, gone with it.
@@ -943,5 +944,44 @@ pub(crate) mod tests {
         ] {
             assert_eq!(clean_text(raw), want, "{raw}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364.120019","user":"U07AAAA1","userName":"lena","displayName":"Lena Berg","text":"é \ud83d\ude00 <@U2>","attachments":[{"original":"a.txt","local":"C1/attachments/1_a.txt"}],"isBot":false,"threadTs":"1.5","mention":true}"#,
+            r#"{"date":"9999-12-31T23:59:59.999+25:59","ts":"1767604364120","user":"bot","text":"","attachments":[],"isBot":true}"#,
+            r#"{"type":"custom","id":"a","parentId":null,"timestamp":"2026-01-05T09:12:44.120Z","customType":"mom.run","data":{"run":{"asked":["1.5"],"dropped":[],"done":true}}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            record(input);
+            let text = String::from_utf8_lossy(input);
+            let cleaned = clean_text(&text);
+            assert!(cleaned.len() <= text.len());
+            assert!(!is_conversation(&text) || !text.contains(['/', '.']));
+            let names = Store::attachments("C1", &text, &[&text, &text, "a"]);
+            let mut locals: Vec<&str> = names.iter().map(|name| name.local.as_str()).collect();
+            for local in &locals {
+                let name = local.strip_prefix("C1/attachments/").unwrap();
+                assert!(
+                    !name.starts_with('.') && !name.contains(['/', '\0']),
+                    "{name}"
+                );
+                assert!(name.len() <= 240, "{name}");
+            }
+            locals.dedup();
+            assert_eq!(locals.len(), 3);
+            let Some(entry) = LogEntry::parse(input) else {
+                return;
+            };
+            let date_ms = Some(entry.date_ms());
+            let entry = LogEntry { date_ms, ..entry };
+            let line = entry.line();
+            assert_eq!(line.matches(['\n', '\r']).count(), 1);
+            let read = LogEntry::parse(line.trim_end().as_bytes()).unwrap();
+            // A time outside the calendar becomes 1970.
+            let date_ms = read.date_ms;
+            assert_eq!(read, LogEntry { date_ms, ..entry });
+        });
     }
 }

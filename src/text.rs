@@ -235,6 +235,7 @@ fn edits(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn cuts_on_character_boundaries() {
@@ -353,5 +354,42 @@ mod tests {
         ] {
             assert_eq!(nearest(typed, &known), want, "{typed}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "<!channel> & <@U1> &lt;b&gt; &amp;amp;",
+            "line 1\nline 2\n\nline 3 äöü\n```\ncode ````b`````\n",
+            "👍🏽 a\u{301}\0\x1b[1m\t \u{a0}word",
+            "xoxb-1234567890 sandbox",
+        ];
+        survive(&corpus, |random, input| {
+            let text = String::from_utf8_lossy(input);
+            let max = random.below(40);
+            let count = |text: &str| text.chars().count();
+            assert!(count(&cut(&text, max)) <= max);
+            let line = one_line(&text, max);
+            assert!(count(&line) <= max && !line.contains(char::is_control));
+            let (head, tail) = (utf16_prefix(&text, max), utf16_suffix(&text, max));
+            for (end, joins) in [(head, text.starts_with(head)), (tail, text.ends_with(tail))] {
+                let units = utf16_len(end);
+                assert!(joins && units <= max);
+                assert!(units + 1 >= max || end.len() == text.len());
+            }
+            assert!(utf16_len(&cut_middle(&text, max)) <= max + 50);
+            let escaped = escape(&text);
+            assert!(!escaped.contains(['<', '>']));
+            let shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+            assert!(unescape(&escaped).chars().eq(text.chars().filter(shown)));
+            let block = code_block(&text);
+            assert_eq!(block.matches("```").count(), 2);
+            let safe = fence_safe(&text);
+            assert_eq!(
+                safe.replace(ZERO_WIDTH_SPACE, ""),
+                text.replace(ZERO_WIDTH_SPACE, "")
+            );
+            nearest(head, &["sandbox", "model"]);
+        });
     }
 }

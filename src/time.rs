@@ -177,6 +177,7 @@ fn offset_text(offset: Offset) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn slack_ts() {
@@ -210,5 +211,35 @@ mod tests {
         ] {
             assert_eq!(parse_http_date(date), want, "{date}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "1767604364.120019",
+            "1767604364120",
+            "9999-12-31T23:59:59.999999999Z",
+            "-009999-01-01 00:00:00-25:59",
+            "2026-01-05T10:12:44.120+01:00",
+            "2026-03-29t02:30[Europe/Vienna]",
+            "Mon, 05 Jan 2026 09:12:44 GMT",
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let found = [slack_ts_ms(&text), parse_iso(&text), parse_http_date(&text)];
+            for ms in found.into_iter().flatten() {
+                let stamp = iso(ms);
+                assert!(
+                    [&utc_stamp(ms), &prompt_stamp(ms)]
+                        .iter()
+                        .all(|s| s.len() >= 19)
+                );
+                // What lies outside the calendar becomes 1970.
+                let read = parse_iso(&stamp).filter(|read| *read >= 1000);
+                assert!(read.is_none_or(|read| read == ms), "{ms} {stamp}");
+            }
+            assert!(!crate::slack::is_ts(&text) || found[0].is_some());
+            parse(&text).map(|written| written.clock);
+        });
     }
 }

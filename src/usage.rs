@@ -251,6 +251,7 @@ fn bar(part: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn bars() {
@@ -279,5 +280,23 @@ mod tests {
         }
         assert_eq!(rows.len(), ROWS_MAX + 1);
         assert_eq!(rows["(others)"].turns, 8_000);
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"type":"message","timestamp":"2026-01-05T09:12:44.120Z","message":{"role":"assistant","provider":"a","model":"m","usage":{"input":3,"output":5,"cacheRead":7,"cacheWrite":9,"cost":{"total":0.5}},"timestamp":1767604366100}}"#,
+            r#"{"type":"compaction","timestamp":"2026-01-05T09:12:44Z","provider":"a","model":"m","usage":{"input":1e9,"cost":{"total":-1}}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let Ok(entry) = serde_json::from_slice(input) else {
+                return;
+            };
+            if let Some((day, model, sum)) = reply(&entry) {
+                assert!(day.len() <= 10 && !model.contains(char::is_control));
+                assert!(sum.cost.is_finite() && sum.input < 1 << 31);
+                table("Day", &[(day, sum)], 10);
+            }
+        });
     }
 }

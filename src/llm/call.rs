@@ -510,6 +510,7 @@ mod tests {
 
     use super::*;
     use crate::json::Obj;
+    use crate::mutate::survive;
 
     /// `Retry 3`, `Full` or `Failed`, then the sentence.
     fn decide(provider: &str, status: u16, after: Option<u64>, body: &str) -> String {
@@ -763,5 +764,29 @@ mod tests {
             };
             assert_eq!(refusal.remedy(omit), want, "{body}");
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"type":"error","error":{"type":"rate_limit_error","code":1302,"message":"slow. Please try again in 7.66s"},"request_id":"req_1"}"#,
+            r#"[{"error":{"code":429,"message":"quota, see billing","status":"RESOURCE_EXHAUSTED","details":[{"retryDelay": "34s"}]}}]"#,
+            r#"{"detail":[{"loc":["body","store"],"msg":"Extra inputs"}],"error":{"metadata":{"raw":"retry in 900ms"}}}"#,
+            "<html><body>Over\nloaded</body></html>",
+            r#"{"error":"model \"m\" not found: max_tokens: 99999 > 8192, `context_length_exceeded`"}"#,
+        ];
+        let (endpoint, model) = (Endpoint::for_tests("ollama"), model("ollama", "m"));
+        let statuses = [200, 302, 400, 401, 404, 413, 429, 500];
+        survive(&corpus, |random, input| {
+            let refusal = Refusal::read(&String::from_utf8_lossy(input));
+            assert!(refusal.message.chars().count() <= ERROR_CHARS_MAX);
+            assert!(refusal.code.chars().count() <= ERROR_CHARS_MAX);
+            refusal.remedy(Omit::default());
+            let status = statuses[random.below(statuses.len())];
+            let refusal = Refusal { status, ..refusal };
+            let text = refusal.into_error(&endpoint, &model).to_string();
+            assert!(text.chars().count() < 4 * ERROR_CHARS_MAX, "{text}");
+            assert!(!text.contains(char::is_control), "{text}");
+        });
     }
 }

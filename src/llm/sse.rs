@@ -104,8 +104,20 @@ impl Parser {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::mutate::survive;
+
+    /// A body that comes in these chunks.
+    pub(in crate::llm) fn feed(chunks: &[&[u8]], on_data: &mut OnData<'_>) -> Result<()> {
+        let mut parser = Parser::default();
+        for chunk in chunks {
+            if parser.feed(chunk, on_data)?.is_break() {
+                return Ok(());
+            }
+        }
+        parser.finish(on_data)
+    }
 
     fn parse(chunks: &[&[u8]]) -> (Vec<String>, usize) {
         let mut events = Vec::new();
@@ -178,5 +190,20 @@ mod tests {
             assert!(refused);
             assert!(parser.line.capacity() + parser.data.capacity() <= 4 * EVENT_BYTES_MAX);
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "event: x\r\ndata: a\r\n\r\ndata: b\r\n\r\n",
+            "\u{feff}data: a\ndata:  b\ndata\ndata:\n\n: comment\n\n",
+            "id: 1\ndatabase: x\nretry\ndata: é\u{1F600}\r\rdata: {\"b",
+        ];
+        survive(&corpus, |random, input| {
+            let (events, copied) = parse(&[input]);
+            assert!(copied <= 2 * input.len());
+            assert!(events.iter().map(String::len).sum::<usize>() <= 3 * input.len());
+            assert_eq!(parse(&random.chunks(input)), (events, copied));
+        });
     }
 }

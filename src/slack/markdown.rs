@@ -136,6 +136,8 @@ struct Parts {
     done: Vec<String>,
     part: String,
     units: usize,
+    /// The part holds more than white space and the mark that opens its fence again.
+    words: bool,
 }
 
 impl Parts {
@@ -168,24 +170,29 @@ impl Parts {
             _ => opener,
         };
         let room = self.units_max - mark.as_ref().map_or(0, |mark| mark.len() + 1);
-        for line in block.split_inclusive('\n') {
+        let opening = mark.as_ref().map(|_| format!("{again}\n"));
+        for (number, line) in block.split_inclusive('\n').enumerate() {
+            let before = self.words;
             let mut rest = line;
             while !rest.is_empty() {
-                let fresh = self.part.trim().is_empty() || self.part.trim() == again.trim();
                 let mut at = rest.len();
-                if self.units + units(rest) > room {
-                    let left = room.saturating_sub(self.units);
+                let left = room.saturating_sub(self.units);
+                if is_over(rest, left) {
                     // A line too long for any part fills this one first.
-                    let fills = units(rest) > room && left > room / 4;
-                    if !fresh && !fills {
-                        if let Some(mark) = &mark {
-                            self.part.truncate(self.part.trim_end().len());
-                            self.push(&format!("\n{mark}"), 0);
+                    let fills = left > room / 4 && is_over(rest, room);
+                    let opened = opening.as_deref().map_or(0, units);
+                    if !fills && (self.words || self.units > opened) {
+                        match &mark {
+                            _ if !self.words => self.part.clear(),
+                            Some(mark) => {
+                                self.part.truncate(self.part.trim_end().len());
+                                self.push(&format!("\n{mark}"), 0);
+                            }
+                            None => {}
                         }
                         self.flush();
-                        if mark.is_some() {
-                            self.push(&format!("{again}\n"), units(again) + 1);
-                        }
+                        self.push(opening.as_deref().unwrap_or_default(), opened);
+                        self.words = false;
                         continue;
                     }
                     at = cut_at(rest, left.max(1));
@@ -194,17 +201,21 @@ impl Parts {
                 self.push(head, units(head));
                 rest = tail;
             }
+            if number == 0 && mark.is_some() {
+                self.words = before;
+            }
         }
     }
 
     fn push(&mut self, text: &str, units: usize) {
         self.part.push_str(text);
         self.units += units;
+        self.words |= !text.trim().is_empty();
     }
 
     fn flush(&mut self) {
         let part = std::mem::take(&mut self.part);
-        self.units = 0;
+        (self.units, self.words) = (0, false);
         let part = part.trim_end().trim_start_matches(['\n', '\r']);
         if !part.is_empty() {
             self.done.push(part.to_owned());
@@ -258,6 +269,18 @@ fn weigh(block: &str) -> usize {
 /// UTF-16 units after escaping.
 fn units(text: &str) -> usize {
     text.chars().map(char_units).sum()
+}
+
+/// Looks no further than need be.
+fn is_over(text: &str, units_max: usize) -> bool {
+    let mut left = units_max;
+    text.chars().any(|c| match left.checked_sub(char_units(c)) {
+        Some(less) => {
+            left = less;
+            false
+        }
+        None => true,
+    })
 }
 
 fn char_units(c: char) -> usize {
@@ -814,6 +837,7 @@ fn is_live(inner: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     /// Everything in angle brackets that Slack could act on.
     fn alive(text: &str) -> Vec<&str> {
@@ -1104,5 +1128,50 @@ mod tests {
                 "{unit}"
             );
         }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "# T\n\n**b** *i* ~~s~~ `a<b` [x](https://y.de/a&b \"t\") | <https://x.de> &amp; 1 > 0\n> q\n",
+            "```html\n<!DOCTYPE html>\n<a @here>\n```\n~~~\n```\n~~~\nend",
+            "<@U01> <@W0A|x> <#C01|ops> <!channel> <!subteam^S1|@ops> \\<!here> [<!here>](https://x.de/)",
+            "| name | size |\n|---|--:|\n| a\\|b | **1** |\n| `<!here>` | [x](http://z) |\nend",
+            "- one\n  * two\n3. three\n---\n![pic](mailto:a@b.de) @channel, (@everyone) _@here_",
+            "``x ` y`` *** ** _a_ [[a](b)](c) https://a.b/(c)_d_. \\*no\\*",
+        ];
+        survive(&corpus, |random, input| {
+            let text = String::from_utf8_lossy(input);
+            let pieces = pieces(&text);
+            assert!(!pieces.is_empty());
+            for piece in &pieces {
+                assert!(text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX);
+                assert!(!piece.markdown.trim().is_empty() && !piece.fallback.trim().is_empty());
+                let mrkdwn = piece.mrkdwn();
+                for text in [&piece.markdown, &piece.fallback]
+                    .into_iter()
+                    .chain(&mrkdwn)
+                {
+                    for (at, _) in text.match_indices('<') {
+                        let tail = &text[at + 1..];
+                        let live = tail
+                            .split_once('>')
+                            .is_some_and(|(inner, _)| is_live(inner));
+                        assert!(live || !is_ping(tail), "{text}");
+                    }
+                }
+                let mut sizes = mrkdwn.iter().map(|part| text::utf16_len(part));
+                assert!(sizes.all(|size| size <= MRKDWN_UNITS_MAX));
+                assert!(text::utf16_len(&piece.fallback) <= FALLBACK_UNITS_MAX + 1);
+            }
+            // Nothing is lost; the fences are what may come twice.
+            let max = 900 + random.below(200);
+            let parts = split(&text, max);
+            assert!(parts.iter().all(|part| text::utf16_len(part) <= max));
+            if !text.contains("```") && !text.contains("~~~") {
+                let bare = |text: &str| text.split_whitespace().collect::<String>();
+                assert_eq!(bare(&parts.concat()), bare(&text));
+            }
+        });
     }
 }

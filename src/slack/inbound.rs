@@ -125,6 +125,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
 /// is asked of mom, and programs speak too. `None` for her own.
 pub(crate) fn overheard(said: &Value, channel: &str, me: &Me) -> Option<Incoming> {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let root = said["thread_ts"].as_str().filter(|root| is_ts(root));
     if let Inbound::Message(said) = message(said, channel, me) {
         return Some(Incoming {
             mention: false,
@@ -147,7 +148,7 @@ pub(crate) fn overheard(said: &Value, channel: &str, me: &Me) -> Option<Incoming
         channel: channel.to_owned(),
         user: bot,
         text: words.join("\n"),
-        thread_ts: said["thread_ts"].as_str().map(str::to_owned),
+        thread_ts: root.map(str::to_owned),
         ts,
         ..Incoming::default()
     })
@@ -261,6 +262,7 @@ fn without_mention(text: &str, user_id: &str) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
     use serde_json::json;
 
     fn me() -> Me {
@@ -349,5 +351,41 @@ mod tests {
         ] {
             assert_eq!(file(&value).is_some(), want, "{value}");
         }
+    }
+
+    /// Frames as the socket brings them.
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"envelope_id":"e1","type":"events_api","payload":{"event":{"type":"message","channel":"C1","user":"U7","text":"<@U0MOM> hi <@U2|x> <@","ts":"1.000001","thread_ts":"1.0","channel_type":"channel","user_team":"T2","files":[{"id":"F1","name":"a","url_private":"https://x","size":3},{"id":"F2","mode":"file_access"}]}}}"#,
+            r#"{"envelope_id":"e2","type":"events_api","payload":{"event":{"type":"app_mention","channel":"D1","channel_type":null,"user":"W7","text":"<@u0mom|mom> \ud83d","ts":"2.5"}}}"#,
+            r#"{"envelope_id":"e3","type":"events_api","payload":{"event":{"type":"message","subtype":"message_changed","channel":"G1","message":{"ts":"1.5","user":"U7","text":"b","edited":{},"subtype":"thread_broadcast"}}}}"#,
+            r#"{"envelope_id":"e4","type":"events_api","payload":{"event":{"type":"message","subtype":"message_deleted","channel":"C1","deleted_ts":"1.5","bot_id":"B1","username":"x","attachments":[{"fallback":"f","text":"t"}]}}}"#,
+            r#"{"envelope_id":"e5","type":"interactive","payload":{"type":"block_actions","user":{"id":"U7"},"channel":{"id":"C1"},"container":{"channel_id":"C2"},"actions":[{"action_id":"stop","value":"1.5"}]}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let frame = crate::json::parse_lenient(&text).ok();
+            let Some(envelope) = frame.and_then(crate::slack::Envelope::of) else {
+                return;
+            };
+            let event = &envelope.payload["event"];
+            program_name(event);
+            let heard = overheard(event, "C1", &me());
+            let parsed = parse(&envelope.kind, &envelope.payload, &me());
+            let (channel, ts) = match (&parsed, &heard) {
+                (Inbound::Message(said) | Inbound::Edited(said), _) | (_, Some(said)) => {
+                    assert!(said.user == me().user_id || heard.is_some() || is_user_id(&said.user));
+                    assert!(said.text.len() <= text.len());
+                    assert!(said.thread_ts.as_deref().is_none_or(is_ts));
+                    assert!(!without_mention(&said.text, "U0MOM").1);
+                    (&said.channel, said.ts.as_str())
+                }
+                (Inbound::Deleted { channel, ts }, _) => (channel, ts.as_str()),
+                (Inbound::StopPressed { channel, .. }, _) => (channel, "1.0"),
+                (Inbound::Ignored(_), _) => return,
+            };
+            assert!(is_channel_id(channel) && is_ts(ts), "{channel} {ts}");
+        });
     }
 }

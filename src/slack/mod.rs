@@ -23,6 +23,18 @@ pub(crate) struct Envelope {
     pub(crate) payload: Value,
 }
 
+impl Envelope {
+    /// `None` for a frame that is not to be acked.
+    fn of(mut frame: Value) -> Option<Envelope> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Some(Envelope {
+            id: text(&frame["envelope_id"])?,
+            kind: text(&frame["type"]).unwrap_or_default(),
+            payload: frame["payload"].take(),
+        })
+    }
+}
+
 /// Conversation ids become directory names, so nothing else passes: `C`, `D` or `G` and
 /// capital letters and digits.
 pub(crate) fn is_channel_id(id: &str) -> bool {

@@ -308,7 +308,7 @@ impl Sockets {
         batch: &mut Vec<Envelope>,
         connected: &mut dyn FnMut(),
     ) -> Result<()> {
-        let Ok(mut frame) = json::parse_lenient(text) else {
+        let Ok(frame) = json::parse_lenient(text) else {
             log::warning!(
                 "",
                 "Slack sent {} bytes that are not JSON; left out",
@@ -316,8 +316,7 @@ impl Sockets {
             );
             return Ok(());
         };
-        let kind = frame["type"].as_str().unwrap_or_default().to_owned();
-        match kind.as_str() {
+        match frame["type"].as_str().unwrap_or_default() {
             "hello" => {
                 self.hello(index, &frame);
                 connected();
@@ -346,16 +345,7 @@ impl Sockets {
                     self.links[index].leaving = true;
                 }
             },
-            _ => {
-                if let Some(id) = frame["envelope_id"].as_str() {
-                    let id = id.to_owned();
-                    batch.push(Envelope {
-                        id,
-                        kind,
-                        payload: frame["payload"].take(),
-                    });
-                }
-            }
+            _ => batch.extend(Envelope::of(frame)),
         }
         Ok(())
     }

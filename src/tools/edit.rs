@@ -145,6 +145,14 @@ fn diff(old: &[u8], new: &[u8], at: usize, old_len: usize, new_len: usize) -> St
 }
 
 #[cfg(test)]
+pub(super) fn survive(file: &[u8], old: &str) {
+    if let Ok((new, diff)) = replace(file, old, "new") {
+        assert_eq!(new.len(), file.len() - old.len() + 3);
+        assert!(diff.lines().all(|line| line.starts_with([' ', '-', '+'])));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

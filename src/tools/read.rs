@@ -57,7 +57,8 @@ struct Piece {
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
     let path = args.str("path");
     // The casts saturate; whatever a model says becomes a number that makes sense.
-    let offset = args.opt_number("offset").map_or(1, |n| n as u64).max(1);
+    let offset = args.opt_number("offset").map_or(1, |n| n as u64);
+    let offset = offset.clamp(1, 1 << 53);
     let limit = args
         .opt_number("limit")
         .map_or(u64::MAX, |n| n as u64)
@@ -143,7 +144,7 @@ fn parse_more(bytes: &[u8]) -> Option<Piece> {
             .trim()
             .parse()
             .ok()
-            .map(|newlines: u64| newlines + 1),
+            .map(|newlines: u64| newlines.saturating_add(1)),
         size: size.parse().ok()?,
     })
 }
@@ -247,5 +248,19 @@ pub(crate) fn image_mime(bytes: &[u8]) -> Option<&'static str> {
             ..,
         ] => Some("image/webp"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(super) fn survive(bytes: &[u8], offset: u64) {
+    let piece = Piece {
+        bytes: from_line(bytes.to_vec(), offset),
+        total_lines: None,
+        size: bytes.len() as u64,
+    };
+    for piece in parse_more(bytes).into_iter().chain([piece]) {
+        if let Ok(shown) = show("a", &piece, offset, u64::MAX) {
+            assert_eq!(shown.content.len(), 1);
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::thread;
 
 use super::*;
 use crate::error::Error;
+use crate::mutate::survive;
 use crate::stop::Cause;
 
 /// A directory, and a sandbox in which it is the workspace; both go with it.
@@ -863,4 +864,46 @@ fn the_sandbox_is_checked_at_start() {
         text.contains("is not running; next: MOM_CONTAINER="),
         "{text}"
     );
+}
+
+/// The arguments of a call, what a sandbox answers, and files as the tools see them.
+#[test]
+fn survives_mutation() {
+    let corpus = [
+        r#"{"label":"Look","path":"a\n","offset":1e3,"limit":2,"command":"ls","timeout":-1}"#,
+        r#"{"label":null,"path":"-x","oldText":"b\r\n","newText":"é","content":"c","title":[{}]}"#,
+        "17 3\na\nb\r\n\x1b[1;31mred\x1b[0m \x1b]0;title\x07é\nb\n",
+        "17 18446744073709551615\na\nb",
+        "\u{89}PNG\r\n\x1a\nGIF89aRIFF0000WEBP",
+    ];
+    survive(&corpus, |random, input| {
+        let arguments = String::from_utf8_lossy(input).into_owned();
+        let (name, id) = (TOOLS[random.below(5)].spec.name, String::new());
+        let call = ToolCall {
+            id,
+            name: name.to_owned(),
+            arguments,
+            signature: None,
+        };
+        assert!(label(&call).chars().count() <= 150);
+        arguments_text(&call);
+        let text = call.arguments;
+        Args::parse(&TOOLS[random.below(5)].spec, &text).ok();
+        let plain = truncate::plain(&text);
+        assert!(plain.len() <= text.len() && !plain.contains('\x1b'));
+        let lines_max = 1 + random.below(5);
+        for cut in [
+            truncate::head(&text, lines_max),
+            truncate::tail(&text, lines_max),
+        ] {
+            assert!(cut.lines <= lines_max && text.contains(cut.text));
+        }
+        image_mime(input);
+        let offset = (random.below(9) + 1) as u64;
+        read::survive(input, offset);
+        edit::survive(
+            input,
+            &text.chars().take(random.below(6)).collect::<String>(),
+        );
+    });
 }

@@ -4,6 +4,7 @@
 //! a tool call's arguments must go back to the model byte for byte. Reading is serde_json's.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients cut
 /// characters in two, and pass it on): it becomes U+FFFD.
@@ -108,6 +109,11 @@ pub(crate) fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always valid JSON")
 }
 
+/// Whole JSON, of any depth, that begins so: it may be spliced in as it is.
+pub(crate) fn is_whole(text: &str, start: char) -> bool {
+    text.starts_with(start) && serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
 /// A number alone. (serde_json's way, since std's tables for that take 15 KB.)
 pub(crate) fn number(text: &str) -> Option<f64> {
     serde_json::from_str::<Value>(text).ok()?.as_f64()
@@ -116,6 +122,7 @@ pub(crate) fn number(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::survive;
 
     #[test]
     fn halves_of_pairs_are_mended() {
@@ -150,5 +157,29 @@ mod tests {
             line,
             r#"{"z":"a\"b","args":{"b":1, "a":2},"list":[1,2],"n":3,"ok":true}"#
         );
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"a":[1,-2.5e3,null,true],"b":"\u00e9\ud83d\ude00","c":{"d":"x\\\"\n"}}"#,
+            r#""a\ud83d b\ude00\ud83d\ud83d\ude00""#,
+            r#"{"text":"\\ud83d \ud83d","ts":"1767604364.120019"}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let mended = whole_pairs(&text);
+            assert_eq!(whole_pairs(&mended), mended);
+            assert!(mended.len() <= text.len());
+            let strict = serde_json::from_str::<Value>(&text).ok();
+            let lenient = parse_lenient(&text).ok();
+            assert!(strict.is_none() || strict == lenient);
+            if let Some(value) = lenient {
+                let written = Obj::new().value(&text, &value).str("", &text).end();
+                let read: Value = serde_json::from_str(&written).unwrap();
+                assert!(read.get(&*text).is_some() && read[""] == *text);
+            }
+            assert!(number(&text).is_none_or(f64::is_finite));
+        });
     }
 }

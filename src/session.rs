@@ -1,6 +1,7 @@
 //! Pi's session format, as far as one line of it: messages to JSON and back. Pure. Which
 //! lines count is `context`'s to say.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use serde_json::Value;
@@ -8,7 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::json::{self, Obj};
 use crate::llm::{
-    Assistant, Block, Content, Cost, Image, Message, StopReason, ToolCall, ToolResult, Usage,
+    Assistant, BLOCKS_MAX, Block, Content, Cost, Image, Message, StopReason, ToolCall, ToolResult,
+    Usage, token_count,
 };
 
 /// A line that all others descend from. `cwd` is what the original writes there, too.
@@ -222,7 +224,9 @@ fn contents(value: &Value) -> Vec<Content> {
     blocks.filter_map(parse).collect()
 }
 
+/// At most as many as a reply has.
 fn blocks(content: &Value, line: &str) -> Vec<Block> {
+    let calls_arguments = OnceCell::new();
     let parse = |(index, block): (usize, &Value)| {
         let text = |key: &str| block[key].as_str().unwrap_or_default().to_owned();
         match block["type"].as_str()? {
@@ -242,30 +246,39 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
             "toolCall" => Some(Block::ToolCall(ToolCall {
                 id: text("id"),
                 name: text("name"),
-                arguments: raw_arguments(line, index)
+                arguments: calls_arguments
+                    .get_or_init(|| raw_arguments(line).unwrap_or_default())
+                    .get(index)
+                    .copied()
+                    .flatten()
                     .filter(|_| block["arguments"].is_object())
-                    .unwrap_or_else(|| "{}".to_owned()),
+                    .map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned()),
                 signature: block["thoughtSignature"].as_str().map(str::to_owned),
             })),
             _ => None,
         }
     };
     let blocks = content.as_array().into_iter().flatten();
-    blocks.enumerate().filter_map(parse).collect()
+    let blocks = blocks.take(BLOCKS_MAX).enumerate();
+    blocks.filter_map(parse).collect()
 }
 
-/// The arguments of block `index` in the entry's message, byte for byte.
-fn raw_arguments(line: &str, index: usize) -> Option<String> {
+/// The arguments of each block in the entry's message, byte for byte.
+fn raw_arguments(line: &str) -> Option<Vec<Option<&RawValue>>> {
     type Fields<'a> = HashMap<String, &'a RawValue>;
     let entry: Fields<'_> = serde_json::from_str(line).ok()?;
     let message: Fields<'_> = serde_json::from_str(entry.get("message")?.get()).ok()?;
     let content: Vec<&RawValue> = serde_json::from_str(message.get("content")?.get()).ok()?;
-    let block: Fields<'_> = serde_json::from_str(content.get(index)?.get()).ok()?;
-    Some(block.get("arguments")?.get().to_owned())
+    let blocks = content.into_iter().take(BLOCKS_MAX);
+    let arguments = blocks.map(|block| {
+        let block: Fields<'_> = serde_json::from_str(block.get()).ok()?;
+        block.get("arguments").copied()
+    });
+    Some(arguments.collect())
 }
 
 fn usage(value: &Value) -> Usage {
-    let tokens = |key: &str| value[key].as_u64().unwrap_or_default();
+    let tokens = |key: &str| token_count(&value[key]).unwrap_or_default();
     let cost = &value["cost"];
     let dollars = |key: &str| cost[key].as_f64().unwrap_or_default();
     Usage {
@@ -308,4 +321,68 @@ pub(crate) fn from_version_1(text: &str, mut new_id: impl FnMut() -> String) -> 
         out.push('\n');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutate::survive;
+
+    fn parse_line(line: &str) -> Option<Message> {
+        parse(&serde_json::from_str(line).ok()?, line)
+    }
+
+    fn line(message: &Message) -> String {
+        let line = Obj::new().str("type", "message").str("id", "a");
+        line.raw("message", &write(message)).end()
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"type":"message","id":"a","parentId":null,"message":{"role":"user","content":[{"type":"text","text":"é"},{"type":"image","data":"AAAA","mimeType":"image/png"}],"timestamp":1767604366100}}"#,
+            r#"{"type":"message","message":{"role":"assistant","content":[{"type":"thinking","thinking":"hm","thinkingSignature":"s"},{"type":"thinking","redacted":true,"thinkingSignature":"x"},{"type":"text","text":"t"},{"type":"toolCall","id":"1","name":"bash","arguments":{"b":[1, {"a":"\u00e9"}]},"thoughtSignature":"g"}],"usage":{"input":3,"output":18446744073709551615,"cacheRead":4,"cacheWrite":18446744073709551615,"cost":{"input":0.5,"total":1}},"stopReason":"toolUse","timestamp":-5}}"#,
+            r#"{"type":"message","message":{"role":"toolResult","toolCallId":"1","toolName":"bash","content":[{"type":"text","text":"b"}],"details":{"diff":[1e3]},"isError":true,"timestamp":1.5}}"#,
+            r#"{"type":"message","message":{"role":"bashExecution","command":"ls","output":"o","exitCode":2,"cancelled":false}}"#,
+            r#"{"type":"custom_message","content":"words"}"#,
+            r#"{"type":"branch_summary","summary":"s"}"#,
+            r#"{"type":"compaction","summary":"s","firstKeptEntryIndex":1,"version":1}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let message = parse_line(&text);
+            if let Some(Message::Assistant(said)) = &message {
+                said.usage.total();
+            }
+            // What stands in the file once is read like that for ever.
+            if let Some(written) = message.as_ref().map(line) {
+                let read = parse_line(&written).unwrap();
+                assert_eq!(line(&read), written);
+                assert!(written.len() <= 2 * text.len() + 1_000);
+            }
+            let mut ids = 0;
+            let new_id = || {
+                ids += 1;
+                ids.to_string()
+            };
+            from_version_1(&text.replace("},{", "}\n{"), new_id);
+        });
+    }
+
+    /// Arguments are read byte for byte, and that for all blocks at once.
+    #[test]
+    fn many_calls_cost_no_more_than_their_bytes() {
+        let call = r#"{"type":"toolCall","id":"1","name":"bash","arguments":{"b":1, "a":2}}"#;
+        let calls = json::array(vec![call; 100_000]);
+        let line =
+            format!(r#"{{"type":"message","message":{{"role":"assistant","content":{calls}}}}}"#);
+        let Some(Message::Assistant(said)) = parse_line(&line) else {
+            panic!("no message")
+        };
+        assert_eq!(said.blocks.len(), BLOCKS_MAX);
+        let Some(Block::ToolCall(call)) = said.blocks.last() else {
+            panic!("no call")
+        };
+        assert_eq!(call.arguments, r#"{"b":1, "a":2}"#);
+    }
 }

@@ -9,7 +9,7 @@ use super::call::{Endpoint, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End, Kind};
 use super::models::CacheLifetime;
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Image, Model, OnDelta, Provider, Reply, Turn};
+use super::{Block, Image, Model, OnDelta, Provider, Reply, Turn, token_count};
 use crate::error::Result;
 use crate::json::{Obj, array, quote};
 use crate::stop::Stop;
@@ -236,7 +236,7 @@ impl Stream {
             ("cache_read_input_tokens", &mut usage.cache_read),
             ("cache_creation_input_tokens", &mut usage.cache_write),
         ] {
-            *count = counts[name].as_u64().unwrap_or(*count);
+            *count = token_count(&counts[name]).unwrap_or(*count);
         }
     }
 }
@@ -353,10 +353,13 @@ mod tests {
     }
 
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        replay_chunks(&[transcript.as_bytes()])
+    }
+
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
         let mut stream = Stream::default();
-        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
-            stream.event(data, on_delta)
-        });
+        let (deltas, fed) =
+            tests::replay(chunks, &mut |data, on_delta| stream.event(data, on_delta));
         let reply = fed.map_err(Fault::Other);
         (
             deltas,
@@ -491,5 +494,27 @@ mod tests {
         let start =
             "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"text\"}}\n\n";
         assert!(replay(&start.repeat(2000)).1.is_err());
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            include_str!("../../tests/data/anthropic-tools.sse"),
+            "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":12,\"cache_read_input_tokens\":3000}}}\n\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"hi\"}}\n\ndata: {\"type\":\"message_stop\"}\n\n",
+            "data: {\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"bash\"}}\n\ndata: {\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\\\"a\\\":[1,\\n2]}\"}}\n\ndata: {\"type\":\"message_stop\"}\n\n",
+            "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"redacted_thinking\",\"data\":\"x\"}}\r\n\r\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\"},\"usage\":{\"output_tokens\":5}}\r\n\r\ndata: {\"type\":\"message_stop\"}\r\n\r\n",
+            "data: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n",
+        ];
+        tests::survive_stream(&corpus, replay_chunks);
+    }
+
+    #[test]
+    fn survives_mutation_of_history() {
+        let model = models::model(
+            models::find_service("anthropic").unwrap(),
+            ID,
+            CacheLifetime::FiveMinutes,
+        );
+        tests::survive_history(&model, |turn| request(ID, CacheLifetime::FiveMinutes, turn));
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::log;
 
 /// Blocks of one reply; real ones have a few dozen.
-const BLOCKS_MAX: usize = 1024;
+pub(crate) const BLOCKS_MAX: usize = 1024;
 
 /// How the stream ended, in the provider's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +102,7 @@ impl Draft {
                 text.push_str(piece);
                 on_delta(Delta::Text(piece));
             }
+            (Some(Block::Thinking { redacted: true, .. }), _) => {}
             (Some(Block::Thinking { text, .. }), Kind::Thinking) => {
                 text.push_str(piece);
                 on_delta(Delta::Thinking(piece));

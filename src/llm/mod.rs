@@ -12,11 +12,14 @@ mod probe;
 mod responses;
 mod sse;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 use crate::net::Net;
 use crate::secret::Secret;
 use crate::stop::Stop;
 use crate::{config, log, text};
+pub(crate) use draft::BLOCKS_MAX;
 use models::{CacheLifetime, Service};
 
 /// A language model behind some wire format. The only trait of ours.
@@ -437,6 +440,11 @@ impl Usage {
     }
 }
 
+/// A count of tokens in what a server or a file says; an absurd one is cut, so that sums fit.
+pub(crate) fn token_count(value: &Value) -> Option<u64> {
+    value.as_u64().map(|count| count.min(1 << 40))
+}
+
 /// A model as far as we know it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Model {
@@ -467,6 +475,7 @@ pub(crate) struct Price {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session;
     use std::ops::ControlFlow;
 
     pub(super) fn model(provider: &str, id: &str) -> Model {
@@ -520,9 +529,9 @@ mod tests {
 
     pub(super) use super::draft::thinking as thought;
 
-    /// Feeds a transcript to `event`: what was shown meanwhile, thinking in brackets.
+    /// Feeds the chunks of a transcript to `event`: what was shown meanwhile, thinking in brackets.
     pub(super) fn replay(
-        transcript: &str,
+        chunks: &[&[u8]],
         event: &mut dyn FnMut(&str, &mut OnDelta<'_>) -> Result<ControlFlow<()>>,
     ) -> (String, Result<()>) {
         let mut deltas = String::new();
@@ -530,10 +539,8 @@ mod tests {
             Delta::Text(piece) => deltas += piece,
             Delta::Thinking(piece) => deltas += &format!("({piece})"),
         };
-        let fed = sse::Parser::default().feed(transcript.as_bytes(), &mut |data| {
-            event(data, &mut on_delta)
-        });
-        (deltas, fed.map(drop))
+        let fed = sse::tests::feed(chunks, &mut |data| event(data, &mut on_delta));
+        (deltas, fed)
     }
 
     pub(super) fn call(id: &str, name: &str) -> Block {
@@ -554,6 +561,80 @@ mod tests {
             details: None,
             timestamp_ms: 0,
         })
+    }
+
+    /// What a provider makes of hostile streams, however they are cut. `replay` gives the
+    /// deltas and the reply.
+    pub(super) fn survive_stream(
+        corpus: &[&str],
+        replay: impl Fn(&[&[u8]]) -> (String, std::result::Result<Reply, call::Fault>),
+    ) {
+        crate::mutate::survive(corpus, |random, input| {
+            let (deltas, reply) = replay(&[input]);
+            let (same, again) = replay(&random.chunks(input));
+            assert_eq!((&deltas, reply.is_ok()), (&same, again.is_ok()));
+            let Ok(reply) = reply else {
+                return;
+            };
+            let Message::Assistant(said) = said(reply.blocks) else {
+                return;
+            };
+            let cost = Some(Cost::default());
+            let usage = Usage {
+                cost,
+                ..reply.usage
+            };
+            let said = Message::Assistant(Assistant { usage, ..said });
+            let line = format!(
+                r#"{{"type":"message","message":{}}}"#,
+                session::write(&said)
+            );
+            let entry = serde_json::from_str(&line).unwrap();
+            assert_eq!(session::parse(&entry, &line), Some(said));
+            assert!(!line.contains(['\n', '\r']));
+        });
+    }
+
+    /// Requests made of what hostile session files hold are JSON, however deep it nests.
+    pub(super) fn survive_history(model: &Model, request: impl Fn(&Turn<'_>) -> String) {
+        let mut call = call("call 1", "bash");
+        if let Block::ToolCall(call) = &mut call {
+            call.signature = Some("s".to_owned());
+        }
+        let thoughts = [
+            ("hm", "sig"),
+            ("", r#"[{"type":"x"}]"#),
+            ("a", r#"{"id":1}"#),
+        ];
+        let mut blocks: Vec<Block> = thoughts.map(|(text, sig)| thought(text, sig)).into();
+        blocks.extend([Block::Text("b".to_owned()), call.clone(), call]);
+        let mut asked = said(blocks);
+        if let Message::Assistant(said) = &mut asked {
+            said.api = model.api.to_owned();
+            said.provider = model.provider.to_owned();
+            said.model.clone_from(&model.id);
+        }
+        let history = [image("é", 4), asked, result("call 1", "c"), user("d")];
+        let line = |message| {
+            format!(
+                "{{\"type\":\"message\",\"message\":{}}}\n",
+                session::write(message)
+            )
+        };
+        let history: String = history.iter().map(line).collect();
+        crate::mutate::survive_some(20_000, &[&history], |random, input| {
+            let text = String::from_utf8_lossy(input);
+            let entry = |line| session::parse(&serde_json::from_str(line).ok()?, line);
+            let messages: Vec<Message> = text.lines().filter_map(entry).collect();
+            let run_start = random.below(messages.len() + 1);
+            let system = if random.below(2) == 0 { "" } else { "S" };
+            let body = request(&Turn {
+                run_start,
+                system,
+                ..turn(&messages)
+            });
+            serde_json::from_str::<&serde_json::value::RawValue>(&body).expect(&body);
+        });
     }
 
     #[test]

@@ -12,9 +12,9 @@ use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{COMPLETION_TOKENS, Service};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, Turn, probe};
+use super::{Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, Turn, probe, token_count};
 use crate::error::{Error, Result};
-use crate::json::{Obj, array, quote};
+use crate::json::{Obj, array, is_whole, quote};
 use crate::stop::Stop;
 use crate::time;
 
@@ -140,8 +140,8 @@ impl OpenAi {
         }
         // Claude behind OpenRouter caches only where it is told to.
         if service.name == "openrouter" && model.id.starts_with("anthropic/") {
-            let last = messages.out.len() - 1;
-            for index in [0, last] {
+            let last = messages.out.len().checked_sub(1);
+            for index in last.into_iter().flat_map(|last| [0, last]) {
                 let content = &mut messages.out[index].1;
                 if content.starts_with('"') {
                     *content = format!(
@@ -222,7 +222,7 @@ impl Messages {
         for block in blocks {
             match block {
                 Said::Text(words) => text += words,
-                Said::Thinking { signature, .. } if signature.starts_with('[') => {
+                Said::Thinking { signature, .. } if is_whole(signature, '[') => {
                     details = Some(*signature);
                 }
                 Said::Thinking { text, .. } => thought += text,
@@ -398,21 +398,19 @@ impl Stream {
     }
 
     fn usage(&mut self, counts: &Value) {
-        let Some(prompt) = counts["prompt_tokens"].as_u64() else {
+        let Some(prompt) = token_count(&counts["prompt_tokens"]) else {
             return;
         };
         let details = &counts["prompt_tokens_details"];
-        let cached = details["cached_tokens"]
-            .as_u64()
-            .or(counts["prompt_cache_hit_tokens"].as_u64());
+        let cached = token_count(&details["cached_tokens"])
+            .or(token_count(&counts["prompt_cache_hit_tokens"]));
         let usage = &mut self.draft.usage;
         usage.cache_read = cached.unwrap_or(0).min(prompt);
-        usage.cache_write = details["cache_write_tokens"]
-            .as_u64()
+        usage.cache_write = token_count(&details["cache_write_tokens"])
             .unwrap_or(0)
             .min(prompt - usage.cache_read);
         usage.input = prompt - usage.cache_read - usage.cache_write;
-        usage.output = counts["completion_tokens"].as_u64().unwrap_or(usage.output);
+        usage.output = token_count(&counts["completion_tokens"]).unwrap_or(usage.output);
         // OpenRouter says what it takes, in dollars.
         if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
             usage.cost = Some(Cost {
@@ -724,10 +722,13 @@ mod tests {
     }
 
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        replay_chunks(&[transcript.as_bytes()])
+    }
+
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
         let mut stream = Stream::default();
-        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
-            stream.event(data, on_delta)
-        });
+        let (deltas, fed) =
+            tests::replay(chunks, &mut |data, on_delta| stream.event(data, on_delta));
         let service = models::find_service("llamacpp").unwrap();
         let finish = || stream.finish(service, &model("llamacpp", "m"), &mut |_| {});
         (deltas, fed.map_err(Fault::Other).and_then(|()| finish()))
@@ -839,5 +840,27 @@ mod tests {
         }
         let error = "data: {\"error\":{\"message\":\"down\",\"code\":502},\"choices\":[{\"finish_reason\":\"error\"}]}\n\n";
         assert!(matches!(replay(error).1, Err(Fault::Refused(refusal)) if refusal.code == "502"));
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            include_str!("../../tests/data/openrouter-tools.sse"),
+            "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"x\",\"function\":{\"name\":\"a\",\"arguments\":\"{\"}}]}}]}\n\ndata: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"\",\"function\":{\"name\":\"a\",\"arguments\":\"\\\"p\\\":1}\"}}]},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\n<th\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"ink>a</\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b</think>c\"},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":[{\"type\":\"thinking\",\"thinking\":[{\"text\":\"a\"}]},{\"type\":\"text\",\"text\":\"b\"}],\"reasoning_details\":[{\"type\":\"r\",\"index\":0,\"text\":\"x\"}]}}],\"usage\":{\"prompt_tokens\":900,\"completion_tokens\":50,\"prompt_tokens_details\":{\"cached_tokens\":600}}}\n\ndata: [DONE]\n\n",
+            "data: {\"error\":{\"message\":\"down\",\"code\":502}}\n\n",
+        ];
+        tests::survive_stream(&corpus, replay_chunks);
+    }
+
+    #[test]
+    fn survives_mutation_of_history() {
+        for (provider, id) in [("openrouter", "anthropic/claude"), ("mistral", "m")] {
+            let openai = openai(provider, id);
+            tests::survive_history(&openai.assumed, |turn| {
+                openai.request(turn, Omit::default(), Learned::default())
+            });
+        }
     }
 }

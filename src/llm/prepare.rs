@@ -304,7 +304,8 @@ impl Ids {
             if self.used.insert(id.clone()) {
                 return id.into();
             }
-            attempt += 1;
+            // Not one after the other: there may be many of this id.
+            attempt = attempt.max(self.used.len() as u64) + 1;
         }
     }
 }

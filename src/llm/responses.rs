@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End, Kind};
 use super::prepare::{Entry, Omit, Part, Said, prepare};
-use super::{Block, Model, OnDelta, Provider, Reply, Turn};
+use super::{Block, Model, OnDelta, Provider, Reply, Turn, token_count};
 use crate::error::Result;
-use crate::json::{Obj, array};
+use crate::json::{Obj, array, is_whole};
 use crate::stop::Stop;
 
 pub(super) struct Responses {
@@ -130,7 +130,7 @@ fn said(said: &Said<'_>) -> Option<String> {
         Said::Text(words) => Some(message("assistant", &array([text("output_text", words)]))),
         // The whole item, as it came.
         Said::Thinking { signature, .. } => {
-            signature.starts_with('{').then(|| (*signature).to_owned())
+            is_whole(signature, '{').then(|| (*signature).to_owned())
         }
         Said::Call { id, name, call } => Some(
             Obj::new()
@@ -185,7 +185,7 @@ fn event(draft: &mut Draft, data: &str, on_delta: &mut OnDelta<'_>) -> Result<Co
     let flow = draft.flow();
     if flow.is_break() {
         let counts = &response["usage"];
-        let count = |value: &Value| value.as_u64().unwrap_or(0);
+        let count = |value: &Value| token_count(value).unwrap_or(0);
         let details = &counts["input_tokens_details"];
         let usage = &mut draft.usage;
         usage.cache_read = count(&details["cached_tokens"]);
@@ -254,12 +254,16 @@ mod tests {
     }
 
     fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+        replay_chunks(&[transcript.as_bytes()])
+    }
+
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
         let mut draft = Draft::default();
-        let (deltas, fed) = tests::replay(transcript, &mut |data, on_delta| {
+        let (deltas, fed) = tests::replay(chunks, &mut |data, on_delta| {
             event(&mut draft, data, on_delta)
         });
-        fed.unwrap();
-        (deltas, draft.finish(&model("openai", "gpt-6-sol")))
+        let finish = || draft.finish(&model("openai", "gpt-6-sol"));
+        (deltas, fed.map_err(Fault::Other).and_then(|()| finish()))
     }
 
     #[test]
@@ -306,5 +310,25 @@ mod tests {
         assert!(
             matches!(replay(&format!("{error}\n\n")).1, Err(Fault::Refused(refusal)) if refusal.code == "rate_limit_exceeded")
         );
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            include_str!("../../tests/data/responses-tools.sse"),
+            "data: {\"type\":\"response.output_item.added\",\"output_index\":0,\"item\":{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"bash\"}}\n\ndata: {\"type\":\"response.function_call_arguments.delta\",\"output_index\":0,\"delta\":\"{\\\"a\\\":1}\"}\n\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":9,\"input_tokens_details\":{\"cached_tokens\":4},\"output_tokens\":3}}}\n\n",
+            "data: {\"type\":\"response.output_item.added\",\"item\":{\"type\":\"message\"}}\n\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"hi\"}\n\ndata: {\"type\":\"response.incomplete\",\"response\":{\"incomplete_details\":{\"reason\":\"max_output_tokens\"}}}\n\n",
+            "data: {\"type\":\"response.output_item.done\",\"output_index\":0,\"item\":{\"type\":\"reasoning\",\"encrypted_content\":\"g\"}}\n\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\",\"message\":\"down\"}}}\n\n",
+        ];
+        tests::survive_stream(&corpus, replay_chunks);
+    }
+
+    #[test]
+    fn survives_mutation_of_history() {
+        let model = model("openai", "gpt-6-sol");
+        let responses = Responses::new(Endpoint::for_tests("openai"), model.clone());
+        tests::survive_history(&model, |turn| {
+            responses.request(turn, Omit::default(), true)
+        });
     }
 }

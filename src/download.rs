@@ -48,7 +48,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     let broken = |err: &std::io::Error| Error::io("write", &path, err);
     let mut count = 0;
     let args = [("channel", channel), ("limit", PAGE)];
-    web.pages("conversations.history", &args, "messages", &mut |page| {
+    web.pages("conversations.history", &args, &mut |page| {
         for message in &page {
             writeln!(spool, "{}", kept(message)).map_err(|err| broken(&err))?;
         }
@@ -73,7 +73,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
         threads += 1;
         let args = [("channel", channel), ("ts", parent), ("limit", PAGE)];
         let mut open = true;
-        web.pages("conversations.replies", &args, "messages", &mut |page| {
+        web.pages("conversations.replies", &args, &mut |page| {
             // The parent comes first, on the first page only.
             for reply in page.iter().filter(|reply| reply["ts"] != parent) {
                 replies += 1;

@@ -286,16 +286,10 @@ const OVERFLOWS: &[&[&str]] = &[
 ];
 
 /// Errors inside a stream that the same request would meet again.
+#[rustfmt::skip]
 const LASTING: &[&str] = &[
-    "invalid_request",
-    "authentication",
-    "permission",
-    "not_found",
-    "billing",
-    "insufficient_quota",
-    "invalid_api_key",
-    "invalid_prompt",
-    "content_filter",
+    "invalid_request", "authentication", "permission", "not_found", "billing",
+    "insufficient_quota", "invalid_api_key", "invalid_prompt", "content_filter",
 ];
 
 impl Refusal {

@@ -139,13 +139,10 @@ fn listed(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Found {
 
 /// The window under any of the names it has; for a model that is not there, the nearest.
 fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String>> {
+    #[rustfmt::skip]
     const WINDOW: &[&str] = &[
-        "loaded_context_length",
-        "max_model_len",
-        "context_length",
-        "context_window",
-        "max_context_length",
-        "max_input_tokens",
+        "loaded_context_length", "max_model_len", "context_length", "context_window",
+        "max_context_length", "max_input_tokens",
     ];
     let list = list["data"].as_array().or(list.as_array()).ok_or(None)?;
     fn name(model: &Value) -> &str {

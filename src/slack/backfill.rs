@@ -37,7 +37,7 @@ pub(crate) fn missed(
         ("types", "public_channel,private_channel,im,mpim"),
         ("limit", "200"),
     ];
-    web.pages("users.conversations", &types, "channels", &mut |page| {
+    web.pages("users.conversations", &types, &mut |page| {
         let ids = page.iter().filter_map(|channel| channel["id"].as_str());
         channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
         Ok(!stop.is_set())
@@ -80,7 +80,7 @@ fn of_channel(
     let mut messages: Vec<Value> = Vec::new();
     let mut full = false;
     let args = [("channel", channel), ("oldest", newest), ("limit", PAGE)];
-    web.pages("conversations.history", &args, "messages", &mut |page| {
+    web.pages("conversations.history", &args, &mut |page| {
         messages.extend(page);
         full = messages.len() >= MESSAGES_MAX;
         Ok(!full && !stop.is_set())
@@ -98,16 +98,11 @@ fn of_channel(
             ("oldest", newest),
             ("limit", PAGE),
         ];
-        web.pages(
-            "conversations.replies",
-            &args,
-            "messages",
-            &mut |mut page| {
-                page.retain(|reply| reply["ts"] != *root);
-                messages.extend(page);
-                Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
-            },
-        )?;
+        web.pages("conversations.replies", &args, &mut |mut page| {
+            page.retain(|reply| reply["ts"] != *root);
+            messages.extend(page);
+            Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
+        })?;
     }
     messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
@@ -134,7 +129,7 @@ pub(crate) fn thread(
         ("limit", PAGE),
     ];
     let mut count = 0;
-    web.pages("conversations.replies", &args, "messages", &mut |page| {
+    web.pages("conversations.replies", &args, &mut |page| {
         count += page.len();
         each(page)?;
         if count >= THREAD_MAX {

@@ -126,7 +126,7 @@ impl Names {
         let mut lines = String::new();
         let web = &self.web;
         let args = [("limit", "200")];
-        web.pages("users.list", &args, "members", &mut |mut members| {
+        web.pages("users.list", &args, &mut |mut members| {
             members.retain(|member| member["deleted"] != true);
             let users = members.iter().filter_map(|member| self.parse(member));
             lines.extend(users.map(|user| {
@@ -145,7 +145,7 @@ impl Names {
             ("exclude_archived", "true"),
             ("types", "public_channel,private_channel"),
         ];
-        web.pages("conversations.list", &args, "channels", &mut |channels| {
+        web.pages("conversations.list", &args, &mut |channels| {
             lines.extend(channels.iter().filter_map(|channel| {
                 let (id, name) = (channel["id"].as_str()?, channel["name"].as_str()?);
                 Some(format!("{id}\t#{}\n", clean(name)))

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ureq::Agent;
+use ureq::http::HeaderMap;
 
 use crate::error::{Error, Result};
-use crate::json;
-use crate::log;
 use crate::net::{self, Limits, Net};
 use crate::secret::Secret;
 use crate::stop::Stop;
-use crate::time;
+use crate::{json, log, time};
 
 use super::inbound::Me;
 use super::is_ts;
@@ -161,30 +160,18 @@ pub(crate) struct Identity {
 }
 
 /// Codes that pass by themselves.
+#[rustfmt::skip]
 const TRANSIENT: &[&str] = &[
-    "internal_error",
-    "fatal_error",
-    "service_unavailable",
-    "request_timeout",
+    "internal_error", "fatal_error", "service_unavailable", "request_timeout",
     "team_added_to_org",
 ];
 /// Codes of apps.connections.open and auth.test that no waiting mends.
+#[rustfmt::skip]
 const FATAL: &[&str] = &[
-    "not_authed",
-    "invalid_auth",
-    "account_inactive",
-    "user_removed_from_team",
-    "team_disabled",
-    "token_revoked",
-    "token_expired",
-    "not_allowed_token_type",
-    "forbidden_team",
-    "insecure_request",
-    "org_login_required",
-    "ekm_access_denied",
-    "team_access_not_granted",
-    "accesslimited",
-    "no_permission",
+    "not_authed", "invalid_auth", "account_inactive", "user_removed_from_team",
+    "team_disabled", "token_revoked", "token_expired", "not_allowed_token_type",
+    "forbidden_team", "insecure_request", "org_login_required", "ekm_access_denied",
+    "team_access_not_granted", "accesslimited", "no_permission",
 ];
 /// When Slack limits without saying for how long.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(30);
@@ -348,14 +335,13 @@ impl Web {
             ("limit", "200"),
         ];
         args.extend(thread_ts.map(|ts| ("ts", ts)));
-        let method = if thread_ts.is_some() {
-            "conversations.replies"
-        } else {
-            "conversations.history"
+        let method = match thread_ts {
+            Some(_) => "conversations.replies",
+            None => "conversations.history",
         };
         let mut cursor = None;
         for _ in 0..PAGES_MAX {
-            let messages = self.page(method, &args, "messages", &mut cursor)?;
+            let messages = self.page(method, &args, &mut cursor)?;
             let found = messages.into_iter().find(&mut is_it);
             if found.is_some() || cursor.is_none() {
                 return Ok(found);
@@ -372,7 +358,7 @@ impl Web {
             ("inclusive", "true"),
             ("limit", "100"),
         ];
-        self.page("conversations.history", &args, "messages", &mut None)
+        self.page("conversations.history", &args, &mut None)
     }
 
     /// One message; `None` when it is gone. `root`: of its thread, or itself.
@@ -385,21 +371,19 @@ impl Web {
             ("inclusive", "true"),
             ("limit", "2"),
         ];
-        let found = self.page("conversations.replies", &args, "messages", &mut None)?;
+        let found = self.page("conversations.replies", &args, &mut None)?;
         Ok(found.into_iter().find(|message| message["ts"] == ts))
     }
 
-    /// Calls `each` with the items of every page (`key` names their array), page by page;
-    /// it says whether to go on.
+    /// Calls `each` with the items of every page, page by page; it says whether to go on.
     pub(crate) fn pages(
         &self,
         method: &'static str,
         args: &[(&str, &str)],
-        key: &str,
         each: &mut dyn FnMut(Vec<Value>) -> Result<bool>,
     ) -> Result<()> {
         let mut cursor = None;
-        while each(self.page(method, args, key, &mut cursor)?)? && cursor.is_some() {}
+        while each(self.page(method, args, &mut cursor)?)? && cursor.is_some() {}
         Ok(())
     }
 
@@ -408,7 +392,6 @@ impl Web {
         &self,
         method: &'static str,
         args: &[(&str, &str)],
-        key: &str,
         cursor: &mut Option<String>,
     ) -> Answer<Vec<Value>> {
         let here = cursor.take();
@@ -418,7 +401,12 @@ impl Web {
         let next = answer["response_metadata"]["next_cursor"].as_str();
         let next = next.filter(|next| !next.is_empty() && here.as_deref() != Some(next));
         *cursor = next.map(str::to_owned);
-        Ok(match answer[key].take() {
+        let list = match method {
+            "users.list" => "members",
+            "conversations.history" | "conversations.replies" => "messages",
+            _ => "channels",
+        };
+        Ok(match answer[list].take() {
             Value::Array(items) => items,
             _ => Vec::new(),
         })
@@ -640,7 +628,7 @@ impl Web {
         method: &str,
         token: &Secret,
         args: &[(&str, &str)],
-    ) -> Answer<(Value, ureq::http::HeaderMap)> {
+    ) -> Answer<(Value, HeaderMap)> {
         let url = format!("{}/{method}", self.url);
         let sent = self
             .agent
@@ -660,11 +648,8 @@ impl Web {
                 true => Failure::Stopped,
                 false => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
             })?;
-        let Ok(answer) = json::parse_lenient(&text) else {
-            return Err(Failure::Unknown(format!(
-                "{method}: HTTP {status} without JSON"
-            )));
-        };
+        let without = |what| Failure::Unknown(format!("{method}: HTTP {status} without {what}"));
+        let answer = json::parse_lenient(&text).map_err(|_| without("JSON"))?;
         if answer["ok"] == true {
             return Ok((answer, headers));
         }
@@ -675,9 +660,7 @@ impl Web {
                 Err(Failure::Refused(format!("missing_scope:{needed}")))
             }
             Some(code) => Err(Failure::Refused(code.to_owned())),
-            None => Err(Failure::Unknown(format!(
-                "{method}: HTTP {status} without ok"
-            ))),
+            None => Err(without("ok")),
         }
     }
 }
@@ -693,7 +676,7 @@ fn fault(what: &str, url: &str, err: &ureq::Error) -> Failure {
     }
 }
 
-fn limited(headers: &ureq::http::HeaderMap) -> Failure {
+fn limited(headers: &HeaderMap) -> Failure {
     let after = net::retry_after(headers).unwrap_or(RETRY_AFTER_DEFAULT);
     Failure::Limited(after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }
@@ -710,16 +693,13 @@ fn fatal(failure: Failure, method: &str) -> Error {
     if !scope && !FATAL.contains(&code.as_str()) {
         return Error::retry(format!("{method}: {failure}"));
     }
-    let (variable, page) = match method {
-        "auth.test" => ("MOM_SLACK_BOT_TOKEN", "Install App"),
-        _ => (
-            "MOM_SLACK_APP_TOKEN",
-            "Basic Information > App-Level Tokens, Socket Mode",
-        ),
+    let check = match method {
+        "auth.test" => "MOM_SLACK_BOT_TOKEN (app settings: Install App)",
+        _ => {
+            "MOM_SLACK_APP_TOKEN (app settings: Basic Information > App-Level Tokens, Socket Mode)"
+        }
     };
-    Error::failed(format!(
-        "{method}: {failure}; check {variable} (app settings: {page})"
-    ))
+    Error::failed(format!("{method}: {failure}; check {check}"))
 }
 
 /// 0.75 to 1.25 of it: many clients must not come back at the same instant.
@@ -964,7 +944,7 @@ mod tests {
             all.extend(items);
             Ok(true)
         };
-        web.pages("users.list", &[("limit", "2")], "members", &mut each)
+        web.pages("users.list", &[("limit", "2")], &mut each)
             .unwrap();
         assert_eq!(all, [1, 2]);
         let ends: Vec<String> = requests

@@ -57,8 +57,12 @@ impl Agent {
     pub(crate) fn open(dir: &Path, config: Config, keys: &Keys) -> Result<Agent> {
         let sandbox = Sandbox::parse(&config.sandbox)?;
         let net = Net::from_env();
-        let find_key = |provider: &str, variables: &[&str]| keys.provider(provider, variables);
-        let provider = llm::open(&config.model, &config::variable, &find_key, &net)?;
+        let sources = llm::Sources {
+            variable: &config::variable,
+            key: &|provider, variables| keys.provider(provider, variables),
+            net: &net,
+        };
+        let provider = llm::open(&config.model, &sources)?;
         let store = Arc::new(Store::open(dir)?);
         for warning in check_sandbox(&sandbox, store.dir(), store.path())? {
             log::warning!("", "{warning}");

@@ -557,11 +557,15 @@ fn socket_mode(exam: &mut Exam<'_>) -> Findings {
 
 fn model(exam: &mut Exam<'_>) -> Findings {
     let spec = &exam.config.model;
-    let find_key = |provider: &str, names: &[&str]| exam.keys.provider(provider, names);
-    match in_time(|stop| llm::check(spec, &config::variable, &find_key, &exam.net, stop)) {
+    let sources = llm::Sources {
+        variable: &config::variable,
+        key: &|provider, variables| exam.keys.provider(provider, variables),
+        net: &exam.net,
+    };
+    match in_time(|stop| llm::check(spec, &sources, stop)) {
         Err(err @ Error::Usage(_)) => failed(&err, "--model=PROVIDER/ID or MOM_MODEL"),
         Err(err) => failed(&err, NETWORK),
-        Ok(llm::Checked { model, date_ms }) => {
+        Ok((model, date_ms)) => {
             note_skew(exam, date_ms, model.provider);
             let free = matches!(model.provider, "offline" | "ollama" | "llamacpp");
             let cost = match model.price.is_some() || free {

@@ -43,12 +43,17 @@ fn whole_pairs(text: &str) -> String {
     out + text.get(at..).unwrap_or_default()
 }
 
-/// `Obj::new().str("type", "text").str("text", text).end()`
+/// `Obj::of("text").str("text", text).end()`
 pub(crate) struct Obj(String);
 
 impl Obj {
     pub(crate) fn new() -> Obj {
         Obj(String::from("{"))
+    }
+
+    /// Of those that tell what they are: `{"type":"text"`.
+    pub(crate) fn of(kind: &str) -> Obj {
+        Obj::new().str("type", kind)
     }
 
     /// `json` must be a whole JSON value.
@@ -70,6 +75,14 @@ impl Obj {
         match text {
             Some(text) => self.str(key, text),
             None => self,
+        }
+    }
+
+    /// `items` are whole JSON values; without any the key is left out.
+    pub(crate) fn list(self, key: &str, items: impl IntoIterator<Item = String>) -> Obj {
+        match array(items) {
+            none if none == "[]" => self,
+            items => self.raw(key, &items),
         }
     }
 
@@ -150,6 +163,7 @@ mod tests {
             .raw("args", "{\"b\":1, \"a\":2}")
             .raw("list", &array(["1", "2"]))
             .opt_str("none", None)
+            .list("empty", [])
             .num("n", 3)
             .bool("ok", true)
             .end();

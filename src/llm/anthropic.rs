@@ -9,9 +9,9 @@ use super::call::{Endpoint, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End, Kind};
 use super::models::CacheLifetime;
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Image, Model, OnDelta, Provider, Reply, Turn, token_count};
+use super::{Block, Model, OnDelta, Provider, Reply, ToolSpec, Turn, token_count};
 use crate::error::Result;
-use crate::json::{Obj, array, quote};
+use crate::json::{Obj, array};
 use crate::stop::Stop;
 
 pub(super) struct Anthropic {
@@ -51,39 +51,30 @@ impl Anthropic {
                     *block = self.cached(block);
                 }
             }
-            Obj::new()
-                .str("role", role)
-                .raw("content", &array(blocks))
-                .end()
+            let message = Obj::new().str("role", role);
+            message.raw("content", &array(blocks)).end()
         });
+        let limit = turn.output_tokens_max.min(self.model.output_tokens_max);
         let mut request = Obj::new()
             .str("model", &self.model.id)
-            .num(
-                "max_tokens",
-                turn.output_tokens_max.min(self.model.output_tokens_max),
-            )
+            .num("max_tokens", limit)
             .bool("stream", true);
         // These think on their own; without this their thinking comes without words.
         if self.model.price.is_some() && !self.model.id.contains("-4-") {
-            let thinking = Obj::new()
-                .str("type", "adaptive")
-                .str("display", "summarized");
+            let thinking = Obj::of("adaptive").str("display", "summarized");
             request = request.raw("thinking", &thinking.end());
         }
-        if !turn.tools.is_empty() {
-            let tools = turn.tools.iter().map(|tool| {
-                Obj::new()
-                    .str("name", tool.name)
-                    .str("description", tool.description)
-                    .raw("input_schema", tool.schema)
-                    .end()
-            });
-            request = request.raw("tools", &array(tools));
-        }
-        if !turn.system.trim().is_empty() {
-            request = request.raw("system", &array([self.cached(&text(turn.system))]));
-        }
-        request.raw("messages", &array(messages)).end()
+        let tool = |tool: &ToolSpec| {
+            let about = Obj::new().str("name", tool.name);
+            let about = about.str("description", tool.description);
+            about.raw("input_schema", tool.schema).end()
+        };
+        let system = Some(turn.system).filter(|system| !system.trim().is_empty());
+        request
+            .list("tools", turn.tools.iter().map(tool))
+            .list("system", system.map(|system| self.cached(&text(system))))
+            .raw("messages", &array(messages))
+            .end()
     }
 
     /// The block with a cache breakpoint. No thinking block ever stands last.
@@ -105,14 +96,10 @@ fn message(entry: &Entry<'_>) -> (&'static str, Vec<String>) {
             let mut blocks: Vec<String> = answers.iter().map(result).collect();
             // A failed result takes only text.
             let failed = answers.iter().filter(|answer| answer.is_error);
-            blocks.extend(
-                failed
-                    .flat_map(|answer| answer.content.iter())
-                    .filter_map(|part| match part {
-                        Part::Image(data) => Some(image(data)),
-                        Part::Text(_) => None,
-                    }),
-            );
+            let images = failed
+                .flat_map(|answer| &answer.content)
+                .filter(|part| part.is_image());
+            blocks.extend(images.map(part));
             ("user", blocks)
         }
     }
@@ -125,19 +112,14 @@ fn said(said: &Said<'_>) -> String {
             signature,
             redacted: true,
             ..
-        } => Obj::new()
-            .str("type", "redacted_thinking")
-            .str("data", signature)
-            .end(),
+        } => Obj::of("redacted_thinking").str("data", signature).end(),
         Said::Thinking {
             text, signature, ..
-        } => Obj::new()
-            .str("type", "thinking")
+        } => Obj::of("thinking")
             .str("thinking", text)
             .str("signature", signature)
             .end(),
-        Said::Call { id, name, call } => Obj::new()
-            .str("type", "tool_use")
+        Said::Call { id, name, call } => Obj::of("tool_use")
             .str("id", id)
             .str("name", name)
             .raw("input", &call.arguments)
@@ -147,13 +129,12 @@ fn said(said: &Said<'_>) -> String {
 
 fn result(answer: &Answer<'_>) -> String {
     let parts = answer.content.iter();
-    let parts = parts.filter(|part| !answer.is_error || matches!(part, Part::Text(_)));
+    let parts = parts.filter(|part| !answer.is_error || !part.is_image());
     let mut blocks: Vec<String> = parts.map(part).collect();
     if blocks.is_empty() {
         blocks.push(text("(see the image below)"));
     }
-    let result = Obj::new()
-        .str("type", "tool_result")
+    let result = Obj::of("tool_result")
         .str("tool_use_id", &answer.call_id)
         .raw("content", &array(blocks));
     if answer.is_error {
@@ -165,23 +146,17 @@ fn result(answer: &Answer<'_>) -> String {
 fn part(part: &Part<'_>) -> String {
     match part {
         Part::Text(words) => text(words),
-        Part::Image(data) => image(data),
+        Part::Image(image) => {
+            let source = Obj::of("base64")
+                .str("media_type", &image.mime)
+                .str("data", &image.data);
+            Obj::of("image").raw("source", &source.end()).end()
+        }
     }
 }
 
 fn text(words: &str) -> String {
-    format!(r#"{{"type":"text","text":{}}}"#, quote(words))
-}
-
-fn image(image: &Image) -> String {
-    let source = Obj::new()
-        .str("type", "base64")
-        .str("media_type", &image.mime)
-        .str("data", &image.data);
-    Obj::new()
-        .str("type", "image")
-        .raw("source", &source.end())
-        .end()
+    Obj::of("text").str("text", words).end()
 }
 
 /// The events of one reply.
@@ -277,6 +252,7 @@ mod tests {
     use super::super::{Message, StopReason, models};
     use super::*;
     use crate::error::Error;
+    use crate::json::quote;
 
     const ID: &str = "claude-sonnet-5-5";
 

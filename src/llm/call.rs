@@ -581,7 +581,7 @@ mod tests {
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{answer}");
         let (endpoint, server) = serve(provider, &[&refusal, &answer]);
         let model = model(provider, "claude-sonnet-5-5");
-        let provider = crate::llm::speak(endpoint, model, 0);
+        let provider = crate::llm::open::speak(endpoint, model, 0);
         let reply = provider
             .stream(&turn(messages), &Stop::new(), &mut |_| {})
             .unwrap();

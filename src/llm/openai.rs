@@ -12,7 +12,9 @@ use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{COMPLETION_TOKENS, Service};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, Turn, probe, token_count};
+use super::{
+    Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, ToolSpec, Turn, probe, token_count,
+};
 use crate::error::{Error, Result};
 use crate::json::{Obj, array, is_whole, quote};
 use crate::stop::Stop;
@@ -131,12 +133,17 @@ impl OpenAi {
             service,
             out: Vec::new(),
         };
-        for (index, entry) in prepared.entries.iter().enumerate() {
-            messages.entry(entry, index >= prepared.run_start);
-        }
         if !turn.system.trim().is_empty() {
-            let system = ("system", quote(turn.system), String::new());
-            messages.out.insert(0, system);
+            messages.push("system", quote(turn.system), String::new());
+        }
+        for (index, entry) in prepared.entries.iter().enumerate() {
+            match entry {
+                Entry::User(parts) => messages.user(content(parts)),
+                Entry::Assistant(blocks) => {
+                    messages.assistant(blocks, index >= prepared.run_start);
+                }
+                Entry::Results(answers) => messages.results(answers),
+            }
         }
         // Claude behind OpenRouter caches only where it is told to.
         if service.name == "openrouter" && model.id.starts_with("anthropic/") {
@@ -144,9 +151,9 @@ impl OpenAi {
             for index in last.into_iter().flat_map(|last| [0, last]) {
                 let content = &mut messages.out[index].1;
                 if content.starts_with('"') {
-                    *content = format!(
-                        r#"[{{"type":"text","text":{content},"cache_control":{{"type":"ephemeral"}}}}]"#
-                    );
+                    let part = Obj::of("text").raw("text", content);
+                    *content =
+                        array([part.raw("cache_control", &Obj::of("ephemeral").end()).end()]);
                 }
             }
         }
@@ -163,20 +170,14 @@ impl OpenAi {
         if learned.effort_none {
             request = request.str("reasoning_effort", "none");
         }
-        // An empty list is refused by vLLM.
-        if !turn.tools.is_empty() {
-            let tools = turn.tools.iter().map(|tool| {
-                let function = Obj::new()
-                    .str("name", tool.name)
-                    .str("description", tool.description)
-                    .raw("parameters", tool.schema);
-                Obj::new()
-                    .str("type", "function")
-                    .raw("function", &function.end())
-                    .end()
-            });
-            request = request.raw("tools", &array(tools));
-        }
+        let tool = |tool: &ToolSpec| {
+            let about = Obj::new().str("name", tool.name);
+            let about = about.str("description", tool.description);
+            let function = about.raw("parameters", tool.schema).end();
+            Obj::of("function").raw("function", &function).end()
+        };
+        // An empty list of tools is refused by vLLM.
+        let request = request.list("tools", turn.tools.iter().map(tool));
         request.raw("messages", &array(messages)).end()
     }
 }
@@ -201,19 +202,15 @@ struct Messages {
 }
 
 impl Messages {
-    fn entry(&mut self, entry: &Entry<'_>, in_run: bool) {
-        match entry {
-            Entry::User(parts) => self.user(content(parts)),
-            Entry::Assistant(blocks) => self.assistant(blocks, in_run),
-            Entry::Results(answers) => self.results(answers),
-        }
+    fn push(&mut self, role: &'static str, content: String, rest: String) {
+        self.out.push((role, content, rest));
     }
 
     fn user(&mut self, content: String) {
         if self.service.strict_turns && self.out.last().is_some_and(|(role, ..)| *role == "tool") {
-            self.out.push(("assistant", quote("(read)"), String::new()));
+            self.push("assistant", quote("(read)"), String::new());
         }
-        self.out.push(("user", content, String::new()));
+        self.push("user", content, String::new());
     }
 
     fn assistant(&mut self, blocks: &[Said<'_>], in_run: bool) {
@@ -227,13 +224,10 @@ impl Messages {
                 }
                 Said::Thinking { text, .. } => thought += text,
                 Said::Call { id, name, call } => {
-                    let function = Obj::new()
-                        .str("name", name)
-                        .str("arguments", &call.arguments);
-                    let mut item = Obj::new()
-                        .str("id", id)
-                        .str("type", "function")
-                        .raw("function", &function.end());
+                    let function = Obj::new().str("name", name);
+                    let function = function.str("arguments", &call.arguments).end();
+                    let item = Obj::new().str("id", id).str("type", "function");
+                    let mut item = item.raw("function", &function);
                     if let Some(signature) = self.gemini_signature(call.signature.as_deref()) {
                         let google = Obj::new().str("thought_signature", signature).end();
                         item = item.raw("extra_content", &Obj::new().raw("google", &google).end());
@@ -256,7 +250,7 @@ impl Messages {
         if !calls.is_empty() {
             rest += &format!(r#","tool_calls":{}"#, array(calls));
         }
-        self.out.push(("assistant", content, rest));
+        self.push("assistant", content, rest);
     }
 
     /// Gemini refuses calls without a signature; this one stands for calls it did not make
@@ -283,7 +277,7 @@ impl Messages {
                 texts.push("(see the image below)");
             }
             let rest = format!(r#","tool_call_id":{}"#, quote(&answer.call_id));
-            self.out.push(("tool", quote(&texts.join("\n")), rest));
+            self.push("tool", quote(&texts.join("\n")), rest);
         }
         if !images.is_empty() {
             images.insert(0, text("Images from the tools:"));
@@ -294,11 +288,11 @@ impl Messages {
 
 /// A plain string where there are no images: not every server takes a list.
 fn content(parts: &[Part<'_>]) -> String {
-    let only_text = parts.iter().map(|part| match part {
+    let texts = parts.iter().map(|part| match part {
         Part::Text(text) => Some(text.as_ref()),
         Part::Image(_) => None,
     });
-    if let Some(texts) = only_text.collect::<Option<Vec<&str>>>() {
+    if let Some(texts) = texts.collect::<Option<Vec<&str>>>() {
         return quote(&texts.join("\n"));
     }
     array(parts.iter().map(|part| match part {
@@ -308,15 +302,12 @@ fn content(parts: &[Part<'_>]) -> String {
 }
 
 fn text(words: &str) -> String {
-    Obj::new().str("type", "text").str("text", words).end()
+    Obj::of("text").str("text", words).end()
 }
 
 fn image(image: &Image) -> String {
     let url = Obj::new().str("url", &image.data_url()).end();
-    Obj::new()
-        .str("type", "image_url")
-        .raw("image_url", &url)
-        .end()
+    Obj::of("image_url").raw("image_url", &url).end()
 }
 
 const THINK: &str = "<think>";

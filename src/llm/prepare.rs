@@ -34,6 +34,12 @@ pub(super) enum Part<'a> {
     Image(&'a Image),
 }
 
+impl Part<'_> {
+    pub(super) fn is_image(&self) -> bool {
+        matches!(self, Part::Image(_))
+    }
+}
+
 #[derive(Debug, PartialEq)]
 pub(super) enum Said<'a> {
     Text(Cow<'a, str>),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::Model;
 use super::call::Endpoint;
-use super::{Checked, Model};
 use crate::error::{Error, Result};
 use crate::json::Obj;
 use crate::stop::Stop;
@@ -46,14 +46,15 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
 }
 
 /// Asks the server, at no cost, whether it takes the key and has the model.
-pub(super) fn check(endpoint: &Endpoint, model: Model, stop: &Stop) -> Result<Checked> {
+/// What time it is there, when it tells.
+pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<Option<i64>> {
     let (service, id) = (endpoint.service, model.id.as_str());
     let url = match service.name {
         "anthropic" => format!("{}/v1/models/{id}", endpoint.base_url),
         _ => format!("{}/models", endpoint.base_url),
     };
     let answered = endpoint.fetch(&url, None, CHECK_MAX, stop);
-    let (answer, headers) = answered.map_err(|fault| fault.into_error(endpoint, &model))?;
+    let (answer, headers) = answered.map_err(|fault| fault.into_error(endpoint, model))?;
     // Ollama's default tag, OpenRouter's variants of one model.
     let listed_as = match (service.name, id.split_once(':')) {
         ("ollama", None) => format!("{id}:latest"),
@@ -73,10 +74,7 @@ pub(super) fn check(endpoint: &Endpoint, model: Model, stop: &Stop) -> Result<Ch
         let text = format!("{} has no model {id}; {mend}", endpoint.base_url);
         return Err(Error::failed(text));
     }
-    Ok(Checked {
-        model,
-        date_ms: net::date_ms(&headers),
-    })
+    Ok(net::date_ms(&headers))
 }
 
 /// The window, and whether the model sees images.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End, Kind};
 use super::prepare::{Entry, Omit, Part, Said, prepare};
-use super::{Block, Model, OnDelta, Provider, Reply, Turn, token_count};
+use super::{Block, Model, OnDelta, Provider, Reply, ToolSpec, Turn, token_count};
 use crate::error::Result;
 use crate::json::{Obj, array, is_whole};
 use crate::stop::Stop;
@@ -66,42 +66,37 @@ impl Responses {
                 Entry::User(parts) => items.push(message("user", &content(parts))),
                 Entry::Assistant(blocks) => items.extend(blocks.iter().filter_map(said)),
                 Entry::Results(answers) => items.extend(answers.iter().map(|answer| {
-                    Obj::new()
-                        .str("type", "function_call_output")
+                    Obj::of("function_call_output")
                         .str("call_id", &answer.call_id)
                         .raw("output", &content(&answer.content))
                         .end()
                 })),
             }
         }
+        let limit = turn.output_tokens_max.min(self.model.output_tokens_max);
         let mut request = Obj::new()
             .str("model", &self.model.id)
-            .num(
-                "max_output_tokens",
-                turn.output_tokens_max.min(self.model.output_tokens_max),
-            )
+            .num("max_output_tokens", limit)
             .bool("stream", true)
             .bool("store", false)
             .raw("include", r#"["reasoning.encrypted_content"]"#);
         if summary {
             request = request.raw("reasoning", r#"{"summary":"auto"}"#);
         }
-        if !turn.tools.is_empty() {
-            let tools = turn.tools.iter().map(|tool| {
-                Obj::new()
-                    .str("type", "function")
-                    .str("name", tool.name)
-                    .str("description", tool.description)
-                    .raw("parameters", tool.schema)
-                    .bool("strict", false)
-                    .end()
-            });
-            request = request.raw("tools", &array(tools));
-        }
-        if !turn.system.trim().is_empty() {
-            request = request.str("instructions", turn.system);
-        }
-        request.raw("input", &array(items)).end()
+        let tool = |tool: &ToolSpec| {
+            let about = Obj::of("function").str("name", tool.name);
+            let about = about.str("description", tool.description);
+            about
+                .raw("parameters", tool.schema)
+                .bool("strict", false)
+                .end()
+        };
+        let system = Some(turn.system).filter(|system| !system.trim().is_empty());
+        request
+            .list("tools", turn.tools.iter().map(tool))
+            .opt_str("instructions", system)
+            .raw("input", &array(items))
+            .end()
     }
 }
 
@@ -110,15 +105,14 @@ fn message(role: &str, content: &str) -> String {
 }
 
 fn text(kind: &str, words: &str) -> String {
-    Obj::new().str("type", kind).str("text", words).end()
+    Obj::of(kind).str("text", words).end()
 }
 
 fn content(parts: &[Part<'_>]) -> String {
     array(parts.iter().map(|part| {
         match part {
             Part::Text(words) => text("input_text", words),
-            Part::Image(image) => Obj::new()
-                .str("type", "input_image")
+            Part::Image(image) => Obj::of("input_image")
                 .str("image_url", &image.data_url())
                 .end(),
         }
@@ -133,8 +127,7 @@ fn said(said: &Said<'_>) -> Option<String> {
             is_whole(signature, '{').then(|| (*signature).to_owned())
         }
         Said::Call { id, name, call } => Some(
-            Obj::new()
-                .str("type", "function_call")
+            Obj::of("function_call")
                 .str("call_id", id)
                 .str("name", name)
                 .str("arguments", &call.arguments)

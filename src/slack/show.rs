@@ -14,6 +14,7 @@
 //! further call clears it.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -278,11 +279,6 @@ impl Shared {
     }
 }
 
-enum Work {
-    Call(Next),
-    End(End),
-}
-
 /// What runs on the thread.
 struct Display {
     shared: Arc<Shared>,
@@ -328,17 +324,17 @@ impl Display {
     fn run(mut self) -> Result<Posted> {
         loop {
             match self.wait() {
-                Work::Call(next) => self.call(next),
-                Work::End(end) => return self.finish(end),
+                ControlFlow::Continue(next) => self.call(next),
+                ControlFlow::Break(end) => return self.finish(end),
             }
         }
     }
 
-    fn wait(&self) -> Work {
+    fn wait(&self) -> ControlFlow<End, Next> {
         let mut state = self.shared.state.lock().unwrap();
         loop {
             if let Some(end) = state.end.take() {
-                return Work::End(end);
+                return ControlFlow::Break(end);
             }
             let now = Instant::now();
             state = match state.board.next(now) {
@@ -347,7 +343,7 @@ impl Display {
                     let pause = at.saturating_duration_since(now);
                     self.shared.changed.wait_timeout(state, pause).unwrap().0
                 }
-                next => return Work::Call(next),
+                next => return ControlFlow::Continue(next),
             };
         }
     }

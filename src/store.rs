@@ -285,7 +285,8 @@ impl Store {
         let is_stop = |entry: &LogEntry| Command::parse(&entry.text) == Some(Command::Stop);
         entries.retain_mut(|entry| {
             let asks = !entry.is_bot && (entry.mention || is_stop(entry));
-            let asks = asks && asked.insert(entry.ts.clone());
+            // It names the message in Slack.
+            let asks = asks && time::is_slack_ts(&entry.ts) && asked.insert(entry.ts.clone());
             let Some(now) = as_now.get(&entry.ts).filter(|_| asks) else {
                 return false;
             };
@@ -382,6 +383,7 @@ impl Store {
         let floor = Floor::Last(TAIL_BYTES);
         let mut entries = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
         entries.retain(|entry| !entry.is_bot && !entry.attachments.is_empty());
+        entries.retain(|entry| time::is_slack_ts(&entry.ts));
         entries.reverse();
         Ok(entries)
     }
@@ -410,7 +412,9 @@ impl Store {
     pub(crate) fn last_ts(&self, channel: &str) -> Result<Option<String>> {
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
         let newest = |ts: &String| (time::slack_ts_ms(ts), ts.clone());
-        Ok(tail.into_iter().map(|entry| entry.ts).max_by_key(newest))
+        // Slack is asked for what came after it.
+        let ts = tail.into_iter().map(|entry| entry.ts);
+        Ok(ts.filter(|ts| time::is_slack_ts(ts)).max_by_key(newest))
     }
 
     /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
@@ -501,7 +505,7 @@ impl LogEntry {
             text: text("text").unwrap_or_default(),
             attachments: attachments.collect(),
             is_bot: value["isBot"] == true,
-            thread_ts: text("threadTs"),
+            thread_ts: text("threadTs").filter(|root| time::is_slack_ts(root)),
             mention: value["mention"] == true,
             answers: text("answers"),
             date_ms: iso_ms(&value["date"]),

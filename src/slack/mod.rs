@@ -14,6 +14,8 @@ pub(crate) mod web;
 
 use serde_json::Value;
 
+pub(crate) use crate::time::is_slack_ts as is_ts;
+
 /// One delivery. What comes again after a lost ack has the same payload.
 #[derive(Debug)]
 pub(crate) struct Envelope {
@@ -51,13 +53,4 @@ fn is_id(id: &str) -> bool {
         && rest
             .bytes()
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
-}
-
-/// `1767604364.120019`
-pub(crate) fn is_ts(ts: &str) -> bool {
-    let digits = |text: &str, max| {
-        (1..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    ts.split_once('.')
-        .is_some_and(|(seconds, micros)| digits(seconds, 12) && digits(micros, 6))
 }

@@ -10,6 +10,7 @@ use crate::dir::Dir;
 use crate::error::Result;
 use crate::{log, text};
 
+use super::is_user_id;
 use super::web::{Failure, Web};
 
 /// Below the data directory: one user or channel a line, for grep.
@@ -76,6 +77,10 @@ impl Names {
     pub(crate) fn user(&self, id: &str) -> Option<User> {
         if let Some(user) = self.known(id) {
             return Some(user);
+        }
+        // The log, where ids come from, is anyone's.
+        if !is_user_id(id) {
+            return None;
         }
         let told = self.web.users_info(id);
         let told = told.inspect_err(|failure| log::debug!("", "users.info of {id}: {failure}"));

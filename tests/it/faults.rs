@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
+use crate::mutate::survive_some;
 use crate::scratch::Scratch;
 use crate::slack::{BOT, FakeSlack, Fault, Message};
 use crate::tether::Tether;
@@ -483,4 +484,70 @@ fn a_restart_in_the_middle_goes_on_where_it_was() {
     for told in ["Command aborted", "mom was restarted"] {
         assert!(asked.contains(told), "{asked}");
     }
+}
+
+/// A bad line that stopped her would stop her again after each restart.
+#[test]
+fn mutated_files_keep_nobody_from_an_answer() {
+    let files: &[(&str, &str)] = &[
+        (
+            "C01/log.jsonl",
+            concat!(
+                r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364.120019","user":"U07","userName":"lena","text":"é","attachments":[{"original":"a","local":"C01/attachments/1_a"}],"isBot":false,"mention":true}"#,
+                "\n",
+                r#"{"date":"2026-01-05T09:12:45.000Z","ts":"1767604365.000000","user":"bot","text":"hi","attachments":[],"isBot":true}"#,
+                "\n",
+            ),
+        ),
+        (
+            "C01/context.jsonl",
+            concat!(
+                r#"{"type":"session","version":3,"id":"s","timestamp":"2026-01-05T09:12:44.120Z","cwd":"/"}"#,
+                "\n",
+                r#"{"type":"message","id":"a","parentId":null,"message":{"role":"user","content":[{"type":"text","text":"é"},{"type":"image","data":"iVBORw0KGgo=","mimeType":"image/png"}],"timestamp":1767604364120}}"#,
+                "\n",
+                r#"{"type":"message","id":"b","parentId":"a","message":{"role":"assistant","content":[{"type":"thinking","thinking":"hm","thinkingSignature":"x"},{"type":"toolCall","id":"t","name":"bash","arguments":{"command":"ls"}}],"api":"anthropic-messages","provider":"anthropic","model":"claude-sonnet-5-5","usage":{"input":3,"output":4},"stopReason":"toolUse","timestamp":1767604365000}}"#,
+                "\n",
+                r#"{"type":"message","id":"c","parentId":"b","message":{"role":"toolResult","toolCallId":"t","toolName":"bash","content":[{"type":"text","text":"a"}],"isError":false,"timestamp":1767604366000}}"#,
+                "\n",
+                r#"{"type":"custom","id":"d","parentId":"c","timestamp":"2026-01-05T09:12:47.000Z","customType":"mom.run","data":{"event":"begun","run":{"asked":["1767604364.120019"],"taken":["1767604364.120019"],"tries":1,"before":null,"done":false},"logPosition":200,"logMark":"00"}}"#,
+                "\n",
+            ),
+        ),
+        (
+            "events/yearly.json",
+            r#"{"type":"periodic","channelId":"C01","text":"x","schedule":"0 9 29 2 *","timezone":"Europe/Berlin"}"#,
+        ),
+        (
+            "skills/mail/SKILL.md",
+            "---\nname: mail\ndescription: >-\n  reads\n  mail\n---\nbody\n",
+        ),
+        ("skills/.gitignore", "*.md\n!mail/**/x?\n"),
+        (
+            "settings.json",
+            r#"{"compaction":{"enabled":true,"reserveTokens":16384},"retry":{"maxRetries":3}}"#,
+        ),
+        ("MEMORY.md", "# Memory\n\n- lena likes `short` answers\n"),
+        ("C01/MEMORY.md", "# Here\n"),
+        ("SYSTEM.md", "installed: jq\n"),
+        ("directory.tsv", "C01\tops\nU07\tlena\tLena Berg\n"),
+    ];
+    survive_some(12, &[""], |random, _| {
+        let home = Arc::new(Scratch::new());
+        for (name, text) in files {
+            home.write(&format!("data/{name}"), random.mutate(&[text.as_bytes()]));
+        }
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        // A mutated event may ask, too.
+        llm.otherwise(|_| Reply::text("Here."));
+        // Asked again without them then.
+        llm.allow("image");
+        // A valid id of nobody.
+        slack.allow("user_not_found");
+        slack.allow("thread_not_found");
+        let mom = Mom::start_in(&home, &slack, &llm);
+        slack.mention("C01", "U07", "hi");
+        answered(&slack, "C01", "Here.");
+        assert_eq!(mom.terminate().code, Some(0));
+    });
 }

@@ -5,6 +5,9 @@ mod docker;
 mod http;
 mod llm;
 mod mom;
+#[expect(dead_code, reason = "the parsers' own tests use all of it")]
+#[path = "../../src/mutate.rs"]
+mod mutate;
 mod scratch;
 mod slack;
 mod tether;

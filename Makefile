@@ -13,7 +13,7 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit = $(DESTDIR)/etc/systemd/system/mom.service
 initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo test fuzz check bench install install-service uninstall clean
+.PHONY: all demo test fuzz check bench dist dist-test install install-service uninstall clean
 
 all:
 	$(CARGO) build --release --locked --jobs $(JOBS)
@@ -33,12 +33,20 @@ fuzz:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	if command -v shellcheck >/dev/null; then shellcheck docker.sh tests/*.sh .ci/run src/install/mom.bash; fi
+	if command -v shellcheck >/dev/null; then \
+	    shellcheck docker.sh tests/*.sh .ci/run src/install/dist.sh src/install/mom.bash; fi
 	$(MAKE) test
 
 # Figures beside their goals; fails when one is missed.
 bench:
 	tests/engine.sh $(CARGO) bench --locked --bench bench
+
+# Static binaries and Debian packages in target/dist; each at work under an emulator.
+dist:
+	JOBS=$(JOBS) CARGO=$(CARGO) src/install/dist.sh build
+
+dist-test:
+	CARGO=$(CARGO) src/install/dist.sh test
 
 install: all
 	install -D -m 755 $(BUILD)/mom $(bindir)/mom

@@ -76,8 +76,9 @@ fetch_musl() {
 # it, and 60 KB that each process must write before it runs.
 build() {
     local flags=(--remap-path-prefix="$PWD=/mom" --remap-path-prefix="$crates=/crates"
-        -C relocation-model=static) cflags=-ffile-prefix-map="$crates=/crates"
-    local args=() musl=$out/musl-$musl_arch under=${target//-/_} sysroot triplet
+        -C target-feature=+crt-static -C relocation-model=static)
+    local cflags=-ffile-prefix-map="$crates=/crates" args=() sysroot triplet
+    local musl=$out/musl-$musl_arch under=${target//-/_}
     command -v "$compiler-gcc" >/dev/null ||
         die "$compiler-gcc is missing: apt install gcc-${compiler//_/-}"
     find_rustc
@@ -94,8 +95,8 @@ END
         sysroot=$("$rustc" --print sysroot)
         triplet=${target/-unknown/}
         triplet=${triplet/armv7/arm}
-        flags+=(--remap-path-prefix="$sysroot=/rustc" -C target-feature=+crt-static
-            -C link-self-contained=no -C link-arg="-B$musl/usr/lib/$triplet" -L "native=$musl")
+        flags+=(--remap-path-prefix="$sysroot=/rustc" -C link-self-contained=no
+            -C link-arg="-B$musl/usr/lib/$triplet" -L "native=$musl")
         cflags+=" -nostdinc -isystem $("$compiler-gcc" -print-file-name=include)"
         cflags+=" -isystem $musl/usr/include/$triplet"
         args=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)

@@ -69,25 +69,12 @@ pub(crate) enum Command {
     Help,
     Version,
     Manifest,
-    Download {
-        channel: String,
-        options: Options,
-    },
-    Usage {
-        dir: PathBuf,
-    },
-    Serve {
-        dir: PathBuf,
-        options: Options,
-    },
-    Chat {
-        dir: PathBuf,
-        options: Options,
-    },
-    Check {
-        dir: Option<PathBuf>,
-        options: Options,
-    },
+    /// Of this channel.
+    Download(String, Options),
+    Usage(PathBuf),
+    Serve(PathBuf, Options),
+    Chat(PathBuf, Options),
+    Check(Option<PathBuf>, Options),
 }
 
 /// Options as typed; `None` where nothing was typed.
@@ -149,19 +136,28 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command>
         return wrong(format!("--{first} and --{second} can't go together"));
     }
     let (mode, channel) = modes.pop().unwrap_or(("", None));
+    command(mode, channel, dir, options)
+}
+
+fn command(
+    mode: &str,
+    channel: Option<String>,
+    dir: Option<PathBuf>,
+    options: Options,
+) -> Result<Command> {
     Ok(match (mode, dir, channel) {
         ("manifest", None, _) => Command::Manifest,
-        ("download", None, Some(channel)) => Command::Download { channel, options },
+        ("download", None, Some(channel)) => Command::Download(channel, options),
         ("manifest" | "download", Some(dir), _) => {
             let dir = dir.display();
             return wrong(format!(
                 "--{mode} takes no data directory, but {dir} was given"
             ));
         }
-        ("check", dir, _) => Command::Check { dir, options },
-        ("usage", Some(dir), _) => Command::Usage { dir },
-        ("chat", Some(dir), _) => Command::Chat { dir, options },
-        (_, Some(dir), _) => Command::Serve { dir, options },
+        ("check", dir, _) => Command::Check(dir, options),
+        ("usage", Some(dir), _) => Command::Usage(dir),
+        ("chat", Some(dir), _) => Command::Chat(dir, options),
+        (_, Some(dir), _) => Command::Serve(dir, options),
         ("", None, _) => {
             return wrong("needs a data directory, for instance: mom ./data".to_owned());
         }
@@ -250,9 +246,6 @@ mod tests {
         assert_eq!(one, parsed("--sandbox docker:x d --model a/b").unwrap());
         assert_eq!(parsed("--help --nonsense"), Ok(Command::Help));
         assert_eq!(parsed("-V"), Ok(Command::Version));
-        assert!(matches!(
-            parsed("--check"),
-            Ok(Command::Check { dir: None, .. })
-        ));
+        assert!(matches!(parsed("--check"), Ok(Command::Check(None, _))));
     }
 }

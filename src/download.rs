@@ -58,10 +58,21 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     })?;
     let file = spool.into_inner();
     let file = file.map_err(|err| broken(&err.into_error()))?;
+    print(
+        channel,
+        &web,
+        LinesBack::new(file, path, Floor::At(0))?,
+        &stop,
+    )
+}
+
+/// The messages that stand in those lines, and the replies to them that Slack tells.
+fn print(channel: &str, web: &Web, lines_back: LinesBack, stop: &Stop) -> Result<()> {
     let mut out = BufWriter::new(stdout());
     let mut say = |text: String| heard(out.write_all(text.as_bytes()));
-    let (mut threads, mut replies) = (0, 0);
-    for line in LinesBack::new(file, path, Floor::At(0))? {
+    let (mut count, mut threads, mut replies) = (0, 0, 0);
+    for line in lines_back {
+        count += 1;
         stop.check()?;
         let message: Value = serde_json::from_slice(&line?).unwrap_or_default();
         if !say(lines(&message, ""))? {

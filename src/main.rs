@@ -92,25 +92,25 @@ fn start() -> Result<ExitCode> {
             writeln!(std::io::stderr(), "Create the app: {link}\n\n{steps}").ok();
             print(manifest::MANIFEST);
         }
-        Command::Serve { dir, options } => {
+        Command::Serve(dir, options) => {
             let (config, keys) = configure(options)?;
             // Before anything is opened: what is wrong or missing is told first.
             Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
             serve::serve(Agent::open(&dir, config, &keys)?, &keys)?;
         }
-        Command::Chat { dir, options } => {
+        Command::Chat(dir, options) => {
             let (config, keys) = configure(options)?;
             if chat::chat(&Agent::open(&dir, config, &keys)?)? == Ended::WithErrors {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Download { channel, options } => {
+        Command::Download(channel, options) => {
             let (config, keys) = configure(options)?;
             download::download(&channel, &config, &keys)?;
         }
-        Command::Usage { dir } => print(&usage::usage(&dir)?),
-        Command::Check { dir, options } => {
+        Command::Usage(dir) => print(&usage::usage(&dir)?),
+        Command::Check(dir, options) => {
             // What would be logged is among the findings.
             log::set_level(log::Level::Error);
             let (config, keys) = configure(options)?;

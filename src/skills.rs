@@ -5,7 +5,7 @@
 //! is understood (plain, quoted, folded and literal scalars at the top level); anchors are
 //! text, so nothing expands.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use crate::dir::{Dir, Kind};
 use crate::text::{cut, one_line};
@@ -39,35 +39,25 @@ pub(crate) struct Skill {
 /// channel's. With a sentence for every file that was left out or is odd: these come again
 /// with each call, the caller tells them once.
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     let mut warnings = Vec::new();
     for root in ["skills".to_owned(), format!("{channel}/skills")] {
         let mut scan = Scan {
             dir,
-            skills: Vec::new(),
+            skills: BTreeMap::new(),
             ignored: Vec::new(),
             warnings: &mut warnings,
         };
         scan.root(&root);
-        for skill in scan.skills {
-            match place(&found, &skill.name) {
-                Ok(at) => found[at] = skill,
-                Err(at) => found.insert(at, skill),
-            }
-        }
+        found.append(&mut scan.skills);
     }
-    (found, warnings)
-}
-
-/// Where a skill is, or would be, among the sorted ones.
-fn place(skills: &[Skill], name: &str) -> Result<usize, usize> {
-    skills.binary_search_by(|skill| skill.name.as_str().cmp(name))
+    (found.into_values().collect(), warnings)
 }
 
 struct Scan<'a> {
     dir: &'a Dir,
-    /// Sorted by name.
-    skills: Vec<Skill>,
+    /// By name.
+    skills: BTreeMap<String, Skill>,
     ignored: Vec<Pattern>,
     warnings: &'a mut Vec<String>,
 }
@@ -136,9 +126,7 @@ impl Scan<'_> {
         };
         match skill {
             Ok(skill) => {
-                if let Err(at) = place(&self.skills, &skill.name) {
-                    self.skills.insert(at, skill);
-                }
+                self.skills.entry(skill.name.clone()).or_insert(skill);
             }
             Err(why) => {
                 let text = format!("{path}: not used as a skill: {why}");

@@ -62,8 +62,7 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
     }
     let dir = Dir::open(path)?;
     let names = channel_names(&dir);
-    let (mut days, mut channels, mut models) = (Table::new(), Table::new(), Table::new());
-    let mut total = Sum::default();
+    let mut tables = ["Day", "Channel", "Model", ""].map(|title| (title, Table::new()));
     let mut entries = dir.list(".", ENTRIES_MAX)?.unwrap_or_default();
     entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
     for channel in entries.into_iter().map(|entry| entry.name) {
@@ -72,10 +71,10 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
             None => channel.clone(),
         };
         let read = read(&dir, &channel, &mut |day, model, sum| {
-            count(&mut days, day, sum);
-            count(&mut channels, label.clone(), sum);
-            count(&mut models, model, sum);
-            total.add(sum);
+            let names = [day, label.clone(), model, "Total".to_owned()];
+            for ((_, table), name) in tables.iter_mut().zip(names) {
+                count(table, name, sum);
+            }
         });
         match read {
             Ok(0) => {}
@@ -87,31 +86,27 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
             Err(err) => log::warning!(&channel, "{err}; left out"),
         }
     }
-    if total.turns == 0 {
+    if tables[0].1.is_empty() {
         return Ok(format!("No model was used in {} yet.\n", path.display()));
     }
-    let total = HashMap::from([("Total".to_owned(), total)]);
-    let tables = [
-        ("Day", days),
-        ("Channel", channels),
-        ("Model", models),
-        ("", total),
-    ];
-    let tables = tables.map(|(title, rows)| {
-        let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
-        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        if title != "Day" {
-            rows.sort_by(|(_, a), (_, b)| {
-                let cost = b.cost.total_cmp(&a.cost);
-                cost.then(b.tokens().total_cmp(&a.tokens()))
-            });
-        }
-        (title, rows)
-    });
+    let tables = tables.map(|(title, rows)| (title, sorted(title, rows)));
     let names = tables.iter().flat_map(|(_, rows)| rows);
     let width = names.map(|(name, _)| name.chars().count()).max();
     let tables = tables.map(|(title, rows)| table(title, &rows, width.unwrap_or_default()));
     Ok(tables.join("\n"))
+}
+
+/// Days in their order, all else with the dearest first.
+fn sorted(title: &str, rows: Table) -> Vec<(String, Sum)> {
+    let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
+    rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    if title != "Day" {
+        rows.sort_by(|(_, a), (_, b)| {
+            let cost = b.cost.total_cmp(&a.cost);
+            cost.then(b.tokens().total_cmp(&a.tokens()))
+        });
+    }
+    rows
 }
 
 fn count(table: &mut Table, name: String, sum: &Sum) {

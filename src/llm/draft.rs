@@ -171,26 +171,22 @@ impl Draft {
             reply.refusal = Some(self.refusal);
             return Ok(reply);
         }
-        let last = self.blocks.len().saturating_sub(1);
-        let mut index = 0;
-        self.blocks.retain_mut(|block| {
-            let cut = end == End::Cut && index == last;
-            index += 1;
-            match block {
-                Block::Text(text) => !text.trim().is_empty(),
-                Block::Thinking {
-                    text, signature, ..
-                } => !text.is_empty() || !signature.is_empty(),
-                Block::ToolCall(call) => {
-                    match arguments(&call.arguments) {
-                        Some(whole) if !(cut && call.arguments.is_empty()) => {
-                            call.arguments = whole;
-                        }
-                        _ if cut => reply.cut_call = Some(std::mem::take(&mut call.name)),
-                        _ => call.arguments = broken(&call.arguments),
-                    }
-                    reply.cut_call.is_none()
-                }
+        // Only the last block can have been cut off.
+        if let (End::Cut, Some(Block::ToolCall(call))) = (&end, self.blocks.last()) {
+            if call.arguments.is_empty() || arguments(&call.arguments).is_none() {
+                reply.cut_call = Some(call.name.clone());
+                self.blocks.pop();
+            }
+        }
+        self.blocks.retain_mut(|block| match block {
+            Block::Text(text) => !text.trim().is_empty(),
+            Block::Thinking {
+                text, signature, ..
+            } => !text.is_empty() || !signature.is_empty(),
+            Block::ToolCall(call) => {
+                let whole = arguments(&call.arguments);
+                call.arguments = whole.unwrap_or_else(|| broken(&call.arguments));
+                true
             }
         });
         // What the server says of tools is less reliable than the calls themselves.

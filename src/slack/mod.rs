@@ -5,6 +5,7 @@ pub(crate) mod backfill;
 pub(crate) mod board;
 pub(crate) mod files;
 pub(crate) mod inbound;
+mod inline;
 pub(crate) mod manifest;
 pub(crate) mod markdown;
 pub(crate) mod names;

@@ -81,7 +81,9 @@ impl Left {
         if let (Some(ts), Ok(number)) = (message["ts"].as_str(), number.parse()) {
             match kind {
                 STATUS => self.status_ts = Some(ts.to_owned()),
-                "answer" => drop(self.answer_ts.insert(number, ts.to_owned())),
+                "answer" => {
+                    self.answer_ts.insert(number, ts.to_owned());
+                }
                 "detail" => self.detail_ts.push(ts.to_owned()),
                 _ => {}
             }

@@ -285,16 +285,9 @@ impl Writer<'_> {
                 }
                 Err(Error::Retry { after, why }) => {
                     failures += 1;
-                    let pause = self.settings.retry_base * 2_u32.pow(failures.min(16) - 1);
-                    let pause = after.unwrap_or(pause);
-                    let Settings {
-                        retries_max,
-                        retry_pause_max,
-                        ..
-                    } = *self.settings;
-                    if failures > retries_max || pause > retry_pause_max {
+                    let Some(pause) = self.settings.pause(failures, after) else {
                         return Err(Error::Failed(why));
-                    }
+                    };
                     self.stop.wait(pause)?;
                 }
                 done => return done,

@@ -11,7 +11,7 @@
 //! - `tools/`: one file per tool; `llm/`: one file per wire format
 //! - `sandbox`, `process`: where and how a command runs
 //! - `cli`, `config`, `signals`, `command`: what was typed, what the environment says
-//! - `dir` (the only one that opens files below the data directory), `net`, `systemd`, `cron`,
+//! - `dir` (the only one that opens files below the data directory), `net/`, `systemd`, `cron`,
 //!   `text`, `time`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
 //!
 //! Absent on purpose: async, plugins, mocks, globals (but for the log level), `unsafe`.

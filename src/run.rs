@@ -318,11 +318,9 @@ impl Run<'_> {
                 }
                 Err(Error::Retry { after, why }) => {
                     failures += 1;
-                    let pause =
-                        after.unwrap_or(settings.retry_base * 2_u32.pow(failures.min(16) - 1));
-                    if failures > settings.retries_max || pause > settings.retry_pause_max {
+                    let Some(pause) = settings.pause(failures, after) else {
                         return Err(Error::Failed(why));
-                    }
+                    };
                     log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
                     // What streamed in so far will come again.
                     show(Update::TurnEnd {

@@ -34,6 +34,15 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Before the next try, after so many failures; `after` is what the server asked for.
+    /// `None`: it is enough.
+    pub(crate) fn pause(&self, failures: u32, after: Option<Duration>) -> Option<Duration> {
+        let pause = after.unwrap_or(self.retry_base * 2_u32.pow(failures.min(16) - 1));
+        (failures <= self.retries_max && pause <= self.retry_pause_max).then_some(pause)
+    }
+}
+
 /// settings.json as it is now; see `parse`. The warnings come with each call.
 pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
     match dir.read_head("settings.json", BYTES_MAX) {

@@ -111,7 +111,7 @@ const OPENERS: &[(&str, &str)] = &[
         "looks at the key file, and whether there is a data directory",
     ),
     ("src/download.rs", "a temporary file"),
-    ("src/net.rs", "CA certificates"),
+    ("src/net/tls.rs", "CA certificates"),
     ("src/usage.rs", "whether there is a data directory"),
 ];
 

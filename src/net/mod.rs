@@ -5,11 +5,14 @@
 //! TLS trusts the system's CA file (SSL_CERT_FILE, else the usual places); it is read when
 //! the first https or wss connection is made.
 
+mod http;
+mod tls;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,38 +21,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustls::crypto::{CryptoProvider, KeyProvider};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::sign::SigningKey;
-use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::WebSocket;
 use tungstenite::protocol::{Role, WebSocketConfig};
-use ureq::http::{HeaderMap, Uri};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
-};
-use ureq::{Agent, Proxy, ProxyProtocol};
+use ureq::http::Uri;
+use ureq::{Proxy, ProxyProtocol};
+
+pub(crate) use http::{Limits, date_ms, header, retry_after};
 
 use crate::error::{Error, Result};
 use crate::stop::{Stop, poll_for};
-use crate::{json, time};
 
-/// The CA bundles of Debian, Alpine, Fedora, openSUSE, in this order.
-const CA_FILES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
-/// TLS sessions kept for resumption: Slack, its socket, its files, the model.
-const SESSIONS_KEPT: usize = 4;
-/// Of each HTTP connection, resident while it is kept. ureq's own are 128 KiB both; an
-/// answer's head must fit into the first.
-const READ_BUFFER_BYTES: usize = 32 << 10;
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// One address of a host; a host with several gets this for each.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const DNS_MAX: Duration = Duration::from_secs(10);
@@ -60,17 +43,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// One Slack envelope. The largest event payloads are some hundred KB.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const USER_AGENT: &str = concat!("mom/", env!("CARGO_PKG_VERSION"));
-
-/// What a request may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Until the first byte of the answer.
-    pub(crate) first_byte: Duration,
-    /// Between two reads after that.
-    pub(crate) idle: Duration,
-    /// The whole call; `None` for streams, which may go on as long as bytes come.
-    pub(crate) total: Option<Duration>,
-}
 
 /// Cheap to clone; all clones share the TLS configuration and its sessions.
 #[derive(Clone, Debug)]
@@ -90,31 +62,6 @@ impl Net {
             proxy: Proxy::try_from_env(),
             tls: OnceLock::new(),
         }))
-    }
-
-    /// An HTTP client whose calls end with the stop. It follows no redirects and takes every
-    /// status as an answer.
-    pub(crate) fn agent(&self, stop: &Stop, limits: Limits) -> Agent {
-        let config = Agent::config_builder()
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(USER_AGENT)
-            .timeout_global(limits.total)
-            .max_idle_connections(2)
-            .input_buffer_size(READ_BUFFER_BYTES)
-            .output_buffer_size(WRITE_BUFFER_BYTES)
-            .build();
-        Agent::with_parts(
-            config,
-            Dial {
-                net: self.clone(),
-                stop: stop.clone(),
-                limits,
-            },
-            NoLookup,
-        )
     }
 
     /// Opens a ws:// or wss:// connection; the socket is left nonblocking: `WouldBlock`
@@ -207,7 +154,7 @@ impl Net {
         let config = self.tls().map_err(hopeless)?;
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while session.is_handshaking() {
-            session.complete_io(&mut wire).map_err(with_tls_hint)?;
+            session.complete_io(&mut wire).map_err(tls::with_hint)?;
         }
         Ok(Stream::Tls(Box::new(StreamOwned::new(session, wire))))
     }
@@ -220,59 +167,12 @@ impl Net {
 
     /// The file of CA certificates, once it was read; else what is wrong with it.
     pub(crate) fn check_ca(&self) -> std::result::Result<PathBuf, String> {
-        self.tls().and_then(|_| ca_file())
+        self.tls().and_then(|_| tls::ca_file())
     }
 
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
-        let config = || tls_config(&ca_file()?);
+        let config = || tls::config(&tls::ca_file()?);
         self.0.tls.get_or_init(config).clone()
-    }
-}
-
-fn ca_file() -> std::result::Result<PathBuf, String> {
-    if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-        return Ok(PathBuf::from(path));
-    }
-    let mut files = CA_FILES.iter().map(PathBuf::from);
-    files.find(|path| path.is_file()).ok_or_else(|| {
-        "no file of CA certificates on this system: install the package ca-certificates, or name \
-         one in SSL_CERT_FILE"
-            .to_owned()
-    })
-}
-
-fn tls_config(file: &Path) -> std::result::Result<Arc<ClientConfig>, String> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .map_err(|err| format!("cannot read CA certificates from {}: {err}", file.display()))?;
-    let mut roots = RootCertStore::empty();
-    // One broken or odd certificate in a system's bundle must not cost all the others.
-    roots.add_parsable_certificates(certificates.flatten());
-    if roots.is_empty() {
-        return Err(format!("no CA certificate in {}", file.display()));
-    }
-    let provider = CryptoProvider {
-        // We have no keys of our own: the code that loads them and signs stays out.
-        key_provider: &NoKeys,
-        ..rustls::crypto::ring::default_provider()
-    };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|err| format!("cannot set TLS up: {err}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct NoKeys;
-
-impl KeyProvider for NoKeys {
-    fn load_private_key(
-        &self,
-        _: PrivateKeyDer<'static>,
-    ) -> std::result::Result<Arc<dyn SigningKey>, rustls::Error> {
-        Err(rustls::Error::General(String::from("there are no keys")))
     }
 }
 
@@ -449,24 +349,6 @@ pub(crate) fn is_hopeless(err: &(dyn std::error::Error + 'static)) -> bool {
 pub(crate) fn not_sent(err: &ureq::Error) -> bool {
     matches!(err, ureq::Error::BadUri(_))
         || any_trouble(err, |trouble| matches!(trouble, Trouble::NotConnected(_)))
-}
-
-fn with_tls_hint(err: io::Error) -> io::Error {
-    let tls = err.get_ref().and_then(|err| err.downcast_ref());
-    let Some(rustls::Error::InvalidCertificate(why)) = tls else {
-        return err;
-    };
-    let hint = match why {
-        CertificateError::UnknownIssuer => {
-            "if something here reads TLS on its way, name its CA file in SSL_CERT_FILE"
-        }
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => "is the clock of this machine right?",
-        _ => return err,
-    };
-    io::Error::other(format!("{err}; {hint}"))
 }
 
 /// Tries the host's addresses in turn.
@@ -654,156 +536,6 @@ pub(crate) fn host_of(url: &str) -> String {
     Target::parse(url).map_or_else(|| "(no host)".to_owned(), |target| target.authority())
 }
 
-pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
-}
-
-/// The server's clock, by its `Date` header: milliseconds since 1970, to the second.
-pub(crate) fn date_ms(headers: &HeaderMap) -> Option<i64> {
-    time::parse_http_date(header(headers, "date")?)
-}
-
-/// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    if let Some(ms) = header(headers, "retry-after-ms").and_then(|ms| ms.parse().ok()) {
-        return Some(Duration::from_millis(ms));
-    }
-    let text = header(headers, "retry-after")?;
-    if let Some(seconds) = json::number(text) {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let wait = time::parse_http_date(text)? - time::now_ms();
-    Some(Duration::from_millis(wait.max(0) as u64))
-}
-
-/// ureq's way to a connection: ours.
-struct Dial {
-    net: Net,
-    stop: Stop,
-    limits: Limits,
-}
-
-impl Connector for Dial {
-    type Out = Line;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        _chained: Option<()>,
-    ) -> std::result::Result<Option<Line>, ureq::Error> {
-        let target = Target::of(details.uri)
-            .ok_or_else(|| ureq::Error::BadUri("not an http address".to_owned()))?;
-        let left = details.timeout.not_zero();
-        let left = left.map_or(OPEN_MAX, |left| OPEN_MAX.min(*left));
-        let opened = self
-            .net
-            .open(&target, &self.stop, Instant::now() + left)
-            .map_err(|err| io::Error::new(err.kind(), Trouble::NotConnected(err)));
-        let stream = opened?;
-        let config = details.config;
-        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Line {
-            stream,
-            buffers,
-            limits: self.limits,
-            answering: false,
-        }))
-    }
-}
-
-/// One connection as ureq drives it.
-struct Line {
-    stream: Stream,
-    buffers: LazyBuffers,
-    limits: Limits,
-    /// The answer to what was written last has begun.
-    answering: bool,
-}
-
-impl Line {
-    /// ureq's own limit is the one for the whole call.
-    fn set_limit(&mut self, next: &NextTimeout) {
-        let limits = self.limits;
-        let idle = if self.answering {
-            limits.idle
-        } else {
-            limits.first_byte
-        };
-        let left = next.not_zero().map_or(idle, |left| idle.min(*left));
-        self.stream.wire().until = Some(Instant::now() + left);
-    }
-}
-
-impl Transport for Line {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(
-        &mut self,
-        amount: usize,
-        timeout: NextTimeout,
-    ) -> std::result::Result<(), ureq::Error> {
-        self.answering = false;
-        self.set_limit(&timeout);
-        self.stream.write_all(&self.buffers.output()[..amount])?;
-        self.stream.flush()?;
-        Ok(())
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> std::result::Result<bool, ureq::Error> {
-        self.set_limit(&timeout);
-        let read = match self.stream.read(self.buffers.input_append_buf()) {
-            // A server that skips TLS's goodbye: the body's own framing tells what is missing.
-            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => 0,
-            read => read?,
-        };
-        self.buffers.input_appended(read);
-        self.answering = true;
-        Ok(read > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        // Nothing may come on an idle connection: readable means closed.
-        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
-        poll_for(&mut fds, Some(Duration::ZERO)) == 0
-    }
-
-    fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
-    }
-}
-
-/// Names are looked up in `connect`, where a stop is heard and a proxy may do it instead.
-#[derive(Debug)]
-struct NoLookup;
-
-// ureq wants them; derived, they would bring those of all of rustls along.
-impl fmt::Debug for Dial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dial")
-    }
-}
-
-impl fmt::Debug for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Line")
-    }
-}
-
-impl Resolver for NoLookup {
-    fn resolve(
-        &self,
-        _uri: &ureq::http::Uri,
-        _config: &ureq::config::Config,
-        _timeout: NextTimeout,
-    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
-        let mut addresses = self.empty();
-        addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
-        Ok(addresses)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::testing::*;
@@ -811,6 +543,7 @@ mod tests {
     use crate::mutate::survive;
     use crate::stop::Cause;
     use std::net::TcpListener;
+    use std::path::Path;
 
     #[test]
     fn targets() {
@@ -1037,7 +770,7 @@ mod tests {
         let proxied = net(Some(&format!("http://{refusing}")));
         let socks = net(Some("socks5://127.0.0.1:1"));
         let no_ca = net_with(None, Err("no CA".to_owned()));
-        let other_ca = tls_config(&Path::new(TEST_DATA).join("server.pem"));
+        let other_ca = tls::config(&Path::new(TEST_DATA).join("server.pem"));
         let other_ca = net_with(None, other_ca);
         for (net, url, hopeless, want) in [
             (
@@ -1127,6 +860,10 @@ mod tests {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use std::path::Path;
+
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use rustls::{ServerConfig, ServerConnection};
     use std::net::TcpListener;
 
@@ -1134,7 +871,7 @@ pub(crate) mod testing {
 
     /// Trusts the certificates in tests/data.
     pub(crate) fn net(proxy: Option<&str>) -> Net {
-        net_with(proxy, tls_config(&Path::new(TEST_DATA).join("ca.pem")))
+        net_with(proxy, tls::config(&Path::new(TEST_DATA).join("ca.pem")))
     }
 
     pub(crate) fn net_with(

@@ -1,0 +1,88 @@
+//! TLS over the system's CA file: SSL_CERT_FILE, else the usual places.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, KeyProvider};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::SigningKey;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+
+/// The CA bundles of Debian, Alpine, Fedora, openSUSE, in this order.
+const CA_FILES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+/// TLS sessions kept for resumption: Slack, its socket, its files, the model.
+const SESSIONS_KEPT: usize = 4;
+
+pub(super) fn ca_file() -> std::result::Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let mut files = CA_FILES.iter().map(PathBuf::from);
+    files.find(|path| path.is_file()).ok_or_else(|| {
+        "no file of CA certificates on this system: install the package ca-certificates, or name \
+         one in SSL_CERT_FILE"
+            .to_owned()
+    })
+}
+
+pub(super) fn config(file: &Path) -> std::result::Result<Arc<ClientConfig>, String> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .map_err(|err| format!("cannot read CA certificates from {}: {err}", file.display()))?;
+    let mut roots = RootCertStore::empty();
+    // One broken or odd certificate in a system's bundle must not cost all the others.
+    roots.add_parsable_certificates(certificates.flatten());
+    if roots.is_empty() {
+        return Err(format!("no CA certificate in {}", file.display()));
+    }
+    let provider = CryptoProvider {
+        // We have no keys of our own: the code that loads them and signs stays out.
+        key_provider: &NoKeys,
+        ..rustls::crypto::ring::default_provider()
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|err| format!("cannot set TLS up: {err}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _: PrivateKeyDer<'static>,
+    ) -> std::result::Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General(String::from("there are no keys")))
+    }
+}
+
+/// How to mend it, where it is about a certificate.
+pub(super) fn with_hint(err: io::Error) -> io::Error {
+    let tls = err.get_ref().and_then(|err| err.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(why)) = tls else {
+        return err;
+    };
+    let hint = match why {
+        CertificateError::UnknownIssuer => {
+            "if something here reads TLS on its way, name its CA file in SSL_CERT_FILE"
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => "is the clock of this machine right?",
+        _ => return err,
+    };
+    io::Error::other(format!("{err}; {hint}"))
+}

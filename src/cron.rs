@@ -8,9 +8,9 @@
 //! knows neither seconds nor `#L` and runs by other rules at clock changes; with the fields
 //! as bit sets the rest is a walk over days. The calendar itself is jiff's.
 
+use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{SignedDuration, Timestamp};
 
 use crate::time;
 
@@ -185,10 +185,9 @@ impl Schedule {
                     if due > after {
                         return Some(due);
                     }
-                    match time.checked_add(SignedDuration::from_secs(1)) {
-                        Ok(next) => from = next,
-                        // The end of the day.
-                        Err(_) => break,
+                    match second_after(time) {
+                        Some(next) => from = next,
+                        None => break,
                     }
                 }
             }
@@ -244,6 +243,16 @@ impl Schedule {
             }
         }
     }
+}
+
+/// Of the same day. (jiff's arithmetic brings along all of its spans.)
+fn second_after(time: Time) -> Option<Time> {
+    let (hour, minute, second) = match (time.hour(), time.minute(), time.second()) {
+        (hour, 59, 59) => (hour + 1, 0, 0),
+        (hour, minute, 59) => (hour, minute + 1, 0),
+        (hour, minute, second) => (hour, minute, second + 1),
+    };
+    Time::new(hour, minute, second, 0).ok()
 }
 
 /// Bits of the values that a list of one field names.

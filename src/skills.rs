@@ -49,7 +49,7 @@ pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
             warnings: &mut warnings,
         };
         scan.root(&root);
-        found.append(&mut scan.skills);
+        found.extend(scan.skills);
     }
     (found.into_values().collect(), warnings)
 }

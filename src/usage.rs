@@ -2,6 +2,7 @@
 //! of all context files. Reads only and takes no lock, so it works while mom runs; a line at
 //! a time, so the size of the files costs no memory.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -99,13 +100,14 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
 /// Days in their order, all else with the dearest first.
 fn sorted(title: &str, rows: Table) -> Vec<(String, Sum)> {
     let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
-    rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    if title != "Day" {
-        rows.sort_by(|(_, a), (_, b)| {
-            let cost = b.cost.total_cmp(&a.cost);
-            cost.then(b.tokens().total_cmp(&a.tokens()))
-        });
-    }
+    rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
+        let cost = b.cost.total_cmp(&a.cost);
+        let dearest = match title {
+            "Day" => Ordering::Equal,
+            _ => cost.then(b.tokens().total_cmp(&a.tokens())),
+        };
+        dearest.then(name_a.cmp(name_b))
+    });
     rows
 }
 

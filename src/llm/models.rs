@@ -56,16 +56,9 @@ const fn service(
     }
 }
 
-const fn local(
-    name: &'static str,
-    base_url: &'static str,
-    base_url_variable: &'static str,
-    key_variables: &'static [&'static str],
-) -> Service {
-    Service {
-        local: true,
-        ..service(name, base_url, base_url_variable, key_variables)
-    }
+const fn local(mut service: Service) -> Service {
+    service.local = true;
+    service
 }
 
 pub(super) const COMPLETION_TOKENS: &str = "max_completion_tokens";
@@ -86,11 +79,11 @@ pub(crate) static SERVICES: &[Service] = &[
     service("together", "https://api.together.xyz/v1", "TOGETHER_BASE_URL", &["TOGETHER_API_KEY"]),
     service("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_BASE_URL", &["MOONSHOT_API_KEY"]),
     service("zai", "https://api.z.ai/api/paas/v4", "ZAI_BASE_URL", &["ZAI_API_KEY"]),
-    local("ollama", "http://127.0.0.1:11434/v1", "OLLAMA_BASE_URL", &[]),
-    local("llamacpp", "http://127.0.0.1:8080/v1", "LLAMACPP_BASE_URL", &["LLAMA_API_KEY"]),
-    local("vllm", "http://127.0.0.1:8000/v1", "VLLM_BASE_URL", &["VLLM_API_KEY"]),
-    local("lmstudio", "http://127.0.0.1:1234/v1", "LMSTUDIO_BASE_URL", &[]),
-    local("custom", "", "OPENAI_BASE_URL", &["OPENAI_API_KEY"]),
+    local(service("ollama", "http://127.0.0.1:11434/v1", "OLLAMA_BASE_URL", &[])),
+    local(service("llamacpp", "http://127.0.0.1:8080/v1", "LLAMACPP_BASE_URL", &["LLAMA_API_KEY"])),
+    local(service("vllm", "http://127.0.0.1:8000/v1", "VLLM_BASE_URL", &["VLLM_API_KEY"])),
+    local(service("lmstudio", "http://127.0.0.1:1234/v1", "LMSTUDIO_BASE_URL", &[])),
+    local(service("custom", "", "OPENAI_BASE_URL", &["OPENAI_API_KEY"])),
 ];
 
 struct Known {

@@ -230,6 +230,8 @@ impl Session<'_> {
         stop: &Stop,
         show: &mut Show<'_>,
     ) -> Result<Outcome> {
+        // However often it was cut: who stopped it before is to see that it has stopped.
+        stop.check()?;
         if self.record.tries > TRIES_MAX {
             return Err(Error::failed(format!(
                 "the work was cut off by a restart {TRIES_MAX} times; ask again to start anew"

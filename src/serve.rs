@@ -190,7 +190,7 @@ enum Errand {
     },
     /// `_Stopping..._`, which becomes `_Stopped_`.
     Stopping(Order, Arc<Running>),
-    /// That `_Stopping..._` stands for a run that a crash ended since.
+    /// Makes `_Stopped_` of a `_Stopping..._` that a crash left behind.
     Stopped(Order),
     Status(Order),
     Directory,
@@ -988,9 +988,8 @@ impl House {
                 };
                 match command {
                     Command::Stop => {
-                        if stop_before(&mut tasks, &order, &cut.asked) {
-                            self.errand(Errand::Stopped(order));
-                        }
+                        stop_before(&mut tasks, &order, &cut.asked);
+                        self.errand(Errand::Stopped(order));
                     }
                     Command::New => tasks.push(Task::Fresh(order)),
                     Command::Status => self.errand(Errand::Status(order)),
@@ -1414,18 +1413,13 @@ fn gather(tasks: &mut Vec<Task>, job: Job) {
 }
 
 /// A `stop` was said and perhaps not obeyed: what was asked before it in the same place, and
-/// the run that was `cut`, which it was for, have ended. False when there was nothing.
-fn stop_before(tasks: &mut [Task], order: &Order, cut: &[String]) -> bool {
-    let mut any = false;
+/// the run that was `cut`, which it was for, have ended.
+fn stop_before(tasks: &mut [Task], order: &Order, cut: &[String]) {
     for task in tasks {
         let Task::Run(job) = task else { continue };
         let was_on = job.asked.iter().any(|asked| cut.contains(&asked.ts));
-        if was_on || job.thread_ts == order.thread_ts && job.event.is_none() {
-            job.stopped = true;
-            any = true;
-        }
+        job.stopped |= was_on || job.thread_ts == order.thread_ts && job.event.is_none();
     }
-    any
 }
 
 fn job_again(channel: &str, entry: LogEntry) -> Job {

@@ -300,8 +300,8 @@ impl Store {
         });
         // Mostly there is nothing young enough, and the context need not be read.
         entries.retain(|entry| entry.date_ms() >= since_ms);
-        if entries.iter().all(is_stop) {
-            return Ok(Vec::new());
+        if entries.is_empty() {
+            return Ok(entries);
         }
         let mut done = HashSet::new();
         match self.done(channel, since_ms)? {
@@ -311,11 +311,11 @@ impl Store {
                 since_ms = since_ms.max(complete_ms);
             }
         }
-        // What was answered after a command shows that it had its turn.
+        // What was answered after a `new` shows that it had its turn.
         let answered = entries.iter().rposition(|entry| done.contains(&entry.ts));
         let mut left = answered.unwrap_or(0);
         entries.retain(|entry| {
-            let had_its_turn = left > 0 && entry.mention && Command::parse(&entry.text).is_some();
+            let had_its_turn = left > 0 && Command::parse(&entry.text) == Some(Command::New);
             left = left.saturating_sub(1);
             entry.date_ms() >= since_ms && !done.contains(&entry.ts) && !had_its_turn
         });

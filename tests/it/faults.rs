@@ -1,5 +1,16 @@
 //! What Slack, the network and the disk do to her: nothing is lost, nothing is doubled, and
 //! what went wrong is said in plain words.
+//!
+//! What is promised, and the tests that it fails when it does not hold:
+//! - logged, acked, then worked on: `a_burst_is_written_down_and_acked`
+//! - twins, redelivery, mentions by an edit: `twins_are_one..`, `a_mention_added_by_an_edit..`
+//! - runs survive, answers stand once: `crash`, `a_restart_in_the_middle..`, `recover`
+//! - missed time: `what_was_missed..`, and the histories in `recover`
+//! - sockets: the tests of `slack::socket`; no network: `a_network_that_is_down..`; a second
+//!   mom: `a_second_mom_on_the_same_directory_is_refused`
+//! - rate limits, slow or failing Slack: `whatever_call_fails..`, `show`
+//! - disks and directories: `a_full_or_read_only_disk..`, `a_directory_that..`
+//! - signals: `a_restart_in_the_middle..` (SIGHUP too), `stop`
 
 use std::fs;
 use std::process::Command;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// How long a test waits for a fact before it fails. A guard against a hang, nothing else.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
 
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 pub(crate) struct Watched<T> {
     value: Mutex<T>,
@@ -32,7 +34,8 @@ impl<T> Watched<T> {
         result
     }
 
-    /// The first `Some` that `look` gives, or `None` after `GUARD`.
+    /// The first `Some` that `look` gives, or `None` after `GUARD`. It looks after each change,
+    /// and now and then for what `look` sees elsewhere: in files.
     pub(crate) fn poll<R>(&self, mut look: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         let until = Instant::now() + GUARD;
         let mut value = self.lock();
@@ -43,7 +46,7 @@ impl<T> Watched<T> {
             let left = until.checked_duration_since(Instant::now())?;
             value = self
                 .changed
-                .wait_timeout(value, left)
+                .wait_timeout(value, left.min(LOOK_EVERY))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }

@@ -188,6 +188,8 @@ pub(crate) struct Scene<'a> {
     /// Waits for a message's files; a sentence for each that did not come.
     pub(crate) await_files: &'a dyn Fn(&Asked, &Stop) -> Result<Vec<String>>,
     pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
+    /// The message (ts) is in the log, and waits for `steer` or a run of its own.
+    pub(crate) waits: &'a dyn Fn(&str) -> bool,
     /// The ts of the status message, once it is known.
     pub(crate) status_ts: &'a dyn Fn() -> Option<String>,
     /// Called when everything that was asked is on disk.
@@ -243,8 +245,8 @@ impl Session<'_> {
         agent.warn_once(&job.channel, warnings);
         let system = self.system(job, scene);
         let window = agent.provider.model().context_window;
-        self.context
-            .sync(store, &self.asked, window, scene.name_of)?;
+        let handled = |ts: &str| self.asked.iter().any(|asked| asked == ts) || (scene.waits)(ts);
+        self.context.sync(store, &handled, window, scene.name_of)?;
         let read = |asked: &Asked, stop: &Stop| agent.read(asked, scene, stop);
         let mut notes = prompt::note(&scene.notes);
         let mut news = false;

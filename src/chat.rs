@@ -119,6 +119,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
         name_of: &|id| id.to_owned(),
         await_files: &|_, _| Ok(Vec::new()),
         steer: &Vec::new,
+        waits: &|_| false,
         status_ts: &|| None,
         begun: &|| (),
         notes: Vec::new(),

@@ -206,13 +206,13 @@ impl Context {
             .map_or(Ok(()), |appended| appended.settle())
     }
 
-    /// Takes over what people said in log.jsonl since last time, but `handled` (ts): those
-    /// the run itself brings along. As much as fits into a quarter of the window, newest
+    /// Takes over what people said in log.jsonl since last time, but what is `handled` (ts):
+    /// what this run brings along itself, or a later one will. As much as fits into a quarter of the window, newest
     /// first.
     pub(crate) fn sync(
         &mut self,
         store: &Store,
-        handled: &[String],
+        handled: &dyn Fn(&str) -> bool,
         window_tokens: u64,
         name_of: &dyn Fn(&str) -> String,
     ) -> Result<()> {
@@ -244,12 +244,12 @@ impl Context {
             let date_ms = entry.date_ms();
             if entry.is_bot
                 || date_ms <= after_ms
-                || handled.contains(&entry.ts)
                 || self.known.contains(&entry.ts)
                 || Command::parse(&entry.text).is_some()
                 // A later line of the same message takes the place of the earlier ones.
                 || !taken.insert(entry.ts.clone())
                 || entry.is_empty()
+                || handled(&entry.ts)
             {
                 continue;
             }
@@ -1409,7 +1409,7 @@ mod tests {
             .begin_run(&["2.0".to_owned()], RunStatus::default())
             .unwrap();
         context
-            .sync(&store, &["2.0".to_owned()], 1_000, &str::to_owned)
+            .sync(&store, &|ts| ts == "2.0", 1_000, &str::to_owned)
             .unwrap();
         assert_eq!(context.run_start(), 1);
         asked_run(&mut context, "2.0");
@@ -1484,7 +1484,9 @@ mod tests {
         log(&store, &[entry("3.0", "said after")]);
         for mut context in [context, Context::load(&store, "C1").unwrap()] {
             assert_eq!(context.costs().total, 1.0);
-            context.sync(&store, &[], 1_000, &str::to_owned).unwrap();
+            context
+                .sync(&store, &|_| false, 1_000, &str::to_owned)
+                .unwrap();
             assert_eq!(texts(&context), ["[lena]: said after"]);
         }
         assert!(scratch.read(FILE).contains("asked 1.0"));
@@ -1498,7 +1500,7 @@ mod tests {
         let sync = |context: &mut Context, handled: &str, window| {
             let known = context.messages().len();
             context
-                .sync(&store, &[handled.to_owned()], window, &str::to_owned)
+                .sync(&store, &|ts| ts == handled, window, &str::to_owned)
                 .unwrap();
             texts(context).split_off(known)
         };
@@ -1602,7 +1604,9 @@ mod tests {
             let input = random.mutate(&[log_seed.as_bytes()]);
             std::fs::write(scratch.0.join("C1/log.jsonl"), input).unwrap();
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&store, &[], 10_000, &str::to_owned).unwrap();
+            context
+                .sync(&store, &|_| false, 10_000, &str::to_owned)
+                .unwrap();
             context.append(user("newest")).unwrap();
             context.tokens();
             let loaded = Context::load(&store, "C1").unwrap();
@@ -1650,13 +1654,17 @@ mod tests {
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&store, &[], 100_000, &str::to_owned).unwrap();
+            context
+                .sync(&store, &|_| false, 100_000, &str::to_owned)
+                .unwrap();
             // Not replaced: the same file grows.
             let log = scratch.0.join("C1/log.jsonl");
             let rest = &whole.as_bytes()[len..];
             let mut log = std::fs::File::options().append(true).open(log).unwrap();
             std::io::Write::write_all(&mut log, rest).unwrap();
-            context.sync(&store, &[], 100_000, &str::to_owned).unwrap();
+            context
+                .sync(&store, &|_| false, 100_000, &str::to_owned)
+                .unwrap();
             assert_eq!(texts(&context), ["[lena]: one", "[lena]: two"], "at {len}");
             std::fs::remove_file(scratch.0.join(FILE)).unwrap();
         }
@@ -1677,7 +1685,9 @@ mod tests {
             ],
         );
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
+        context
+            .sync(&store, &|_| false, 9_000, &str::to_owned)
+            .unwrap();
         assert_eq!(texts(&context), ["a", "[lena]: news"]);
         asked_run(&mut context, "1767604368.000000");
         context.end_run(None, Some(2.0)).unwrap();
@@ -1693,7 +1703,9 @@ mod tests {
             ],
         );
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
+        context
+            .sync(&store, &|_| false, 9_000, &str::to_owned)
+            .unwrap();
         assert_eq!(texts(&context)[3..], ["b", "[lena]: later"]);
         assert_eq!(context.costs().total, 2.0);
     }
@@ -1719,7 +1731,9 @@ mod tests {
         assert_eq!(store.last_ts("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&store, &[], 9_000, &str::to_owned).unwrap();
+        context
+            .sync(&store, &|_| false, 9_000, &str::to_owned)
+            .unwrap();
         assert_eq!(texts(&context), ["last", OLDER, "[lena]: two"]);
     }
 

@@ -227,6 +227,20 @@ impl Queue {
             .map_or(0, |lane| lane.waiting.len())
     }
 
+    /// The message (ts) waits for a run, or for the running one to take it.
+    pub(crate) fn waits(&self, channel: &str, ts: &str) -> bool {
+        let state = self.0.state.lock().unwrap();
+        let mut tasks = state
+            .lanes
+            .get(channel)
+            .into_iter()
+            .flat_map(|lane| &lane.waiting);
+        tasks.any(|task| match task {
+            Task::Run(job) => job.asked.iter().any(|asked| asked.ts == ts),
+            Task::Fresh(_) => false,
+        })
+    }
+
     /// A waiting message was edited (`Some`) or deleted (`None`); false when it does not
     /// wait any more.
     pub(crate) fn amend(&self, channel: &str, ts: &str, text: Option<&str>) -> bool {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -209,8 +209,8 @@ struct House {
     hellos: SyncSender<()>,
     kept: Kept,
     stop: Stop,
-    /// Held from "is it new" to "it is logged": the socket and the backfill may bring the
-    /// same message.
+    /// Held from "is it new" to "it waits in the queue": the socket and the backfill may
+    /// bring the same message, and a run takes from the log what does not wait.
     intake: Mutex<()>,
     /// Channels whose messages can't be written down, and whether they were told.
     unwritten: Mutex<HashMap<String, bool>>,
@@ -226,6 +226,8 @@ enum Asks {
     Yes,
     No,
 }
+
+type Intake<'a> = MutexGuard<'a, ()>;
 
 /// A message that was logged just now.
 struct Taken {
@@ -290,7 +292,8 @@ impl House {
             .collect();
         let messages: Vec<_> = messages.into_iter().map(|(_, message)| message).collect();
         let asked: Vec<Incoming> = messages.iter().filter(|m| m.mention).cloned().collect();
-        let (taken, failed) = self.take(messages);
+        let intake = self.intake.lock().unwrap();
+        let (taken, failed) = self.take(messages, &intake);
         for (channel, err) in &failed {
             log::error!(
                 channel,
@@ -315,7 +318,7 @@ impl House {
                 .map(|(id, _)| id),
         );
         ack(&ids);
-        self.route(taken, queue);
+        self.route(taken, queue, intake);
         let others = others.into_iter();
         let revised: Vec<Incoming> = others.filter_map(|other| self.act(other, queue)).collect();
         self.revise(&revised);
@@ -341,8 +344,7 @@ impl House {
     }
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.
-    fn take(&self, messages: Vec<Incoming>) -> (Vec<Taken>, Vec<(String, Error)>) {
-        let _intake = self.intake.lock().unwrap();
+    fn take(&self, messages: Vec<Incoming>, _: &Intake) -> (Vec<Taken>, Vec<(String, Error)>) {
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
@@ -432,7 +434,8 @@ impl House {
                 }
                 Some(said)
             });
-            let (taken, failed) = self.take(said.collect());
+            let said = said.collect();
+            let (taken, failed) = self.take(said, &self.intake.lock().unwrap());
             for download in taken.into_iter().flat_map(|taken| taken.files) {
                 self.files.fetch(download);
             }
@@ -460,7 +463,7 @@ impl House {
     }
 
     /// What logged messages lead to; those that came together are answered together.
-    fn route(self: &Arc<House>, taken: Vec<Taken>, queue: &Queue) {
+    fn route(self: &Arc<House>, taken: Vec<Taken>, queue: &Queue, _: Intake<'_>) {
         let mut tasks = Vec::new();
         for taken in taken {
             // A command is about what was said before it.
@@ -881,8 +884,9 @@ impl House {
                 let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
                 message.mention &= recent;
             }
-            let (taken, failed) = self.take(messages);
-            self.route(taken, queue);
+            let intake = self.intake.lock().unwrap();
+            let (taken, failed) = self.take(messages, &intake);
+            self.route(taken, queue, intake);
             match failed.into_iter().next() {
                 Some((_, err)) => Err(err),
                 None => {
@@ -1275,6 +1279,10 @@ impl House {
                 let mut asked = queue.take_steering(&job.channel, thread_ts);
                 asked.retain(|asked| !self.turns_away(job, thread_ts, &asked.user));
                 asked
+            },
+            waits: &|ts| {
+                let _routed = self.intake.lock().unwrap();
+                queue.waits(&job.channel, ts)
             },
             status_ts,
             begun: &|| self.events.ran(job),

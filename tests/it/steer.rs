@@ -64,6 +64,28 @@ fn words_on_the_way_reach_the_model_at_its_next_turn() {
     wait_over(&slack, 2);
 }
 
+/// It stands in the log when the run takes over what was said, and waits to be said.
+#[test]
+fn what_comes_while_a_run_begins_is_told_once_and_in_its_place() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    slack.fault("users.info", 1, Fault::Stall(gate.clone()));
+    slack.mention("C01", "U07", "the first");
+    slack.next_call("users.info");
+    for text in ["the second", "the third"] {
+        wait_eyes(&slack, &slack.mention("C01", "U07", text));
+    }
+    llm.reply_text("All three.");
+    gate.open();
+    let messages = llm.next_request().body["messages"].to_string();
+    let order = ["the first", "the second", "the third"].map(|text| messages.find(text));
+    assert!(order.is_sorted() && order[0].is_some(), "{messages}");
+    for text in ["the first", "the second", "the third"] {
+        assert_eq!(messages.matches(text).count(), 1, "{text}: {messages}");
+    }
+    wait_over(&slack, 1);
+}
+
 #[test]
 fn what_waits_can_be_edited_and_deleted() {
     let (slack, llm, _mom) = start();

@@ -173,6 +173,20 @@ mod tests {
         );
     }
 
+    /// However deep it nests: refused where a `Value` would be made of it, and no stack
+    /// overflows where it is only looked at.
+    #[test]
+    fn nesting_has_no_effect_on_the_stack() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = open.repeat(100_000) + "1" + &close.repeat(100_000);
+            for text in [&deep, &deep[..deep.len() / 2], &format!("{deep}\\ud800")] {
+                assert!(parse_lenient(text).is_err());
+                assert_eq!(number(text), None);
+            }
+            assert!(is_whole(&deep, '[') || is_whole(&deep, '{'));
+        }
+    }
+
     #[test]
     fn survives_mutation() {
         let corpus = [

@@ -23,6 +23,8 @@ const DESCRIPTION_CHARS_MAX: usize = 1024;
 const NAME_CHARS_MAX: usize = 64;
 const IGNORE_FILES: [&str; 3] = [".gitignore", ".ignore", ".fdignore"];
 const IGNORE_BYTES_MAX: usize = 32 * 1024;
+/// Of all ignore files below one skills/.
+const PATTERNS_MAX: usize = 500;
 
 /// A skill that can be used: it has a description.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +146,8 @@ impl Scan<'_> {
             let bytes = read.ok().flatten().unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
             let patterns = text.lines().filter_map(|line| Pattern::parse(path, line));
-            self.ignored.extend(patterns);
+            let room = PATTERNS_MAX - self.ignored.len();
+            self.ignored.extend(patterns.take(room));
         }
     }
 
@@ -426,6 +429,7 @@ fn unquote(text: &str, quote: char) -> Option<String> {
 mod tests {
     use super::*;
     use crate::mutate::survive;
+    use crate::store::tests::Scratch;
 
     fn one(text: &str) -> Result<(String, String, bool), String> {
         let skill = parse("skills/mail/SKILL.md", text, &mut Vec::new())?;
@@ -608,6 +612,23 @@ mod tests {
             (vec![], vec![])
         );
         std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn ignore_files_are_bounded() {
+        let scratch = Scratch::new("skills-ignored");
+        let dir = Dir::open(&scratch.0).unwrap();
+        for name in ["skills/.ignore", "skills/.gitignore", "skills/a/.ignore"] {
+            scratch.write(name, &"a\n".repeat(400));
+        }
+        let mut scan = Scan {
+            dir: &dir,
+            skills: BTreeMap::new(),
+            ignored: Vec::new(),
+            warnings: &mut Vec::new(),
+        };
+        scan.root("skills");
+        assert_eq!(scan.ignored.len(), PATTERNS_MAX);
     }
 
     #[test]

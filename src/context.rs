@@ -648,11 +648,14 @@ impl Context {
         let mut wanted = None;
         let mut kept: Option<String> = None;
         let mut over = false;
+        let mut bytes = 0;
         for _ in 0..LINES_MAX {
             let Some(line) = lines.next().transpose()? else {
                 break;
             };
-            if over && state.is_some() {
+            // What jumps lead to counts like all else.
+            bytes += line.len() as u64;
+            if over && state.is_some() || bytes > BYTES_MAX {
                 break;
             }
             if state.is_none() {
@@ -1573,6 +1576,29 @@ mod tests {
         let messages = texts(&Context::load(&store, "C1").unwrap());
         assert_eq!(messages.len(), LINES_MAX);
         assert_eq!(messages.last(), Some(&(LINES_MAX + 8).to_string()));
+    }
+
+    /// Nor by jumps, each of which may go back as far as the file is read at all.
+    #[test]
+    fn jumps_lead_no_further() {
+        let scratch = Scratch::new("context-jumps");
+        scratch.write(FILE, &session::header("s", "", "/"));
+        let path = scratch.0.join(FILE);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let text = "x".repeat(1 << 20);
+        let (mut end, mut hole) = (0, 4096);
+        for id in 0..40 {
+            let line = format!(
+                "\n{{\"type\":\"message\",\"id\":\"{id}\",\"parentId\":\"{}\",\"leaf\":{end},\
+                 \"message\":{{\"role\":\"user\",\"content\":\"{text}\"}}}}\n",
+                id - 1,
+            );
+            file.write_all_at(line.as_bytes(), hole).unwrap();
+            end = hole + line.len() as u64;
+            hole = end + (4 << 20);
+        }
+        let context = Context::load(&scratch.store(), "C1").unwrap();
+        assert_eq!(context.messages().len(), 31);
     }
 
     /// Whatever the bytes are: it loads, and what is appended then is what comes after it.

@@ -17,10 +17,13 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// One byte more than may be, to see that it is too much.
+/// One byte more than may be, to see that it is too much. What `PUT` wants to know of the
+/// file is asked meanwhile.
 const PRINT: &str = r#"
 [ -w "$p" ] || fail "$p: permission denied"
-head -c 10485761 <"$p" || fail ""
+head -c 10485761 <"$p" &
+mode=$(stat -L -c '%a %u:%g' "$p")
+wait $! || fail ""
 say "?"
 "#;
 

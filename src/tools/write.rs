@@ -19,6 +19,7 @@ pub(super) const TOOL: Tool = Tool {
 pub(super) const FILE_BYTES_MAX: usize = 10 << 20;
 
 const WRITE: &str = r#"
+mode=
 if [ -d "$p" ]; then fail "$p is a directory"; fi
 if [ -e "$p" ] && [ ! -f "$p" ]; then fail "$p is not a regular file"; fi
 case $p in
@@ -42,7 +43,7 @@ read -r size <&3
 if [ -L "$p" ] && [ -e "$p" ]; then link=$(readlink -f "$p" && echo x) && p=${link%?x}; fi
 keep=:
 if [ -f "$p" ]; then
-    set -- $(stat -c '%a %u:%g' "$p")
+    set -- ${mode:-$(stat -c '%a %u:%g' "$p")}
     umask 077
     keep='chown $2 "$tmp" && chmod $1 "$tmp"'
     case $1 in [0246][0246][0246])

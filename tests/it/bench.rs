@@ -555,83 +555,111 @@ fn call_of(tool: &str, dir: &str, n: usize) -> Reply {
     Reply::tool(tool, &args)
 }
 
-/// Each tool in turn, one call a turn of the model. A turn with a tool that does not exist
-/// shows what the rest of a turn costs; the bare command runs between them.
+/// What a person would type for the same, in the directory of the file; `None`: what the
+/// rest of a turn costs, shown by a tool that does not exist.
+const BARE: [(&str, Option<&str>); 5] = [
+    ("none", None),
+    (
+        "bash",
+        Some("command -v bash >/dev/null && exec bash -c true"),
+    ),
+    ("write", Some("cat >bare.txt")),
+    ("read", Some("cat bench.txt")),
+    ("edit", Some("sed -i 's/a /a /' bare.txt")),
+];
+
+/// Each tool in turn, one call a turn of the model, and between them what it is measured by.
 fn tools(table: &mut Table) {
-    let home = Arc::new(Scratch::new());
-    home.write("data/bench.txt", "a 0\n");
-    let dir = home.path("data").display().to_string();
-    let bare = || Command::new("sh");
-    let own = tool_costs(&home, "--sandbox=host", &dir, 40, move || {
-        silent(bare().args(["-c", "true"]));
-    });
-    let floor = own["bare"];
-    table.row("a turn of the model", "ms", own["none"], None, None);
-    for tool in ["bash", "write", "read", "edit"] {
-        let cost = own[tool] - own["none"];
-        table.row(
-            format!("{tool} on the host"),
-            "ms",
-            cost,
-            Some(floor + 2.0),
-            Some(floor),
-        );
-    }
+    let home = home_with_files();
+    let dir = home.path("data");
+    let bare = {
+        let dir = dir.clone();
+        move |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).current_dir(&dir);
+            command
+        }
+    };
+    let costs = tool_costs(
+        &home,
+        "--sandbox=host",
+        &dir.display().to_string(),
+        40,
+        bare,
+    );
+    table.row("a turn of the model", "ms", costs["none"].0, None, None);
+    tool_rows(table, "on the host", &costs, |floor| floor + 2.0);
+
     let Some(image) = docker::image() else { return };
-    let home = Arc::new(Scratch::new());
-    home.write("data/bench.txt", "a 0\n");
+    let home = home_with_files();
     let container = Container::by_hand(image, &home.path("data"));
     let name = container.name.clone();
-    let times = if table.quick { 10 } else { 30 };
-    let own = tool_costs(
-        &home,
-        &container.sandbox(),
-        "/workspace",
-        times,
-        move || {
-            silent(Command::new("docker").args(["exec", "-i", &name, "sh", "-c", "true"]));
-        },
-    );
-    let floor = own["bare"];
-    for tool in ["bash", "write", "read", "edit"] {
-        let cost = own[tool] - own["none"];
+    let bare = move |script: &str| {
+        let mut command = Command::new("docker");
+        command.args(["exec", "-i", "-w", "/workspace", &name, "sh", "-c", script]);
+        command
+    };
+    let times = if table.quick { 10 } else { 40 };
+    let costs = tool_costs(&home, &container.sandbox(), "/workspace", times, bare);
+    tool_rows(table, "in docker", &costs, |floor| floor * 1.1);
+}
+
+fn home_with_files() -> Arc<Scratch> {
+    let home = Arc::new(Scratch::new());
+    for name in ["bench.txt", "bare.txt"] {
+        home.write(&format!("data/{name}"), "a 0\n");
+    }
+    home
+}
+
+fn tool_rows(
+    table: &mut Table,
+    place: &str,
+    costs: &BTreeMap<&str, (f64, f64)>,
+    goal: fn(f64) -> f64,
+) {
+    for (tool, _) in BARE.iter().skip(1) {
+        let (cost, floor) = costs[tool];
+        let cost = cost - costs["none"].0;
         table.row(
-            format!("{tool} in docker"),
+            format!("{tool} {place}"),
             "ms",
             cost,
-            Some(floor * 1.1),
+            Some(goal(floor)),
             Some(floor),
         );
     }
 }
 
-/// Medians in ms by tool, and of the `bare` command.
+/// In ms, by tool: turns with it, and the bare command.
+type Samples = BTreeMap<&'static str, [Vec<f64>; 2]>;
+
+/// The medians of both.
 fn tool_costs(
     home: &Arc<Scratch>,
     sandbox: &str,
     dir: &str,
     times: usize,
-    bare: impl Fn() + Send + 'static,
-) -> BTreeMap<&'static str, f64> {
+    bare: impl Fn(&str) -> Command + Send + 'static,
+) -> BTreeMap<&'static str, (f64, f64)> {
     /// Of all tools in one run: a slow engine takes seconds for it.
     const ROUNDS: usize = 5;
-    const KINDS: [&str; 5] = ["none", "bash", "write", "read", "edit"];
-    let samples: Arc<Mutex<BTreeMap<&str, Vec<f64>>>> = Arc::default();
+    let samples: Arc<Mutex<Samples>> = Arc::default();
     let ours = Arc::clone(&samples);
     let (dir, mut last) = (dir.to_owned(), None);
-    let turns = KINDS.len() * ROUNDS + 1;
+    let turns = BARE.len() * ROUNDS + 1;
     let reply = move |n: usize| {
         let now = Instant::now();
         let mut samples = lock(&ours);
         if let Some((kind, since)) = last.take() {
-            samples.entry(kind).or_default().push(ms(now - since));
+            samples.entry(kind).or_default()[0].push(ms(now - since));
         }
         if n % turns == 0 {
             return None;
         }
-        bare();
-        samples.entry("bare").or_default().push(ms(now.elapsed()));
-        let kind = KINDS[n % turns % KINDS.len()];
+        let (kind, script) = BARE[n % turns % BARE.len()];
+        let took = script.map_or(0.0, |script| feed(bare(script), b"a 0\n"));
+        samples.entry(kind).or_default()[1].push(took);
         let reply = call_of(kind, &dir, n);
         last = Some((kind, Instant::now()));
         Some(reply)
@@ -645,8 +673,20 @@ fn tool_costs(
     let samples = lock(&samples);
     samples
         .iter()
-        .map(|(kind, all)| (*kind, median(all)))
+        .map(|(kind, [ours, bare])| (*kind, (median(ours), median(bare))))
         .collect()
+}
+
+/// Runs it on this input; the time in ms.
+fn feed(mut command: Command, input: &[u8]) -> f64 {
+    let since = Instant::now();
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut child = child.expect("run a command");
+    // One that reads nothing may be gone.
+    child.stdin.take().map(|mut stdin| stdin.write_all(input));
+    let status = child.wait().expect("wait for a command");
+    assert!(status.success(), "{command:?}: {status}");
+    ms(since.elapsed())
 }
 
 fn output(table: &mut Table) {

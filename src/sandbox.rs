@@ -409,13 +409,18 @@ fn quote(path: &Path) -> String {
     shlex::try_quote(&path).map_or_else(|_| path.to_string(), |quoted| quoted.into_owned())
 }
 
-/// The engine's client with just what it needs.
+/// The engine's client with just what it needs. It is a Go program that copies a stream, and
+/// one thread at a time does that for less: 12.8 instead of 16.4 ms of processor time a call
+/// (docker 28, two cores; 300 MB through it take as long). What else there is costs the same
+/// to a tenth of a millisecond: DOCKER_HOST and DOCKER_API_VERSION given, hints and
+/// configuration off, no `-i`. Of the 60 to 80 ms of an exec the engine takes the rest.
 fn client(engine: &str) -> Command {
     let mut command = Command::new(engine);
     command
         .env_clear()
         .envs(variables(&CLIENT_VARIABLES, "DOCKER_"))
-        .envs(variables(&[], "CONTAINER_"));
+        .envs(variables(&[], "CONTAINER_"))
+        .env("GOMAXPROCS", "1");
     command
 }
 

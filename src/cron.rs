@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
-use crate::time;
+use crate::{time, zone};
 
 /// Longer schedules are not read. Characters.
 const SCHEDULE_CHARS_MAX: usize = 500;
@@ -131,14 +131,15 @@ pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
 
 /// An IANA name, any case.
 pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| {
-        if jiff::tz::db().is_definitively_empty() {
+    zone::named(name).ok_or_else(|| {
+        let names = zone::names();
+        if names.is_empty() {
             return "this host has no time zones: install tzdata".to_owned();
         }
         let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
-        let mut known = jiff::tz::db().available().map(|known| known.to_string());
-        let similar = known.find(|known| known.to_ascii_lowercase().ends_with(&wanted));
-        let (name, similar) = (cut(name), similar.as_deref().unwrap_or("Europe/Vienna"));
+        let fits = |known: &&String| known.to_ascii_lowercase().ends_with(&wanted);
+        let similar = names.iter().find(fits);
+        let (name, similar) = (cut(name), similar.map_or("Europe/Vienna", String::as_str));
         format!("time zone \"{name}\": unknown, write it like {similar}")
     })
 }

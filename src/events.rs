@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::io::Errno;
@@ -34,6 +33,7 @@ use crate::stop::{Stop, poll_for};
 use crate::store::is_conversation;
 use crate::text::{cut, one_line};
 use crate::time;
+use crate::zone;
 
 const DIR: &str = "events";
 /// An event file is a few lines.
@@ -959,7 +959,7 @@ fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
         let at = match written.offset {
             Some(offset) => offset.to_timestamp(written.clock),
             None => {
-                let zone = written.zone.unwrap_or_else(TimeZone::system);
+                let zone = written.zone.unwrap_or_else(zone::system);
                 zone.to_ambiguous_timestamp(written.clock).compatible()
             }
         };
@@ -1460,7 +1460,7 @@ mod tests {
         }
         for (text, hour) in [("2026-01-05T09:00", 9), ("2026-01-05", 0)] {
             let local = jiff::civil::date(2026, 1, 5).at(hour, 0, 0, 0);
-            let want = local.to_zoned(TimeZone::system()).unwrap().timestamp();
+            let want = local.to_zoned(zone::system()).unwrap().timestamp();
             assert_eq!(parse_at(text), Ok((want.as_millisecond(), true)), "{text}");
         }
     }

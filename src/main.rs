@@ -12,9 +12,10 @@
 //! - `sandbox`, `process`: where and how a command runs
 //! - `cli`, `config`, `signals`, `command`: what was typed, what the environment says
 //! - `dir` (the only one that opens files below the data directory), `net/`, `systemd`, `cron`,
-//!   `text`, `time`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
+//!   `text`, `time`, `zone`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
 //!
-//! Absent on purpose: async, plugins, mocks, globals (but for the log level), `unsafe`.
+//! Absent on purpose: async, plugins, mocks, globals (but for the log level and the host's
+//! time zone), `unsafe`.
 
 mod agent;
 mod chat;
@@ -53,6 +54,7 @@ mod text;
 mod time;
 mod tools;
 mod usage;
+mod zone;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{Offset, TimeZone};
 
+use crate::zone;
+
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now()
@@ -34,7 +36,7 @@ pub(crate) struct Written {
 pub(crate) fn parse(text: &str) -> Option<Written> {
     let in_brackets = text.strip_suffix(']').and_then(|text| text.split_once('['));
     let (text, zone) = match in_brackets {
-        Some((text, zone)) => (text, Some(TimeZone::get(zone).ok()?)),
+        Some((text, zone)) => (text, Some(zone::named(zone)?)),
         None => (text, None),
     };
     let (date, rest) = text.split_at_checked("2026-01-05".len())?;
@@ -106,13 +108,13 @@ pub(crate) fn utc_stamp(ms: i64) -> String {
 
 /// `2026-01-05 10:12:45+01:00`: how a message's time stands in the prompt.
 pub(crate) fn prompt_stamp(ms: i64) -> String {
-    let offset = TimeZone::system().to_offset(timestamp(ms));
+    let offset = zone::system().to_offset(timestamp(ms));
     stamp(offset.to_datetime(timestamp(ms)), ' ') + &offset_text(offset)
 }
 
 /// `2026-01-05 10:12:45` in local time: the start of a log line.
 pub(crate) fn log_stamp() -> String {
-    stamp(TimeZone::system().to_datetime(timestamp(now_ms())), ' ')
+    stamp(zone::system().to_datetime(timestamp(now_ms())), ' ')
 }
 
 /// `1767604364.120019`
@@ -152,8 +154,8 @@ pub(crate) fn new_ts() -> String {
 
 /// The host's IANA zone name, or its offset where it has no name.
 pub(crate) fn zone_name() -> String {
-    let zone = TimeZone::system();
-    match zone.iana_name() {
+    let zone = zone::system();
+    match zone.iana_name().filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),
         None => format!("UTC{}", offset_text(zone.to_offset(timestamp(now_ms())))),
     }

@@ -113,6 +113,7 @@ const OPENERS: &[(&str, &str)] = &[
     ("src/download.rs", "a temporary file"),
     ("src/net/tls.rs", "CA certificates"),
     ("src/usage.rs", "whether there is a data directory"),
+    ("src/zone.rs", "the files of time zones"),
 ];
 
 #[test]

@@ -204,7 +204,8 @@ struct House {
     names: Names,
     files: Files,
     events: Events,
-    errands: SyncSender<Errand>,
+    /// In boxes: the channel keeps a place for each that may wait.
+    errands: SyncSender<Box<Errand>>,
     /// Wakes the thread that reads what was missed.
     hellos: SyncSender<()>,
     kept: Kept,
@@ -698,14 +699,14 @@ impl House {
     /// Never waits: a full list means that Slack is out of reach, and what is lost then is a
     /// courtesy.
     fn errand(&self, errand: Errand) {
-        if self.errands.try_send(errand).is_err() {
+        if self.errands.try_send(Box::new(errand)).is_err() {
             log::debug!("", "too many things to say at once");
         }
     }
 
-    fn run_errands(self: &Arc<House>, errands: &Receiver<Errand>, queue: &Queue) {
+    fn run_errands(self: &Arc<House>, errands: &Receiver<Box<Errand>>, queue: &Queue) {
         for errand in errands {
-            let done = match errand {
+            let done = match *errand {
                 Errand::Say {
                     channel,
                     thread_ts,

@@ -19,8 +19,8 @@ use crate::{json, time};
 
 /// Of each HTTP connection, resident while it is kept. ureq's own are 128 KiB both; an
 /// answer's head must fit into the first.
-const READ_BUFFER_BYTES: usize = 32 << 10;
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
+const READ_BUFFER_BYTES: usize = 16 << 10;
+const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
 /// What a request may take.
 #[derive(Clone, Copy, Debug)]

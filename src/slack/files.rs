@@ -36,7 +36,8 @@ pub(crate) struct Download {
 pub(crate) struct Files(Arc<Inner>);
 
 struct Inner {
-    queue: SyncSender<Download>,
+    /// In boxes: the channel keeps a place for each that may wait.
+    queue: SyncSender<Box<Download>>,
     state: Mutex<HashMap<String, State>>,
     changed: Condvar,
 }
@@ -49,7 +50,7 @@ enum State {
 }
 
 impl Files {
-    pub(crate) fn new() -> (Files, Receiver<Download>) {
+    pub(crate) fn new() -> (Files, Receiver<Box<Download>>) {
         let (queue, downloads) = sync_channel(WAITING_MAX);
         let inner = Inner {
             queue,
@@ -74,7 +75,7 @@ impl Files {
     pub(crate) fn fetch(&self, download: Download) {
         let local = download.local.clone();
         self.set(&local, State::Waiting);
-        if self.0.queue.try_send(download).is_err() {
+        if self.0.queue.try_send(Box::new(download)).is_err() {
             self.give_up(&local, "too many files at once");
         }
     }
@@ -99,7 +100,7 @@ impl Files {
     /// The thread's whole life: until the stop, or until nobody can ask any more.
     pub(crate) fn work(
         &self,
-        downloads: &Receiver<Download>,
+        downloads: &Receiver<Box<Download>>,
         web: &Web,
         store: &Store,
         stop: &Stop,

@@ -69,6 +69,12 @@ const SECRETS_FD: &str = "MOM_SECRETS_FD";
 /// What a pipe holds without a reader (pipe(7)): secrets beyond that are refused.
 const SECRETS_BYTES_MAX: usize = 64 * 1024;
 
+/// Of glibc, which reads them at a program's start; also in mom.service. A heap for each
+/// thread, what threads put by, their stacks when they have ended and the holes of large
+/// buffers would stay with her: 0.7 of 5.3 MB after fifty conversations. Tools don't see it.
+const TUNABLES: &str = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:\
+    glibc.malloc.mmap_threshold=32768:glibc.pthread.stack_cache_size=0";
+
 /// The secrets of the environment, taken out of it.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
@@ -205,6 +211,9 @@ fn start_again(secrets: &[(String, String)]) -> Error {
         command
             .args(env::args_os().skip(1))
             .env(SECRETS_FD, reader.as_raw_fd().to_string());
+        if env::var_os("GLIBC_TUNABLES").is_none() {
+            command.env("GLIBC_TUNABLES", TUNABLES);
+        }
         for (name, _) in secrets {
             command.env_remove(name);
         }

@@ -396,6 +396,21 @@ impl Dir {
 
     /// Replaces a file by way of a temporary name in the same directory.
     pub(crate) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.put(path, bytes, File::sync_data)?;
+        self.sync_parent(path)
+    }
+
+    /// The same for what a power cut may take: nothing waits for the disk.
+    pub(crate) fn replace_unsynced(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.put(path, bytes, |_| Ok(()))
+    }
+
+    fn put(
+        &self,
+        path: &str,
+        bytes: &[u8],
+        settle: fn(&File) -> std::io::Result<()>,
+    ) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         let temporary = format!(".{name}.tmp");
         let write = || -> std::io::Result<()> {
@@ -410,9 +425,8 @@ impl Dir {
                 Mode::from_raw_mode(0o666),
             )?);
             file.write_all(bytes)?;
-            file.sync_data()?;
-            fs::renameat(&parent, &*temporary, &parent, name)?;
-            Ok(fs::fsync(&parent)?)
+            settle(&file)?;
+            Ok(fs::renameat(&parent, &*temporary, &parent, name)?)
         };
         write().map_err(|err| Error::io("write", self.path.join(path), &err))
     }

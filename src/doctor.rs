@@ -249,7 +249,10 @@ fn data_directory(exam: &mut Exam<'_>) -> Findings {
     }
     let dir = exam.dir.insert(dir);
     let probe = format!(".mom-check-{}", std::process::id());
-    match dir.replace(&probe, b"").and_then(|()| dir.remove(&probe)) {
+    match dir
+        .replace_unsynced(&probe, b"")
+        .and_then(|()| dir.remove(&probe))
+    {
         Ok(()) => ok(format!("{shown} can be written to")),
         Err(err) => failed(&err, "let mom's user own it (chown), and look at df"),
     }

@@ -249,7 +249,7 @@ impl Store {
     pub(crate) fn last_prompt(&self, channel: &str, json: &str) -> Result<()> {
         self.make_channel(channel)?;
         let path = format!("{channel}/last_prompt.jsonl");
-        self.dir.replace(&path, json.as_bytes())
+        self.dir.replace_unsynced(&path, json.as_bytes())
     }
 
     /// Directories named like a conversation, sorted.

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,7 +45,7 @@ const LENA: &str = "U07";
 type Part = fn(&mut Table);
 
 fn main() -> ExitCode {
-    let parts: [(&str, Part); 10] = [
+    let parts: [(&str, Part); 12] = [
         ("build", build),
         ("start", start),
         ("idle", idle),
@@ -54,7 +55,9 @@ fn main() -> ExitCode {
         ("arguments", arguments),
         ("history", history),
         ("many", many),
+        ("crowd", crowd),
         ("events", events),
+        ("disk", disk),
     ];
     let words: Vec<String> = std::env::args()
         .skip(1)
@@ -221,6 +224,16 @@ impl Scene {
     /// its turn.
     fn new(
         home: &Arc<Scratch>,
+        fakes: (FakeSlack, FakeLlm),
+        sandbox: &str,
+        reply: impl FnMut(usize) -> Option<Reply> + Send + 'static,
+    ) -> Scene {
+        Scene::of(Call::new(home), home, fakes, sandbox, reply)
+    }
+
+    fn of(
+        call: Call,
+        home: &Arc<Scratch>,
         (slack, llm): (FakeSlack, FakeLlm),
         sandbox: &str,
         mut reply: impl FnMut(usize) -> Option<Reply> + Send + 'static,
@@ -238,7 +251,15 @@ impl Scene {
         slack.change(|state| {
             (0..50).for_each(|n| state.add_channel(&channel(n), &format!("c{n}"), Kind::Public));
         });
-        let mom = Call::new(home)
+        // As many roots as a real system has.
+        let mut roots = fs::read(tls::CA_FILE).expect("read the fakes' root");
+        roots.extend(fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default());
+        home.write("roots.pem", roots);
+        let mom = call
+            .env(
+                "SSL_CERT_FILE",
+                &home.path("roots.pem").display().to_string(),
+            )
             .slack(&slack)
             .llm(&llm)
             .arg(sandbox)
@@ -394,6 +415,55 @@ fn build(table: &mut Table) {
         Some(46.0),
         None,
     );
+    if !table.quick {
+        clean_build(table);
+    }
+}
+
+/// With as many jobs as `make install` takes.
+fn clean_build(table: &mut Table) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clean");
+    // It need not be there.
+    fs::remove_dir_all(&target).ok();
+    let since = Instant::now();
+    let mut build = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--offline",
+            "--jobs=2",
+            "--quiet",
+        ])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(docker::root())
+        .process_group(0)
+        .spawn()
+        .expect("run cargo build");
+    let mut peak: f64 = 0.0;
+    while build.try_wait().expect("wait for cargo build").is_none() {
+        peak = peak.max(group_megabytes(build.id()));
+        thread::sleep(Duration::from_millis(50));
+    }
+    let seconds = since.elapsed().as_secs_f64();
+    assert!(target.join("release/mom").exists(), "the build failed");
+    fs::remove_dir_all(&target).expect("remove the build");
+    table.row("clean build, 2 jobs", "s", seconds, None, None);
+    table.row("clean build, 2 jobs: peak", "MB", peak, Some(1000.0), None);
+}
+
+/// Resident, over all processes of the group.
+fn group_megabytes(group: u32) -> f64 {
+    let all = fs::read_dir("/proc").expect("list processes").flatten();
+    let pages = all.filter_map(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // What follows the name: state, parent, group, .., and as the 22nd the pages.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let pages: f64 = fields.get(21)?.parse().ok()?;
+        (fields.get(2)? == &group.to_string()).then_some(pages)
+    });
+    pages.sum::<f64>() * 4096.0 / 1e6
 }
 
 fn start(table: &mut Table) {
@@ -429,7 +499,7 @@ fn idle(table: &mut Table) {
         "memory, connected over TLS",
         "MB",
         megabytes(mom, "VmRSS"),
-        Some(5.0),
+        Some(4.5),
         None,
     );
     table.row("threads", "", threads(mom).len() as f64, None, None);
@@ -932,6 +1002,148 @@ fn many(table: &mut Table) {
         None,
         None,
     );
+}
+
+/// Far more channels than there are places: `RUNS_MAX` runs, the others in order, and no
+/// thread that stays.
+fn crowd(table: &mut Table) {
+    const CHANNELS: usize = 500;
+    let gate = Gate::new();
+    let ours = gate.clone();
+    let stall = move |n| Some(Reply::text(&format!("answer {n}")).stall(&ours));
+    let scene = Scene::plain(stall);
+    let before = threads(&scene.mom).len() as f64;
+    let (slack, figure) = (&scene.slack, "500 channels ask at once");
+    slack.change(|state| {
+        (50..CHANNELS).for_each(|n| state.add_channel(&channel(n), &format!("c{n}"), Kind::Public));
+    });
+    for n in 0..CHANNELS {
+        slack.mention(&channel(n), LENA, &format!("number {n}."));
+    }
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let until = Instant::now() + 4 * watch::GUARD;
+        while !done() {
+            assert!(Instant::now() < until, "{what}: {}", scene.mom.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let acked = |state: &mut State| state.acks.len() >= CHANNELS;
+    until("500 acks", &|| slack.change(acked));
+    until("all places taken", &|| lock(&scene.asked).len() >= RUNS_MAX);
+    // Time for one too many.
+    thread::sleep(Duration::from_secs(1));
+    let runs = lock(&scene.asked).len() as f64;
+    table.row(
+        format!("{figure}: runs"),
+        "",
+        runs,
+        Some(RUNS_MAX as f64),
+        None,
+    );
+    let memory = megabytes(&scene.mom, "VmRSS");
+    table.row(format!("{figure}: memory"), "MB", memory, Some(15.0), None);
+    gate.open();
+    until("500 requests", &|| lock(&scene.asked).len() == CHANNELS);
+    let requests = scene.llm.requests();
+    let ahead = requests.iter().enumerate().map(|(at, asked)| {
+        let text = asked.message_text(0);
+        let number = text
+            .rsplit_once("number ")
+            .and_then(|(_, rest)| rest.split_once('.'));
+        let number: usize = number.and_then(|(n, _)| n.parse().ok()).expect("a number");
+        number.saturating_sub(at)
+    });
+    let ahead = ahead.max().unwrap_or(0) as f64;
+    table.row(
+        format!("{figure}: places got ahead"),
+        "",
+        ahead,
+        Some(RUNS_MAX as f64),
+        None,
+    );
+    until("the workers' end", &|| {
+        threads(&scene.mom).len() as f64 <= before
+    });
+    table.row(
+        format!("{figure}: threads after"),
+        "",
+        before,
+        Some(before),
+        None,
+    );
+}
+
+/// What wears an SD card, by what she does: bytes that go to the disk, in pages of 4 KB, and
+/// (with strace) syncs.
+fn disk(table: &mut Table) {
+    let home = Arc::new(Scratch::new());
+    let trace = home.path("syncs");
+    let has_strace = Command::new("strace").arg("-V").output().is_ok();
+    let call = if has_strace {
+        let mut strace = Command::new("strace");
+        // -D: mom keeps her process id, and strace goes with her.
+        strace.args([
+            "-D",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=fsync,fdatasync,sync_file_range",
+            "-e",
+            "signal=none",
+            "-o",
+        ]);
+        strace.arg(&trace);
+        Call::under(strace, &home)
+    } else {
+        Call::new(&home)
+    };
+    let command = json!({"label": "Try", "command": "true"});
+    let fakes = (FakeSlack::start(), FakeLlm::start());
+    let reply = move |n| (n % 2 == 1).then(|| Reply::tool("bash", &command));
+    let scene = Scene::of(call, &home, fakes, "--sandbox=host", reply);
+    let io = format!("/proc/{}/io", scene.mom.pid());
+    fs::read_to_string(&io).expect("read what mom wrote");
+    // Not the ends of those that another thread came between.
+    let is_call = |line: &&str| line.contains("sync(");
+    let syncs =
+        || fs::read_to_string(&trace).map_or(0, |text| text.lines().filter(is_call).count());
+    let seconds = if table.quick { 5 } else { 30 };
+    let idle = |_: usize| thread::sleep(Duration::from_secs(seconds));
+    let say = |n: usize| {
+        let ts = scene.slack.say(&channel(n), LENA, "just talking").send();
+        scene.slack.wait_acked(&ts);
+    };
+    let mention = |n: usize| {
+        scene.mention(&channel(n));
+    };
+    // Files are made by the first of each.
+    (0..10).for_each(mention);
+    type What<'a> = (&'a str, usize, &'a dyn Fn(usize), [f64; 2]);
+    let all: [What<'_>; 3] = [
+        ("idle", 1, &idle, [0.0, 0.0]),
+        ("a message", 10, &say, [8.0, 1.0]),
+        ("a run with a tool", 10, &mention, [80.0, 8.0]),
+    ];
+    for (what, times, act, [bytes_max, syncs_max]) in all {
+        // What the one before left to be done.
+        thread::sleep(Duration::from_secs(1));
+        let before = (status_field(&io, "write_bytes"), syncs());
+        (0..times).for_each(act);
+        thread::sleep(Duration::from_secs(1));
+        let each = |total: f64| total / times as f64;
+        let bytes = each(status_field(&io, "write_bytes") - before.0) / 1024.0;
+        table.row(
+            format!("written to disk, {what}"),
+            "KB",
+            bytes,
+            Some(bytes_max),
+            None,
+        );
+        if has_strace {
+            let syncs = each((syncs() - before.1) as f64);
+            table.row(format!("syncs, {what}"), "", syncs, Some(syncs_max), None);
+        }
+    }
 }
 
 fn events(table: &mut Table) {

@@ -5,7 +5,7 @@
 //! is understood (plain, quoted, folded and literal scalars at the top level); anchors are
 //! text, so nothing expands.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use crate::dir::{Dir, Kind};
 use crate::text::{cut, one_line};
@@ -41,27 +41,25 @@ pub(crate) struct Skill {
 /// channel's. With a sentence for every file that was left out or is odd: these come again
 /// with each call, the caller tells them once.
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
-    let mut found = BTreeMap::new();
-    let mut warnings = Vec::new();
-    for root in ["skills".to_owned(), format!("{channel}/skills")] {
-        let mut scan = Scan {
-            dir,
-            skills: BTreeMap::new(),
-            ignored: Vec::new(),
-            warnings: &mut warnings,
-        };
+    let mut scan = Scan {
+        dir,
+        skills: Vec::new(),
+        ignored: Vec::new(),
+        warnings: Vec::new(),
+    };
+    // Of two with one name the first that is found stays.
+    for root in [format!("{channel}/skills"), "skills".to_owned()] {
         scan.root(&root);
-        found.extend(scan.skills);
     }
-    (found.into_values().collect(), warnings)
+    (scan.skills, scan.warnings)
 }
 
 struct Scan<'a> {
     dir: &'a Dir,
-    /// By name.
-    skills: BTreeMap<String, Skill>,
+    /// Sorted by name.
+    skills: Vec<Skill>,
     ignored: Vec<Pattern>,
-    warnings: &'a mut Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Scan<'_> {
@@ -69,6 +67,7 @@ impl Scan<'_> {
     /// leads back up finds nothing new.
     fn root(&mut self, root: &str) {
         let mut entries_left = ENTRIES_MAX;
+        let skills_max = self.skills.len() + SKILLS_MAX;
         let mut seen = HashSet::new();
         let mut todo = VecDeque::from([(root.to_owned(), 0)]);
         while let Some((path, depth)) = todo.pop_front() {
@@ -111,7 +110,7 @@ impl Scan<'_> {
                     _ => {}
                 }
             }
-            if entries_left == 0 || self.skills.len() >= SKILLS_MAX {
+            if entries_left == 0 || self.skills.len() >= skills_max {
                 self.warnings.push(format!(
                     "{root}: more than {SKILLS_MAX} skills or {ENTRIES_MAX} entries, the rest is left out"
                 ));
@@ -123,12 +122,15 @@ impl Scan<'_> {
     fn file(&mut self, path: &str) {
         let skill = match self.dir.read_head(path, HEAD_BYTES_MAX) {
             Ok(None) => return,
-            Ok(Some(bytes)) => parse(path, &String::from_utf8_lossy(&bytes), self.warnings),
+            Ok(Some(bytes)) => parse(path, &String::from_utf8_lossy(&bytes), &mut self.warnings),
             Err(err) => Err(err.to_string()),
         };
         match skill {
             Ok(skill) => {
-                self.skills.entry(skill.name.clone()).or_insert(skill);
+                let by_name = |known: &Skill| known.name.cmp(&skill.name);
+                if let Err(at) = self.skills.binary_search_by(by_name) {
+                    self.skills.insert(at, skill);
+                }
             }
             Err(why) => {
                 let text = format!("{path}: not used as a skill: {why}");

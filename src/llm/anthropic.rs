@@ -247,7 +247,7 @@ fn ending(delta: &Value) -> Option<End> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::call::Fault;
+    use super::super::call::{Fault, Tried};
     use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
     use super::super::{Message, StopReason, models};
     use super::*;
@@ -328,11 +328,11 @@ mod tests {
         assert!(serde_json::from_str::<Value>(want).is_ok());
     }
 
-    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay(transcript: &str) -> (String, Tried<Reply>) {
         replay_chunks(&[transcript.as_bytes()])
     }
 
-    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, Tried<Reply>) {
         let mut stream = Stream::default();
         let (deltas, fed) =
             tests::replay(chunks, &mut |data, on_delta| stream.event(data, on_delta));

@@ -45,6 +45,8 @@ pub(super) struct Endpoint {
     pub(super) no_images: AtomicBool,
 }
 
+pub(super) type Tried<T> = std::result::Result<T, Fault>;
+
 /// Why there is no reply. A provider may know a way around what the server refused.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -103,7 +105,7 @@ impl Endpoint {
         body: &str,
         stop: &Stop,
         on_data: &mut sse::OnData<'_>,
-    ) -> std::result::Result<(), Fault> {
+    ) -> Tried<()> {
         stop.check()?;
         let request = self
             .net
@@ -159,7 +161,7 @@ impl Endpoint {
         body: Option<&str>,
         limit: Duration,
         stop: &Stop,
-    ) -> std::result::Result<(Value, HeaderMap), Fault> {
+    ) -> Tried<(Value, HeaderMap)> {
         let agent = self.net.agent(stop, self.limits(Some(limit)));
         let sent = match body {
             Some(body) => self.signed(agent.post(url)).send(body),
@@ -471,7 +473,7 @@ pub(super) fn with_remedies<T>(
     endpoint: &Endpoint,
     model: &Model,
     turn: &Turn<'_>,
-    mut attempt: impl FnMut(Omit) -> std::result::Result<Option<T>, Fault>,
+    mut attempt: impl FnMut(Omit) -> Tried<Option<T>>,
 ) -> Result<T> {
     let mut omit = Omit {
         thinking: false,

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde_json::Value;
 
-use super::call::{Fault, Refusal};
+use super::call::{Fault, Refusal, Tried};
 use super::{Block, Delta, Model, OnDelta, Reply, StopReason, ToolCall, Usage};
 use crate::error::{Error, Result};
 use crate::log;
@@ -145,7 +145,7 @@ impl Draft {
         }
     }
 
-    pub(super) fn finish(mut self, model: &Model) -> std::result::Result<Reply, Fault> {
+    pub(super) fn finish(mut self, model: &Model) -> Tried<Reply> {
         if let Some(failure) = self.failure {
             return Err(Fault::Refused(failure));
         }

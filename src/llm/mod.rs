@@ -383,7 +383,7 @@ mod tests {
     /// deltas and the reply.
     pub(super) fn survive_stream(
         corpus: &[&str],
-        replay: impl Fn(&[&[u8]]) -> (String, std::result::Result<Reply, call::Fault>),
+        replay: impl Fn(&[&[u8]]) -> (String, call::Tried<Reply>),
     ) {
         crate::mutate::survive(corpus, |random, input| {
             let (deltas, reply) = replay(&[input]);

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
+use super::call::{Endpoint, Fault, Refusal, Tried, parse_event, with_remedies};
 use super::draft::{self, Draft, End};
 use super::models::{COMPLETION_TOKENS, Service};
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
@@ -565,7 +565,7 @@ impl Stream {
         service: &Service,
         model: &Model,
         on_delta: &mut OnDelta<'_>,
-    ) -> std::result::Result<Reply, Fault> {
+    ) -> Tried<Reply> {
         match std::mem::replace(&mut self.think, Think::Over) {
             Think::Maybe(held) => self.answer(&held, on_delta)?,
             Think::Inside(held) => self.thinking(&held, "think", on_delta)?,
@@ -712,11 +712,11 @@ mod tests {
         }
     }
 
-    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay(transcript: &str) -> (String, Tried<Reply>) {
         replay_chunks(&[transcript.as_bytes()])
     }
 
-    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, Tried<Reply>) {
         let mut stream = Stream::default();
         let (deltas, fed) =
             tests::replay(chunks, &mut |data, on_delta| stream.event(data, on_delta));

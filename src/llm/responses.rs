@@ -202,6 +202,7 @@ fn opened(item: &Value) -> Option<Block> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::call::Tried;
     use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
     use super::super::{Message, StopReason};
     use super::*;
@@ -246,11 +247,11 @@ mod tests {
         assert_eq!(responses.request(&turn, Omit::default(), true), want);
     }
 
-    fn replay(transcript: &str) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay(transcript: &str) -> (String, Tried<Reply>) {
         replay_chunks(&[transcript.as_bytes()])
     }
 
-    fn replay_chunks(chunks: &[&[u8]]) -> (String, std::result::Result<Reply, Fault>) {
+    fn replay_chunks(chunks: &[&[u8]]) -> (String, Tried<Reply>) {
         let mut draft = Draft::default();
         let (deltas, fed) = tests::replay(chunks, &mut |data, on_delta| {
             event(&mut draft, data, on_delta)

@@ -132,16 +132,17 @@ impl Files {
 
 fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<()> {
     let Download { file, local } = download;
-    for tries in 1..TRIES_MAX {
+    let mut tries = 1;
+    loop {
         match fetch_once(file, local, web, store) {
-            Err(Error::Retry { after, why }) => {
+            Err(Error::Retry { after, why }) if tries < TRIES_MAX => {
                 log::debug!("", "{local}: {why}; trying again");
                 stop.wait(after.unwrap_or(PAUSE * tries))?;
+                tries += 1;
             }
             outcome => return outcome,
         }
     }
-    fetch_once(file, local, web, store)
 }
 
 fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result<()> {

@@ -187,7 +187,7 @@ fn told(grade: Grade, text: &impl fmt::Display, otherwise: &str) -> Findings {
 }
 
 /// A warning for each that is wrong.
-fn warn_each(mut wrong: Vec<String>, mend: &str, well: impl Into<String>) -> Findings {
+fn warn_each(mut wrong: Vec<String>, mend: &str, well: &str) -> Findings {
     if wrong.is_empty() {
         return ok(well);
     }
@@ -195,10 +195,8 @@ fn warn_each(mut wrong: Vec<String>, mend: &str, well: impl Into<String>) -> Fin
         let left_out = wrong.split_off(FINDINGS_MAX).len();
         wrong.push(format!("{left_out} more like these"));
     }
-    wrong
-        .into_iter()
-        .flat_map(|fact| warn(fact, mend))
-        .collect()
+    let warning = |fact: String| warn(fact, mend);
+    wrong.into_iter().flat_map(warning).collect()
 }
 
 /// Runs `ask` with a `Stop` that is set when it takes too long.
@@ -309,11 +307,8 @@ fn lock(dir: &Dir) -> Findings {
 
 /// Conversations with a directory.
 fn channels(dir: &Dir) -> Vec<String> {
-    let mut entries = dir
-        .list(".", ENTRIES_MAX)
-        .ok()
-        .flatten()
-        .unwrap_or_default();
+    let listed = dir.list(".", ENTRIES_MAX).ok().flatten();
+    let mut entries = listed.unwrap_or_default();
     entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
     entries.truncate(CHANNELS_MAX);
     entries.into_iter().map(|entry| entry.name).collect()
@@ -353,7 +348,7 @@ fn memory(dir: &Dir) -> Findings {
         }
     }
     let mend = "tidy it up; it is part of every request";
-    warn_each(wrong, mend, format!("{} in all", text::bytes(bytes)))
+    warn_each(wrong, mend, &format!("{} in all", text::bytes(bytes)))
 }
 
 fn skill_files(dir: &Dir) -> Findings {
@@ -371,7 +366,7 @@ fn skill_files(dir: &Dir) -> Findings {
         list.dedup();
     }
     let mend = "a SKILL.md begins with ---, name:, description:, ---";
-    warn_each(wrong, mend, text::count(paths.len(), "skill"))
+    warn_each(wrong, mend, &text::count(paths.len(), "skill"))
 }
 
 fn event_files(dir: &Dir) -> Findings {

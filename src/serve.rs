@@ -1180,18 +1180,6 @@ impl House {
             }
             session = Some(begun);
         }
-        let thread_ts = job.thread_ts.as_deref();
-        let mut askers = job.asked.iter();
-        // Before the first sign, which a guest shall not see: it waits for Slack to say who
-        // somebody is that she does not know yet.
-        if askers.any(|asked| self.turns_away(job, thread_ts, &asked.user)) {
-            let session = session.map_or_else(|| self.agent.begin(job), Ok)?;
-            let (web, stop) = (self.web.clone(), &running.stop);
-            let posted = Show::conclude(web, target, &Ok(Outcome::Silent), stop)?;
-            // Nothing was done, and nothing was said that the context should know.
-            self.end(job, session, &Ok(Outcome::Stopped), &posted, running)?;
-            return Ok(Vec::new());
-        }
         let status = Arc::new(Mutex::new(target.left.status_ts.clone()));
         let told = {
             let status = status.clone();
@@ -1206,9 +1194,16 @@ impl House {
             .lock()
             .unwrap()
             .insert(job.channel.clone(), show.stopper());
+        let mut turned_away = false;
         let begun = session.take().map_or_else(|| self.agent.begin(job), Ok);
         let outcome = begun.and_then(|begun| {
             let begun = session.insert(begun);
+            let thread_ts = job.thread_ts.as_deref();
+            let mut askers = job.asked.iter();
+            turned_away = askers.any(|asked| self.turns_away(job, thread_ts, &asked.user));
+            if turned_away {
+                return Ok(Outcome::Silent);
+            }
             let status_ts = || status.lock().unwrap().clone();
             self.run_session(job, begun, running, queue, &status_ts, &show)
         });
@@ -1218,6 +1213,11 @@ impl House {
         let posted = show.finish(&outcome, &running.stop, &name_of);
         self.stoppers.lock().unwrap().remove(&job.channel);
         let posted = posted?;
+        // Nothing was done, and nothing was said that the context should know.
+        let outcome = match turned_away {
+            true => Ok(Outcome::Stopped),
+            false => outcome,
+        };
         if let Some(session) = session {
             self.end(job, session, &outcome, &posted, running)?;
         }

@@ -133,9 +133,6 @@ fn guests_are_refused_unless_listed() {
         let seen = wait_said(&slack, "C01", "For Lena.");
         assert_eq!(seen.answers().len(), 2, "{key}: {seen}");
         assert_eq!(llm.requests().len(), 1, "{key}");
-        let posts = slack.calls("chat.postMessage").into_iter();
-        let signs = posts.filter(|call| call.args["text"] == "_Thinking_ ...");
-        assert_eq!(signs.count(), 1, "{key}: Lena's, and none for the guest");
         mom.wait_log("refused U08");
     }
     let (slack, llm, _mom) = start_with(&["--allow-users=U08"]);

@@ -625,9 +625,9 @@ mod tests {
         }
         let mut scan = Scan {
             dir: &dir,
-            skills: BTreeMap::new(),
+            skills: Vec::new(),
             ignored: Vec::new(),
-            warnings: &mut Vec::new(),
+            warnings: Vec::new(),
         };
         scan.root("skills");
         assert_eq!(scan.ignored.len(), PATTERNS_MAX);

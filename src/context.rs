@@ -1638,7 +1638,7 @@ mod tests {
             let loaded = Context::load(&store, "C1").unwrap();
             assert_eq!(loaded.messages(), context.messages());
             store.people("C1").unwrap();
-            store.last_ts("C1").unwrap();
+            store.heard_until("C1").unwrap();
             store.unanswered("C1", 0).unwrap();
             log(&store, &[entry("9.000001", "newest")]);
             let tail = scratch.read_lossy("C1/log.jsonl");
@@ -1754,7 +1754,7 @@ mod tests {
         let later = format!("{}.0", time::now_ms() / 1000 + 60);
         log(&store, &[entry(&later, "two")]);
         assert_eq!(store.seen("C1", &later, false).unwrap(), store::Seen::Known);
-        assert_eq!(store.last_ts("C1").unwrap(), Some(later));
+        assert_eq!(store.heard_until("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();
         context

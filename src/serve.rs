@@ -352,7 +352,7 @@ impl House {
         let mut failed: Vec<(String, Error)> = Vec::new();
         let channels = messages.iter().map(|message| message.channel.as_str());
         let channels: BTreeSet<&str> = channels.collect();
-        if let Err(err) = (self.kept).hear(channels.iter().copied(), &|id| store.last_ts(id)) {
+        if let Err(err) = (self.kept).hear(channels.iter().copied(), &|id| store.heard_until(id)) {
             let failed = channels.into_iter();
             return (
                 taken,
@@ -871,15 +871,8 @@ impl House {
         }
         let since_ms = time::now_ms() - MISSED_MS;
         let store = &self.agent.store;
-        let newest = |channel: &str| {
-            let gap = self.kept.gap(channel, &|id| store.last_ts(id))?;
-            if gap.is_none() {
-                // Where she was not, nothing was missed.
-                self.kept.read(channel);
-            }
-            Ok(gap)
-        };
-        let mut take = |channel: &str, mut messages: Vec<Incoming>| {
+        let gap = |channel: &str| self.kept.gap(channel, &|id| store.heard_until(id));
+        let mut take = |channel: &str, mut messages: Vec<Incoming>, until: Option<String>| {
             for message in &mut messages {
                 // Only logged when it is old: nobody waits for that answer any more.
                 let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
@@ -891,12 +884,12 @@ impl House {
             match failed.into_iter().next() {
                 Some((_, err)) => Err(err),
                 None => {
-                    self.kept.read(channel);
+                    self.kept.read(channel, until);
                     Ok(())
                 }
             }
         };
-        backfill::missed(&self.web, &newest, self.me(), &self.stop, &mut take)
+        backfill::missed(&self.web, &gap, self.me(), &self.stop, &mut take)
     }
 
     /// Files that were on their way when mom ended.

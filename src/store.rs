@@ -408,13 +408,14 @@ impl Store {
         Ok(people)
     }
 
-    /// Of the newest message in the log.
-    pub(crate) fn last_ts(&self, channel: &str) -> Result<Option<String>> {
+    /// The ts up to which Slack's messages stand in the log, as the lines of people show:
+    /// mom's own are there also when nothing else was heard. Without any, her oldest.
+    pub(crate) fn heard_until(&self, channel: &str) -> Result<Option<String>> {
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
-        let newest = |ts: &String| (time::slack_ts_ms(ts), ts.clone());
-        // Slack is asked for what came after it.
-        let ts = tail.into_iter().map(|entry| entry.ts);
-        Ok(ts.filter(|ts| time::is_slack_ts(ts)).max_by_key(newest))
+        let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
+        let in_slack = |entry: LogEntry| Some(entry.ts).filter(|ts| time::is_slack_ts(ts));
+        let said = said.into_iter().filter_map(in_slack).max();
+        Ok(said.or_else(|| own.into_iter().filter_map(in_slack).min()))
     }
 
     /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
@@ -898,7 +899,7 @@ pub(crate) mod tests {
             found(1_950_000),
             ["1960.000000", "1980.000000", "1990.000000"]
         );
-        assert_eq!(store.last_ts("C1").unwrap().unwrap(), "1990.000000");
+        assert_eq!(store.heard_until("C1").unwrap().unwrap(), "1990.000000");
         assert_eq!(store.people("C1").unwrap().len(), 1);
         assert_eq!(store.unanswered("C2", 0), Ok(Vec::new()));
         assert_eq!(store.channels().unwrap(), ["C1"]);

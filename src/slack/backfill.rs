@@ -1,15 +1,16 @@
 //! What was said while mom was away: read from Slack's history, channel by channel, oldest
-//! first. Only conversations she has a log of: where she never was she missed nothing.
+//! first.
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::kept::Gap;
 use crate::log;
 use crate::stop::Stop;
 
 use super::inbound::{self, Inbound, Incoming, Me};
-use super::is_channel_id;
 use super::web::Web;
+use super::{is_channel_id, is_ts};
 
 /// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
 const MESSAGES_MAX: usize = 3_000;
@@ -20,17 +21,17 @@ const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
 const THREADS_MAX: usize = 50;
 
-/// Calls `each` with the messages of each channel since `newest`, the ts of its log's newest
-/// line; without one she has no log of it, or it was read.
+/// Calls `each` with the messages of each channel from its gap on, and the newest ts there;
+/// without a gap it was read.
 ///
 /// # Errors
 /// `Error::Retry`: some could not be read, after all others were.
 pub(crate) fn missed(
     web: &Web,
-    newest: &dyn Fn(&str) -> Result<Option<String>>,
+    gap: &dyn Fn(&str) -> Result<Option<Gap>>,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(&str, Vec<Incoming>) -> Result<()>,
+    each: &mut dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [
@@ -45,16 +46,16 @@ pub(crate) fn missed(
     let mut later = Ok(());
     for channel in channels {
         stop.check()?;
-        let newest = match newest(&channel) {
-            Ok(Some(newest)) => newest,
+        let gap = match gap(&channel) {
+            Ok(Some(gap)) => gap,
             Ok(None) => continue,
             Err(err) => {
                 log::warning!(&channel, "{err}; what was missed here is not read");
                 continue;
             }
         };
-        let read = of_channel(web, &channel, &newest, me, stop);
-        match read.and_then(|messages| each(&channel, messages)) {
+        let read = of_channel(web, &channel, &gap, me, stop);
+        match read.and_then(|(messages, until)| each(&channel, messages, until)) {
             Err(Error::Failed(why)) => {
                 log::warning!(&channel, "cannot read what was missed: {why}")
             }
@@ -71,10 +72,11 @@ pub(crate) fn missed(
 fn of_channel(
     web: &Web,
     channel: &str,
-    newest: &str,
+    gap: &Gap,
     me: &Me,
     stop: &Stop,
-) -> Result<Vec<Incoming>> {
+) -> Result<(Vec<Incoming>, Option<String>)> {
+    let newest = gap.ts();
     // Parents whose thread went on meanwhile are older than the newest line, so a day more is
     // read for them; what is known already is dropped by whoever takes it.
     let mut messages: Vec<Value> = Vec::new();
@@ -107,11 +109,23 @@ fn of_channel(
     messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
     stop.check()?;
+    let own = messages
+        .iter()
+        .rfind(|message| message["user"] == me.user_id.as_str());
+    let answered = match gap {
+        Gap::First(_) => own.map_or("", ts_of),
+        Gap::Since(_) => "",
+    };
     let said = |message| match inbound::message(message, channel, me) {
-        Inbound::Message(message) => Some(message),
+        Inbound::Message(message) => Some(Incoming {
+            mention: message.mention && message.ts.as_str() > answered,
+            ..message
+        }),
         _ => None,
     };
-    Ok(messages.iter().filter_map(said).collect())
+    let until = messages.last().map(|message| ts_of(message).to_owned());
+    let until = until.filter(|ts| is_ts(ts));
+    Ok((messages.iter().filter_map(said).collect(), until))
 }
 
 /// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.

@@ -182,6 +182,8 @@ fn guests_steer_and_stop_nothing() {
 #[test]
 fn other_workspaces_other_bots_and_workflows() {
     let (slack, llm, _mom) = start();
+    // The history of the fake does not have the odd fields.
+    slack.wait_looked_back("C01");
     let mention = || slack.say("C01", "U08", &format!("<@{BOT}> do this"));
     mention().with("user_team", "T99".into()).send();
     wait_said(&slack, "C01", "_Sorry, I can't help here");

@@ -1,6 +1,7 @@
 //! What a start makes of what the last life left: commands that were logged and not obeyed,
 //! files that were on their way, a history that was not read to its end.
 
+use std::fs;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -19,6 +20,14 @@ fn answered(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
 fn said(mom: &Mom, channel: &str) -> usize {
     let lines = mom.jsonl(&format!("{channel}/log.jsonl"));
     lines.iter().filter(|line| line["isBot"] == false).count()
+}
+
+fn wait_logged(slack: &FakeSlack, mom: &Mom, channel: &str, text: &str) {
+    let path = mom.home.path(&format!("data/{channel}/log.jsonl"));
+    slack.wait_until(text, |_| {
+        let log = fs::read_to_string(&path).unwrap_or_default();
+        log.contains(text).then_some(())
+    });
 }
 
 /// Messages that were written down, and nothing more, when the power was cut.
@@ -224,6 +233,46 @@ fn a_history_that_was_not_read_to_its_end_is_read_after_the_next_start() {
     assert_eq!(said(&mom, "C01"), 4);
 }
 
+/// Her own line is the newest of the log then, and says nothing about what was heard.
+#[test]
+fn what_she_said_herself_hides_nothing_that_was_missed() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let mom = Mom::start(&slack, &llm);
+    slack.wait_looked_back("C01");
+    slack.say("C01", "U08", "overheard").send();
+    slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
+    llm.reply_text("An event.");
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "wake"});
+    mom.home.write("data/events/wake.json", event.to_string());
+    answered(&slack, "C01", "An event.");
+    wait_logged(&slack, &mom, "C01", "An event.");
+    llm.reply_text("Here.");
+    slack.cut();
+    answered(&slack, "C01", "Here.");
+    assert_eq!(said(&mom, "C01"), 2);
+}
+
+/// A conversation without a log may have begun while she was away; what stands before her
+/// own words there was answered with another data directory.
+#[test]
+fn a_first_word_that_was_missed_is_answered() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.say("C01", "U07", "<@U0BOT> first").send_unheard();
+    slack.say("C02", "U07", "<@U0BOT> of old").send_unheard();
+    slack.say("C02", BOT, "Answered of old.").send_unheard();
+    let after = slack.say("C02", "U08", "nothing to do");
+    after.send_unheard();
+    llm.otherwise(|_| Reply::text("Here."));
+    let mom = Mom::start(&slack, &llm);
+    answered(&slack, "C01", "Here.");
+    wait_logged(&slack, &mom, "C02", "nothing to do");
+    llm.reply_text("And here.");
+    slack.mention("C02", "U07", "hello");
+    let channel = answered(&slack, "C02", "And here.");
+    assert!(!channel.to_string().contains("Here."), "{channel}");
+}
+
 #[test]
 fn a_history_that_slack_does_not_give_is_asked_for_again() {
     let faults = [
@@ -276,13 +325,21 @@ fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
     logged.say("C01", None, "long ago", &[]);
     slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
     slack.fault("conversations.history", 0, Fault::Html(500));
+    slack.change(|state| {
+        let others = state
+            .channels
+            .values_mut()
+            .filter(|channel| channel.id != "C01");
+        others.for_each(|channel| channel.is_member = false);
+    });
     let mom = Mom::start_in(&home, &slack, &llm);
+    slack.next_call("conversations.history");
     // The others go on meanwhile.
     llm.reply_text("Quick.");
-    slack.mention("C02", "U07", "hurry");
-    answered(&slack, "C02", "Quick.");
-    slack.mention("C02", "U07", "status");
-    answered(&slack, "C02", "Model: ");
+    slack.dm("U07", "hurry");
+    answered(&slack, "D07", "Quick.");
+    slack.dm("U07", "status");
+    answered(&slack, "D07", "Model: ");
     // The guard of a wait is shorter than all of them.
     for tries in [4, 6, 7] {
         slack.wait_until("a try", |state| {

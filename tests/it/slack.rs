@@ -715,6 +715,17 @@ impl FakeSlack {
         })
     }
 
+    /// Waits until she has been told of everything that stands in the channel.
+    pub(crate) fn wait_looked_back(&self, channel: &str) {
+        self.wait_until("a look back", |state| {
+            let mut calls = state.calls.iter();
+            let looks = |call: &Call| call.method == "conversations.history" && call.ok();
+            calls
+                .find(|call| looks(call) && call.arg("channel") == channel)
+                .map(drop)
+        });
+    }
+
     /// Waits for a socket that takes events.
     pub(crate) fn wait_connected(&self) {
         self.wait_until("a socket", |state| {

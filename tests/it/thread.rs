@@ -50,7 +50,9 @@ fn what_is_asked_in_a_thread_stays_there() {
 #[test]
 fn a_threads_earlier_messages_are_known() {
     let (slack, llm, mom) = start();
-    // From before she was in the channel; alerts come from other programs.
+    // She has looked for what she missed and does not hear what follows.
+    slack.wait_looked_back("C01");
+    // Alerts come from other programs.
     let root = slack.say("C01", "U08", "deploy 41 failed").send_unheard();
     slack.change(|state| {
         let channel = state.channels.get_mut("C01").expect("#general");

@@ -428,6 +428,17 @@ fn refused_parameters_are_learned() {
 }
 
 #[test]
+fn a_typo_is_told_once() {
+    let talk = Talk::new();
+    let list = json!({"data": [{"id": "qwen3", "max_model_len": 32_768}]});
+    talk.llm.page("/v1/models", list);
+    talk.llm.reply_text("ok");
+    let ended = talk.run("vllm/qwen4");
+    let told = ended.stderr.matches("did you mean qwen3?");
+    assert_eq!(told.count(), 1, "{ended:?}");
+}
+
+#[test]
 fn no_credit_is_not_a_rate_limit() {
     let talk = Talk::new();
     let refusal = |code: &str, message: &str| {

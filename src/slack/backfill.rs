@@ -21,6 +21,9 @@ const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
 const THREADS_MAX: usize = 50;
 
+/// Takes a channel, what was said there, and the newest ts.
+type Each<'a> = dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()> + 'a;
+
 /// Calls `each` with the messages of each channel from its gap on, and the newest ts there;
 /// without a gap it was read.
 ///
@@ -31,7 +34,7 @@ pub(crate) fn missed(
     gap: &dyn Fn(&str) -> Result<Option<Gap>>,
     me: &Me,
     stop: &Stop,
-    each: &mut dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()>,
+    each: &mut Each<'_>,
 ) -> Result<()> {
     let mut channels = Vec::new();
     let types = [

@@ -1753,7 +1753,10 @@ mod tests {
         }
         let later = format!("{}.0", time::now_ms() / 1000 + 60);
         log(&store, &[entry(&later, "two")]);
-        assert_eq!(store.seen("C1", &later, false).unwrap(), store::Seen::Known);
+        assert_eq!(
+            store.seen("C1", &later, store::Now::default()).unwrap(),
+            store::Seen::Known
+        );
         assert_eq!(store.heard_until("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();

@@ -275,8 +275,10 @@ impl Run<'_> {
         // What was said after a stop is not for the run that it ended.
         stop.check()?;
         for asked in &(self.env.steer)() {
-            // After a restart it may wait though an earlier try had taken it.
-            if self.context.takes(&asked.ts) {
+            // After a restart it may wait though an earlier try had taken it. Files without
+            // words came later than those.
+            let late_files = asked.text.is_empty() && !asked.files.is_empty();
+            if self.context.takes(&asked.ts) && !late_files {
                 continue;
             }
             let (content, timestamp_ms) = (self.env.read)(asked, stop)?;

@@ -27,7 +27,7 @@ use crate::slack::show::{self, Left, Milestone, Posted, Show, Stopper, Target};
 use crate::slack::socket;
 use crate::slack::web::{Content, Failure, Identity, Urgency, Web, jittered};
 use crate::stop::{Cause, Stop};
-use crate::store::{self, Attachment, LogEntry, Seen, Store};
+use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
 use crate::text;
 use crate::time;
 
@@ -228,12 +228,21 @@ enum Asks {
     No,
 }
 
+impl Taken {
+    fn command(&self) -> Option<Command> {
+        // Its words were heard before.
+        let words = Some(&self.message.text).filter(|_| self.seen != Seen::NowFiles);
+        words.and_then(|words| Command::parse(words))
+    }
+}
+
 type Intake<'a> = MutexGuard<'a, ()>;
 
 /// A message that was logged just now.
 struct Taken {
     message: Incoming,
     files: Vec<Download>,
+    seen: Seen,
 }
 
 impl House {
@@ -373,19 +382,24 @@ impl House {
                 twin.message.mention |= message.mention;
                 continue;
             }
-            let asks = message.mention && self.may(&message).is_ok();
-            match store.seen(&message.channel, &message.ts, asks) {
-                Ok(Seen::Known) => continue,
-                Ok(Seen::New | Seen::NowMention) => {}
-                Err(err) => {
-                    failed.push((message.channel, err));
-                    continue;
+            let now = Now {
+                asked: message.mention && self.may(&message).is_ok(),
+                has_files: !message.files.is_empty(),
+            };
+            match store.seen(&message.channel, &message.ts, now) {
+                Ok(Seen::Known) => {}
+                Ok(seen) => {
+                    let files = self.downloads(&message);
+                    taken.push(Taken {
+                        message,
+                        files,
+                        seen,
+                    });
                 }
+                Err(err) => failed.push((message.channel, err)),
             }
-            let files = self.downloads(&message);
-            taken.push(Taken { message, files });
         }
-        for Taken { message, files } in &taken {
+        for Taken { message, files, .. } in &taken {
             let asks = match message.mention && self.may(message).is_ok() {
                 true => Asks::Yes,
                 false => Asks::No,
@@ -468,7 +482,7 @@ impl House {
         let mut tasks = Vec::new();
         for taken in taken {
             // A command is about what was said before it.
-            if Command::parse(&taken.message.text).is_some() {
+            if taken.command().is_some() {
                 tasks.drain(..).for_each(|task| self.submit(task, queue));
             }
             if let Some(job) = self.route_one(taken, queue) {
@@ -479,7 +493,12 @@ impl House {
     }
 
     fn route_one(self: &Arc<House>, taken: Taken, queue: &Queue) -> Option<Job> {
-        let Taken { message, files } = taken;
+        let command = taken.command();
+        let Taken {
+            message,
+            files,
+            seen,
+        } = taken;
         let locals: Vec<String> = files
             .iter()
             .map(|download| download.local.clone())
@@ -487,7 +506,6 @@ impl House {
         for download in files {
             self.files.fetch(download);
         }
-        let command = Command::parse(&message.text);
         // `stop` needs no mention, the rest of what is not for her is only logged.
         let stops = command == Some(Command::Stop) && queue.running(&message.channel).is_some();
         if !message.mention && !stops {
@@ -502,7 +520,7 @@ impl House {
             return None;
         }
         let Some(command) = command else {
-            return Some(Job {
+            let mut job = Job {
                 channel,
                 asked: vec![Asked {
                     ts: message.ts,
@@ -514,7 +532,15 @@ impl House {
                 event: None,
                 again: false,
                 stopped: false,
-            });
+            };
+            if seen == Seen::NowFiles {
+                // For the run that was asked; there is none when it has ended.
+                job.asked[0].text.clear();
+                job.again = true;
+                queue.submit(Task::Run(job));
+                return None;
+            }
+            return Some(job);
         };
         let order = Order {
             channel,
@@ -600,7 +626,7 @@ impl House {
         let _intake = self.intake.lock().unwrap();
         let store = &self.agent.store;
         for message in messages {
-            let revised = match store.seen(&message.channel, &message.ts, false) {
+            let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
                 Ok(Seen::New) => Ok(()),
                 Ok(_) => {
                     let entry = self.entry(message, &self.downloads(message), Asks::No);
@@ -1337,7 +1363,7 @@ impl House {
     /// Once: after a crash it may be there.
     fn log_answer(&self, job: &Job, answer: &str, ts: &str) -> Result<()> {
         let store = &self.agent.store;
-        if answer.is_empty() || store.seen(&job.channel, ts, false)? != Seen::New {
+        if answer.is_empty() || store.seen(&job.channel, ts, Now::default())? != Seen::New {
             return Ok(());
         }
         let entry = LogEntry {

@@ -43,8 +43,15 @@ pub(crate) struct Store {
 
 struct Known {
     channel: String,
-    /// Hash of the ts, and whether it was asked of mom. Newest last.
-    messages: VecDeque<(u64, bool)>,
+    /// Newest last.
+    messages: VecDeque<KnownLine>,
+}
+
+struct KnownLine {
+    /// Hash of its ts.
+    ts: u64,
+    asked: bool,
+    has_files: bool,
 }
 
 /// A line of log.jsonl.
@@ -82,6 +89,15 @@ pub(crate) enum Seen {
     Known,
     /// Logged before, but not as something asked of mom.
     NowMention,
+    /// Logged before without its files: Slack's app_mention may lack them.
+    NowFiles,
+}
+
+/// What a message is by what is heard of it now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) asked: bool,
+    pub(crate) has_files: bool,
 }
 
 /// Someone, as their newest line has them.
@@ -159,8 +175,9 @@ impl Store {
         failed
     }
 
-    /// What the log knows of message `ts`; it looks at the newest `KNOWN_MAX` messages.
-    pub(crate) fn seen(&self, channel: &str, ts: &str, mention: bool) -> Result<Seen> {
+    /// What the log knows of a message that is `now` like this; it looks at the newest
+    /// `KNOWN_MAX` messages.
+    pub(crate) fn seen(&self, channel: &str, ts: &str, now: Now) -> Result<Seen> {
         let mut all = self.known.lock().unwrap();
         let known = match all.iter().position(|known| known.channel == channel) {
             Some(at) => all.remove(at),
@@ -176,7 +193,7 @@ impl Store {
         };
         let seen = known
             .as_ref()
-            .map_or(Seen::New, |known| known.find(ts, mention));
+            .map_or(Seen::New, |known| known.find(ts, now));
         all.extend(known);
         while all.len() > CHANNELS_MAX {
             all.pop_front();
@@ -296,6 +313,7 @@ impl Store {
             }
             let deleted = now.is_empty() && !now.mention;
             entry.text.clone_from(&now.text);
+            entry.attachments.clone_from(&now.attachments);
             !deleted && Command::parse(&entry.text).is_none()
         });
         // Mostly there is nothing young enough, and the context need not be read.
@@ -516,18 +534,24 @@ impl LogEntry {
 
 impl Known {
     fn mark(&mut self, entry: &LogEntry) {
-        self.messages.push_back((hash(&entry.ts), entry.mention));
+        self.messages.push_back(KnownLine {
+            ts: hash(&entry.ts),
+            asked: entry.mention,
+            has_files: !entry.attachments.is_empty(),
+        });
         if self.messages.len() > KNOWN_MAX {
             self.messages.pop_front();
         }
     }
 
-    fn find(&self, ts: &str, mention: bool) -> Seen {
+    fn find(&self, ts: &str, now: Now) -> Seen {
         let ts = hash(ts);
-        let mut same = self.messages.iter().filter(|(known, _)| *known == ts);
-        match (same.clone().next(), same.any(|(_, asked)| *asked)) {
-            (None, _) => Seen::New,
-            (Some(_), false) if mention => Seen::NowMention,
+        let lines: Vec<_> = self.messages.iter().filter(|line| line.ts == ts).collect();
+        let none = |is: fn(&KnownLine) -> bool| !lines.iter().any(|line| is(line));
+        match lines.is_empty() {
+            true => Seen::New,
+            _ if now.asked && none(|line| line.asked) => Seen::NowMention,
+            _ if now.has_files && none(|line| line.has_files) => Seen::NowFiles,
             _ => Seen::Known,
         }
     }
@@ -632,6 +656,11 @@ pub(crate) mod tests {
     use super::*;
     use crate::mutate::survive;
     use std::fs;
+
+    const ASKED: Now = Now {
+        asked: true,
+        has_files: false,
+    };
 
     /// A directory of its own for a test, gone with it.
     pub(crate) struct Scratch(pub(crate) PathBuf);
@@ -763,26 +792,34 @@ pub(crate) mod tests {
     fn knows_what_it_has_seen() {
         let scratch = Scratch::new("store-seen");
         let store = scratch.store();
-        assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::New));
+        assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::New));
         log(&store, &[entry("1.000001", "one")]);
         for _ in 0..2 {
-            assert_eq!(store.seen("C1", "1.000001", false), Ok(Seen::Known));
-            assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::NowMention));
-            assert_eq!(store.seen("C2", "1.000001", true), Ok(Seen::New));
+            assert_eq!(
+                store.seen("C1", "1.000001", Now::default()),
+                Ok(Seen::Known)
+            );
+            assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::NowMention));
+            assert_eq!(store.seen("C2", "1.000001", ASKED), Ok(Seen::New));
             // As after a restart.
             store.known.lock().unwrap().clear();
         }
         log(&store, &[asked("1.000001", "one")]);
-        assert_eq!(store.seen("C1", "1.000001", true), Ok(Seen::Known));
+        assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::Known));
         for number in 0..CHANNELS_MAX + 5 {
-            store.seen(&format!("D{number}"), "1.000001", true).unwrap();
+            store
+                .seen(&format!("D{number}"), "1.000001", ASKED)
+                .unwrap();
         }
         let many: Vec<_> = (0..KNOWN_MAX)
             .map(|n| entry(&format!("5.{n:06}"), ""))
             .collect();
-        store.seen("C1", "1", true).unwrap();
+        store.seen("C1", "1", ASKED).unwrap();
         log(&store, &many);
-        assert_eq!(store.seen("C1", "5.000000", false), Ok(Seen::Known));
+        assert_eq!(
+            store.seen("C1", "5.000000", Now::default()),
+            Ok(Seen::Known)
+        );
         assert_eq!(store.known.lock().unwrap().len(), CHANNELS_MAX);
         let known = store.known.lock().unwrap();
         assert_eq!(known.back().unwrap().messages.len(), KNOWN_MAX);
@@ -822,7 +859,10 @@ pub(crate) mod tests {
         let channels: Vec<&str> = failed.iter().map(|(channel, _)| &**channel).collect();
         assert_eq!(channels, ["C2", "C3", "C4"], "{failed:?}");
         assert_eq!(scratch.read("C1/log.jsonl").lines().count(), 2);
-        assert_eq!(store.seen("C1", "1.000001", false), Ok(Seen::Known));
+        assert_eq!(
+            store.seen("C1", "1.000001", Now::default()),
+            Ok(Seen::Known)
+        );
         assert!(store.log(&batch).is_err());
     }
 

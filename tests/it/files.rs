@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Gate, Peer, Reply as HttpReply, Request, Scheme, Server};
-use crate::llm::FakeLlm;
+use crate::llm::{FakeLlm, Reply};
 use crate::mom::Mom;
 use crate::slack::{BOT, BOT_TOKEN, FakeSlack, Fault};
 
@@ -124,9 +124,43 @@ fn what_cannot_be_fetched_is_told() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Rarely Slack's app_mention lacks the files that its twin has.
+#[test]
+fn files_that_come_with_the_later_twin_reach_the_run() {
+    let (slack, llm, mom) = start();
+    slack.wait_looked_back("C01");
+    let file = slack.file("late.txt", "text/plain", b"late");
+    let text = format!("<@{BOT}> look");
+    let ts = slack.say("C01", "U07", &text).file(&file).send_unheard();
+    let gate = Gate::new();
+    let call = json!({"label": "Look", "command": "true"});
+    llm.reply(Reply::tool("bash", &call).stall(&gate));
+    let mut event = json!({"type": "app_mention", "channel": "C01", "user": "U07", "text": text,
+        "ts": ts, "event_ts": ts});
+    slack.emit(event.clone());
+    llm.next_request();
+    event["type"] = "message".into();
+    event["files"] = slack.channel("C01").message(&ts).files.clone().into();
+    slack.emit(event);
+    // What comes after it is handled after it.
+    let after = slack.say("C01", "U08", "chatter").send();
+    slack.wait_acked(&after);
+    llm.reply_text("Seen.");
+    gate.open();
+    let told = llm.next_request().body["messages"].to_string();
+    assert_eq!(told.matches("look").count(), 1, "{told}");
+    assert_eq!(told.matches("_late.txt").count(), 1, "{told}");
+    slack.wait_channel("C01", |channel| channel.to_string().contains("Seen."));
+    let log = mom.jsonl("C01/log.jsonl");
+    let newest = log.iter().rfind(|line| line["ts"] == ts).expect("a line");
+    let local = newest["attachments"][0]["local"].as_str().expect("a file");
+    assert_eq!(mom.data(local), "late");
+}
+
 #[test]
 fn a_stub_is_looked_up() {
     let (slack, llm, _mom) = start();
+    slack.wait_looked_back("C01");
     let file = slack.file("shared.txt", "text/plain", b"from elsewhere");
     let stub = json!([{"id": file, "mode": "file_access", "file_access": "check_file_info"}]);
     llm.reply_text("Seen.");

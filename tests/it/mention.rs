@@ -250,6 +250,7 @@ fn a_file_from_the_workspace_is_attached() {
 fn other_bots_and_her_own_words_are_not_answered() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     let _mom = Mom::start(&slack, &llm);
+    slack.wait_looked_back("C01");
     let bot = slack
         .say("C01", "U08", "<@U0BOT> hi")
         .with("bot_id", "B9".into())

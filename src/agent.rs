@@ -20,7 +20,7 @@ use crate::net::Net;
 use crate::prompt::{self, Facts};
 use crate::run::{self, Asked, Job, Outcome, RunEnv, Show, Update, UsageReport};
 use crate::sandbox::Sandbox;
-use crate::secret::Mask;
+use crate::secret;
 use crate::settings;
 use crate::skills;
 use crate::stop::{Cause, Stop};
@@ -42,7 +42,6 @@ pub(crate) struct Agent {
     pub(crate) sandbox: Sandbox,
     pub(crate) net: Net,
     provider: Box<dyn Provider>,
-    mask: Mask,
     specs: Vec<ToolSpec>,
     started: Instant,
     /// Warnings about files in the data directory, each said once.
@@ -63,6 +62,8 @@ impl Agent {
             net: &net,
         };
         let provider = llm::open(&config.model, &sources)?;
+        // Anew: a command may have told a key.
+        secret::guard(keys.all());
         let store = Arc::new(Store::open(dir)?);
         for warning in check_sandbox(&sandbox, store.dir(), store.path())? {
             log::warning!("", "{warning}");
@@ -73,7 +74,6 @@ impl Agent {
             sandbox,
             net,
             provider,
-            mask: Mask::new(keys.all()),
             specs: tools::specs(),
             started: Instant::now(),
             warned: Mutex::default(),
@@ -86,7 +86,7 @@ impl Agent {
         let mut asked: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
         // An answer that was found and perhaps not said comes first, and alone.
         let standing = match context.is_cut(&asked) {
-            true => run::standing(&context, &self.mask),
+            true => run::standing(&context),
             false => None,
         };
         if standing.is_some() {
@@ -243,7 +243,7 @@ impl Session<'_> {
         let store = &agent.store;
         let (settings, warnings) = settings::load(store.dir());
         agent.warn_once(&job.channel, warnings);
-        let system = self.system(job, scene);
+        let system = secret::hide(self.system(job, scene));
         let window = agent.provider.model().context_window;
         let handled = |ts: &str| self.asked.iter().any(|asked| asked == ts) || (scene.waits)(ts);
         self.context.sync(store, &handled, window, scene.name_of)?;
@@ -286,7 +286,6 @@ impl Session<'_> {
             specs: &agent.specs,
             settings: &settings,
             system: &system,
-            mask: &agent.mask,
             read: &read,
             steer: scene.steer,
         };
@@ -434,6 +433,7 @@ impl Agent {
             }
         }
         let mut body = text::unescape(&with_names(&asked.text, scene.name_of));
+        body = prompt::unforged(&body);
         for sentence in missing {
             body.push_str(&format!("\n[{sentence}]"));
         }

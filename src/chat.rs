@@ -170,6 +170,7 @@ fn show(agent: &Agent, update: Update) -> Result<()> {
 /// A closed pipe is the reader's choice, not a failure; a full disk is one.
 fn answer(text: &str) -> Result<()> {
     let mut stdout = io::stdout();
+    let text = text::printable(text);
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::io("write the answer to", "stdout", &err))
@@ -180,6 +181,7 @@ fn answer(text: &str) -> Result<()> {
 
 fn progress(text: &str) {
     // A closed stderr is no reason to stop: the answer goes to stdout.
+    let text = text::printable(text);
     io::stderr().write_all(text.as_bytes()).ok();
 }
 

@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::json::{self, Obj};
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
 use crate::process::random_word;
+use crate::secret;
 use crate::store::{self, LogEntry, RECORD_TYPE, Store};
-use crate::{log, session, time};
+use crate::{log, prompt, session, time};
 
 /// Bytes of context.jsonl that are read at most; what no compaction has shortened begins
 /// that far from its end.
@@ -358,10 +359,10 @@ impl Context {
         content: Vec<Content>,
         timestamp_ms: i64,
     ) -> Result<()> {
-        let message = Message::User {
+        let message = masked(Message::User {
             content,
             timestamp_ms,
-        };
+        });
         let before = self.state.run.clone();
         if let Some(run) = &mut self.state.run {
             run.ask(ts);
@@ -670,7 +671,7 @@ impl Context {
             let Ok(line) = std::str::from_utf8(&line) else {
                 continue;
             };
-            let entry: Value = serde_json::from_str(line).unwrap_or_default();
+            let entry = json::parse_line(line.as_bytes()).unwrap_or_default();
             let id = entry["id"].as_str().unwrap_or_default();
             if entry["type"] == "session" || !entry["type"].is_string() || id.is_empty() {
                 continue;
@@ -765,6 +766,10 @@ impl Context {
         if messages.is_empty() {
             return Ok(());
         }
+        let masked = messages
+            .into_iter()
+            .map(|(message, ts)| (masked(message), ts));
+        let messages: Vec<_> = masked.collect();
         let entries = messages
             .iter()
             .map(|(message, ts)| message_entry(message, ts));
@@ -947,6 +952,29 @@ impl Step {
     }
 }
 
+/// As it goes to the model and to the file.
+fn masked(mut message: Message) -> Message {
+    let hide = |text: &mut String| *text = secret::hide(std::mem::take(text));
+    match &mut message {
+        Message::User { content, .. } | Message::ToolResult(ToolResult { content, .. }) => {
+            for content in content {
+                if let Content::Text(text) = content {
+                    hide(text);
+                }
+            }
+        }
+        Message::Assistant(said) => {
+            for block in &mut said.blocks {
+                match block {
+                    Block::Text(text) | Block::Thinking { text, .. } => hide(text),
+                    Block::ToolCall(call) => hide(&mut call.arguments),
+                }
+            }
+        }
+    }
+    message
+}
+
 /// `ts` as Slack has the message, empty for none; the original's own messages have no such key.
 fn message_entry(message: &Message, ts: &str) -> Result<Entry> {
     let mut entry = Entry::new("message")?;
@@ -972,7 +1000,7 @@ fn summary(compaction: &Compaction) -> Message {
 fn said(entry: &LogEntry, name_of: &dyn Fn(&str) -> String) -> String {
     let name = entry.user_name.clone();
     let name = name.unwrap_or_else(|| name_of(&entry.user));
-    let mut text = format!("[{name}]: {}", entry.text);
+    let mut text = prompt::unforged(&format!("[{name}]: {}", entry.text));
     if !entry.attachments.is_empty() {
         let paths = entry.attachments.iter().map(|file| file.local.as_str());
         let paths = paths.collect::<Vec<_>>().join("\n");

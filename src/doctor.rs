@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::net::Net;
 use crate::prompt::MEMORY_BYTES_MAX;
 use crate::sandbox::Sandbox;
-use crate::secret::Mask;
+use crate::secret;
 use crate::slack::web::{Identity, Web};
 use crate::slack::{is_channel_id, is_user_id, manifest};
 use crate::stop::{Cause, Stop};
@@ -112,8 +112,8 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> bool {
             (InDir(_), None) => continue,
         };
         // Anew: the check may have asked a command for a key.
-        let mask = Mask::new(keys.all());
-        let clean = |text: &str| mask.apply(text::one_line(text, LINE_CHARS_MAX));
+        secret::guard(keys.all());
+        let clean = |text: &str| secret::hide(text::one_line(text, LINE_CHARS_MAX));
         for Finding { grade, fact, mend } in findings {
             let (word, code) = match grade {
                 Grade::Ok => ("ok  ", 32),

@@ -143,9 +143,7 @@ fn lines(message: &Value, indent: &str) -> String {
     let user = message["user"].as_str().unwrap_or("unknown");
     let stamp = time::utc_stamp(ms.unwrap_or_default());
     let prefix = format!("{indent}[{stamp}] {user}: ");
-    // Whoever wrote it shall not command the terminal it is shown on.
-    let text = message["text"].as_str().unwrap_or_default();
-    let text = text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "");
+    let text = text::printable(message["text"].as_str().unwrap_or_default());
     let below = format!("\n{}", " ".repeat(prefix.chars().count()));
     format!("{prefix}{}\n", text.replace('\n', &below))
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::time;
+use crate::{secret, text, time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
@@ -53,7 +53,8 @@ pub(crate) fn line(level: Level, scope: &str, text: fmt::Arguments<'_>) {
         format!("[{scope}] ")
     };
     // One line is one entry: text from outside must not start a second one.
-    let text = text.to_string().replace(['\n', '\r'], " ");
+    let text = text::printable(&text.to_string().replace(['\n', '\r', '\t'], " "));
+    let text = secret::hide(text);
     let line = format!("{} {name} {scope}{text}\n", time::log_stamp());
     // A closed stderr is no reason to stop working.
     std::io::stderr().write_all(line.as_bytes()).ok();

@@ -14,8 +14,8 @@
 //! - `dir` (the only one that opens files below the data directory), `net/`, `systemd`, `cron`,
 //!   `text`, `time`, `zone`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
 //!
-//! Absent on purpose: async, plugins, mocks, globals (but for the log level and the host's
-//! time zone), `unsafe`.
+//! Absent on purpose: async, plugins, mocks, globals (but for the log level, the host's time
+//! zone and the secrets to hide), `unsafe`.
 
 mod agent;
 mod chat;
@@ -78,7 +78,8 @@ fn main() -> ExitCode {
                 _ => (1, ""),
             };
             // Nobody left to tell when stderr is closed.
-            writeln!(std::io::stderr(), "mom: {err}{hint}").ok();
+            let text = secret::hide(format!("mom: {err}{hint}\n"));
+            std::io::stderr().write_all(text.as_bytes()).ok();
             ExitCode::from(code)
         }
     }
@@ -128,7 +129,9 @@ fn configure(options: Options) -> Result<(Config, Keys)> {
     if let Some(level) = options.log_level {
         log::set_level(level);
     }
-    Ok((Config::new(options), Keys::take()?))
+    let keys = Keys::take()?;
+    secret::guard(keys.all());
+    Ok((Config::new(options), keys))
 }
 
 /// A reader that has gone away (`mom --help | head -1`) is no failure.

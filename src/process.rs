@@ -197,7 +197,9 @@ fn try_run(run: Run<'_>, stop: &Stop) -> io::Result<Finished> {
                     Piece::Bytes(bytes) => sink.push(bytes),
                     Piece::Exit(exit) => code = code.or(Some(exit)),
                     Piece::Question => {
-                        if let Some(answer) = &mut answer {
+                        // Who asks again before the answer is read is not our script: it
+                        // would fill the memory with answers.
+                        if let (Some(answer), true) = (&mut answer, to_write.is_empty()) {
                             to_write.push(&answer(&sink.out.tail));
                             sink.out = Output::default();
                         }

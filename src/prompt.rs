@@ -136,6 +136,11 @@ pub(crate) fn message(ms: i64, name: &str, text: &str, attachments: &[String]) -
     out
 }
 
+/// What someone wrote, so that none of its lines begins like a message of somebody else.
+pub(crate) fn unforged(text: &str) -> String {
+    text.replace("\n[", "\n [")
+}
+
 /// News from mom's own program for this run, as a further text block of the user message:
 /// the original's sync compares texts block by block and so never takes it for a message.
 pub(crate) fn note(lines: &[String]) -> Option<String> {

@@ -15,7 +15,7 @@ use crate::llm::{
     ToolSpec, Turn, Usage,
 };
 use crate::log;
-use crate::secret::Mask;
+use crate::secret::{self, Pieces};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::text;
@@ -146,7 +146,6 @@ pub(crate) struct RunEnv<'a> {
     pub(crate) settings: &'a Settings,
     /// Fixed during the run: signed thinking and the prompt cache are bound to it.
     pub(crate) system: &'a str,
-    pub(crate) mask: &'a Mask,
     /// A message as the model reads it (time, name, text, files) and its time in
     /// milliseconds. Waits for the files.
     pub(crate) read: &'a Read<'a>,
@@ -189,7 +188,7 @@ pub(crate) fn run(
 }
 
 /// How the run ended, when its answer is the last thing in the context.
-pub(crate) fn standing(context: &Context, mask: &Mask) -> Option<Outcome> {
+pub(crate) fn standing(context: &Context) -> Option<Outcome> {
     let of_run = context.messages().get(context.run_start()..);
     let Some(Message::Assistant(said)) = of_run.unwrap_or_default().last() else {
         return None;
@@ -197,7 +196,7 @@ pub(crate) fn standing(context: &Context, mask: &Mask) -> Option<Outcome> {
     let is_call = |block: &Block| matches!(block, Block::ToolCall(_));
     let is_over = matches!(said.stop_reason, StopReason::Stop | StopReason::Length)
         && !said.blocks.iter().any(is_call);
-    is_over.then(|| outcome(mask.apply(text_of(&said.blocks)), said.stop_reason))
+    is_over.then(|| outcome(secret::hide(text_of(&said.blocks)), said.stop_reason))
 }
 
 struct Run<'a> {
@@ -222,7 +221,7 @@ impl Run<'_> {
                     "the model declined to answer ({why}); put it differently, or say `new`"
                 )));
             }
-            let text = self.env.mask.apply(text_of(&reply.blocks));
+            let text = secret::hide(text_of(&reply.blocks));
             if let Some(name) = reply.cut_call {
                 cut_calls += 1;
                 if cut_calls > CUT_CALLS_MAX {
@@ -251,7 +250,7 @@ impl Run<'_> {
                     _ => None,
                 })
                 .collect();
-            let thinking = self.env.mask.apply(thinking_of(&reply.blocks));
+            let thinking = secret::hide(thinking_of(&reply.blocks));
             // What was said while she wrote the answer waits for the next run: the answer to
             // it would push this one out of the channel.
             let more = !calls.is_empty();
@@ -354,10 +353,11 @@ impl Run<'_> {
             tools: self.env.specs,
             output_tokens_max: u32::try_from(output).unwrap_or(u32::MAX),
         };
+        let mut pieces = Pieces::default();
         self.env.provider.stream(&turn, stop, &mut |delta| {
             if let Delta::Text(piece) = delta {
                 // Only an upload can fail.
-                show(Update::TextDelta(piece.to_owned())).ok();
+                show(Update::TextDelta(pieces.push(piece))).ok();
             }
         })
     }
@@ -420,7 +420,7 @@ impl Run<'_> {
                 })?;
                 let since = Instant::now();
                 let upload = &mut |upload| show(Update::Upload(upload));
-                let output = self.mask(tools::call(&self.env.tools, call, stop, upload));
+                let output = masked(tools::call(&self.env.tools, call, stop, upload));
                 show(Update::ToolEnd(self.report(call, &output, since.elapsed())))?;
                 output
             };
@@ -477,7 +477,7 @@ impl Run<'_> {
                     })?;
                     continue;
                 };
-                let output = self.mask(output);
+                let output = masked(output);
                 show(Update::ToolEnd(self.report(call, &output, took)))?;
                 done[index] = Some(output);
                 while let Some(output) = done.get_mut(kept).and_then(Option::take) {
@@ -501,7 +501,7 @@ impl Run<'_> {
     }
 
     fn label(&self, call: &ToolCall) -> String {
-        self.env.mask.apply(tools::label(call))
+        secret::hide(tools::label(call))
     }
 
     fn report(&self, call: &ToolCall, output: &ToolOutput, duration: Duration) -> ToolReport {
@@ -512,23 +512,23 @@ impl Run<'_> {
         ToolReport {
             name: call.name.clone(),
             label: self.label(call),
-            arguments: self.env.mask.apply(tools::arguments_text(call)),
+            arguments: secret::hide(tools::arguments_text(call)),
             result: texts.collect::<Vec<_>>().join("\n"),
             is_error: output.is_error,
             duration,
         }
     }
+}
 
-    /// mom's own keys don't go to the model, the file or Slack, wherever a tool found them.
-    fn mask(&self, mut output: ToolOutput) -> ToolOutput {
-        for content in &mut output.content {
-            if let Content::Text(text) = content {
-                *text = self.env.mask.apply(std::mem::take(text));
-            }
+/// mom's own keys don't go to the model, the file or Slack, wherever a tool found them.
+fn masked(mut output: ToolOutput) -> ToolOutput {
+    for content in &mut output.content {
+        if let Content::Text(text) = content {
+            *text = secret::hide(std::mem::take(text));
         }
-        output.details = output.details.map(|details| self.env.mask.apply(details));
-        output
     }
+    output.details = output.details.map(secret::hide);
+    output
 }
 
 fn not_run() -> ToolOutput {

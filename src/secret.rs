@@ -2,7 +2,7 @@
 //! whatever leaves the process in words.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 /// A token or key. `Debug` and `Display` print `***`; `expose` is for the header only.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +38,47 @@ pub(crate) struct Mask(Vec<Secret>);
 /// Shorter values are ordinary words (`ollama`, `none`), not secrets.
 const SECRET_LEN_MIN: usize = 10;
 
+/// mom's own. Like the log's level it is one for the whole program: what must not leave her
+/// is the same at every door, and a door that was handed no mask would leak in silence.
+static OURS: RwLock<Mask> = RwLock::new(Mask(Vec::new()));
+
+/// All of them, also those from earlier calls.
+pub(crate) fn guard(secrets: Vec<Secret>) {
+    *OURS.write().unwrap() = Mask::new(secrets);
+}
+
+/// The text with `***` in place of mom's own secrets.
+pub(crate) fn hide(text: String) -> String {
+    OURS.read().unwrap().apply(text)
+}
+
+/// Is one of them in there?
+pub(crate) fn holds(bytes: &[u8]) -> bool {
+    let Mask(secrets) = &*OURS.read().unwrap();
+    let mut texts = bytes.utf8_chunks().map(|chunk| chunk.valid());
+    texts.any(|text| secrets.iter().any(|secret| text.contains(secret.expose())))
+}
+
+/// For text that comes in pieces: an end that may be the start of a secret waits for what
+/// follows it.
+#[derive(Default)]
+pub(crate) struct Pieces(String);
+
+impl Pieces {
+    /// What can be shown by now.
+    pub(crate) fn push(&mut self, piece: &str) -> String {
+        let mask = OURS.read().unwrap();
+        let mut text = mask.apply(std::mem::take(&mut self.0) + piece);
+        let starts = mask.0.iter().flat_map(|secret| {
+            let ends = secret.expose().char_indices().skip(1);
+            ends.map(|(end, _)| secret.expose().split_at(end).0)
+        });
+        let held = starts.filter(|start| text.ends_with(start)).map(str::len);
+        self.0 = text.split_off(text.len() - held.max().unwrap_or(0));
+        text
+    }
+}
+
 impl Mask {
     pub(crate) fn new(secrets: impl IntoIterator<Item = Secret>) -> Mask {
         let mut secrets: Vec<Secret> = secrets
@@ -63,6 +104,32 @@ impl Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_wait_for_the_end_of_a_secret() {
+        guard(vec![
+            Secret::new("xoxb-é-0123456789"),
+            Secret::new("xoxb-é-0123"),
+        ]);
+        let text = "so xoxb-é-0123456789 and xoxb-é-0123, not xoxb-é-01 or xo";
+        let cut = |len: usize| text.char_indices().step_by(len).map(|(at, _)| at);
+        for len in 1..30 {
+            let mut pieces = Pieces::default();
+            let ends = cut(len).skip(1).chain([text.len()]);
+            let shown = cut(len)
+                .zip(ends)
+                .map(|(at, end)| pieces.push(&text[at..end]));
+            let shown: String = shown.collect();
+            // The shorter one is over before the longer one is.
+            let want = [
+                "so *** and ***, not xoxb-é-01 or ",
+                "so ***456789 and ***, not xoxb-é-01 or ",
+            ];
+            assert!(want.contains(&&*shown), "{len}: {shown}");
+        }
+        assert!(holds(b"\xff\0xoxb-\xc3\xa9-0123\xff") && !holds(b"xoxb-\xc3\xa9-\xff0123"));
+        guard(Vec::new());
+    }
 
     #[test]
     fn masks_every_occurrence_and_no_short_words() {

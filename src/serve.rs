@@ -17,6 +17,7 @@ use crate::log;
 use crate::prompt::{Person, Place};
 use crate::queue::{Order, Promise, Queue, Running, Submitted, Task};
 use crate::run::{Asked, Job, Outcome};
+use crate::secret;
 use crate::signals;
 use crate::slack::Envelope;
 use crate::slack::backfill;
@@ -427,7 +428,7 @@ impl House {
             user: message.user.clone(),
             user_name: user.as_ref().map(|user| user.handle.clone()),
             display_name: user.map(|user| user.display),
-            text: store::clean_text(&message.text),
+            text: secret::hide(store::clean_text(&message.text)),
             attachments: attachments.collect(),
             thread_ts: message.thread_ts.clone(),
             mention: asks == Asks::Yes,

@@ -298,7 +298,7 @@ fn usage(value: &Value) -> Usage {
 /// A file of version 1 as version 3: entries get ids, each the child of the one before, and
 /// compactions name what they keep by id. `new_id` is called for each entry.
 pub(crate) fn from_version_1(text: &str, mut new_id: impl FnMut() -> String) -> String {
-    let parse = |line: &str| serde_json::from_str::<Value>(line).ok();
+    let parse = |line: &str| json::parse_line(line.as_bytes());
     let mut entries: Vec<Value> = text.lines().filter_map(parse).collect();
     entries.retain(Value::is_object);
     let ids: Vec<String> = entries.iter().map(|_| new_id()).collect();

@@ -25,6 +25,9 @@ const IGNORE_FILES: [&str; 3] = [".gitignore", ".ignore", ".fdignore"];
 const IGNORE_BYTES_MAX: usize = 32 * 1024;
 /// Of all ignore files below one skills/.
 const PATTERNS_MAX: usize = 500;
+/// How much is compared for them, in characters of pattern times characters of path: some
+/// tenths of a second on a Raspberry Pi.
+const PATTERN_WORK_MAX: usize = 20_000_000;
 
 /// A skill that can be used: it has a description.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,7 @@ pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
         dir,
         skills: Vec::new(),
         ignored: Vec::new(),
+        work_left: PATTERN_WORK_MAX,
         warnings: Vec::new(),
     };
     // Of two with one name the first that is found stays.
@@ -59,6 +63,7 @@ struct Scan<'a> {
     /// Sorted by name.
     skills: Vec<Skill>,
     ignored: Vec<Pattern>,
+    work_left: usize,
     warnings: Vec<String>,
 }
 
@@ -154,10 +159,18 @@ impl Scan<'_> {
     }
 
     /// The last pattern that matches decides.
-    fn is_ignored(&self, path: &str, kind: Kind) -> bool {
-        let mut patterns = self.ignored.iter().rev();
-        let last = patterns.find(|pattern| pattern.matches(path, kind));
-        last.is_some_and(|pattern| !pattern.negated)
+    fn is_ignored(&mut self, path: &str, kind: Kind) -> bool {
+        for pattern in self.ignored.iter().rev() {
+            let work = path.len() * pattern.parts.iter().map(String::len).sum::<usize>();
+            if work > self.work_left {
+                break;
+            }
+            self.work_left -= work;
+            if pattern.matches(path, kind) {
+                return !pattern.negated;
+            }
+        }
+        false
     }
 }
 
@@ -627,6 +640,7 @@ mod tests {
             dir: &dir,
             skills: Vec::new(),
             ignored: Vec::new(),
+            work_left: PATTERN_WORK_MAX,
             warnings: Vec::new(),
         };
         scan.root("skills");

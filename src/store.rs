@@ -507,7 +507,7 @@ impl LogEntry {
 
     /// `None` for what is no entry: torn, foreign, without a ts.
     pub(crate) fn parse(line: &[u8]) -> Option<LogEntry> {
-        let value: Value = serde_json::from_slice(line).ok()?;
+        let value = json::parse_line(line)?;
         let text = |key: &str| value[key].as_str().map(str::to_owned);
         let attachments = value["attachments"].as_array().into_iter().flatten();
         let attachments = attachments.filter_map(|attachment| {
@@ -609,7 +609,7 @@ pub(crate) fn record(line: &[u8]) -> Option<Value> {
     let marked = line.windows(RECORD_TYPE.len()).take(256);
     let mut marked = marked.filter(|part| *part == RECORD_TYPE.as_bytes());
     marked.next()?;
-    let value: Value = serde_json::from_slice(line).ok()?;
+    let value = json::parse_line(line)?;
     (value["type"] == "custom" && value["customType"] == RECORD_TYPE).then_some(value)
 }
 

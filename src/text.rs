@@ -37,6 +37,11 @@ pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
     cut(&out, chars_max).into_owned()
 }
 
+/// Whoever wrote it shall not command the terminal that it is shown on.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "")
+}
+
 /// Length as Slack counts it: UTF-16 units.
 pub(crate) fn utf16_len(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()

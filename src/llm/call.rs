@@ -14,7 +14,7 @@ use super::prepare::Omit;
 use super::{Message, Model, Turn, sse};
 use crate::error::{Error, Result};
 use crate::net::{self, Limits, Net};
-use crate::secret::{Mask, Secret};
+use crate::secret::{self, Secret};
 use crate::stop::Stop;
 use crate::{json, log, text};
 
@@ -397,7 +397,7 @@ impl Refusal {
             text += &format!(" (request {})", cut(id));
         }
         // Some repeat the key they refuse.
-        let text = Mask::new(endpoint.key.clone()).apply(text);
+        let text = secret::hide(text);
         if self.is_overflow() {
             return Error::ContextFull(text);
         }

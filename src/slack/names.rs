@@ -63,7 +63,8 @@ impl Names {
 
     /// What a program calls itself in its messages: users.info knows only people.
     pub(crate) fn remember(&self, id: &str, name: &str) {
-        let name = clean(name);
+        // So that it does not pass for a person of that name.
+        let name = format!("{} (app)", clean(name));
         let user = User {
             id: id.to_owned(),
             handle: name.clone(),
@@ -161,9 +162,10 @@ impl Names {
     }
 }
 
-/// Someone else chose it: one line without tabs, not too long.
+/// Someone else chose it: one line without tabs, not too long, and not the end of a `[name]`.
 fn clean(name: &str) -> String {
-    text::one_line(name, NAME_CHARS_MAX)
+    let name = name.replace('[', "(").replace(']', ")");
+    text::one_line(&name, NAME_CHARS_MAX)
 }
 
 fn keep<T: Clone>(table: &Mutex<HashMap<String, T>>, id: &str, value: &T) {

@@ -14,7 +14,7 @@ use ureq::http::HeaderMap;
 
 use crate::error::{Error, Result};
 use crate::net::{self, Limits, Net};
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::stop::Stop;
 use crate::{json, log, time};
 
@@ -634,7 +634,11 @@ impl Web {
             .agent
             .post(&url)
             .header("Authorization", format!("Bearer {}", token.expose()))
-            .send_form(args.iter().copied());
+            // Whatever it is that she says, her keys are not in it.
+            .send_form(
+                args.iter()
+                    .map(|(name, value)| (*name, secret::hide((*value).to_owned()))),
+            );
         let mut response = sent.map_err(|err| fault(method, &url, &err))?;
         let status = response.status();
         if status.as_u16() == 429 {

@@ -3,6 +3,7 @@
 use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, Upload, UploadFn};
 use crate::llm::ToolSpec;
 use crate::sandbox::{UNWATCH, WATCH};
+use crate::secret;
 use crate::stop::Stop;
 use crate::text;
 
@@ -35,8 +36,14 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, upload: UploadFn<'_>) ->
     if bytes.len() > BYTES_MAX {
         return Err(format!("{path} is larger than 50 MB"));
     }
-    let name = text::one_line(path.rsplit('/').next().unwrap_or(path), 200);
-    let title = text::one_line(args.opt_str("title").unwrap_or_default(), 200);
+    if secret::holds(&bytes) {
+        return Err(format!(
+            "{path} holds a key or token of mom's own and stays here"
+        ));
+    }
+    let clean = |text: &str| secret::hide(text::one_line(text, 200));
+    let name = clean(path.rsplit('/').next().unwrap_or(path));
+    let title = clean(args.opt_str("title").unwrap_or_default());
     let title = if title.is_empty() {
         name.clone()
     } else {

@@ -299,7 +299,7 @@ impl ToolContext<'_> {
         };
         let finished = process::run(run, stop).map_err(|err| err.to_string())?;
         if let Ended::Lost(_) = finished.ended {
-            let text = String::from_utf8_lossy(&finished.output.tail);
+            let text = complaint(&finished.output.tail);
             return Err(self.sandbox.mend(&text, None).to_string());
         }
         Ok(finished)
@@ -324,15 +324,18 @@ impl ToolContext<'_> {
         let finished = self.run(script, args, limits, stop)?;
         match finished.ended {
             Ended::Exited(0) => Ok(finished.output.tail),
-            Ended::Exited(_) | Ended::Lost(_) => {
-                let text = String::from_utf8_lossy(&finished.output.tail);
-                let text = truncate::tail(text.trim(), 20).text;
-                Err(text.to_owned())
-            }
+            Ended::Exited(_) | Ended::Lost(_) => Err(complaint(&finished.output.tail)),
             Ended::TimedOut => Err(format!("no end after {} seconds", FILE_MAX.as_secs())),
             Ended::Stopped => Err(String::from(ABORTED)),
         }
     }
+}
+
+/// The end of what a script said that went wrong: it may have been a flood.
+fn complaint(output: &[u8]) -> String {
+    let from = output.len().saturating_sub(truncate::BYTES_MAX);
+    let text = String::from_utf8_lossy(&output[from..]);
+    truncate::tail(text.trim(), 20).text.to_owned()
 }
 
 const ABORTED: &str = "Command aborted";

@@ -12,10 +12,10 @@ use crate::docker::{self, Container, docker_ok, root, text};
 use crate::scratch::Scratch;
 
 /// What came of a call: exit code, stdout, stderr.
-struct Done(i32, String, String);
+pub(crate) struct Done(pub(crate) i32, pub(crate) String, pub(crate) String);
 
 /// `docker.sh` with these arguments, variables and standard input.
-fn call(args: &[&str], vars: &[(&str, &str)], stdin: &str) -> Done {
+pub(crate) fn call(args: &[&str], vars: &[(&str, &str)], stdin: &str) -> Done {
     let mut command = Command::new("/bin/sh");
     command.arg(root().join("docker.sh")).args(args);
     for name in [

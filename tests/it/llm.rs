@@ -347,6 +347,11 @@ impl FakeLlm {
         self.reply(Reply::raw(sse));
     }
 
+    /// What is left of the script is not asked for any more.
+    pub(crate) fn forget_script(&self) {
+        self.state.change(|state| state.script.clear());
+    }
+
     /// Answers once the script is at its end.
     pub(crate) fn otherwise(&self, responder: impl FnMut(&Asked) -> Reply + Send + 'static) {
         self.state
@@ -385,7 +390,16 @@ impl FakeLlm {
     }
 
     pub(crate) fn requests(&self) -> Vec<Asked> {
-        self.state.lock().asked.clone()
+        self.requests_since(0)
+    }
+
+    /// Without the first so many.
+    pub(crate) fn requests_since(&self, first: usize) -> Vec<Asked> {
+        self.state.lock().asked[first..].to_vec()
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.state.lock().asked.len()
     }
 
     pub(crate) fn wait_until<R>(&self, what: &str, look: impl FnMut(&mut State) -> Option<R>) -> R {

@@ -19,6 +19,7 @@ mod download;
 mod fakes;
 mod install;
 
+mod attacks;
 mod chat;
 mod cli;
 mod crash;

@@ -1,8 +1,7 @@
 //! What she remembers: files of the original and her own, what was said meanwhile, memory,
 //! skills, settings, the prompt and its cache, and what happens when the window is full.
 
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,7 +11,6 @@ use crate::llm::{Asked, FakeLlm, Reply};
 use crate::mom::{Call, Ended, Mom};
 use crate::scratch::Scratch;
 use crate::slack::{Channel, FakeSlack};
-use crate::tether::make_fifo;
 
 const CONTEXT: &str = "data/TERMINAL/context.jsonl";
 const LOG: &str = "data/TERMINAL/log.jsonl";
@@ -1095,7 +1093,7 @@ fn old_images_go_before_the_request_is_too_large() {
     assert!(sizes[0] == 3 && (1..9).contains(&sizes[2]), "{sizes:?}");
 }
 
-// `new`, `status`, and files that are odd.
+// `new` and `status`.
 
 #[test]
 fn new_starts_afresh_and_deletes_nothing() {
@@ -1138,88 +1136,4 @@ fn new_starts_afresh_and_deletes_nothing() {
         channel.to_string().contains("`new`") && channel.to_string().contains("`status`"),
         "{channel}"
     );
-}
-
-#[test]
-fn odd_files_are_told_and_she_works_on() {
-    let kinds = [
-        "missing",
-        "empty",
-        "binary",
-        "huge",
-        "invalid",
-        "directory",
-        "fifo",
-        "link",
-        "loop",
-    ];
-    let files = [
-        "MEMORY.md",
-        "TERMINAL/MEMORY.md",
-        "settings.json",
-        "skills",
-        "skills/x/SKILL.md",
-        "TERMINAL/skills/x/SKILL.md",
-        "TERMINAL/context.jsonl",
-        "TERMINAL/log.jsonl",
-        "TERMINAL/last_prompt.jsonl",
-        "SYSTEM.md",
-    ];
-    for file in files {
-        for kind in kinds {
-            let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
-            let (name, case) = (format!("data/{file}"), format!("{file} {kind}"));
-            home.write(
-                "secret/SKILL.md",
-                "---\nname: x\ndescription: TOPSECRET\n---\n",
-            );
-            home.write("data/TERMINAL/x", "");
-            home.write(&name, "");
-            let path = home.path(&name);
-            if kind != "empty" {
-                fs::remove_file(&path).unwrap();
-            }
-            match kind {
-                "binary" => home.write(&name, [0xff, 0, 0xfe, b'\n', 0x80]),
-                "huge" => File::create(&path).unwrap().set_len(10 << 30).unwrap(),
-                "invalid" => home.write(&name, "{\"type\":\n}{[ --- \n"),
-                "directory" => fs::create_dir(&path).unwrap(),
-                "fifo" => make_fifo(&home, &name),
-                "link" => symlink(home.path("secret/SKILL.md"), &path).unwrap(),
-                "loop" => symlink(&path, &path).unwrap(),
-                _ => {}
-            }
-            llm.otherwise(|_| Reply::text("Well."));
-            let ended = chat(&home, &llm, "hello\nagain\n");
-            // What must be written needs a file that can be.
-            let needed = file.ends_with("context.jsonl") || file.ends_with("log.jsonl");
-            let broken = needed && matches!(kind, "directory" | "fifo" | "link" | "loop" | "huge");
-            if broken {
-                assert!(
-                    ended.code == Some(0) || ended.stderr.contains(file),
-                    "{case}: {ended:?}"
-                );
-            } else {
-                assert_eq!(
-                    (ended.code, ended.stdout.as_str()),
-                    (Some(0), "Well.\nWell.\n"),
-                    "{case}: {}",
-                    ended.stderr
-                );
-            }
-            for asked in llm.requests() {
-                assert!(!asked.raw.contains("TOPSECRET"), "{case}");
-            }
-            assert_eq!(
-                home.read("secret/SKILL.md"),
-                "---\nname: x\ndescription: TOPSECRET\n---\n",
-                "{case}"
-            );
-            let warned = ended
-                .stderr
-                .lines()
-                .filter(|line| line.contains(" WARN ") && line.contains(file));
-            assert!(warned.count() <= 1, "{case}: {}", ended.stderr);
-        }
-    }
 }

@@ -229,6 +229,13 @@ impl Mom {
         self.wait_line(&self.log, text)
     }
 
+    /// Waits until so many log lines have this text in them.
+    pub(crate) fn wait_log_times(&self, text: &str, times: usize) {
+        let enough = |log: &mut String| (log.matches(text).count() >= times).then_some(());
+        let log = self.log.poll(enough);
+        log.unwrap_or_else(|| panic!("mom did not say {text:?} {times} times"));
+    }
+
     /// The same for what it prints on stdout.
     pub(crate) fn wait_stdout(&self, text: &str) -> String {
         self.wait_line(&self.stdout, text)

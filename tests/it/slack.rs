@@ -20,7 +20,7 @@ use crate::watch::{Watched, show};
 use socket::{Frame, Socket};
 
 pub(crate) const APP_TOKEN: &str = "xapp-1-test";
-pub(crate) const BOT_TOKEN: &str = "xoxb-test";
+pub(crate) const BOT_TOKEN: &str = "xoxb-1-test";
 /// mom herself.
 pub(crate) const BOT: &str = "U0BOT";
 const BOT_ID: &str = "B0BOT";
@@ -577,6 +577,11 @@ impl FakeSlack {
             socket.push(Frame::Text(frame.to_string()));
             socket.retired = true;
         });
+    }
+
+    /// A frame as it is, whatever it may be.
+    pub(crate) fn push_text(&self, text: &str) {
+        self.to_sockets(|socket| socket.push(Frame::Text(text.to_owned())));
     }
 
     pub(crate) fn ping(&self) {

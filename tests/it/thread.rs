@@ -69,7 +69,7 @@ fn a_threads_earlier_messages_are_known() {
     let request = llm.next_request();
     let messages = request.body["messages"].to_string();
     let order: Vec<_> = [
-        "[ci]: deploy 41",
+        "[ci (app)]: deploy 41",
         "the <database>",
         "which one?",
         "what happened",

@@ -78,6 +78,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("skills", InDir(skill_files)),
     ("events", InDir(event_files)),
     ("sandbox", Any(sandbox)),
+    ("engine", Any(engine)),
     ("git and curl", Any(programs)),
     ("CA certificates", Any(ca_certificates)),
     ("proxy", Any(proxy)),
@@ -405,6 +406,18 @@ fn sandbox(exam: &mut Exam<'_>) -> Findings {
             .flat_map(|warning| told(Grade::Warn, warning, isolate))
             .collect(),
         Err(err) => failed(&err, "mend the data directory first"),
+    }
+}
+
+fn engine(exam: &mut Exam<'_>) -> Findings {
+    match Sandbox::parse(&exam.config.sandbox).map(|sandbox| sandbox.is_rootless()) {
+        Ok(Some(true)) => ok("root in the container is an ordinary user here"),
+        Ok(Some(false)) => warn(
+            "root in the container is root here, should it ever get out",
+            "a rootless engine of mom's user: dockerd-rootless-setuptool.sh install, or podman",
+        ),
+        // The line above says why.
+        _ => Findings::new(),
     }
 }
 

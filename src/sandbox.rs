@@ -262,6 +262,24 @@ impl Sandbox {
         }
     }
 
+    /// Is root in the container an ordinary user of this machine? `None`: the engine does not
+    /// say, or there is none.
+    pub(crate) fn is_rootless(&self) -> Option<bool> {
+        let Sandbox::Container { engine, .. } = self else {
+            return None;
+        };
+        let mut command = client(engine);
+        let format = match *engine {
+            "podman" => "{{.Host.Security.Rootless}}",
+            _ => "{{json .SecurityOptions}}",
+        };
+        command.args(["info", "--format", format]);
+        let finished = self.check_run(command, None).ok()?;
+        let text = String::from_utf8_lossy(&finished.output.tail);
+        let words = ["name=rootless", "name=userns", "true"];
+        (finished.ended == Ended::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
+    }
+
     /// Those of these programs that a tool would not find, with blanks between.
     pub(crate) fn lacking(&self, programs: &[&str]) -> Result<String> {
         const SCRIPT: &str = r#"
@@ -343,6 +361,22 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
     }
 }
 
+/// Who can write to one of these owns the machine; the engine's socket is in some of them.
+const SYSTEM_DIRECTORIES: [&str; 13] = [
+    "/", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr",
+    "/var", "/var/run",
+];
+/// Capabilities that lead out of a container (capabilities(7)).
+const MIGHTY: [&str; 7] = [
+    "SYS_ADMIN",
+    "SYS_MODULE",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "DAC_READ_SEARCH",
+    "BPF",
+    "NET_ADMIN",
+];
+
 /// What a container made by `./docker.sh create` has and this one has not. `container` is
 /// the engine's JSON of it.
 fn lacks(container: &Value) -> Vec<&'static str> {
@@ -355,22 +389,30 @@ fn lacks(container: &Value) -> Vec<&'static str> {
     let mounts = container["Mounts"]
         .as_array()
         .map_or(&[][..], Vec::as_slice);
-    let has_socket = mounts.iter().any(|mount| {
-        let source = mount["Source"].as_str().unwrap_or_default();
-        source.ends_with("docker.sock") || source.ends_with("podman.sock")
-    });
+    let mounted = |what: &dyn Fn(&str) -> bool| {
+        mounts
+            .iter()
+            .filter_map(|mount| mount["Source"].as_str())
+            .any(what)
+    };
     let shares = |key: &str| host(key).as_str() == Some("host");
     [
         (
-            has_socket,
+            mounted(&|source| source.ends_with("docker.sock") || source.ends_with("podman.sock")),
             "has the engine's socket mounted: it can become root on this machine",
+        ),
+        (
+            mounted(&|source| SYSTEM_DIRECTORIES.contains(&source)),
+            "has a directory of this machine's system mounted: it can become root there",
         ),
         (
             host("Privileged") == true,
             "is privileged: it can become root on this machine",
         ),
         (
-            shares("PidMode") || shares("NetworkMode") || shares("IpcMode"),
+            ["PidMode", "NetworkMode", "IpcMode", "UTSMode"]
+                .into_iter()
+                .any(shares),
             "shares a namespace with this machine",
         ),
         (
@@ -390,12 +432,28 @@ fn lacks(container: &Value) -> Vec<&'static str> {
             "keeps all default capabilities",
         ),
         (
+            list(host("CapAdd"), &|cap| {
+                is_all(cap) || MIGHTY.contains(&cap.trim_start_matches("CAP_"))
+            }),
+            "was given capabilities with which it can become root on this machine",
+        ),
+        (
+            list(host("SecurityOpt"), &|opt| opt.ends_with("unconfined")),
+            "has no filter for system calls (unconfined)",
+        ),
+        (
             host("PidsLimit").as_i64().unwrap_or(0) <= 0,
             "has no limit for processes (--pids-limit)",
         ),
         (
             host("Memory").as_i64().unwrap_or(0) <= 0,
             "has no memory limit",
+        ),
+        (
+            ["NanoCpus", "CpuQuota"]
+                .into_iter()
+                .all(|key| host(key).as_i64().unwrap_or(0) <= 0),
+            "has no processor limit (--cpus)",
         ),
     ]
     .into_iter()
@@ -518,6 +576,8 @@ mod tests {
         let hardened = json!({
             "HostConfig": {
                 "Init": true, "Privileged": false, "PidsLimit": 512, "Memory": 1_000_000,
+                "NanoCpus": 1_500_000_000, "CpuQuota": 0, "CapAdd": ["CAP_CHOWN", "KILL"],
+                "UTSMode": "",
                 "SecurityOpt": ["no-new-privileges"], "CapDrop": ["ALL"],
                 "PidMode": "", "NetworkMode": "default", "IpcMode": "private",
             },
@@ -538,6 +598,15 @@ mod tests {
             ),
             ("/HostConfig/CapDrop", json!(null), "capabilities"),
             ("/HostConfig/NetworkMode", json!("host"), "namespace"),
+            ("/HostConfig/UTSMode", json!("host"), "namespace"),
+            ("/HostConfig/CapAdd", json!(["CAP_SYS_ADMIN"]), "was given"),
+            ("/HostConfig/NanoCpus", json!(0), "processor"),
+            (
+                "/HostConfig/SecurityOpt",
+                json!(["no-new-privileges", "seccomp=unconfined"]),
+                "unconfined",
+            ),
+            ("/Mounts/0/Source", json!("/var/run"), "system mounted"),
             ("/Mounts/0/Source", json!("/run/docker.sock"), "socket"),
         ] {
             let mut container = hardened.clone();
@@ -548,7 +617,7 @@ mod tests {
                 "{path}: {lacks:?}"
             );
         }
-        assert_eq!(lacks(&Value::Null).len(), 5);
+        assert_eq!(lacks(&Value::Null).len(), 6);
     }
 
     #[test]

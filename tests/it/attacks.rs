@@ -1165,6 +1165,22 @@ const ATTACKS: &[Attack] = &[
         let ended = start();
         assert!(ended.code == Some(1) && ended.stderr.contains("docker.sh start"), "{ended:?}");
     }),
+    ("a container without any protection", On::Container, |_| {
+        let (container, mine) = (Container::named(), Arc::new(Scratch::new()));
+        fs::create_dir(mine.path("data")).unwrap();
+        let mount = format!("{}:/workspace", mine.path("data").display());
+        docker::docker_ok(&[
+            "run", "-d", "--pid=host", "--network=host", "--uts=host", "--name", &container.name, "-v", &mount, "-v",
+            "/var/run/docker.sock:/var/run/docker.sock", docker::image().unwrap(), "tail", "-f", "/dev/null",
+        ]);
+        let ended = Call::new(&mine).arg("--model=offline").arg(&container.sandbox()).arg("--chat").data().run("");
+        for part in [
+            "engine's socket", "shares a namespace", "--init", "no-new-privileges", "capabilities", "processes",
+            "memory", "processor", "docker.sh remove && ",
+        ] {
+            assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+        }
+    }),
     ("a kernel without openat2", On::Host, |w| {
         let strace = Command::new("strace").arg("-V").output();
         if strace.is_err() {

@@ -2,8 +2,8 @@
 //!
 //! The codemap, from the door inwards; imports go down this list only (a test looks).
 //!
-//! - `serve`, `chat`, `download`, `usage`, `doctor`: the modes; they join the rest and have
-//!   no rules of their own
+//! - `serve/`, `chat`, `download`, `usage`, `doctor`: the modes; `serve/` is the bot: `intake`
+//!   (envelope to log), `route` (log to queue), `runs` (queue to Slack), `errands`, `missed`
 //! - `slack/`: socket, Web API, display of a run; `events`: files that wake her
 //! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
 //! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she

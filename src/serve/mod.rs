@@ -1,0 +1,219 @@
+//! The bot: its threads and what they share. The socket's owner (this thread) writes down,
+//! acks and routes; whatever takes longer goes to a thread beside it.
+
+mod errands;
+mod intake;
+mod missed;
+mod route;
+mod runs;
+
+use std::collections::HashMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::agent::Agent;
+use crate::config::{self, Keys};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::kept::Kept;
+use crate::queue::Queue;
+use crate::run::Job;
+use crate::slack::files::Files;
+use crate::slack::inbound::Me;
+use crate::slack::names::Names;
+use crate::slack::show::Stopper;
+use crate::slack::web::{Identity, Web, jittered};
+use crate::slack::{Envelope, socket};
+use crate::stop::{Cause, Stop};
+use crate::{log, signals};
+
+use errands::Errand;
+
+/// From the signal to the end of the program (PRODUCT.md, section 5: 3 s in all).
+const PATIENCE: Duration = Duration::from_millis(2_400);
+/// What waits to be said beside the runs. More is not said.
+const ERRANDS_MAX: usize = 512;
+/// Missed messages up to this age are answered, older ones only logged.
+pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
+
+pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
+    let (app, bot) = config::slack_tokens(keys)?;
+    let stop = Stop::new();
+    let on_signal = stop.clone();
+    signals::watch(true, move || on_signal.set(Cause::Restart))?;
+    // Calls to Slack go on while the runs say goodbye; this stop is set last.
+    let hang_up = Stop::new();
+    let url = agent.config.slack_api_url.clone();
+    let web = Arc::new(Web::new(&url, app, bot, &agent.net, &hang_up));
+    let Some(identity) = identify(&web, &stop)? else {
+        return Ok(());
+    };
+    log::info!(
+        "",
+        "I am {} in the workspace {}",
+        identity.user,
+        identity.team
+    );
+    if agent.config.allow_users.is_none() {
+        log::warning!(
+            "",
+            "no list of allowed users: everyone in the workspace can use me \
+             (--allow-users=U1,U2 names those who may)"
+        );
+    }
+    let (files, downloads) = Files::new();
+    let (errands, errand_list) = sync_channel(ERRANDS_MAX);
+    let (hellos, hello_list) = sync_channel(1);
+    let events = Events::new(agent.store.dir().clone());
+    let house = Arc::new(House {
+        names: Names::new(web.clone(), identity.me.team_id.clone()),
+        kept: Kept::load(agent.store.dir().clone()),
+        identity,
+        agent,
+        web,
+        files,
+        events,
+        errands,
+        hellos,
+        stop: stop.clone(),
+        intake: Mutex::default(),
+        unposted: Mutex::default(),
+        unwritten: Mutex::default(),
+        stoppers: Mutex::default(),
+    });
+    let queue = {
+        let house = house.clone();
+        Queue::new(move |running, queue| house.work(running, queue))
+    };
+    house.take_up(&queue);
+    let mut threads = Vec::new();
+    let start = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<JoinHandle<()>> {
+        let failed = |err| Error::failed(format!("cannot start the thread {name}: {err}"));
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work)
+            .map_err(failed)
+    };
+    {
+        let house = house.clone();
+        threads.push(start(
+            "files",
+            Box::new(move || {
+                house
+                    .files
+                    .work(&downloads, &house.web, &house.agent.store, &house.stop);
+            }),
+        )?);
+    }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "errands",
+            Box::new(move || house.run_errands(&errand_list, &queue)),
+        )?);
+    }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "events",
+            Box::new(move || house.watch_events(&queue)),
+        )?);
+    }
+    {
+        let (house, queue) = (house.clone(), queue.clone());
+        threads.push(start(
+            "missed",
+            Box::new(move || house.catch_up(&hello_list, &queue)),
+        )?);
+    }
+    let served = house.listen(&queue);
+    stop.set(Cause::Restart);
+    house.hello();
+    queue.shutdown(PATIENCE);
+    hang_up.set(Cause::Restart);
+    house.errand(Errand::End);
+    drop(house);
+    // The files thread ends with its queue; it may sit in one last read for a moment.
+    for thread in threads.into_iter().skip(1) {
+        // A panic there was printed when it happened.
+        thread.join().ok();
+    }
+    served
+}
+
+/// auth.test, as often as the network needs. `None`: stopped meanwhile.
+fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
+    let mut pause = Duration::from_secs(1);
+    let mut said = false;
+    loop {
+        match web.auth_test() {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(Error::Retry { after, why }) => {
+                if !said {
+                    log::warning!("", "{why}; I keep trying");
+                    said = true;
+                }
+                if stop.wait(after.unwrap_or(jittered(pause))).is_err() {
+                    return Ok(None);
+                }
+                pause = (pause * 2).min(Duration::from_secs(30));
+            }
+            Err(Error::Stopped) => return Ok(None),
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+struct House {
+    agent: Agent,
+    web: Arc<Web>,
+    identity: Identity,
+    names: Names,
+    files: Files,
+    events: Events,
+    /// In boxes: the channel keeps a place for each that may wait.
+    errands: SyncSender<Box<Errand>>,
+    /// Wakes the thread that reads what was missed.
+    hellos: SyncSender<()>,
+    kept: Kept,
+    stop: Stop,
+    /// Held from "is it new" to "it waits in the queue": the socket and the backfill may
+    /// bring the same message, and a run takes from the log what does not wait.
+    intake: Mutex<()>,
+    /// Channels whose messages can't be written down, and whether they were told.
+    unwritten: Mutex<HashMap<String, bool>>,
+    /// Jobs whose end could not be said, for when Slack is back.
+    unposted: Mutex<Vec<Job>>,
+    /// The displays of the runs that go on, by channel.
+    stoppers: Mutex<HashMap<String, Stopper>>,
+}
+
+impl House {
+    fn me(&self) -> &Me {
+        &self.identity.me
+    }
+
+    fn listen(self: &Arc<House>, queue: &Queue) -> Result<()> {
+        let mut first = true;
+        let mut receive = |batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])| {
+            self.receive(batch, ack, queue);
+        };
+        let mut connected = || {
+            if first {
+                log::info!("", "connected to Slack");
+            }
+            self.kept.connected();
+            self.hello();
+            first = false;
+        };
+        socket::run(
+            &self.web,
+            &self.agent.net,
+            &self.stop,
+            &mut receive,
+            &mut connected,
+        )
+    }
+}

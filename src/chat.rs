@@ -1,10 +1,11 @@
 //! `mom --chat`: the same agent in a terminal. A line from stdin is a message, progress goes
 //! to stderr, answers to stdout, so that it works in a pipe as well. Ctrl-C stops the run; a
-//! second one, or one while nothing runs, leaves.
+//! second one, or one while nothing runs, leaves. SIGTERM does both.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::exit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::prompt::Place;
 use crate::run::{Asked, Job, Outcome, Update};
-use crate::signals;
+use crate::signals::{self, Signal};
 use crate::stop::{Cause, Stop};
 use crate::store::{LogEntry, Store};
 use crate::tools::Upload;
@@ -36,16 +37,23 @@ const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
     let current: Arc<Mutex<Option<Stop>>> = Arc::default();
-    let seen = current.clone();
-    signals::watch(false, move || match &*seen.lock().unwrap() {
-        Some(stop) if !stop.is_set() => stop.set(Cause::Asked),
-        // The main thread sits in a read of stdin that nothing else can end.
-        _ => exit(INTERRUPTED),
+    let leaving = Arc::new(AtomicBool::new(false));
+    let (seen, leaves) = (current.clone(), leaving.clone());
+    signals::watch(false, move |signal| {
+        if matches!(signal, Signal::Terminate) {
+            leaves.store(true, Ordering::SeqCst);
+        }
+        match &*seen.lock().unwrap() {
+            Some(stop) if !stop.is_set() => stop.set(Cause::Asked),
+            Some(_) => exit(INTERRUPTED),
+            // The main thread sits in a read of stdin that nothing else can end.
+            None => exit(0),
+        }
     })?;
     let stdin = io::stdin();
     let interactive = stdin.is_terminal();
     let mut ended = Ended::Well;
-    loop {
+    while !leaving.load(Ordering::SeqCst) {
         if interactive {
             progress("> ");
         }

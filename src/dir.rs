@@ -98,11 +98,17 @@ impl Stamp {
 impl Dir {
     /// Makes the data directory where it is missing.
     pub(crate) fn make_root(path: &Path) -> Result<()> {
-        std::fs::create_dir_all(path).map_err(|err| {
-            Error::failed(format!(
-                "cannot make the data directory {}: {err}; name one that you may write to",
-                path.display()
-            ))
+        std::fs::create_dir_all(path).map_err(|err| no_root(path, &err))
+    }
+
+    /// Whether `make_root` could: makes the first that is missing, and takes it away again.
+    pub(crate) fn try_root(path: &Path) -> Result<()> {
+        let missing = path.ancestors().take_while(|path| !path.exists());
+        // A relative one ends with the empty path, which is here.
+        let missing = missing.filter(|path| !path.as_os_str().is_empty()).last();
+        missing.map_or(Ok(()), |missing| {
+            let made = std::fs::create_dir(missing).and_then(|()| std::fs::remove_dir(missing));
+            made.map_err(|err| no_root(path, &err))
         })
     }
 
@@ -482,6 +488,13 @@ impl Dir {
             self.path.join(path).display()
         ))
     }
+}
+
+fn no_root(path: &Path, err: &io::Error) -> Error {
+    Error::failed(format!(
+        "cannot make the data directory {}: {err}; name one that you may write to",
+        path.display()
+    ))
 }
 
 fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {

@@ -230,6 +230,9 @@ fn data_directory(exam: &mut Exam<'_>) -> Findings {
     };
     let shown = path.display();
     if !path.exists() {
+        if let Err(err) = Dir::try_root(path) {
+            return failed(&err, "");
+        }
         return warn(
             format!("{shown} is not there yet; mom makes it when she starts"),
             format!("mkdir -p {shown}, to check what follows from it"),

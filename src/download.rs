@@ -40,7 +40,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     let bot = config::bot_token(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
-    signals::watch(true, move || on_signal.set(Cause::Asked))?;
+    signals::watch(true, move |_| on_signal.set(Cause::Asked))?;
     let net = Net::from_env();
     let web = Web::new(&config.slack_api_url, Secret::new(""), bot, &net, &stop);
     let (file, path) = spool()?;

@@ -5,7 +5,7 @@
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,12 +16,21 @@ use crate::error::{Error, Result};
 /// Exit code of a second signal: 128 + SIGINT, as shells have it.
 const SECOND_SIGNAL: i32 = 130;
 
+pub(crate) enum Signal {
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM came, now or before.
+    Terminate,
+}
+
 /// Calls `on_signal` on a thread of its own for each SIGTERM and SIGINT. `impatient`: a
 /// second signal exits at once. The thread lasts as long as the program.
-pub(crate) fn watch(impatient: bool, on_signal: impl Fn() + Send + 'static) -> Result<()> {
+pub(crate) fn watch(impatient: bool, on_signal: impl Fn(Signal) + Send + 'static) -> Result<()> {
     let failed = |err: std::io::Error| Error::failed(format!("cannot watch for signals: {err}"));
     let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
     let seen = Arc::new(AtomicBool::new(false));
+    let terminated = Arc::new(AtomicBool::new(false));
+    flag::register(SIGTERM, terminated.clone()).map_err(failed)?;
     for signal in [SIGTERM, SIGINT] {
         if impatient {
             // In this order: the first signal finds the flag down and raises it.
@@ -35,7 +44,10 @@ pub(crate) fn watch(impatient: bool, on_signal: impl Fn() + Send + 'static) -> R
     let wait = move || {
         let mut byte = [0];
         while reader.read_exact(&mut byte).is_ok() {
-            on_signal();
+            on_signal(match terminated.load(Ordering::SeqCst) {
+                true => Signal::Terminate,
+                false => Signal::Interrupt,
+            });
         }
     };
     thread::Builder::new()

@@ -42,7 +42,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (app, bot) = config::slack_tokens(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
-    signals::watch(true, move || on_signal.set(Cause::Restart))?;
+    signals::watch(true, move |_| on_signal.set(Cause::Restart))?;
     // Calls to Slack go on while the runs say goodbye; this stop is set last.
     let hang_up = Stop::new();
     let url = agent.config.slack_api_url.clone();

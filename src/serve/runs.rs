@@ -9,6 +9,7 @@ use crate::queue::{Queue, Running, Task};
 use crate::run::{Asked, Job, Outcome};
 use crate::slack::names::DIRECTORY_FILE;
 use crate::slack::show::{self, Left, Milestone, Posted, Show, Target};
+use crate::stop::Cause;
 use crate::store::{LogEntry, Now, Seen};
 use crate::{log, text, time};
 
@@ -196,7 +197,12 @@ impl House {
             self.log_answer(job, answer, ts)?;
         }
         let session = session.with_dropped(running.dropped());
-        session.end(outcome, answer_ts, &running.stop)
+        session.end(outcome, answer_ts, &running.stop)?;
+        if running.stop.cause() != Some(Cause::Restart) {
+            // Also when it failed before anything was begun.
+            self.events.ran(job);
+        }
+        Ok(())
     }
 
     fn run_session(

@@ -92,6 +92,26 @@ fn ctrl_c_stops_the_run_and_the_next_line_works() {
 }
 
 #[test]
+fn sigterm_stops_the_run_and_leaves() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    llm.reply(Reply::text("a long story that never ends").stall(&Gate::new()));
+    let mut mom = Call::new(&home).llm(&llm).arg("--chat").data().spawn();
+    mom.type_text("first\n");
+    llm.next_request();
+    assert_eq!(mom.terminate().code, Some(0));
+    // While nothing runs, Ctrl-C leaves as well.
+    for signal in [Signal::INT, Signal::TERM] {
+        let call = Call::new(&home).arg("--model=offline").arg("--chat");
+        let mut mom = call.data().spawn();
+        mom.type_text("status\n");
+        mom.wait_stdout("Up: ");
+        mom.signal(signal);
+        assert_eq!(mom.ended().code, Some(0));
+    }
+}
+
+#[test]
 fn an_answer_that_stdout_does_not_take_is_an_error() {
     let home = Scratch::new();
     home.write("in", "echo hello\n");

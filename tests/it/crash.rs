@@ -23,7 +23,7 @@ use crate::http::{Gate, Hook};
 use crate::llm::{Asked, FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
-use crate::slack::{BOT, FakeSlack};
+use crate::slack::{BOT, Channel, FakeSlack};
 use crate::tether::make_fifo;
 use crate::watch::{Watched, show};
 
@@ -278,6 +278,8 @@ fn visit(story: &Story, by: By, n: usize) -> bool {
         if deaths > 0 {
             mom.wait_log("connected to Slack");
         }
+        // The last death may have come after the last answer.
+        wait_done(&slack, &home);
         (mom, deaths)
     });
     let ended = mom.terminate();
@@ -316,6 +318,11 @@ fn work(slack: &FakeSlack, llm: &FakeLlm, home: &Scratch) {
     slack.mention("C02", "U07", "Q8 bye");
     slack.dm("U08", "Q9 bye");
     wait_answers(slack, home, &["Q7", "Q8", "Q9"]);
+    // Of a run that was given up it goes when it is found again.
+    let event = home.path("data/events/look.json");
+    slack.wait_until("doubled: the event file", |_| {
+        (!event.exists()).then_some(())
+    });
 }
 
 /// A thread, a file, a mention by an edit, an answer of several messages.
@@ -399,6 +406,19 @@ fn wait_answers(slack: &FakeSlack, home: &Scratch, to: &[&str]) {
             })
         };
         to.iter().all(has).then_some(())
+    });
+}
+
+fn wait_done(slack: &FakeSlack, home: &Scratch) {
+    slack.wait_until("lost: an end of each run", |state| {
+        let mut channels = state.channels.values();
+        let ended = |channel: &Channel| {
+            let done = done(home, &channel.id);
+            let asked = channel.messages.iter().filter(|m| m.user != BOT);
+            let mut asked = asked.filter(|m| !marks(&m.text).is_empty());
+            asked.all(|m| done.contains(&m.ts))
+        };
+        channels.all(ended).then_some(())
     });
 }
 
@@ -567,8 +587,6 @@ fn check(story: &Story, home: &Scratch, slack: &FakeSlack, llm: &FakeLlm, log: &
     let is_fine = |times: usize| times == 1 || times == 0 && (was_told || given_up > 0);
     match story.name {
         "work" => {
-            let event = home.path("data/events/look.json");
-            assert!(!event.exists(), "the event file");
             let effects = fs::read_to_string(home.path("data/effects")).unwrap_or_default();
             for label in ["one", "two"] {
                 let times = effects.lines().filter(|line| *line == label).count();

@@ -249,6 +249,9 @@ fn odd_data_directories() {
         "chown",
     );
     assert_told("proc", &ended, "warn  file system: proc", "local disk");
+    let ended = world.call().arg("/proc/nope/data").run("");
+    let told = "FAIL  data directory: cannot make the data directory /proc/nope/data: ";
+    assert_told("no place", &ended, told, "name one that you may write to");
     let file = world.home.path("data/C01/log.jsonl");
     let ended = world.call().arg(file.to_str().unwrap()).run("");
     assert_told(

@@ -354,7 +354,11 @@ impl Store {
         let mut done = HashSet::new();
         let mut oldest_ms = i64::MAX;
         for line in &mut lines {
-            let Some(record) = record(&line?) else {
+            let line = line?;
+            let Some(record) = record(&line) else {
+                if is_before(&line, since_ms) {
+                    break;
+                }
                 continue;
             };
             oldest_ms = iso_ms(&record["timestamp"]).unwrap_or(oldest_ms);
@@ -377,7 +381,11 @@ impl Store {
         let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
         let lines = self.dir.lines_back(&context_path(channel), floor)?;
         for line in lines.into_iter().flatten() {
-            let Some(record) = record(&line?) else {
+            let line = line?;
+            let Some(record) = record(&line) else {
+                if is_before(&line, since_ms) {
+                    break;
+                }
                 continue;
             };
             let run = &record["data"]["run"];
@@ -611,6 +619,17 @@ pub(crate) fn record(line: &[u8]) -> Option<Value> {
     marked.next()?;
     let value = json::parse_line(line)?;
     (value["type"] == "custom" && value["customType"] == RECORD_TYPE).then_some(value)
+}
+
+/// The entry was made before that time, as its head says: a context of the original has no
+/// records, and is not read to its beginning for them.
+fn is_before(line: &[u8], ms: i64) -> bool {
+    const KEY: &[u8] = b"\"timestamp\":\"";
+    let head = line.get(..256).unwrap_or(line);
+    let at = head.windows(KEY.len()).position(|part| part == KEY);
+    let iso = at.and_then(|at| head.split_at(at + KEY.len()).1.split(|b| *b == b'"').next());
+    let made = iso.and_then(|iso| time::parse_iso(std::str::from_utf8(iso).ok()?));
+    made.is_some_and(|made| made < ms)
 }
 
 pub(crate) fn iso_ms(value: &Value) -> Option<i64> {
@@ -943,6 +962,22 @@ pub(crate) mod tests {
         assert_eq!(store.people("C1").unwrap().len(), 1);
         assert_eq!(store.unanswered("C2", 0), Ok(Vec::new()));
         assert_eq!(store.channels().unwrap(), ["C1"]);
+    }
+
+    #[test]
+    fn old_entries_are_told_by_their_head() {
+        let made = |iso: &str| format!(r#"{{"type":"message","timestamp":"{iso}","message":{{"#);
+        let long = "x".repeat(300) + &made("1970-01-01T00:00:01.000Z");
+        for (line, want) in [
+            (made("1970-01-01T00:00:01.999Z"), true),
+            (made("1970-01-01T00:00:02.000Z"), false),
+            (made("once"), false),
+            (r#"{"timestamp":""#.to_owned(), false),
+            (String::new(), false),
+            (long, false),
+        ] {
+            assert_eq!(is_before(line.as_bytes(), 2_000), want, "{line}");
+        }
     }
 
     #[test]

@@ -284,11 +284,20 @@ impl Store {
         let floor = Floor::Last(UNANSWERED_LOG_BYTES);
         // What was backfilled may stand behind newer lines.
         let mut older = 0;
-        let newer = |entry: &LogEntry| {
-            older += usize::from(entry.date_ms() < since_ms);
-            older <= BACKFILL_MAX
-        };
-        let mut entries = self.log_tail(channel, floor, newer)?;
+        let mut entries = Vec::new();
+        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            let line = line?;
+            if is_before(&line, b"\"date\":\"", since_ms) {
+                older += 1;
+                if older > BACKFILL_MAX {
+                    break;
+                }
+                continue;
+            }
+            entries.extend(LogEntry::parse(&line));
+        }
+        entries.reverse();
         let mut since_ms = since_ms;
         let last_word = entries.iter().rfind(|entry| entry.is_bot);
         let last_word = last_word.map(LogEntry::date_ms);
@@ -356,7 +365,7 @@ impl Store {
         for line in &mut lines {
             let line = line?;
             let Some(record) = record(&line) else {
-                if is_before(&line, since_ms) {
+                if is_before(&line, TIMESTAMP, since_ms) {
                     break;
                 }
                 continue;
@@ -383,7 +392,8 @@ impl Store {
         for line in lines.into_iter().flatten() {
             let line = line?;
             let Some(record) = record(&line) else {
-                if is_before(&line, since_ms) {
+                // A context of the original has no records, and ends nowhere for them.
+                if is_before(&line, TIMESTAMP, since_ms) {
                     break;
                 }
                 continue;
@@ -621,16 +631,18 @@ pub(crate) fn record(line: &[u8]) -> Option<Value> {
     (value["type"] == "custom" && value["customType"] == RECORD_TYPE).then_some(value)
 }
 
-/// The entry was made before that time, as its head says: a context of the original has no
-/// records, and is not read to its beginning for them.
-fn is_before(line: &[u8], ms: i64) -> bool {
-    const KEY: &[u8] = b"\"timestamp\":\"";
+/// The line was written before that time, as its head says behind `key`: cheaper than to
+/// parse it.
+fn is_before(line: &[u8], key: &[u8], ms: i64) -> bool {
     let head = line.get(..256).unwrap_or(line);
-    let at = head.windows(KEY.len()).position(|part| part == KEY);
-    let iso = at.and_then(|at| head.split_at(at + KEY.len()).1.split(|b| *b == b'"').next());
+    let at = head.windows(key.len()).position(|part| part == key);
+    let iso = at.and_then(|at| head.split_at(at + key.len()).1.split(|b| *b == b'"').next());
     let made = iso.and_then(|iso| time::parse_iso(std::str::from_utf8(iso).ok()?));
     made.is_some_and(|made| made < ms)
 }
+
+/// Of an entry of context.jsonl.
+const TIMESTAMP: &[u8] = b"\"timestamp\":\"";
 
 pub(crate) fn iso_ms(value: &Value) -> Option<i64> {
     value.as_str().and_then(time::parse_iso)
@@ -976,7 +988,7 @@ pub(crate) mod tests {
             (String::new(), false),
             (long, false),
         ] {
-            assert_eq!(is_before(line.as_bytes(), 2_000), want, "{line}");
+            assert_eq!(is_before(line.as_bytes(), TIMESTAMP, 2_000), want, "{line}");
         }
     }
 

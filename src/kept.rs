@@ -2,10 +2,10 @@
 //! be read, and who was refused when. One small file, rewritten whole; without it, or with
 //! nonsense in it (the agent can write there), she begins anew.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::dir::Dir;
 use crate::error::Result;
@@ -45,15 +45,17 @@ pub(crate) struct Kept {
 
 #[derive(Default)]
 struct State {
-    /// Channels whose history is to be read: what came since the connection was made, and so
-    /// is newer, stands in the log already.
-    gaps: HashMap<String, Gap>,
+    /// Channels whose history is to be read, after which ts: what came since the connection
+    /// was made, and so is newer, stands in the log already.
+    gaps: Map<String, Value>,
+    /// Likewise, without any log.
+    first: Map<String, Value>,
     /// Up to where it was read. The log tells that as well, but not where she speaks alone.
-    until: BTreeMap<String, String>,
-    /// Read since the last hello.
-    read: HashSet<String>,
+    until: Map<String, Value>,
     /// User -> day of the last refusal.
-    refused: BTreeMap<String, i64>,
+    refused: Map<String, Value>,
+    /// Channels that were read since the last hello.
+    read: HashSet<String>,
     /// As the file has it.
     written: String,
 }
@@ -64,23 +66,21 @@ impl Kept {
             log::warning!("", "{err}; going on without it");
             None
         });
-        let value: Value = serde_json::from_slice(&text.unwrap_or_default()).unwrap_or_default();
-        let of = |key: &str| value[key].as_object().into_iter().flatten();
-        let ts = |(channel, ts): (&String, &Value)| {
-            let ts = ts.as_str().filter(|ts| time::is_slack_ts(ts))?;
-            Some((channel.clone(), ts.to_owned()))
+        let mut file: Value = serde_json::from_slice(&text.unwrap_or_default()).unwrap_or_default();
+        let mut of = |key: &str, is_fine: fn(&Value) -> bool| {
+            let mut map = match file.get_mut(key).map(Value::take) {
+                Some(Value::Object(map)) => map,
+                _ => Map::new(),
+            };
+            map.retain(|_, value| is_fine(value));
+            map
         };
-        let gaps = of("gaps")
-            .filter_map(ts)
-            .map(|(id, ts)| (id, Gap::Since(ts)));
-        let first = of("first")
-            .filter_map(ts)
-            .map(|(id, ts)| (id, Gap::First(ts)));
-        let refusal = |(user, day): (&String, &Value)| Some((user.clone(), day.as_i64()?));
+        let is_ts = |value: &Value| value.as_str().is_some_and(time::is_slack_ts);
         let mut state = State {
-            gaps: gaps.chain(first).collect(),
-            until: of("until").filter_map(ts).collect(),
-            refused: of("refused").filter_map(refusal).collect(),
+            gaps: of("gaps", is_ts),
+            first: of("first", is_ts),
+            until: of("until", is_ts),
+            refused: of("refused", Value::is_i64),
             ..State::default()
         };
         state.written = state.text();
@@ -113,9 +113,12 @@ impl Kept {
         let mut state = self.state.lock().unwrap();
         let mut found = Vec::new();
         for channel in channels {
-            if !state.read.contains(channel) && !state.gaps.contains_key(channel) {
-                let gap = state.gap(channel, heard)?;
-                state.gaps.insert(channel.to_owned(), gap);
+            if !state.read.contains(channel) && state.known_gap(channel).is_none() {
+                let (map, ts) = match state.gap(channel, heard)? {
+                    Gap::Since(ts) => (&mut state.gaps, ts),
+                    Gap::First(ts) => (&mut state.first, ts),
+                };
+                map.insert(channel.to_owned(), Value::String(ts));
                 found.push(channel);
             }
         }
@@ -123,9 +126,7 @@ impl Kept {
             return Ok(());
         }
         state.write(&self.dir).inspect_err(|_| {
-            found.iter().for_each(|channel| {
-                state.gaps.remove(*channel);
-            });
+            found.iter().for_each(|channel| state.close(channel));
         })
     }
 
@@ -136,10 +137,10 @@ impl Kept {
         heard: &dyn Fn(&str) -> Result<Option<String>>,
     ) -> Result<Option<Gap>> {
         let state = self.state.lock().unwrap();
-        match state.gaps.get(channel) {
+        match state.known_gap(channel) {
             None if state.read.contains(channel) => Ok(None),
             None => state.gap(channel, heard).map(Some),
-            gap => Ok(gap.cloned()),
+            gap => Ok(gap),
         }
     }
 
@@ -147,8 +148,10 @@ impl Kept {
     pub(crate) fn read(&self, channel: &str, until: Option<String>) {
         let mut state = self.state.lock().unwrap();
         state.read.insert(channel.to_owned());
-        state.gaps.remove(channel);
-        state.until.extend(until.map(|ts| (channel.to_owned(), ts)));
+        state.close(channel);
+        if let Some(ts) = until {
+            state.until.insert(channel.to_owned(), Value::String(ts));
+        }
         // Reading it once more does no harm.
         if let Err(err) = state.write(&self.dir) {
             log::debug!(channel, "{err}");
@@ -157,7 +160,7 @@ impl Kept {
 
     /// Once a day and user.
     pub(crate) fn refuses(&self, user: &str) -> bool {
-        let day = time::now_ms() / (24 * 3_600_000);
+        let day = Value::from(time::now_ms() / (24 * 3_600_000));
         let mut state = self.state.lock().unwrap();
         if state.refused.get(user) == Some(&day) {
             return false;
@@ -175,32 +178,38 @@ impl Kept {
 }
 
 impl State {
+    fn known_gap(&self, channel: &str) -> Option<Gap> {
+        let ts = |map: &Map<String, Value>| Some(map.get(channel)?.as_str()?.to_owned());
+        let since = ts(&self.gaps).map(Gap::Since);
+        since.or_else(|| ts(&self.first).map(Gap::First))
+    }
+
     fn gap(&self, channel: &str, heard: &dyn Fn(&str) -> Result<Option<String>>) -> Result<Gap> {
+        let until = self.until.get(channel).and_then(Value::as_str);
         // Seconds have ten digits: their order is that of the numbers.
-        let heard = heard(channel)?.max(self.until.get(channel).cloned());
+        let heard = heard(channel)?.max(until.map(str::to_owned));
         Ok(heard.map_or_else(
             || Gap::First(format!("{}.000000", (time::now_ms() - FIRST_MS) / 1000)),
             Gap::Since,
         ))
     }
 
+    fn close(&mut self, channel: &str) {
+        self.gaps.remove(channel);
+        self.first.remove(channel);
+    }
+
     fn text(&self) -> String {
-        let mut gaps: Vec<_> = self.gaps.iter().collect();
-        gaps.sort_unstable_by_key(|(channel, _)| *channel);
-        let (mut since, mut first) = (Obj::new(), Obj::new());
-        for (channel, gap) in gaps {
-            match gap {
-                Gap::Since(ts) => since = since.str(channel, ts),
-                Gap::First(ts) => first = first.str(channel, ts),
-            }
-        }
-        let until = self.until.iter();
-        let until = until.fold(Obj::new(), |out, (channel, ts)| out.str(channel, ts));
-        let refused = self.refused.iter();
-        let refused = refused.fold(Obj::new(), |out, (user, day)| out.num(user, *day));
-        let out = Obj::new().raw("gaps", &since.end());
-        let out = out.raw("first", &first.end()).raw("until", &until.end());
-        out.raw("refused", &refused.end()).end() + "\n"
+        let maps = [
+            ("gaps", &self.gaps),
+            ("first", &self.first),
+            ("until", &self.until),
+            ("refused", &self.refused),
+        ];
+        let file = maps.into_iter().fold(Obj::new(), |file, (key, map)| {
+            file.raw(key, &Value::Object(map.clone()).to_string())
+        });
+        file.end() + "\n"
     }
 
     fn write(&mut self, dir: &Dir) -> Result<()> {

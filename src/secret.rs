@@ -81,13 +81,16 @@ impl Pieces {
 
 impl Mask {
     pub(crate) fn new(secrets: impl IntoIterator<Item = Secret>) -> Mask {
-        let mut secrets: Vec<Secret> = secrets
-            .into_iter()
-            .filter(|s| s.expose().len() >= SECRET_LEN_MIN)
-            .collect();
-        // The longest first: one secret may be the start of another.
-        secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
-        Mask(secrets)
+        let mut sorted: Vec<Secret> = Vec::new();
+        for secret in secrets {
+            let len = secret.expose().len();
+            if len >= SECRET_LEN_MIN {
+                // The longest first: one secret may be the start of another.
+                let at = sorted.partition_point(|other| other.expose().len() >= len);
+                sorted.insert(at, secret);
+            }
+        }
+        Mask(sorted)
     }
 
     pub(crate) fn apply(&self, text: String) -> String {

@@ -265,7 +265,7 @@ impl House {
         let mut ids: Vec<String> = lately.into_iter().map(|person| person.id).collect();
         ids.extend(job.asked.iter().map(|asked| asked.user.clone()));
         ids.retain(|id| crate::slack::is_user_id(id));
-        ids.sort();
+        ids.sort_unstable();
         ids.dedup();
         let mut people = Vec::new();
         for id in ids.into_iter().take(PEOPLE_MAX) {

@@ -109,7 +109,7 @@ fn of_channel(
             Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
         })?;
     }
-    messages.sort_by(|a, b| ts_of(a).cmp(ts_of(b)));
+    messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
     stop.check()?;
     let own = messages

@@ -699,7 +699,7 @@ pub(crate) fn left(web: &Web, channel: &str, thread_ts: Option<&str>, run: &str)
             })?;
         }
     }
-    left.detail_ts.sort();
+    left.detail_ts.sort_unstable();
     left.detail_ts.dedup();
     Ok(left)
 }

@@ -17,7 +17,7 @@ use crate::prompt::MEMORY_BYTES_MAX;
 use crate::sandbox::Sandbox;
 use crate::secret;
 use crate::slack::web::{Identity, Web};
-use crate::slack::{is_channel_id, is_user_id, manifest};
+use crate::slack::{self, manifest};
 use crate::stop::{Cause, Stop};
 use crate::store::is_conversation;
 use crate::{agent, events, llm, settings, skills, text, time};
@@ -488,24 +488,10 @@ fn key_file(_: &mut Exam<'_>) -> Findings {
 }
 
 fn allow_lists(exam: &mut Exam<'_>) -> Findings {
-    type IsId = fn(&str) -> bool;
-    let Config {
-        allow_users,
-        allow_channels,
-        ..
-    } = exam.config;
-    for (what, ids, is_id) in [
-        ("user", allow_users, is_user_id as IsId),
-        ("channel", allow_channels, is_channel_id),
-    ] {
-        if let Some(wrong) = ids.iter().flatten().find(|id| !is_id(id)) {
-            return fail(
-                format!("{wrong} in --allow-{what}s is no {what} id"),
-                "take ids, not names: a profile's or channel's details in Slack have a Copy ID",
-            );
-        }
+    if let Some(odd) = slack::odd_lists(exam.config) {
+        return told(Grade::Fail, &odd, "");
     }
-    match allow_users {
+    match &exam.config.allow_users {
         Some(users) => ok(text::count(users.len(), "user") + " of the workspace"),
         None => warn(
             "everyone in the workspace",

@@ -430,7 +430,7 @@ impl Refusal {
             401 | 403 => format!("; check {}", service.key_variables.join(" or ")),
             402 | 429 => format!("; add credit or raise the limit at {}", service.name),
             404 if service.name == "ollama" => format!("; try: ollama pull {}", model.id),
-            404 => match models::near(service.name, &model.id) {
+            404 => match models::near(service.name, &model.id).filter(|near| *near != model.id) {
                 Some(near) => format!("; did you mean {near}?"),
                 None => format!("; check the model's name and {}", service.base_url_variable),
             },

@@ -25,7 +25,7 @@ use crate::slack::inbound::Me;
 use crate::slack::names::Names;
 use crate::slack::show::Stopper;
 use crate::slack::web::{Identity, Web, jittered};
-use crate::slack::{Envelope, socket};
+use crate::slack::{self, Envelope, socket};
 use crate::stop::{Cause, Stop};
 use crate::{log, signals};
 
@@ -56,6 +56,9 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         identity.user,
         identity.team
     );
+    if let Some(odd) = slack::odd_lists(&agent.config) {
+        log::warning!("", "{odd}");
+    }
     if agent.config.allow_users.is_none() {
         log::warning!(
             "",

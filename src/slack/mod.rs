@@ -15,6 +15,8 @@ pub(crate) mod web;
 
 use serde_json::Value;
 
+use crate::config::Config;
+
 pub(crate) use crate::time::is_slack_ts as is_ts;
 
 /// One delivery. What comes again after a lost ack has the same payload.
@@ -46,6 +48,22 @@ pub(crate) fn is_channel_id(id: &str) -> bool {
 
 pub(crate) fn is_user_id(id: &str) -> bool {
     id.starts_with(['U', 'W']) && is_id(id)
+}
+
+/// What is wrong with the lists of those who may use her: a name listed for an id fits nobody.
+pub(crate) fn odd_lists(config: &Config) -> Option<String> {
+    type IsId = fn(&str) -> bool;
+    let lists = [
+        ("user", &config.allow_users, is_user_id as IsId),
+        ("channel", &config.allow_channels, is_channel_id),
+    ];
+    lists.into_iter().find_map(|(what, ids, is_id)| {
+        let odd = ids.iter().flatten().find(|id| !is_id(id))?;
+        Some(format!(
+            "{odd} in --allow-{what}s is no {what} id; take ids, not names: a profile's or \
+             channel's details in Slack have a Copy ID"
+        ))
+    })
 }
 
 fn is_id(id: &str) -> bool {

@@ -85,6 +85,12 @@ impl From<Failure> for Error {
 /// A code of Slack's with the mend where we know one.
 fn explain(code: &str) -> String {
     if let Some(scope) = code.strip_prefix("missing_scope:") {
+        if scope.starts_with("connections:") {
+            return format!(
+                "missing_scope (make a new app-level token with {scope}: app settings, Basic \
+                 Information > App-Level Tokens)"
+            );
+        }
         return format!(
             "missing_scope (add {scope} in the app's settings, then reinstall the app)"
         );
@@ -916,7 +922,7 @@ mod tests {
         );
         let err = web.apps_connections_open().err().unwrap();
         assert!(
-            matches!(&err, Error::Failed(why) if why.contains("MOM_SLACK_APP_TOKEN") && why.contains("add connections:write")),
+            matches!(&err, Error::Failed(why) if why.contains("MOM_SLACK_APP_TOKEN") && why.contains("new app-level token with connections:write")),
             "{err}"
         );
         let err = web.apps_connections_open().err().unwrap();

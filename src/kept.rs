@@ -2,13 +2,13 @@
 //! be read, and who was refused when. One small file, rewritten whole; without it, or with
 //! nonsense in it (the agent can write there), she begins anew.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value};
 
 use crate::dir::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json::Obj;
 use crate::{log, time};
 
@@ -101,33 +101,38 @@ impl Kept {
     }
 
     /// Messages of these channels are about to be logged; `heard` gives the ts up to which
-    /// the log before that is complete.
-    ///
-    /// # Errors
-    /// They must not be logged: what is between would be forgotten.
-    pub(crate) fn hear<'a>(
+    /// the log before that is complete. Returns those where they must not be, for what is
+    /// between would be forgotten, and why.
+    pub(crate) fn hear(
         &self,
-        channels: impl Iterator<Item = &'a str>,
+        channels: &BTreeSet<&str>,
         heard: &dyn Fn(&str) -> Result<Option<String>>,
-    ) -> Result<()> {
+    ) -> Vec<(String, Error)> {
         let mut state = self.state.lock().unwrap();
-        let mut found = Vec::new();
+        let (mut found, mut failed) = (Vec::new(), Vec::new());
         for channel in channels {
-            if !state.read.contains(channel) && state.known_gap(channel).is_none() {
-                let (map, ts) = match state.gap(channel, heard)? {
-                    Gap::Since(ts) => (&mut state.gaps, ts),
-                    Gap::First(ts) => (&mut state.first, ts),
-                };
-                map.insert(channel.to_owned(), Value::String(ts));
-                found.push(channel);
+            if state.read.contains(*channel) || state.known_gap(channel).is_some() {
+                continue;
             }
+            let (map, ts) = match state.gap(channel, heard) {
+                Ok(Gap::Since(ts)) => (&mut state.gaps, ts),
+                Ok(Gap::First(ts)) => (&mut state.first, ts),
+                Err(err) => {
+                    failed.push(((*channel).to_owned(), err));
+                    continue;
+                }
+            };
+            map.insert((*channel).to_owned(), Value::String(ts));
+            found.push(*channel);
         }
         if found.is_empty() {
-            return Ok(());
+            return failed;
         }
-        state.write(&self.dir).inspect_err(|_| {
+        if let Err(err) = state.write(&self.dir) {
             found.iter().for_each(|channel| state.close(channel));
-        })
+            failed.extend(found.iter().map(|id| ((*id).to_owned(), err.clone())));
+        }
+        failed
     }
 
     /// From where on the history of a channel is to be read; `None`: it has been.
@@ -239,9 +244,16 @@ mod tests {
         let is_first = |gap: Option<Gap>| matches!(gap, Some(Gap::First(_)));
         let kept = Kept::load(dir.clone());
         assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
-        let channels = ["C1", "C2", "C3"];
-        kept.hear(channels.into_iter(), &heard).unwrap();
-        kept.hear(channels.into_iter(), &later).unwrap();
+        let channels = BTreeSet::from(["C1", "C2", "C3"]);
+        assert_eq!(kept.hear(&channels, &heard), []);
+        assert_eq!(kept.hear(&channels, &later), []);
+        let spoiled = |id: &str| match id {
+            "C4" => Err(Error::failed("spoiled")),
+            _ => later(id),
+        };
+        let failed = kept.hear(&BTreeSet::from(["C4", "C5"]), &spoiled);
+        assert_eq!(failed, [("C4".to_owned(), Error::failed("spoiled"))]);
+        assert_eq!(kept.gap("C5", &heard).unwrap(), since(LATER));
         assert_eq!(kept.gap("C1", &later).unwrap(), since(OLD));
         assert!(is_first(kept.gap("C3", &later).unwrap()));
         kept.read("C1", Some("1750000000.000100".to_owned()));

@@ -1,7 +1,6 @@
 //! From an envelope to the log: what is heard is written down, acked and handed on, in this
 //! order.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 
 use crate::command::Command;
@@ -132,17 +131,17 @@ impl House {
         let store = &self.agent.store;
         let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
-        let mut failed: Vec<(String, Error)> = Vec::new();
         let channels = messages.iter().map(|message| message.channel.as_str());
-        let channels: BTreeSet<&str> = channels.collect();
-        if let Err(err) = (self.kept).hear(channels.iter().copied(), &|id| store.heard_until(id)) {
-            let failed = channels.into_iter();
-            return (
-                taken,
-                failed.map(|id| (id.to_owned(), err.clone())).collect(),
-            );
-        }
+        let mut failed = self
+            .kept
+            .hear(&channels.collect(), &|id| store.heard_until(id));
         for message in messages {
+            if failed
+                .iter()
+                .any(|(channel, _)| *channel == message.channel)
+            {
+                continue;
+            }
             // A twin in the same batch is not in the log yet.
             let twin = taken.iter_mut().find(|taken| {
                 taken.message.channel == message.channel && taken.message.ts == message.ts

@@ -96,7 +96,7 @@ fn of_channel(
             "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
         );
     }
-    for root in active_threads(web, channel, newest, &messages)? {
+    for root in active_threads(web, channel, gap, &messages)? {
         let args = [
             ("channel", channel),
             ("ts", &root),
@@ -160,9 +160,13 @@ pub(crate) fn thread(
 }
 
 /// Roots of threads that were replied to since: among the new messages and the last page
-/// before them.
-fn active_threads(web: &Web, channel: &str, newest: &str, new: &[Value]) -> Result<Vec<String>> {
-    let older = web.history_before(channel, newest)?;
+/// before them, if she was there before.
+fn active_threads(web: &Web, channel: &str, gap: &Gap, new: &[Value]) -> Result<Vec<String>> {
+    let newest = gap.ts();
+    let older = match gap {
+        Gap::Since(ts) => web.history_before(channel, ts)?,
+        Gap::First(_) => Vec::new(),
+    };
     let root = |message: &Value| {
         message["latest_reply"].as_str().filter(|ts| *ts > newest)?;
         message["ts"].as_str().map(str::to_owned)

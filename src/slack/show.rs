@@ -546,7 +546,10 @@ impl Display {
         };
         match self.edit(&ts, &content, Urgency::Must) {
             Ok(()) => return Ok(ts),
-            Err(failure) if is_about_blocks(&failure) || !failure.stays() => return Err(failure),
+            Err(failure) if !failure.stays() => return Err(failure),
+            Err(failure) if is_about_blocks(&failure) && content.blocks.is_some() => {
+                return Err(failure);
+            }
             Err(failure) => {
                 log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
             }

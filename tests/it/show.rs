@@ -260,16 +260,18 @@ fn blocks_refused_go_out_as_mrkdwn() {
 
 #[test]
 fn an_update_refused_is_posted_anew() {
-    let (slack, llm, _mom) = start();
-    slack.fault("chat.update", 0, Fault::Code("edit_window_closed"));
-    llm.reply_text("Here all the same.");
-    slack.mention("C01", "U07", "hi");
-    wait_over(&slack, "C01");
-    let seen = slack.channel("C01");
-    let shown: Vec<String> = seen.answers().iter().map(|said| said.shown()).collect();
-    let answers = shown.iter().filter(|said| *said == "Here all the same.");
-    assert_eq!(answers.count(), 1, "{seen}");
-    assert!(!seen.to_string().contains("Thinking"), "{seen}");
+    for code in ["edit_window_closed", "msg_too_long"] {
+        let (slack, llm, _mom) = start();
+        slack.fault("chat.update", 0, Fault::Code(code));
+        llm.reply_text("Here all the same.");
+        slack.mention("C01", "U07", "hi");
+        wait_over(&slack, "C01");
+        let seen = slack.channel("C01");
+        let shown: Vec<String> = seen.answers().iter().map(|said| said.shown()).collect();
+        let answers = shown.iter().filter(|said| *said == "Here all the same.");
+        assert_eq!(answers.count(), 1, "{code}: {seen}");
+        assert!(!seen.to_string().contains("Thinking"), "{code}: {seen}");
+    }
 }
 
 #[test]

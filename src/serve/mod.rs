@@ -10,7 +10,7 @@ mod runs;
 use std::collections::HashMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use crate::agent::Agent;
@@ -50,22 +50,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let Some(identity) = identify(&web, &stop)? else {
         return Ok(());
     };
-    log::info!(
-        "",
-        "I am {} in the workspace {}",
-        identity.user,
-        identity.team
-    );
-    if let Some(odd) = slack::odd_lists(&agent.config) {
-        log::warning!("", "{odd}");
-    }
-    if agent.config.allow_users.is_none() {
-        log::warning!(
-            "",
-            "no list of allowed users: everyone in the workspace can use me \
-             (--allow-users=U1,U2 names those who may)"
-        );
-    }
+    greet(&identity, &agent);
     let (files, downloads) = Files::new();
     let (errands, errand_list) = sync_channel(ERRANDS_MAX);
     let (hellos, hello_list) = sync_channel(1);
@@ -91,46 +76,31 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         Queue::new(move |running, queue| house.work(running, queue))
     };
     house.take_up(&queue);
-    let mut threads = Vec::new();
-    let start = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<JoinHandle<()>> {
-        let failed = |err| Error::failed(format!("cannot start the thread {name}: {err}"));
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(work)
-            .map_err(failed)
+    let beside = |name: &str, work: Beside| {
+        let (house, queue) = (house.clone(), queue.clone());
+        let thread = thread::Builder::new().name(name.to_owned());
+        thread
+            .spawn(move || work(&house, &queue))
+            .map_err(|err| Error::failed(format!("cannot start the thread {name}: {err}")))
     };
-    {
-        let house = house.clone();
-        threads.push(start(
-            "files",
-            Box::new(move || {
-                house
-                    .files
-                    .work(&downloads, &house.web, &house.agent.store, &house.stop);
-            }),
-        )?);
-    }
-    {
-        let (house, queue) = (house.clone(), queue.clone());
-        threads.push(start(
+    // It ends with its queue, and may sit in one last read for a moment: it is not waited for.
+    beside(
+        "files",
+        Box::new(move |house, _| {
+            (house.files).work(&downloads, &house.web, &house.agent.store, &house.stop);
+        }),
+    )?;
+    let threads = [
+        beside(
             "errands",
-            Box::new(move || house.run_errands(&errand_list, &queue)),
-        )?);
-    }
-    {
-        let (house, queue) = (house.clone(), queue.clone());
-        threads.push(start(
-            "events",
-            Box::new(move || house.watch_events(&queue)),
-        )?);
-    }
-    {
-        let (house, queue) = (house.clone(), queue.clone());
-        threads.push(start(
+            Box::new(move |house, queue| house.run_errands(&errand_list, queue)),
+        )?,
+        beside("events", Box::new(|house, queue| house.watch_events(queue)))?,
+        beside(
             "missed",
-            Box::new(move || house.catch_up(&hello_list, &queue)),
-        )?);
-    }
+            Box::new(move |house, queue| house.catch_up(&hello_list, queue)),
+        )?,
+    ];
     let served = house.listen(&queue);
     stop.set(Cause::Restart);
     house.hello();
@@ -138,12 +108,30 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     hang_up.set(Cause::Restart);
     house.errand(Errand::End);
     drop(house);
-    // The files thread ends with its queue; it may sit in one last read for a moment.
-    for thread in threads.into_iter().skip(1) {
+    for thread in threads {
         // A panic there was printed when it happened.
         thread.join().ok();
     }
     served
+}
+
+/// What a thread does; in a box, so that the code to start one is there once.
+type Beside = Box<dyn FnOnce(&Arc<House>, &Queue) + Send>;
+
+/// What the operator should know from the first lines of the log.
+fn greet(identity: &Identity, agent: &Agent) {
+    let Identity { user, team, .. } = identity;
+    log::info!("", "I am {user} in the workspace {team}");
+    if let Some(odd) = slack::odd_lists(&agent.config) {
+        log::warning!("", "{odd}");
+    }
+    if agent.config.allow_users.is_none() {
+        log::warning!(
+            "",
+            "no list of allowed users: everyone in the workspace can use me \
+             (--allow-users=U1,U2 names those who may)"
+        );
+    }
 }
 
 /// auth.test, as often as the network needs. `None`: stopped meanwhile.

@@ -4,7 +4,7 @@
 //!
 //! - `serve/`, `chat`, `download`, `usage`, `doctor`: the modes. The first is the bot; its
 //!   files are a message's way: intake (to the log), route (to the queue), runs (to Slack)
-//! - `slack/`: socket, Web API, display of a run; `events`: files that wake her
+//! - `slack/`: socket, Web API, display of a run; `events/`: files that wake her
 //! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
 //! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she
 //!   remembers, and where

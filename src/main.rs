@@ -6,7 +6,7 @@
 //!   files are a message's way: intake (to the log), route (to the queue), runs (to Slack)
 //! - `slack/`: socket, Web API, display of a run; `events/`: files that wake her
 //! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
-//! - `compact`, `context`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she
+//! - `compact`, `context/`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she
 //!   remembers, and where
 //! - `tools/`: one file per tool; `llm/`: one file per wire format
 //! - `sandbox`, `process`: where and how a command runs

@@ -2,14 +2,14 @@
 //! (badlogic/pi-mono, packages/coding-agent). Read from its end back to what the last
 //! compaction kept, and only ever appended to.
 //!
-//! Our records are `custom` entries, which the original carries along unread: which run is
-//! on and what it answers, how far log.jsonl was read, what all of it cost. Each has all of
-//! it, so that the newest is enough. An entry with the message `ts` of Slack has it beside
-//! the message.
+//! Our records (`record`) are `custom` entries, which the original carries along unread. An
+//! entry with the message `ts` of Slack has it beside the message.
 //!
 //! The entries form a tree, and a conversation is the way from the last one back to a root.
 //! `fresh` begins a new root; `drop_run` goes on from before the run. Both programs take
 //! that for what it means.
+
+mod record;
 
 use std::collections::HashSet;
 use std::os::unix::fs::FileExt as _;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(crate) use self::record::Costs;
+use self::record::{Run, State};
 use crate::command::Command;
 use crate::dir::{Appended, Dir, Floor};
 use crate::error::{Error, Result};
@@ -91,43 +93,6 @@ pub(crate) struct RunRecord {
     pub(crate) name: String,
     /// It has ended before: nothing was begun.
     pub(crate) done: bool,
-}
-
-/// Dollars.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Costs {
-    /// By local date.
-    pub(crate) today: f64,
-    pub(crate) total: f64,
-}
-
-/// What a record says.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct State {
-    run: Option<Run>,
-    /// Byte of log.jsonl up to which it was taken over, and a hash of what stood before it.
-    log_position: u64,
-    log_mark: String,
-    /// `2026-01-05`
-    day: String,
-    costs: Costs,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Run {
-    asked: Vec<String>,
-    /// Those of them that are in the context, in its summary perhaps.
-    taken: Vec<String>,
-    /// Waited for this run's next turn when it was stopped: not in the context, not to be
-    /// answered.
-    dropped: Vec<String>,
-    tries: u32,
-    thread_ts: Option<String>,
-    status_ts: Option<String>,
-    answer_ts: Option<String>,
-    /// Entry before the run's first; `None` for a root.
-    before: Option<String>,
-    done: bool,
 }
 
 /// A line to be: `id` and `parentId` come when it is written.
@@ -846,70 +811,6 @@ fn log_mark(dir: &Dir, path: &str, end: u64) -> Result<String> {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     Ok(read.map_or(String::new(), |()| format!("{hash:016x}")))
-}
-
-impl Run {
-    fn ask(&mut self, ts: &str) {
-        if !self.asked.iter().any(|asked| asked == ts) {
-            self.asked.push(ts.to_owned());
-        }
-    }
-}
-
-impl State {
-    fn write(&self, event: &str) -> String {
-        let mut out = Obj::new().str("event", event);
-        if let Some(run) = &self.run {
-            let list = |list: &[String]| json::array(list.iter().map(|ts| json::quote(ts)));
-            let run = Obj::new()
-                .raw("asked", &list(&run.asked))
-                .raw("taken", &list(&run.taken))
-                .raw("dropped", &list(&run.dropped))
-                .num("tries", run.tries)
-                .opt_str("thread", run.thread_ts.as_deref())
-                .opt_str("status", run.status_ts.as_deref())
-                .opt_str("answer", run.answer_ts.as_deref())
-                .opt_str("before", run.before.as_deref())
-                .bool("done", run.done);
-            out = out.raw("run", &run.end());
-        }
-        out.num("logPosition", self.log_position)
-            .str("logMark", &self.log_mark)
-            .str("day", &self.day)
-            .value("costToday", &self.costs.today.into())
-            .value("costTotal", &self.costs.total.into())
-            .end()
-    }
-
-    fn parse(data: &Value) -> State {
-        let run = &data["run"];
-        let text = |key: &str| run[key].as_str().map(str::to_owned);
-        let list = |key: &str| {
-            let list = run[key].as_array().into_iter().flatten();
-            list.filter_map(|ts| ts.as_str().map(str::to_owned))
-                .collect()
-        };
-        State {
-            run: run.is_object().then(|| Run {
-                asked: list("asked"),
-                taken: list("taken"),
-                dropped: list("dropped"),
-                tries: run["tries"].as_u64().unwrap_or_default().min(1_000) as u32,
-                thread_ts: text("thread"),
-                status_ts: text("status"),
-                answer_ts: text("answer"),
-                before: text("before"),
-                done: run["done"] == true,
-            }),
-            log_position: data["logPosition"].as_u64().unwrap_or_default(),
-            log_mark: data["logMark"].as_str().unwrap_or_default().to_owned(),
-            day: data["day"].as_str().unwrap_or_default().to_owned(),
-            costs: Costs {
-                today: data["costToday"].as_f64().unwrap_or_default(),
-                total: data["costTotal"].as_f64().unwrap_or_default(),
-            },
-        }
-    }
 }
 
 impl Entry {

@@ -109,7 +109,7 @@ impl Kept {
         heard: &dyn Fn(&str) -> Result<Option<String>>,
     ) -> Vec<(String, Error)> {
         let mut state = self.state.lock().unwrap();
-        let (mut found, mut failed) = (Vec::new(), Vec::new());
+        let (mut found, mut failed) = (false, Vec::new());
         for channel in channels {
             if state.read.contains(*channel) || state.known_gap(channel).is_some() {
                 continue;
@@ -123,14 +123,12 @@ impl Kept {
                 }
             };
             map.insert((*channel).to_owned(), Value::String(ts));
-            found.push(*channel);
+            found = true;
         }
-        if found.is_empty() {
-            return failed;
-        }
-        if let Err(err) = state.write(&self.dir) {
-            found.iter().for_each(|channel| state.close(channel));
-            failed.extend(found.iter().map(|id| ((*id).to_owned(), err.clone())));
+        if found {
+            if let Err(err) = state.write(&self.dir) {
+                log::warning!("", "{err}; a restart may forget what was missed");
+            }
         }
         failed
     }

@@ -366,15 +366,17 @@ const SYSTEM_DIRECTORIES: [&str; 13] = [
     "/", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr",
     "/var", "/var/run",
 ];
-/// Capabilities that lead out of a container (capabilities(7)).
-const MIGHTY: [&str; 7] = [
-    "SYS_ADMIN",
-    "SYS_MODULE",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "DAC_READ_SEARCH",
-    "BPF",
-    "NET_ADMIN",
+/// What `./docker.sh create` gives: with others a container may get out (capabilities(7)).
+const CAPABILITIES: [&str; 9] = [
+    "CHOWN",
+    "FOWNER",
+    "FSETID",
+    "DAC_OVERRIDE",
+    "SETUID",
+    "SETGID",
+    "SYS_CHROOT",
+    "SETFCAP",
+    "KILL",
 ];
 
 /// What a container made by `./docker.sh create` has and this one has not. `container` is
@@ -395,7 +397,13 @@ fn lacks(container: &Value) -> Vec<&'static str> {
             .filter_map(|mount| mount["Source"].as_str())
             .any(what)
     };
-    let shares = |key: &str| host(key).as_str() == Some("host");
+    let shares = |key: &str| {
+        let mode = host(key).as_str().unwrap_or_default();
+        mode == "host" || mode.starts_with("container:")
+    };
+    let writes = |mount: &Value| {
+        mount["Type"] == "bind" && mount["RW"] == true && mount["Destination"] != "/workspace"
+    };
     [
         (
             mounted(&|source| source.ends_with("docker.sock") || source.ends_with("podman.sock")),
@@ -410,10 +418,26 @@ fn lacks(container: &Value) -> Vec<&'static str> {
             "is privileged: it can become root on this machine",
         ),
         (
-            ["PidMode", "NetworkMode", "IpcMode", "UTSMode"]
-                .into_iter()
-                .any(shares),
-            "shares a namespace with this machine",
+            [
+                "PidMode",
+                "NetworkMode",
+                "IpcMode",
+                "UTSMode",
+                "CgroupnsMode",
+            ]
+            .into_iter()
+            .any(shares),
+            "shares a namespace with this machine, or another container",
+        ),
+        (
+            mounts.iter().any(writes),
+            "can write to another directory of this machine",
+        ),
+        (
+            host("Devices")
+                .as_array()
+                .is_some_and(|devices| !devices.is_empty()),
+            "was given devices of this machine",
         ),
         (
             host("Init") != true,
@@ -433,9 +457,9 @@ fn lacks(container: &Value) -> Vec<&'static str> {
         ),
         (
             list(host("CapAdd"), &|cap| {
-                is_all(cap) || MIGHTY.contains(&cap.trim_start_matches("CAP_"))
+                is_all(cap) || !CAPABILITIES.contains(&cap.trim_start_matches("CAP_"))
             }),
-            "was given capabilities with which it can become root on this machine",
+            "was given further capabilities: with some it can become root on this machine",
         ),
         (
             list(host("SecurityOpt"), &|opt| opt.ends_with("unconfined")),
@@ -579,9 +603,9 @@ mod tests {
                 "NanoCpus": 1_500_000_000, "CpuQuota": 0, "CapAdd": ["CAP_CHOWN", "KILL"],
                 "UTSMode": "",
                 "SecurityOpt": ["no-new-privileges"], "CapDrop": ["ALL"],
-                "PidMode": "", "NetworkMode": "default", "IpcMode": "private",
+                "PidMode": "", "NetworkMode": "default", "IpcMode": "private", "Devices": [],
             },
-            "Mounts": [{"Source": "/srv/mom", "Destination": "/workspace"}],
+            "Mounts": [{"Type": "bind", "Source": "/srv/mom", "Destination": "/workspace", "RW": true}],
         });
         assert_eq!(lacks(&hardened), Vec::<&str>::new());
         for (path, value, want) in [
@@ -600,6 +624,14 @@ mod tests {
             ("/HostConfig/NetworkMode", json!("host"), "namespace"),
             ("/HostConfig/UTSMode", json!("host"), "namespace"),
             ("/HostConfig/CapAdd", json!(["CAP_SYS_ADMIN"]), "was given"),
+            ("/HostConfig/CapAdd", json!(["MKNOD"]), "was given"),
+            ("/HostConfig/IpcMode", json!("container:x"), "namespace"),
+            (
+                "/HostConfig/Devices",
+                json!([{"PathOnHost": "/dev/sda"}]),
+                "devices",
+            ),
+            ("/Mounts/0/Destination", json!("/ssh"), "another directory"),
             ("/HostConfig/NanoCpus", json!(0), "processor"),
             (
                 "/HostConfig/SecurityOpt",

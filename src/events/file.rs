@@ -1,4 +1,4 @@
-//! An event file: how it is read, and what it must have (data-dir.md, events).
+//! An event file: how it is read, and what it must have (the README's Events).
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 

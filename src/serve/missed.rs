@@ -24,6 +24,10 @@ const FETCHED_AGAIN_MAX: usize = 100;
 const MISSED_PAUSE: Duration = Duration::from_secs(1);
 const MISSED_PAUSE_MAX: Duration = Duration::from_secs(300);
 
+/// Messages of a channel that a start takes up, the newest: far more than people leave in a
+/// day, and the log is anyone's who writes in the data directory.
+const TAKEN_UP_MAX: usize = 200;
+
 impl House {
     /// Never waits: one that is on its way already stands for all.
     pub(super) fn hello(&self) {
@@ -161,12 +165,19 @@ impl House {
                 log::warning!(&channel, "cannot look for unanswered messages: {err}");
                 Vec::new()
             });
+            let more = unanswered.len().saturating_sub(TAKEN_UP_MAX);
+            if more > 0 {
+                log::warning!(
+                    &channel,
+                    "{more} older unanswered messages stay in the log only"
+                );
+            }
             let mut tasks = Vec::new();
             tasks.extend(cut.event.map(|event| {
                 let asked = cut.asked.first().cloned().unwrap_or_default();
                 Task::Run(event_again(&channel, asked, event))
             }));
-            for entry in unanswered {
+            for entry in unanswered.into_iter().skip(more) {
                 if self.allowed(&entry.user, &channel).is_err() {
                     continue;
                 }

@@ -106,7 +106,8 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     house.hello();
     queue.shutdown(PATIENCE);
     hang_up.set(Cause::Restart);
-    house.errand(Errand::End);
+    // What waits before it fails quickly now.
+    house.errands.send(Box::new(Errand::End)).ok();
     drop(house);
     for thread in threads {
         // A panic there was printed when it happened.

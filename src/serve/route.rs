@@ -116,8 +116,9 @@ impl House {
     pub(super) fn submit(&self, task: Task, queue: &Queue) {
         let channel = task.channel().to_owned();
         let tss: Vec<String> = match &task {
-            Task::Run(job) => job.asked.iter().map(|asked| asked.ts.clone()).collect(),
-            Task::Fresh(_) => Vec::new(),
+            Task::Run(job) if !job.again => job.asked.iter().map(|a| a.ts.clone()).collect(),
+            // Seen before, or nobody's message.
+            _ => Vec::new(),
         };
         match queue.submit(task) {
             Submitted::Next => {}

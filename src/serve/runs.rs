@@ -1,5 +1,6 @@
 //! One task of the queue: a run from its first sign in Slack to its end in the log.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 use crate::agent::{Scene, Session};
@@ -214,13 +215,19 @@ impl House {
         status_ts: &dyn Fn() -> Option<String>,
         show: &Show,
     ) -> Result<Outcome> {
-        let handle = |id: &str| match id {
-            // The original's name for it in the prompt.
-            "EVENT" => "unknown".to_owned(),
-            id => self
-                .names
-                .user(id)
-                .map_or_else(|| id.to_owned(), |user| user.handle),
+        let lookups = Cell::new(0);
+        let handle = |id: &str| {
+            if id == "EVENT" {
+                // The original's name for it in the prompt.
+                return "unknown".to_owned();
+            }
+            let known = self.names.known(id).or_else(|| {
+                // The log, where ids come from, may name thousands.
+                lookups.set(lookups.get() + 1);
+                let few = lookups.get() <= PEOPLE_MAX;
+                few.then(|| self.names.user(id)).flatten()
+            });
+            known.map_or_else(|| id.to_owned(), |user| user.handle)
         };
         if let Err(err) = self.read_thread(job) {
             log::warning!(&job.channel, "cannot read the thread: {err}");

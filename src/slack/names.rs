@@ -42,7 +42,8 @@ pub(crate) struct Channel {
 pub(crate) struct Names {
     web: Arc<Web>,
     team_id: String,
-    users: Mutex<HashMap<String, User>>,
+    /// `None`: Slack does not know them.
+    users: Mutex<HashMap<String, Option<User>>>,
     channels: Mutex<HashMap<String, Channel>>,
 }
 
@@ -58,7 +59,7 @@ impl Names {
 
     /// Only what is known already: never waits.
     pub(crate) fn known(&self, id: &str) -> Option<User> {
-        self.users.lock().unwrap().get(id).cloned()
+        self.users.lock().unwrap().get(id).cloned().flatten()
     }
 
     /// What a program calls itself in its messages: users.info knows only people.
@@ -71,23 +72,28 @@ impl Names {
             display: name,
             outsider: true,
         };
-        keep(&self.users, id, &user);
+        keep(&self.users, id, &Some(user));
     }
 
     /// Asks Slack when need be. `None` when Slack does not know or does not answer.
     pub(crate) fn user(&self, id: &str) -> Option<User> {
-        if let Some(user) = self.known(id) {
-            return Some(user);
+        if let Some(found) = self.users.lock().unwrap().get(id) {
+            return found.clone();
         }
         // The log, where ids come from, is anyone's.
         if !is_user_id(id) {
             return None;
         }
-        let told = self.web.users_info(id);
-        let told = told.inspect_err(|failure| log::debug!("", "users.info of {id}: {failure}"));
-        let user = self.parse(&told.ok()?)?;
+        let user = match self.web.users_info(id) {
+            Ok(told) => Some(self.parse(&told)?),
+            Err(Failure::Refused(code)) if code.starts_with("user_not_") => None,
+            Err(failure) => {
+                log::debug!("", "users.info of {id}: {failure}");
+                return None;
+            }
+        };
         keep(&self.users, id, &user);
-        Some(user)
+        user
     }
 
     /// `Err` when Slack says that mom can't be there.

@@ -1074,7 +1074,7 @@ fn crowd(table: &mut Table) {
     table.row(
         format!("{figure}: threads after"),
         "",
-        before,
+        threads(&scene.mom).len() as f64,
         Some(before),
         None,
     );

@@ -553,50 +553,6 @@ fn a_run_interrupted_by_a_restart_goes_on_and_one_that_waited_comes() {
     assert!(!exists(&home, "second.json"));
 }
 
-/// The crash came between the writing of the run and the removal of the file.
-#[test]
-fn a_file_whose_run_is_on_disk_does_not_run_again() {
-    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    let mom = Mom::start(&slack, &llm);
-    let home = Arc::clone(&mom.home);
-    let file = home.path("data/events/once.json");
-    let written = SystemTime::now() - Duration::from_secs(5);
-    let put_back = || {
-        home.write("data/once.tmp", immediate("once").to_string());
-        File::options()
-            .write(true)
-            .open(home.path("data/once.tmp"))
-            .unwrap()
-            .set_modified(written)
-            .unwrap();
-        fs::rename(home.path("data/once.tmp"), &file).unwrap();
-    };
-    llm.reply(Reply::text("an answer that never comes to its end").stall(&Gate::new()));
-    put_back();
-    llm.next_request();
-    mom.kill9();
-    slack.cut();
-    put_back();
-    llm.reply_text("Once.");
-    let mom = Mom::start_in(&home, &slack, &llm);
-    answered(&slack, "Once.");
-    // And now after it had ended.
-    assert_eq!(mom.terminate().code, Some(0));
-    slack.cut();
-    put_back();
-    let mom = Mom::start_in(&home, &slack, &llm);
-    llm.reply_text("Hello.");
-    slack.mention("C01", "U07", "hi");
-    let channel = answered(&slack, "Hello.");
-    assert_eq!(
-        (llm.requests().len(), channel.answers().len()),
-        (3, 2),
-        "{channel}"
-    );
-    assert!(!exists(&home, "once.json"));
-    drop(mom);
-}
-
 #[test]
 fn silent_checks_leave_one_line_and_no_trace() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());

@@ -418,15 +418,9 @@ fn lacks(container: &Value) -> Vec<&'static str> {
             "is privileged: it can become root on this machine",
         ),
         (
-            [
-                "PidMode",
-                "NetworkMode",
-                "IpcMode",
-                "UTSMode",
-                "CgroupnsMode",
-            ]
-            .into_iter()
-            .any(shares),
+            ["PidMode", "NetworkMode", "IpcMode", "UTSMode"]
+                .into_iter()
+                .any(shares),
             "shares a namespace with this machine, or another container",
         ),
         (

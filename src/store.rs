@@ -454,6 +454,28 @@ impl Store {
         Ok(said.or_else(|| own.into_iter().filter_map(in_slack).min()))
     }
 
+    /// The messages (ts) near the end of the log, and whether they were asked of mom: far more
+    /// than `seen` looks at, for when thousands come at once.
+    pub(crate) fn logged(&self, channel: &str) -> Result<HashMap<String, bool>> {
+        let floor = Floor::Last(UNANSWERED_LOG_BYTES);
+        let mut logged = HashMap::new();
+        for entry in self.log_tail(channel, floor, |_| true)? {
+            *logged.entry(entry.ts).or_default() |= entry.mention;
+        }
+        Ok(logged)
+    }
+
+    /// Roots of threads in which she was asked or spoke, newest first.
+    pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
+        let mut roots = Vec::new();
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        for entry in tail.into_iter().rev().filter(|e| e.is_bot || e.mention) {
+            let root = entry.thread_ts.filter(|root| time::is_slack_ts(root));
+            roots.extend(root.filter(|root| !roots.contains(root)));
+        }
+        Ok(roots)
+    }
+
     /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
     /// oldest first.
     fn log_tail(

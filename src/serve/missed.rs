@@ -72,6 +72,13 @@ impl House {
                 let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
                 message.mention &= recent;
             }
+            if !messages.is_empty() {
+                let logged = store.logged(channel)?;
+                messages.retain(|message| match logged.get(&message.ts) {
+                    Some(asked) => message.mention && !asked,
+                    None => true,
+                });
+            }
             let intake = self.intake.lock().unwrap();
             let (taken, failed) = self.take(messages, &intake);
             self.route(taken, queue, intake);
@@ -83,7 +90,15 @@ impl House {
                 }
             }
         };
-        backfill::missed(&self.web, &gap, self.me(), &self.stop, &mut take)
+        let own_threads = |channel: &str| store.own_threads(channel).unwrap_or_default();
+        backfill::missed(
+            &self.web,
+            &gap,
+            &own_threads,
+            self.me(),
+            &self.stop,
+            &mut take,
+        )
     }
 
     /// Files that were on their way when mom ended.

@@ -1,6 +1,8 @@
 //! What was said while mom was away: read from Slack's history, channel by channel, oldest
 //! first.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -19,19 +21,22 @@ const PAGE: &str = "200";
 /// Messages of a thread that are read for a run in it.
 const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
-const THREADS_MAX: usize = 50;
+const THREADS_MAX: usize = 300;
+/// Threads she took part in whose root lies further back, the newest.
+const OWN_THREADS_MAX: usize = 20;
 
 /// Takes a channel, what was said there, and the newest ts.
 type Each<'a> = dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()> + 'a;
 
 /// Calls `each` with the messages of each channel from its gap on, and the newest ts there;
-/// without a gap it was read.
+/// without a gap it was read. `own_threads`: the roots of those she took part in, newest first.
 ///
 /// # Errors
 /// `Error::Retry`: some could not be read, after all others were.
 pub(crate) fn missed(
     web: &Web,
     gap: &dyn Fn(&str) -> Result<Option<Gap>>,
+    own_threads: &dyn Fn(&str) -> Vec<String>,
     me: &Me,
     stop: &Stop,
     each: &mut Each<'_>,
@@ -57,7 +62,7 @@ pub(crate) fn missed(
                 continue;
             }
         };
-        let read = of_channel(web, &channel, &gap, me, stop);
+        let read = of_channel(web, &channel, &gap, own_threads, me, stop);
         match read.and_then(|(messages, until)| each(&channel, messages, until)) {
             Err(Error::Failed(why)) => {
                 log::warning!(&channel, "cannot read what was missed: {why}")
@@ -76,6 +81,7 @@ fn of_channel(
     web: &Web,
     channel: &str,
     gap: &Gap,
+    own_threads: &dyn Fn(&str) -> Vec<String>,
     me: &Me,
     stop: &Stop,
 ) -> Result<(Vec<Incoming>, Option<String>)> {
@@ -96,18 +102,37 @@ fn of_channel(
             "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
         );
     }
-    for root in active_threads(web, channel, gap, &messages)? {
+    let older = match gap {
+        Gap::Since(ts) => web.history_before(channel, ts)?,
+        // She was not there before.
+        Gap::First(_) => Vec::new(),
+    };
+    let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
+    let mut far = own_threads(channel);
+    far.retain(|root| !seen.contains(root.as_str()));
+    far.truncate(OWN_THREADS_MAX);
+    let near = active_threads(channel, newest, messages.iter().chain(&older));
+    for (root, is_far) in near
+        .into_iter()
+        .map(|root| (root, false))
+        .chain(far.into_iter().map(|root| (root, true)))
+    {
         let args = [
             ("channel", channel),
             ("ts", &root),
             ("oldest", newest),
             ("limit", PAGE),
         ];
-        web.pages("conversations.replies", &args, &mut |mut page| {
+        let read = web.pages("conversations.replies", &args, &mut |mut page| {
             page.retain(|reply| reply["ts"] != *root);
             messages.extend(page);
             Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
-        })?;
+        });
+        match read {
+            // It may be gone, and the log, which names it, is anyone's.
+            Err(Error::Failed(why)) if is_far => log::debug!(channel, "thread {root}: {why}"),
+            read => read?,
+        }
     }
     messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
@@ -159,20 +184,25 @@ pub(crate) fn thread(
     })
 }
 
-/// Roots of threads that were replied to since: among the new messages and the last page
-/// before them, if she was there before.
-fn active_threads(web: &Web, channel: &str, gap: &Gap, new: &[Value]) -> Result<Vec<String>> {
-    let newest = gap.ts();
-    let older = match gap {
-        Gap::Since(ts) => web.history_before(channel, ts)?,
-        Gap::First(_) => Vec::new(),
-    };
+/// Roots of threads that were replied to since.
+fn active_threads<'a>(
+    channel: &str,
+    newest: &str,
+    messages: impl Iterator<Item = &'a Value>,
+) -> Vec<String> {
     let root = |message: &Value| {
         message["latest_reply"].as_str().filter(|ts| *ts > newest)?;
         message["ts"].as_str().map(str::to_owned)
     };
-    let roots = new.iter().chain(&older).filter_map(root);
-    Ok(roots.take(THREADS_MAX).collect())
+    let mut roots: Vec<String> = messages.filter_map(root).collect();
+    if roots.len() > THREADS_MAX {
+        log::warning!(
+            channel,
+            "replies in more than {THREADS_MAX} threads were missed; the rest is left out"
+        );
+        roots.truncate(THREADS_MAX);
+    }
+    roots
 }
 
 fn ts_of(message: &Value) -> &str {

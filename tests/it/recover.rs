@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
-use crate::slack::{BOT, Channel, FakeSlack, Fault};
+use crate::slack::{BOT, Channel, FakeSlack, Fault, Message};
 
 fn answered(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
     slack.wait_channel(channel, |channel| channel.to_string().contains(text))
@@ -251,6 +252,80 @@ fn what_she_said_herself_hides_nothing_that_was_missed() {
     slack.cut();
     answered(&slack, "C01", "Here.");
     assert_eq!(said(&mom, "C01"), 2);
+}
+
+/// Messages of an hour ago that stand in Slack and in the log; the first was asked and
+/// answered, in the thread of the one before it.
+fn long_ago(slack: &FakeSlack, home: &Scratch, count: usize) -> (Vec<String>, u64) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let began = now.expect("a clock").as_secs() - 3_600;
+    let tss: Vec<String> = (0..count)
+        .map(|n| format!("{began}.{:06}", n + 1))
+        .collect();
+    let mut log = String::new();
+    for (n, ts) in tss.iter().enumerate() {
+        let root = (n == 1).then(|| tss[0].clone());
+        let text = if n == 1 { "<@U0BOT> asked" } else { "chatter" };
+        let mut line = json!({"ts": ts, "user": "U07", "text": text, "attachments": [],
+            "isBot": false, "mention": n == 1});
+        if let Some(root) = &root {
+            line["threadTs"] = root.as_str().into();
+        }
+        log += &format!("{line}\n");
+        if n == 1 {
+            let answer = json!({"ts": format!("{began}.500000"), "user": "bot",
+                "text": "Done.", "attachments": [], "isBot": true, "threadTs": root});
+            log += &format!("{answer}\n");
+        }
+        let message = Message {
+            ts: ts.clone(),
+            thread_ts: root,
+            user: "U07".into(),
+            text: text.into(),
+            ..Message::default()
+        };
+        slack.change(|state| {
+            state
+                .channels
+                .get_mut("C01")
+                .unwrap()
+                .messages
+                .push(message)
+        });
+    }
+    home.write("data/C01/log.jsonl", log);
+    (tss, began)
+}
+
+/// The history was not read to its end for long, and more came than she knows by heart.
+#[test]
+fn what_stands_far_back_in_the_log_was_not_missed() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let (tss, began) = long_ago(&slack, &home, 1_200);
+    let kept = json!({"gaps": {"C01": format!("{began}.000000")}});
+    home.write("data/mom.json", kept.to_string());
+    slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
+    llm.reply_text("Here.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    answered(&slack, "C01", "Here.");
+    assert_eq!(
+        (said(&mom, "C01"), llm.requests().len()),
+        (tss.len() + 1, 1)
+    );
+}
+
+#[test]
+fn a_mention_in_a_thread_of_long_ago_is_answered() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let (tss, _) = long_ago(&slack, &home, 250);
+    let missed = slack.say("C01", "U07", "<@U0BOT> and now?");
+    missed.thread(&tss[0]).send_unheard();
+    llm.reply_text("Here.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    answered(&slack, "C01", "Here.");
+    assert_eq!(said(&mom, "C01"), tss.len() + 1);
 }
 
 /// A conversation without a log may have begun while she was away; what stands before her

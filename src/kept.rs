@@ -23,14 +23,14 @@ const REFUSED_MAX: usize = 1_000;
 pub(crate) enum Gap {
     /// After this ts.
     Since(String),
-    /// After this ts, and there is no log at all: what stands before her own last post was
-    /// answered by a mom with another directory.
-    First(String),
+    /// After the first ts, and there was no log at all: until the second she worked there, if
+    /// at all, with another directory, and has answered what stands before her last post.
+    First(String, String),
 }
 
 impl Gap {
     pub(crate) fn ts(&self) -> &str {
-        let (Gap::Since(ts) | Gap::First(ts)) = self;
+        let (Gap::Since(ts) | Gap::First(ts, _)) = self;
         ts
     }
 }
@@ -58,6 +58,8 @@ struct State {
     read: HashSet<String>,
     /// As the file has it.
     written: String,
+    /// When this mom began.
+    started_ms: i64,
 }
 
 impl Kept {
@@ -81,6 +83,7 @@ impl Kept {
             first: of("first", is_ts),
             until: of("until", is_ts),
             refused: of("refused", Value::is_i64),
+            started_ms: time::now_ms(),
             ..State::default()
         };
         state.written = state.text();
@@ -116,7 +119,7 @@ impl Kept {
             }
             let (map, ts) = match state.gap(channel, heard) {
                 Ok(Gap::Since(ts)) => (&mut state.gaps, ts),
-                Ok(Gap::First(ts)) => (&mut state.first, ts),
+                Ok(Gap::First(ts, _)) => (&mut state.first, ts),
                 Err(err) => {
                     failed.push(((*channel).to_owned(), err));
                     continue;
@@ -184,7 +187,12 @@ impl State {
     fn known_gap(&self, channel: &str) -> Option<Gap> {
         let ts = |map: &Map<String, Value>| Some(map.get(channel)?.as_str()?.to_owned());
         let since = ts(&self.gaps).map(Gap::Since);
-        since.or_else(|| ts(&self.first).map(Gap::First))
+        since.or_else(|| {
+            let since = ts(&self.first)?;
+            // It was noted before she did anything there.
+            let until_ms = time::slack_ts_ms(&since)? + FIRST_MS;
+            Some(Gap::First(since, ts_of(until_ms)))
+        })
     }
 
     fn gap(&self, channel: &str, heard: &dyn Fn(&str) -> Result<Option<String>>) -> Result<Gap> {
@@ -192,7 +200,7 @@ impl State {
         // Seconds have ten digits: their order is that of the numbers.
         let heard = heard(channel)?.max(until.map(str::to_owned));
         Ok(heard.map_or_else(
-            || Gap::First(format!("{}.000000", (time::now_ms() - FIRST_MS) / 1000)),
+            || Gap::First(ts_of(time::now_ms() - FIRST_MS), ts_of(self.started_ms)),
             Gap::Since,
         ))
     }
@@ -225,6 +233,10 @@ impl State {
     }
 }
 
+fn ts_of(ms: i64) -> String {
+    format!("{}.{:03}000", ms / 1000, ms % 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +251,7 @@ mod tests {
         let heard = |channel: &str| Ok((channel != "C3").then(|| OLD.to_owned()));
         let later = |_: &str| Ok(Some(LATER.to_owned()));
         let since = |ts: &str| Some(Gap::Since(ts.to_owned()));
-        let is_first = |gap: Option<Gap>| matches!(gap, Some(Gap::First(_)));
+        let is_first = |gap: Option<Gap>| matches!(gap, Some(Gap::First(..)));
         let kept = Kept::load(dir.clone());
         assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
         let channels = BTreeSet::from(["C1", "C2", "C3"]);

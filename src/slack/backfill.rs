@@ -105,7 +105,7 @@ fn of_channel(
     let older = match gap {
         Gap::Since(ts) => web.history_before(channel, ts)?,
         // She was not there before.
-        Gap::First(_) => Vec::new(),
+        Gap::First(..) => Vec::new(),
     };
     let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
     let mut far = own_threads(channel);
@@ -137,11 +137,11 @@ fn of_channel(
     messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
     messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
     stop.check()?;
-    let own = messages
-        .iter()
-        .rfind(|message| message["user"] == me.user_id.as_str());
     let answered = match gap {
-        Gap::First(_) => own.map_or("", ts_of),
+        Gap::First(_, until) => {
+            let mut own = messages.iter().filter(|m| m["user"] == me.user_id.as_str());
+            own.rfind(|m| ts_of(m) <= until.as_str()).map_or("", ts_of)
+        }
         Gap::Since(_) => "",
     };
     let said = |message| match inbound::message(message, channel, me) {

@@ -156,7 +156,7 @@ impl House {
                 continue;
             }
             let now = Now {
-                asked: message.mention && self.may(&message).is_ok(),
+                asked: self.asks(&message) == Asks::Yes,
                 has_files: !message.files.is_empty(),
             };
             match store.seen(&message.channel, &message.ts, now) {
@@ -173,11 +173,7 @@ impl House {
             }
         }
         for Taken { message, files, .. } in &taken {
-            let asks = match message.mention && self.may(message).is_ok() {
-                true => Asks::Yes,
-                false => Asks::No,
-            };
-            let entry = self.entry(message, files, asks);
+            let entry = self.entry(message, files, self.asks(message));
             entries.push((message.channel.clone(), entry));
         }
         failed.extend(store.log_batch(&entries));
@@ -187,6 +183,13 @@ impl House {
                 .all(|(channel, _)| *channel != taken.message.channel)
         });
         (taken, failed)
+    }
+
+    fn asks(&self, message: &Incoming) -> Asks {
+        match message.mention && self.may(message).is_ok() {
+            true => Asks::Yes,
+            false => Asks::No,
+        }
     }
 
     fn entry(&self, message: &Incoming, files: &[Download], asks: Asks) -> LogEntry {

@@ -86,8 +86,7 @@ fn of_channel(
     stop: &Stop,
 ) -> Result<(Vec<Incoming>, Option<String>)> {
     let newest = gap.ts();
-    // Parents whose thread went on meanwhile are older than the newest line, so a day more is
-    // read for them; what is known already is dropped by whoever takes it.
+    // What is known already is dropped by whoever takes it.
     let mut messages: Vec<Value> = Vec::new();
     let mut full = false;
     let args = [("channel", channel), ("oldest", newest), ("limit", PAGE)];
@@ -102,6 +101,8 @@ fn of_channel(
             "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
         );
     }
+    // Parents whose thread went on meanwhile may stand before the gap: on the page before it,
+    // or further back.
     let older = match gap {
         Gap::Since(ts) => web.history_before(channel, ts)?,
         // She was not there before.
@@ -112,14 +113,10 @@ fn of_channel(
     far.retain(|root| !seen.contains(root.as_str()));
     far.truncate(OWN_THREADS_MAX);
     let near = active_threads(channel, newest, messages.iter().chain(&older));
-    for (root, is_far) in near
-        .into_iter()
-        .map(|root| (root, false))
-        .chain(far.into_iter().map(|root| (root, true)))
-    {
+    for root in near.iter().chain(&far) {
         let args = [
             ("channel", channel),
-            ("ts", &root),
+            ("ts", root),
             ("oldest", newest),
             ("limit", PAGE),
         ];
@@ -130,7 +127,9 @@ fn of_channel(
         });
         match read {
             // It may be gone, and the log, which names it, is anyone's.
-            Err(Error::Failed(why)) if is_far => log::debug!(channel, "thread {root}: {why}"),
+            Err(Error::Failed(why)) if far.contains(root) => {
+                log::debug!(channel, "thread {root}: {why}");
+            }
             read => read?,
         }
     }

@@ -816,17 +816,20 @@ pub(crate) mod tests {
         assert!(refused.is_err());
     }
 
+    /// A log of "one" and "two": its text, and where the second line begins.
+    pub(crate) fn two_lines(scratch: &Scratch, store: &Store) -> (String, usize) {
+        log(store, &[entry("1.000001", "one"), entry("2.000001", "two")]);
+        let whole = scratch.read("C1/log.jsonl");
+        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        (whole, last)
+    }
+
     /// A crash in the middle of the last line, wherever: it costs that line at most.
     #[test]
     fn torn_anywhere() {
         let scratch = Scratch::new("store-torn");
         let store = scratch.store();
-        log(
-            &store,
-            &[entry("1.000001", "one"), entry("2.000001", "two")],
-        );
-        let whole = scratch.read("C1/log.jsonl");
-        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        let (whole, last) = two_lines(&scratch, &store);
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             log(&store, &[entry("3.000001", "three")]);

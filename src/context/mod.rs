@@ -941,7 +941,7 @@ mod tests {
     use super::*;
     use crate::llm::{Assistant, ToolCall};
     use crate::mutate::{survive, survive_some};
-    use crate::store::tests::{Scratch, entry, log};
+    use crate::store::tests::{Scratch, entry, log, two_lines};
 
     const FILE: &str = "C1/context.jsonl";
 
@@ -1600,12 +1600,7 @@ mod tests {
     fn a_line_half_written_is_taken_over_when_it_is_whole() {
         let scratch = Scratch::new("context-half");
         let store = scratch.store();
-        log(
-            &store,
-            &[entry("1.000001", "one"), entry("2.000001", "two")],
-        );
-        let whole = scratch.read("C1/log.jsonl");
-        let last = whole.trim_end().rfind('\n').unwrap() + 1;
+        let (whole, last) = two_lines(&scratch, &store);
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             let mut context = Context::load(&store, "C1").unwrap();

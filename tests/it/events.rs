@@ -67,13 +67,14 @@ fn told(asked: &Asked) -> String {
         .to_owned()
 }
 
-fn answered(slack: &FakeSlack, text: &str) -> Channel {
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == text)
-    })
+/// A run that goes on until the gate opens; what is asked after it is repeated.
+fn busy(slack: &FakeSlack, llm: &FakeLlm) -> Gate {
+    let gate = Gate::new();
+    llm.reply(Reply::text("The long answer of a run that takes its time").stall(&gate));
+    slack.mention("C01", "U07", "take your time");
+    llm.next_request();
+    llm.otherwise(|asked| Reply::text(&format!("Heard: {}", told(asked))));
+    gate
 }
 
 fn starts(slack: &FakeSlack) -> Vec<String> {
@@ -118,7 +119,7 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     fs::write(events.join("pieces.json"), &text).unwrap();
     let want = "[unknown]: [EVENT:pieces.json:immediate:immediate] in pieces";
     assert_eq!(told(&llm.next_request()), want);
-    let channel = answered(&slack, &format!("Heard: {want}"));
+    let channel = slack.wait_answer("C01", &format!("Heard: {want}"));
     assert_eq!(channel.answers().len(), 1, "{channel}");
     assert_eq!(starts(&slack), ["_Starting event: pieces.json_ ..."]);
 
@@ -142,8 +143,8 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     wait_status(&slack, "Scheduled: edited.json");
     put(&mom.home, "edited.json", &immediate("second"));
     assert!(told(&llm.next_request()).ends_with(" second"));
-    answered(
-        &slack,
+    slack.wait_answer(
+        "C01",
         "Heard: [unknown]: [EVENT:edited.json:immediate:immediate] second",
     );
     for name in ["pieces.json", "renamed.json", "linked.json", "edited.json"] {
@@ -166,7 +167,7 @@ fn many_for_a_closed_channel_ask_slack_little() {
     put(&home, "good.json", &immediate("good"));
     llm.reply_text("Heard.");
     let _mom = Mom::start_in(&home, &slack, &llm);
-    answered(&slack, "Heard.");
+    slack.wait_answer("C01", "Heard.");
     let calls = slack.calls("conversations.info").len();
     assert!(calls < 20, "{calls}");
 }
@@ -185,7 +186,7 @@ fn a_copy_with_old_times_is_an_event_of_its_own() {
         let file = File::options().write(true).open(&saved).unwrap();
         file.set_modified(written).unwrap();
         fs::rename(&saved, mom.home.path("data/events/check.json")).unwrap();
-        answered(&slack, &format!("Checked {n}."));
+        slack.wait_answer("C01", &format!("Checked {n}."));
     }
 }
 
@@ -342,7 +343,7 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
             "{name}: {text}"
         );
     }
-    answered(&slack, "Done.");
+    slack.wait_answer("C01", "Done.");
     // Mended as the file says: the value corrected, the name put back.
     let mended = mom
         .data("events/cron.json.error")
@@ -400,7 +401,7 @@ fn a_link_in_place_of_the_directory_leads_nowhere() {
     mom.wait_log("events don't work");
     llm.reply_text("Hello.");
     slack.mention("C01", "U07", "hi");
-    answered(&slack, "Hello.");
+    slack.wait_answer("C01", "Hello.");
     assert!(home.path("elsewhere/a.json").exists());
 }
 
@@ -408,11 +409,7 @@ fn a_link_in_place_of_the_directory_leads_nowhere() {
 fn five_wait_and_the_sixth_is_refused_aloud() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     let mom = Mom::start(&slack, &llm);
-    let gate = Gate::new();
-    llm.reply(Reply::text("The long answer of a run that takes its time").stall(&gate));
-    slack.mention("C01", "U07", "take your time");
-    llm.next_request();
-    llm.otherwise(|asked| Reply::text(&format!("Heard: {}", told(asked))));
+    let gate = busy(&slack, &llm);
     for n in 1..=5 {
         put(&mom.home, &format!("{n}.json"), &immediate(&n.to_string()));
     }
@@ -423,8 +420,8 @@ fn five_wait_and_the_sixth_is_refused_aloud() {
         assert!(reason(&mom, &format!("{n}.json")).contains("5 events waited"));
     }
     gate.open();
-    let channel = answered(
-        &slack,
+    let channel = slack.wait_answer(
+        "C01",
         "Heard: [unknown]: [EVENT:5.json:immediate:immediate] 5",
     );
     let refusals = channel.to_string().matches("was left out").count();
@@ -442,11 +439,7 @@ fn five_wait_and_the_sixth_is_refused_aloud() {
 fn a_file_that_goes_or_changes_while_its_run_waits() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     let mom = Mom::start(&slack, &llm);
-    let gate = Gate::new();
-    llm.reply(Reply::text("The long answer of a run that takes its time").stall(&gate));
-    slack.mention("C01", "U07", "take your time");
-    llm.next_request();
-    llm.otherwise(|asked| Reply::text(&format!("Heard: {}", told(asked))));
+    let gate = busy(&slack, &llm);
     for name in ["gone", "changed", "same"] {
         put(&mom.home, &format!("{name}.json"), &immediate("then"));
     }
@@ -511,7 +504,7 @@ fn a_run_cut_by_a_crash_is_taken_up_once() {
         request.raw
     );
     assert!(request.raw.contains("begun"), "{}", request.raw);
-    let channel = answered(&slack, "The work is done.");
+    let channel = slack.wait_answer("C01", "The work is done.");
     assert_eq!(channel.answers().len(), 1, "{channel}");
     // And it is over: not once more after another start.
     assert_eq!(mom.terminate().code, Some(0));
@@ -519,7 +512,7 @@ fn a_run_cut_by_a_crash_is_taken_up_once() {
     let _mom = Mom::start_in(&home, &slack, &llm);
     llm.reply_text("Hello.");
     slack.mention("C01", "U07", "hi");
-    answered(&slack, "Hello.");
+    slack.wait_answer("C01", "Hello.");
     assert_eq!(llm.requests().len(), 4);
 }
 
@@ -547,8 +540,8 @@ fn a_run_interrupted_by_a_restart_goes_on_and_one_that_waited_comes() {
         ))
     });
     let _mom = Mom::start_in(&home, &slack, &llm);
-    answered(&slack, "Heard 1");
-    answered(&slack, "Heard 2");
+    slack.wait_answer("C01", "Heard 1");
+    slack.wait_answer("C01", "Heard 2");
     assert_eq!(llm.requests().len(), 3);
     assert!(!exists(&home, "second.json"));
 }
@@ -559,7 +552,7 @@ fn silent_checks_leave_one_line_and_no_trace() {
     let mom = Mom::start(&slack, &llm);
     llm.reply_text("Hello.");
     slack.mention("C01", "U07", "hi");
-    answered(&slack, "Hello.");
+    slack.wait_answer("C01", "Hello.");
     llm.next_request();
     for n in 0..3 {
         llm.reply_tool("bash", json!({"label": "Check", "command": "seq 1000"}));
@@ -587,7 +580,7 @@ fn silent_checks_leave_one_line_and_no_trace() {
         !messages.contains("999") && !messages.contains("[EVENT:"),
         "{messages}"
     );
-    answered(&slack, "Well.");
+    slack.wait_answer("C01", "Well.");
 }
 
 #[test]

@@ -30,13 +30,6 @@ use crate::slack::{BOT, FakeSlack, Fault, Message};
 use crate::tether::Tether;
 use crate::watch::show;
 
-fn answered(slack: &FakeSlack, channel: &str, text: &str) -> crate::slack::Channel {
-    slack.wait_channel(channel, |channel| {
-        let answers = channel.answers();
-        answers.iter().any(|answer| answer.shown() == text)
-    })
-}
-
 fn lines_of(mom: &Mom, channel: &str, ts: &str) -> usize {
     let lines = mom.jsonl(&format!("{channel}/log.jsonl"));
     lines.iter().filter(|line| line["ts"] == ts).count()
@@ -66,7 +59,7 @@ fn twins_are_one_in_any_order_on_two_sockets_and_after_a_restart() {
             let twins = twins(&ts, "hi");
             slack.emit(twins[order[0]].clone());
             match between {
-                "an answer" => drop(answered(&slack, "C01", "Once.")),
+                "an answer" => drop(slack.wait_answer("C01", "Once.")),
                 "another socket" => {
                     slack.wait_acked(&ts);
                     slack.cut();
@@ -82,9 +75,9 @@ fn twins_are_one_in_any_order_on_two_sockets_and_after_a_restart() {
             }
             slack.emit(twins[order[1]].clone());
             slack.wait_acked(&ts);
-            answered(&slack, "C01", "Once.");
+            slack.wait_answer("C01", "Once.");
             slack.mention("C01", "U07", "and now?");
-            let channel = answered(&slack, "C01", "Next.");
+            let channel = slack.wait_answer("C01", "Next.");
             assert_eq!(channel.answers().len(), 2, "{between}: {channel}");
             assert_eq!(lines_of(&mom, "C01", &ts), 1, "{between}");
         }
@@ -103,7 +96,7 @@ fn a_mention_added_by_an_edit_is_answered_once() {
     mention["edited"] = json!({"user": "U07", "ts": ts});
     slack.edit("C01", &ts, "<@U0BOT> hi");
     slack.emit(mention.clone());
-    answered(&slack, "C01", "Once.");
+    slack.wait_answer("C01", "Once.");
     let home = Arc::clone(&mom.home);
     assert_eq!(mom.terminate().code, Some(0));
     slack.cut();
@@ -111,7 +104,7 @@ fn a_mention_added_by_an_edit_is_answered_once() {
     slack.emit(mention);
     slack.wait_acked(&ts);
     slack.mention("C01", "U07", "and now?");
-    let channel = answered(&slack, "C01", "Next.");
+    let channel = slack.wait_answer("C01", "Next.");
     assert_eq!(channel.answers().len(), 2, "{channel}");
 }
 
@@ -198,7 +191,7 @@ fn what_was_missed_is_read_and_answered_as_one() {
     llm.reply_text("All answered.");
     let mom = Mom::start_in(&home, &slack, &llm);
     let request = llm.next_request();
-    answered(&slack, "C01", "All answered.");
+    slack.wait_answer("C01", "All answered.");
     for word in ["first", "second"] {
         let messages = request.body["messages"].to_string();
         assert!(messages.contains(word), "{messages}");
@@ -229,18 +222,11 @@ fn whatever_call_fails_the_answer_stands_once() {
         "files.getUploadURLExternal",
         "files.completeUploadExternal",
     ];
-    let faults = [
-        ("429", Fault::Limited(1)),
-        ("internal_error", Fault::Code("internal_error")),
-        ("HTML", Fault::Html(500)),
-        ("cut before", Fault::Drop),
-        ("cut after", Fault::DropAfter),
-    ];
     let mut all: Vec<(&str, u32, &str, Fault)> = Vec::new();
     for method in METHODS {
         for nth in [1, 2] {
-            for (name, fault) in &faults {
-                all.push((method, nth, name, fault.clone()));
+            for (name, fault) in Fault::passing() {
+                all.push((method, nth, name, fault));
             }
         }
     }
@@ -256,10 +242,10 @@ fn whatever_call_fails_the_answer_stands_once() {
         llm.reply_text("Done.");
         let mom = Mom::start_in(&home, &slack, &llm);
         slack.mention("C01", "U07", "a report");
-        answered(&slack, "C01", "Done.");
+        slack.wait_answer("C01", "Done.");
         llm.reply_text("Next.");
         slack.mention("C01", "U07", "and now?");
-        let channel = answered(&slack, "C01", "Next.");
+        let channel = slack.wait_answer("C01", "Next.");
         let files = channel.messages.iter().map(|message| message.files.len());
         assert_eq!(files.sum::<usize>(), 1, "{case}: {channel}");
         let roots: Vec<String> = channel
@@ -302,7 +288,7 @@ fn a_network_that_is_down_at_boot_and_in_the_middle() {
     slack.server.set_down(true);
     gate.open();
     slack.server.set_down(false);
-    let channel = answered(&slack, "C01", "Through it all.");
+    let channel = slack.wait_answer("C01", "Through it all.");
     assert_eq!(channel.answers().len(), 1, "{channel}");
     let said = mom.log().matches("I keep trying").count();
     assert!(said <= 2, "{}", mom.log());
@@ -386,7 +372,7 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
         let mom = Mom::start_in(&home, &slack, &llm);
         llm.reply_text("Before.");
         slack.mention("C01", "U07", "one");
-        answered(&slack, "C01", "Before.");
+        slack.wait_answer("C01", "Before.");
         slack.wait_until("the end of the run", |_| {
             let context = fs::read_to_string(home.path("data/C01/context.jsonl"));
             context
@@ -414,7 +400,7 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
         // Slack has given up bringing it: what comes next tells that it works again.
         llm.otherwise(|_| Reply::text("After."));
         slack.say("C01", "U08", "is it mended?").send();
-        answered(&slack, "C01", "After.");
+        slack.wait_answer("C01", "After.");
         assert_eq!(lines_of(&mom, "C01", &ts), 1);
         assert_eq!(mom.terminate().code, Some(0), "{fault}");
     }
@@ -433,14 +419,14 @@ fn a_directory_that_is_taken_away_is_told() {
     mom.home.write("data/MEMORY.md", "");
     llm.reply_text("There.");
     slack.redeliver(&ts);
-    answered(&slack, "C01", "There.");
+    slack.wait_answer("C01", "There.");
     mom.wait_log("the data directory was removed");
     assert_eq!(lines_of(&mom, "C01", &ts), 1);
     // Events come from the new one, and nobody else may work on it.
     llm.reply_text("Woken.");
     let event = json!({"type": "immediate", "channelId": "C01", "text": "wake up"});
     mom.home.write("data/events/x.json", event.to_string());
-    answered(&slack, "C01", "Woken.");
+    slack.wait_answer("C01", "Woken.");
     let second = Call::new(&mom.home).slack(&slack).llm(&llm).data().run("");
     assert!(second.stderr.contains("another mom"), "{}", second.stderr);
     assert_eq!(mom.terminate().code, Some(0));
@@ -456,7 +442,7 @@ fn a_directory_that_is_moved_is_worked_on_where_it_is() {
     fs::create_dir(&data).expect("make");
     llm.reply_text("Here.");
     slack.mention("C01", "U07", "hi");
-    answered(&slack, "C01", "Here.");
+    slack.wait_answer("C01", "Here.");
     slack.wait_until("the answer in the log", |_| {
         let log = fs::read_to_string(moved.join("C01/log.jsonl")).expect("read");
         log.contains("Here.").then_some(())
@@ -488,7 +474,7 @@ fn a_restart_in_the_middle_goes_on_where_it_was() {
     slack.cut();
     llm.reply_text("Counted.");
     let mom = Mom::start_in(&home, &slack, &llm);
-    let channel = answered(&slack, "C01", "Counted.");
+    let channel = slack.wait_answer("C01", "Counted.");
     assert_eq!(channel.answers().len(), 1, "{channel}");
     assert_eq!(mom.data("count"), "x\n");
     let asked = llm.requests().pop().expect("a request").raw;
@@ -558,7 +544,7 @@ fn mutated_files_keep_nobody_from_an_answer() {
         slack.allow("thread_not_found");
         let mom = Mom::start_in(&home, &slack, &llm);
         slack.mention("C01", "U07", "hi");
-        answered(&slack, "C01", "Here.");
+        slack.wait_answer("C01", "Here.");
         assert_eq!(mom.terminate().code, Some(0));
     });
 }

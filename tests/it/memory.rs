@@ -10,7 +10,7 @@ use crate::http::Gate;
 use crate::llm::{Asked, FakeLlm, Reply};
 use crate::mom::{Call, Ended, Mom};
 use crate::scratch::Scratch;
-use crate::slack::{Channel, FakeSlack};
+use crate::slack::FakeSlack;
 
 const CONTEXT: &str = "data/TERMINAL/context.jsonl";
 const LOG: &str = "data/TERMINAL/log.jsonl";
@@ -20,15 +20,6 @@ fn chat(home: &Arc<Scratch>, llm: &FakeLlm, lines: &str) -> Ended {
     let ended = Call::new(home).llm(llm).arg("--chat").data().run(lines);
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     ended
-}
-
-fn answered(slack: &FakeSlack, text: &str) -> Channel {
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == text)
-    })
 }
 
 /// The messages as the model sees them: `U[a|b] A[text|bash(..)] ..`, results as `=text`,
@@ -478,7 +469,7 @@ fn chatter_reaches_the_model_once_also_over_a_restart() {
         first,
         "U[[otto]: ok] U[[otto]: the build is red] U[[otto]: ok] U[[lena]: first]"
     );
-    answered(&slack, "Well.");
+    slack.wait_answer("C01", "Well.");
     let ts = slack.say("C01", "U08", "now it is green").send();
     slack.wait_acked(&ts);
     assert_eq!(mom.terminate().code, Some(0));
@@ -1103,7 +1094,7 @@ fn new_starts_afresh_and_deletes_nothing() {
     llm.otherwise(|_| Reply::text("Well."));
     slack.mention("C01", "U07", "the old story");
     llm.next_request();
-    answered(&slack, "Well.");
+    slack.wait_answer("C01", "Well.");
     let before = mom.data("C01/context.jsonl");
     slack.mention("C01", "U07", " New ");
     slack.wait_channel("C01", |channel| channel.to_string().contains("fresh start"));

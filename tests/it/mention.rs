@@ -71,12 +71,7 @@ fn the_same_over_tls_with_the_tools_in_a_container() {
     );
     llm.reply_text("Done.");
     slack.mention("C01", "U07", "look");
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Done.")
-    });
+    slack.wait_answer("C01", "Done.");
     let results = llm.requests()[1].tool_results();
     assert!(
         results[0].contains(&container.sh("hostname")) && results[0].contains("from the host"),
@@ -91,12 +86,7 @@ fn a_dm_needs_no_mention() {
     let _mom = Mom::start(&slack, &llm);
     llm.reply_text("Hello Otto.");
     slack.dm("U08", "hello");
-    slack.wait_channel("D08", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Hello Otto.")
-    });
+    slack.wait_answer("D08", "Hello Otto.");
 }
 
 #[test]
@@ -116,12 +106,7 @@ fn chatter_is_logged_and_reaches_the_model_with_the_next_mention() {
         "{}",
         request.raw
     );
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "I read it.")
-    });
+    slack.wait_answer("C01", "I read it.");
 }
 
 #[test]
@@ -133,12 +118,7 @@ fn what_comes_twice_is_answered_once() {
     let ts = slack.mention("C01", "U07", "hi");
     slack.redeliver(&ts);
     slack.wait_acked(&ts);
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Once.")
-    });
+    slack.wait_answer("C01", "Once.");
     let home = Arc::clone(&mom.home);
     assert_eq!(mom.terminate().code, Some(0));
     slack.cut();
@@ -146,12 +126,7 @@ fn what_comes_twice_is_answered_once() {
     slack.redeliver(&ts);
     slack.wait_acked(&ts);
     slack.mention("C01", "U07", "and now?");
-    let channel = slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Next.")
-    });
+    let channel = slack.wait_answer("C01", "Next.");
     assert_eq!(channel.answers().len(), 2, "{channel}");
     let said = mom
         .jsonl("C01/log.jsonl")
@@ -182,12 +157,7 @@ fn a_failing_model_is_told_and_the_next_mention_works() {
     });
     llm.reply_text("Back.");
     slack.mention("C01", "U07", "again");
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Back.")
-    });
+    slack.wait_answer("C01", "Back.");
 }
 
 #[test]
@@ -199,12 +169,7 @@ fn hiccups_of_the_model_are_retried() {
     llm.reply(Reply::text("and this one is cut").cut());
     llm.reply_text("Whole.");
     slack.mention("C01", "U07", "hi");
-    let channel = slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "Whole.")
-    });
+    let channel = slack.wait_answer("C01", "Whole.");
     assert_eq!(
         (channel.answers().len(), llm.requests().len()),
         (1, 4),
@@ -227,12 +192,7 @@ fn a_file_from_the_workspace_is_attached() {
     );
     llm.reply_text("There it is.");
     slack.mention("C01", "U07", "a report, please");
-    slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "There it is.")
-    });
+    slack.wait_answer("C01", "There it is.");
     let channel = slack.channel("C01");
     let files: Vec<_> = channel
         .messages
@@ -258,12 +218,7 @@ fn other_bots_and_her_own_words_are_not_answered() {
     slack.wait_acked(&bot);
     llm.reply_text("For Lena.");
     slack.mention("C01", "U07", "hi");
-    let channel = slack.wait_channel("C01", |channel| {
-        channel
-            .answers()
-            .iter()
-            .any(|answer| answer.shown() == "For Lena.")
-    });
+    let channel = slack.wait_answer("C01", "For Lena.");
     assert_eq!(
         (channel.answers().len(), llm.requests().len()),
         (1, 1),

@@ -37,7 +37,13 @@ struct Logged<'a> {
     home: &'a Scratch,
 }
 
-impl Logged<'_> {
+impl<'a> Logged<'a> {
+    /// Slack forgets nothing of it.
+    fn new(slack: &'a FakeSlack, home: &'a Scratch) -> Logged<'a> {
+        slack.persist();
+        Logged { slack, home }
+    }
+
     fn say(&self, channel: &str, thread: Option<&str>, text: &str, files: &[&str]) -> String {
         let mut say = self.slack.say(channel, "U07", text);
         if let Some(root) = thread {
@@ -86,13 +92,9 @@ impl Logged<'_> {
 #[test]
 fn a_command_that_was_logged_and_cut_off_is_obeyed_once() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    slack.persist();
     slack.allow("already_reacted");
     let home = Arc::new(Scratch::new());
-    let logged = Logged {
-        slack: &slack,
-        home: &home,
-    };
+    let logged = Logged::new(&slack, &home);
     let root = logged.say("C01", None, "a thread", &[]);
     logged.say("C01", Some(&root), "<@U0BOT> and here?", &[]);
     logged.say("C01", None, "<@U0BOT> delete everything", &[]);
@@ -161,13 +163,9 @@ fn a_promised_end_is_told_after_a_crash() {
 #[test]
 fn files_that_were_on_their_way_come_after_the_start() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    slack.persist();
     slack.allow("thread_not_found");
     let home = Arc::new(Scratch::new());
-    let logged = Logged {
-        slack: &slack,
-        home: &home,
-    };
+    let logged = Logged::new(&slack, &home);
     let file = |name: &str| slack.file(name, "text/plain", name.as_bytes());
     let (asked, heard) = (file("asked.txt"), file("heard.txt"));
     let (reply, gone) = (file("reply.txt"), file("gone.txt"));
@@ -210,12 +208,8 @@ fn files_that_were_on_their_way_come_after_the_start() {
 #[test]
 fn a_history_that_was_not_read_to_its_end_is_read_after_the_next_start() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    slack.persist();
     let home = Arc::new(Scratch::new());
-    let logged = Logged {
-        slack: &slack,
-        home: &home,
-    };
+    let logged = Logged::new(&slack, &home);
     logged.say("C01", None, "long ago", &[]);
     slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
     llm.otherwise(|_| Reply::text("Here."));
@@ -350,28 +344,17 @@ fn a_first_word_that_was_missed_is_answered() {
 
 #[test]
 fn a_history_that_slack_does_not_give_is_asked_for_again() {
-    let faults = [
-        ("429", Fault::Limited(1)),
-        ("internal_error", Fault::Code("internal_error")),
-        ("HTML", Fault::Html(500)),
-        ("cut before", Fault::Drop),
-        ("cut after", Fault::DropAfter),
-    ];
     let methods = [
         ("users.conversations", 1),
         ("conversations.history", 1),
         ("conversations.history", 2),
         ("conversations.replies", 1),
     ];
-    for (name, fault) in faults {
+    for (name, fault) in Fault::passing() {
         for (method, nth) in methods {
             let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-            slack.persist();
             let home = Arc::new(Scratch::new());
-            let logged = Logged {
-                slack: &slack,
-                home: &home,
-            };
+            let logged = Logged::new(&slack, &home);
             let root = logged.say("C01", None, "long ago", &[]);
             logged.say("C01", None, "and later", &[]);
             let reply = slack.say("C01", "U07", "<@U0BOT> missed").thread(&root);
@@ -391,12 +374,8 @@ fn a_history_that_slack_does_not_give_is_asked_for_again() {
 #[test]
 fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    slack.persist();
     let home = Arc::new(Scratch::new());
-    let logged = Logged {
-        slack: &slack,
-        home: &home,
-    };
+    let logged = Logged::new(&slack, &home);
     logged.say("C01", None, "long ago", &[]);
     slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
     slack.fault("conversations.history", 0, Fault::Html(500));

@@ -42,6 +42,19 @@ pub(crate) enum Fault {
     StallAfter(Gate),
 }
 
+impl Fault {
+    /// What passes, one of each kind: whoever asks again gets an answer.
+    pub(crate) fn passing() -> [(&'static str, Fault); 5] {
+        [
+            ("429", Fault::Limited(1)),
+            ("internal_error", Fault::Code("internal_error")),
+            ("HTML", Fault::Html(500)),
+            ("cut before", Fault::Drop),
+            ("cut after", Fault::DropAfter),
+        ]
+    }
+}
+
 /// A Web API call as it came in and as it was answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -703,6 +716,14 @@ impl FakeSlack {
             .filter(|call| call.method == method)
             .cloned()
             .collect()
+    }
+
+    /// Waits for an answer that reads like this.
+    pub(crate) fn wait_answer(&self, channel: &str, text: &str) -> Channel {
+        self.wait_channel(channel, |channel| {
+            let answers = channel.answers();
+            answers.iter().any(|answer| answer.shown() == text)
+        })
     }
 
     /// Waits until everything sent about this message is acked.

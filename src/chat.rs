@@ -135,14 +135,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
     let mut session = agent.begin(&job)?;
     let outcome = session.run(&job, &scene, stop, &mut |update| show(agent, update));
     if let Ok(Outcome::Answered(answer)) = &outcome {
-        let entry = LogEntry {
-            ts: time::new_ts(),
-            user: "bot".to_owned(),
-            text: answer.clone(),
-            is_bot: true,
-            date_ms: Some(time::now_ms()),
-            ..LogEntry::default()
-        };
+        let entry = LogEntry::own(time::new_ts(), answer);
         agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
     }
     session.end(&outcome, None, stop)?;

@@ -402,21 +402,22 @@ impl Dir {
 
     /// Replaces a file by way of a temporary name in the same directory.
     pub(crate) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        self.put(path, bytes, File::sync_data)?;
-        self.sync_parent(path)
+        let parent = self.put(path, bytes, File::sync_data)?;
+        fs::fsync(&parent).map_err(|err| self.io("write", path, err))
     }
 
     /// The same for what a power cut may take: nothing waits for the disk.
     pub(crate) fn replace_unsynced(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        self.put(path, bytes, |_| Ok(()))
+        self.put(path, bytes, |_| Ok(())).map(drop)
     }
 
+    /// Returns the directory it is in.
     fn put(
         &self,
         path: &str,
         bytes: &[u8],
         settle: fn(&File) -> std::io::Result<()>,
-    ) -> Result<()> {
+    ) -> Result<OwnedFd> {
         let (parent, name) = self.parent(path)?;
         let temporary = format!(".{name}.tmp");
         let write = || -> std::io::Result<()> {
@@ -434,7 +435,8 @@ impl Dir {
             settle(&file)?;
             Ok(fs::renameat(&parent, &*temporary, &parent, name)?)
         };
-        write().map_err(|err| Error::io("write", self.path.join(path), &err))
+        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
+        Ok(parent)
     }
 
     /// Both in the same directory; a link is renamed itself, what is there is replaced.

@@ -19,13 +19,11 @@ use crate::secret;
 use crate::slack::web::{Identity, Web};
 use crate::slack::{self, manifest};
 use crate::stop::{Cause, Stop};
-use crate::store::is_conversation;
-use crate::{agent, events, llm, settings, skills, text, time};
+use crate::{agent, events, llm, settings, skills, store, text, time};
 
 /// For one question to a server, name look-up and TLS included.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
-/// Entries of the data directory, and conversations in it, that are looked at.
-const ENTRIES_MAX: usize = 100_000;
+/// Conversations that are looked at.
 const CHANNELS_MAX: usize = 500;
 /// Lines about one thing.
 const FINDINGS_MAX: usize = 10;
@@ -41,6 +39,7 @@ struct Exam<'a> {
     keys: &'a Keys,
     net: Net,
     dir: Option<Dir>,
+    sandbox: Option<Sandbox>,
     identity: Option<Identity>,
     /// Milliseconds that a server's clock is ahead, and whose.
     skew: Option<(i64, &'static str)>,
@@ -100,6 +99,7 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> bool {
         keys,
         net: Net::from_env(),
         dir: None,
+        sandbox: None,
         identity: None,
         skew: None,
     };
@@ -311,11 +311,9 @@ fn lock(dir: &Dir) -> Findings {
 
 /// Conversations with a directory.
 fn channels(dir: &Dir) -> Vec<String> {
-    let listed = dir.list(".", ENTRIES_MAX).ok().flatten();
-    let mut entries = listed.unwrap_or_default();
-    entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
-    entries.truncate(CHANNELS_MAX);
-    entries.into_iter().map(|entry| entry.name).collect()
+    let mut channels = store::channels(dir).unwrap_or_default();
+    channels.truncate(CHANNELS_MAX);
+    channels
 }
 
 fn settings_file(dir: &Dir) -> Findings {
@@ -392,12 +390,13 @@ fn sandbox(exam: &mut Exam<'_>) -> Findings {
         Ok(sandbox) => sandbox,
         Err(err) => return failed(&err, "./docker.sh create ./data makes mom-sandbox"),
     };
+    let sandbox = exam.sandbox.insert(sandbox);
     let (Some(dir), Some(path)) = (&exam.dir, exam.path) else {
         return Findings::new();
     };
     let checked = std::path::absolute(path)
         .map_err(|err| Error::io("find", path, &err))
-        .and_then(|path| agent::check_sandbox(&sandbox, dir, &path));
+        .and_then(|path| agent::check_sandbox(sandbox, dir, &path));
     let isolate = "./docker.sh create DIR, then --sandbox=docker:mom-sandbox";
     match checked {
         Ok(warnings) if warnings.is_empty() => ok(format!(
@@ -413,9 +412,9 @@ fn sandbox(exam: &mut Exam<'_>) -> Findings {
 }
 
 fn engine(exam: &mut Exam<'_>) -> Findings {
-    match Sandbox::parse(&exam.config.sandbox).map(|sandbox| sandbox.is_rootless()) {
-        Ok(Some(true)) => ok("root in the container is an ordinary user here"),
-        Ok(Some(false)) => warn(
+    match exam.sandbox.as_ref().map(Sandbox::is_rootless) {
+        Some(Some(true)) => ok("root in the container is an ordinary user here"),
+        Some(Some(false)) => warn(
             "root in the container is root here, should it ever get out",
             "a rootless engine of mom's user: dockerd-rootless-setuptool.sh install, or podman",
         ),
@@ -425,7 +424,7 @@ fn engine(exam: &mut Exam<'_>) -> Findings {
 }
 
 fn programs(exam: &mut Exam<'_>) -> Findings {
-    let Ok(sandbox) = Sandbox::parse(&exam.config.sandbox) else {
+    let Some(sandbox) = &exam.sandbox else {
         return Findings::new();
     };
     match sandbox.lacking(&["git", "curl"]) {

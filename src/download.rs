@@ -21,12 +21,9 @@ use crate::process::random_word;
 use crate::secret::Secret;
 use crate::signals;
 use crate::slack::is_channel_id;
-use crate::slack::web::Web;
+use crate::slack::web::{PAGE, Web};
 use crate::stop::{Cause, Stop};
 use crate::{text, time};
-
-/// Messages in a page, as the original has it; Slack advises no more than 200.
-const PAGE: &str = "200";
 
 /// # Errors
 /// `Usage` for what is no channel id; `Stopped` after Ctrl-C, with whole lines printed.

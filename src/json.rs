@@ -137,6 +137,16 @@ pub(crate) fn array<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String
     out
 }
 
+pub(crate) fn texts(items: &[String]) -> String {
+    array(items.iter().map(|text| quote(text)))
+}
+
+/// The strings of a list; what is none is left out.
+pub(crate) fn strings(list: &Value) -> impl Iterator<Item = String> {
+    let items = list.as_array().into_iter().flatten();
+    items.filter_map(|item| item.as_str().map(str::to_owned))
+}
+
 /// `text` as a JSON string, quotes included.
 pub(crate) fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always valid JSON")

@@ -35,8 +35,8 @@ impl Gap {
     }
 }
 
-/// As old as what she still answers.
-const FIRST_MS: i64 = 24 * 3_600_000;
+/// Missed messages up to this age are answered, older ones only logged.
+pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
 
 pub(crate) struct Kept {
     dir: Arc<Dir>,
@@ -190,8 +190,8 @@ impl State {
         since.or_else(|| {
             let since = ts(&self.first)?;
             // It was noted before she did anything there.
-            let until_ms = time::slack_ts_ms(&since)? + FIRST_MS;
-            Some(Gap::First(since, ts_of(until_ms)))
+            let until_ms = time::slack_ts_ms(&since)? + MISSED_MS;
+            Some(Gap::First(since, time::slack_ts(until_ms)))
         })
     }
 
@@ -200,7 +200,12 @@ impl State {
         // Seconds have ten digits: their order is that of the numbers.
         let heard = heard(channel)?.max(until.map(str::to_owned));
         Ok(heard.map_or_else(
-            || Gap::First(ts_of(time::now_ms() - FIRST_MS), ts_of(self.started_ms)),
+            || {
+                Gap::First(
+                    time::slack_ts(time::now_ms() - MISSED_MS),
+                    time::slack_ts(self.started_ms),
+                )
+            },
             Gap::Since,
         ))
     }
@@ -231,10 +236,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-fn ts_of(ms: i64) -> String {
-    format!("{}.{:03}000", ms / 1000, ms % 1000)
 }
 
 #[cfg(test)]

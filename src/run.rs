@@ -100,9 +100,8 @@ impl UsageReport {
     /// `4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)`
     pub(crate) fn line(&self) -> String {
         let usage = &self.run;
-        let total_in = usage.input + usage.cache_read + usage.cache_write;
         let mut parts = vec![
-            format!("{} in", text::tokens(total_in)),
+            format!("{} in", text::tokens(usage.total_input())),
             format!("{} out", text::tokens(usage.output)),
         ];
         if usage.cache_read > 0 {

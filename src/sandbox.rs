@@ -402,7 +402,7 @@ fn lacks(container: &Value) -> Vec<&'static str> {
         mode == "host" || mode.starts_with("container:")
     };
     let writes = |mount: &Value| {
-        mount["Type"] == "bind" && mount["RW"] == true && mount["Destination"] != "/workspace"
+        mount["Type"] == "bind" && mount["RW"] == true && mount["Destination"] != WORKSPACE
     };
     [
         (

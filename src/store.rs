@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::command::Command;
-use crate::dir::{Appended, Dir, Floor, Kind};
+use crate::dir::{Appended, Dir, Floor, Kind, LinesBack};
 use crate::error::{Error, Result};
 use crate::json::{self, Obj};
 use crate::process::random_word;
 use crate::time;
 
+/// Entries of the data directory that are looked at.
+const ENTRIES_MAX: usize = 100_000;
 /// Bytes of log.jsonl that are looked at for who spoke, what is known, where it ends.
 const TAIL_BYTES: u64 = 256 * 1024;
 /// Messages of a channel that are known by heart. Slack delivers again within an hour.
@@ -98,14 +100,6 @@ pub(crate) enum Seen {
 pub(crate) struct Now {
     pub(crate) asked: bool,
     pub(crate) has_files: bool,
-}
-
-/// Someone, as their newest line has them.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Person {
-    pub(crate) id: String,
-    pub(crate) user_name: Option<String>,
-    pub(crate) display_name: Option<String>,
 }
 
 impl Store {
@@ -269,12 +263,8 @@ impl Store {
         self.dir.replace_unsynced(&path, json.as_bytes())
     }
 
-    /// Directories named like a conversation, sorted.
     pub(crate) fn channels(&self) -> Result<Vec<String>> {
-        let entries = self.dir.list(".", 100_000)?.unwrap_or_default();
-        let entries = entries.into_iter();
-        let channels = entries.filter(|e| e.kind == Kind::Dir && is_conversation(&e.name));
-        Ok(channels.map(|entry| entry.name).collect())
+        channels(&self.dir)
     }
 
     /// What people asked of mom since then and no run ended for, oldest first, with the
@@ -362,23 +352,15 @@ impl Store {
         };
         let mut done = HashSet::new();
         let mut oldest_ms = i64::MAX;
-        for line in &mut lines {
-            let line = line?;
-            let Some(record) = record(&line) else {
-                if is_before(&line, TIMESTAMP, since_ms) {
-                    break;
-                }
-                continue;
-            };
+        while let Some(record) = next_record(&mut lines, since_ms)? {
             oldest_ms = iso_ms(&record["timestamp"]).unwrap_or(oldest_ms);
             if oldest_ms < since_ms {
                 break;
             }
             let run = &record["data"]["run"];
             if run["done"] == true {
-                let lists = ["asked", "dropped"].map(|key| run[key].as_array());
-                let asked = lists.into_iter().flatten().flatten();
-                done.extend(asked.filter_map(|ts| ts.as_str().map(str::to_owned)));
+                let lists = ["asked", "dropped"].into_iter();
+                done.extend(lists.flat_map(|key| json::strings(&run[key])));
             }
         }
         let complete_ms = if lines.cut() { oldest_ms } else { since_ms };
@@ -388,30 +370,21 @@ impl Store {
     /// The run that was on when mom ended, as the context has it.
     pub(crate) fn cut_run(&self, channel: &str, since_ms: i64) -> Result<Option<CutRun>> {
         let floor = Floor::Last(UNANSWERED_CONTEXT_BYTES);
-        let lines = self.dir.lines_back(&context_path(channel), floor)?;
-        for line in lines.into_iter().flatten() {
-            let line = line?;
-            let Some(record) = record(&line) else {
-                // A context of the original has no records, and ends nowhere for them.
-                if is_before(&line, TIMESTAMP, since_ms) {
-                    break;
-                }
-                continue;
-            };
-            let run = &record["data"]["run"];
-            let recent = iso_ms(&record["timestamp"]).is_some_and(|ms| ms >= since_ms);
-            if !recent || run["done"] != false {
-                return Ok(None);
-            }
-            let list = run["asked"].as_array().into_iter().flatten();
-            let asked: Vec<String> = list
-                .filter_map(|ts| Some(ts.as_str()?.to_owned()))
-                .collect();
-            let first = asked.first().filter(|ts| run["taken"][0] == ts.as_str());
-            let event = first.and_then(|ts| Some(ts.split_once(':')?.1.to_owned()));
-            return Ok(Some(CutRun { asked, event }));
+        let Some(mut lines) = self.dir.lines_back(&context_path(channel), floor)? else {
+            return Ok(None);
+        };
+        let Some(record) = next_record(&mut lines, since_ms)? else {
+            return Ok(None);
+        };
+        let run = &record["data"]["run"];
+        let recent = iso_ms(&record["timestamp"]).is_some_and(|ms| ms >= since_ms);
+        if !recent || run["done"] != false {
+            return Ok(None);
         }
-        Ok(None)
+        let asked: Vec<String> = json::strings(&run["asked"]).collect();
+        let first = asked.first().filter(|ts| run["taken"][0] == ts.as_str());
+        let event = first.and_then(|ts| Some(ts.split_once(':')?.1.to_owned()));
+        Ok(Some(CutRun { asked, event }))
     }
 
     /// Messages of people that came with files since then, newest first.
@@ -425,20 +398,16 @@ impl Store {
     }
 
     /// Who spoke lately, newest first.
-    pub(crate) fn people(&self, channel: &str) -> Result<Vec<Person>> {
-        let mut people: Vec<Person> = Vec::new();
+    pub(crate) fn people(&self, channel: &str) -> Result<Vec<String>> {
+        let mut people: Vec<String> = Vec::new();
         let floor = Floor::Last(PEOPLE_BYTES);
         let lines = self.dir.lines_back(&log_path(channel), floor)?;
         for line in lines.into_iter().flatten() {
             let Some(entry) = LogEntry::parse(&line?).filter(|entry| !entry.is_bot) else {
                 continue;
             };
-            if people.len() < PEOPLE_MAX && people.iter().all(|person| person.id != entry.user) {
-                people.push(Person {
-                    id: entry.user,
-                    user_name: entry.user_name,
-                    display_name: entry.display_name,
-                });
+            if people.len() < PEOPLE_MAX && !people.contains(&entry.user) {
+                people.push(entry.user);
             }
         }
         Ok(people)
@@ -507,6 +476,17 @@ impl Store {
 }
 
 impl LogEntry {
+    /// What mom says, now.
+    pub(crate) fn own(ts: String, text: &str) -> LogEntry {
+        LogEntry {
+            ts,
+            user: "bot".to_owned(),
+            text: text.to_owned(),
+            is_bot: true,
+            ..LogEntry::default()
+        }
+    }
+
     /// Milliseconds since 1970.
     pub(crate) fn date_ms(&self) -> i64 {
         match self.date_ms {
@@ -597,6 +577,14 @@ impl Known {
     }
 }
 
+/// Directories named like a conversation, sorted.
+pub(crate) fn channels(dir: &Dir) -> Result<Vec<String>> {
+    let entries = dir.list(".", ENTRIES_MAX)?.unwrap_or_default();
+    let entries = entries.into_iter();
+    let channels = entries.filter(|e| e.kind == Kind::Dir && is_conversation(&e.name));
+    Ok(channels.map(|entry| entry.name).collect())
+}
+
 /// Conversation ids become directory names, so nothing else passes: Slack's `C..`, `D..`,
 /// `G..` of capital letters and digits, and the terminal's own.
 pub(crate) fn is_conversation(id: &str) -> bool {
@@ -653,6 +641,21 @@ pub(crate) fn record(line: &[u8]) -> Option<Value> {
     (value["type"] == "custom" && value["customType"] == RECORD_TYPE).then_some(value)
 }
 
+/// The next of mom's records on the way back, none behind the first entry of before `since_ms`:
+/// a context of the original has no records, and is not read to its beginning for them.
+fn next_record(lines: &mut LinesBack, since_ms: i64) -> Result<Option<Value>> {
+    for line in lines {
+        let line = line?;
+        if let Some(record) = record(&line) {
+            return Ok(Some(record));
+        }
+        if is_before(&line, TIMESTAMP, since_ms) {
+            break;
+        }
+    }
+    Ok(None)
+}
+
 /// The line was written before that time, as its head says behind `key`: cheaper than to
 /// parse it.
 fn is_before(line: &[u8], key: &[u8], ms: i64) -> bool {
@@ -672,8 +675,8 @@ pub(crate) fn iso_ms(value: &Value) -> Option<i64> {
 
 /// Very old files have milliseconds.
 fn slack_ts(ts: &str) -> String {
-    match ts.parse::<u64>() {
-        Ok(ms) if ms > 1_000_000_000_000 => format!("{}.{:06}", ms / 1000, ms % 1000 * 1000),
+    match ts.parse::<i64>() {
+        Ok(ms) if ms > 1_000_000_000_000 => time::slack_ts(ms),
         _ => ts.to_owned(),
     }
 }

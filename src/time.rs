@@ -126,6 +126,11 @@ pub(crate) fn is_slack_ts(ts: &str) -> bool {
         .is_some_and(|(seconds, micros)| digits(seconds, 12) && digits(micros, 6))
 }
 
+/// The ts of a time in milliseconds.
+pub(crate) fn slack_ts(ms: i64) -> String {
+    format!("{}.{:03}000", ms / 1000, ms % 1000)
+}
+
 /// Slack's `1767604364.120019` (or the 13 digits of very old files) to milliseconds.
 pub(crate) fn slack_ts_ms(ts: &str) -> Option<i64> {
     match ts.split_once('.') {

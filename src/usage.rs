@@ -9,18 +9,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::dir::{Dir, Kind};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::slack::names::DIRECTORY_FILE;
-use crate::store::is_conversation;
-use crate::{log, text, time};
+use crate::{json, log, store, text, time};
 
 /// The longest replies are 128,000 tokens; a line above this is skipped.
 const LINE_BYTES_MAX: u64 = 2 << 20;
 /// Rows of one table. The agent can write any day and any name into the files.
 const ROWS_MAX: usize = 2_000;
 const NAME_CHARS_MAX: usize = 60;
-const ENTRIES_MAX: usize = 100_000;
 const DIRECTORY_BYTES_MAX: usize = 4 << 20;
 /// Characters of the longest bar.
 const BAR_CHARS: usize = 40;
@@ -64,9 +62,7 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
     let dir = Dir::open(path)?;
     let names = channel_names(&dir);
     let mut tables = ["Day", "Channel", "Model", ""].map(|title| (title, Table::new()));
-    let mut entries = dir.list(".", ENTRIES_MAX)?.unwrap_or_default();
-    entries.retain(|entry| entry.kind == Kind::Dir && is_conversation(&entry.name));
-    for channel in entries.into_iter().map(|entry| entry.name) {
+    for channel in store::channels(&dir)? {
         let label = match names.get(&channel) {
             Some(name) => format!("{channel} {name}"),
             None => channel.clone(),
@@ -146,7 +142,7 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
         let entry = match std::str::from_utf8(&line) {
             // Most lines are tool results: not worth parsing.
             Ok(text) if !is_counted(text) => continue,
-            Ok(text) => serde_json::from_str(text).ok(),
+            Ok(text) => json::parse_line(text.as_bytes()),
             Err(_) => None,
         };
         match entry.map(|entry| reply(&entry)) {
@@ -200,7 +196,7 @@ fn channel_names(dir: &Dir) -> HashMap<String, String> {
     String::from_utf8_lossy(&bytes)
         .lines()
         .filter_map(|line| line.split_once('\t'))
-        .filter(|(id, _)| is_conversation(id))
+        .filter(|(id, _)| store::is_conversation(id))
         .map(|(id, name)| (id.to_owned(), text::one_line(name, NAME_CHARS_MAX)))
         .collect()
 }

@@ -46,6 +46,9 @@ pub(crate) fn named(name: &str) -> Option<TimeZone> {
     if name.eq_ignore_ascii_case("UTC") {
         return Some(TimeZone::UTC);
     }
+    if name.starts_with('/') || !name.bytes().all(fits) {
+        return None;
+    }
     read(name).or_else(|| {
         let known = names();
         read(
@@ -56,12 +59,12 @@ pub(crate) fn named(name: &str) -> Option<TimeZone> {
     })
 }
 
+/// Without a dot nothing leads out of the directory.
+fn fits(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte)
+}
+
 fn read(name: &str) -> Option<TimeZone> {
-    // Without a dot nothing leads out of the directory.
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte);
-    if !name.bytes().all(fits) {
-        return None;
-    }
     dirs().find_map(|dir| TimeZone::tzif(name, &fs::read(format!("{dir}/{name}")).ok()?).ok())
 }
 

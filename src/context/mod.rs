@@ -279,12 +279,8 @@ impl Context {
                 ..RunRecord::default()
             });
         }
-        let unfinished = self
-            .state
-            .run
-            .take()
-            .filter(|run| !run.done && run.asked.iter().any(|ts| asked_ts.contains(ts)));
-        let resumed = unfinished.is_some();
+        let resumed = self.is_cut(asked_ts);
+        let unfinished = self.state.run.take().filter(|_| resumed);
         let mut run = unfinished.unwrap_or_else(|| {
             self.run_start = self.messages.len();
             Run {
@@ -497,7 +493,7 @@ impl Context {
             (None, Some(id)) => id.clone(),
             _ => entry.id.clone(),
         };
-        let paths = |paths: &[String]| json::array(paths.iter().map(|path| json::quote(path)));
+        let paths = json::texts;
         let details = Obj::new()
             .raw("readFiles", &paths(&compaction.read_files))
             .raw("modifiedFiles", &paths(&compaction.modified_files));
@@ -828,12 +824,7 @@ impl Entry {
 impl Step {
     fn parse(entry: &Value, line: &str) -> Step {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        let paths = |key: &str| {
-            let paths = entry["details"][key].as_array().into_iter().flatten();
-            paths
-                .filter_map(|path| path.as_str().map(str::to_owned))
-                .collect()
-        };
+        let paths = |key: &str| json::strings(&entry["details"][key]).collect();
         let compaction = (entry["type"] == "compaction").then(|| {
             let compaction = Compaction {
                 summary: text("summary"),

@@ -54,7 +54,7 @@ impl State {
     pub(super) fn write(&self, event: &str) -> String {
         let mut out = Obj::new().str("event", event);
         if let Some(run) = &self.run {
-            let list = |list: &[String]| json::array(list.iter().map(|ts| json::quote(ts)));
+            let list = json::texts;
             let run = Obj::new()
                 .raw("asked", &list(&run.asked))
                 .raw("taken", &list(&run.taken))
@@ -78,11 +78,7 @@ impl State {
     pub(super) fn parse(data: &Value) -> State {
         let run = &data["run"];
         let text = |key: &str| run[key].as_str().map(str::to_owned);
-        let list = |key: &str| {
-            let list = run[key].as_array().into_iter().flatten();
-            list.filter_map(|ts| ts.as_str().map(str::to_owned))
-                .collect()
-        };
+        let list = |key: &str| json::strings(&run[key]).collect();
         State {
             run: run.is_object().then(|| Run {
                 asked: list("asked"),

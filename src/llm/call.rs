@@ -459,7 +459,7 @@ fn page_text(text: &str) -> String {
 }
 
 fn cut(text: &str) -> String {
-    text::one_line(text, ERROR_CHARS_MAX).trim().to_owned()
+    text::one_line(text, ERROR_CHARS_MAX)
 }
 
 pub(super) fn parse_event(data: &str) -> Result<Value> {

@@ -229,6 +229,10 @@ impl Cost {
 }
 
 impl Usage {
+    pub(crate) fn total_input(&self) -> u64 {
+        self.input + self.cache_read + self.cache_write
+    }
+
     /// A sum has a cost only where every part has one.
     pub(crate) fn add(&mut self, other: &Usage) {
         let first = self.total() == 0;

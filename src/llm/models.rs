@@ -261,7 +261,7 @@ pub(crate) fn near(provider: &str, id: &str) -> Option<&'static str> {
 impl Price {
     /// What `usage` costs; input above the price step makes the whole request dearer.
     pub(crate) fn cost(&self, usage: &Usage) -> Cost {
-        let input_tokens = usage.input + usage.cache_read + usage.cache_write;
+        let input_tokens = usage.total_input();
         let (input_factor, output_factor) = match self.step {
             Some((above, input, output)) if input_tokens > above => (input, output),
             _ => (1.0, 1.0),

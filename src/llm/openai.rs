@@ -577,7 +577,7 @@ impl Stream {
             self.draft.blocks.insert(0, draft::thinking("", &details));
         }
         let usage = self.draft.usage;
-        let input = usage.input + usage.cache_read + usage.cache_write;
+        let input = usage.total_input();
         // Servers that cut a long prompt in silence, or leave no room for an answer.
         let overflow = match self.draft.end {
             Some(End::Done) => service.local && input > model.context_window,

@@ -121,13 +121,9 @@ impl House {
         };
         let ts = stands.map_or_else(|| self.say_to(order, text), Ok)?;
         let entry = LogEntry {
-            ts,
-            user: "bot".to_owned(),
-            text: text.to_owned(),
-            is_bot: true,
             thread_ts: order.thread_ts.clone(),
             answers: Some(order.ts.clone()),
-            ..LogEntry::default()
+            ..LogEntry::own(ts, text)
         };
         self.agent.store.log(&[(order.channel.clone(), entry)])
     }

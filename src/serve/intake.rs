@@ -16,13 +16,6 @@ use crate::{log, secret, text};
 use super::House;
 use super::errands::Errand;
 
-/// Does a line of the log ask something of mom?
-#[derive(Clone, Copy, PartialEq)]
-enum Asks {
-    Yes,
-    No,
-}
-
 /// A message that was logged just now.
 pub(super) struct Taken {
     pub(super) message: Incoming,
@@ -129,7 +122,6 @@ impl House {
         _: &Intake,
     ) -> (Vec<Taken>, Vec<(String, Error)>) {
         let store = &self.agent.store;
-        let mut entries: Vec<(String, LogEntry)> = Vec::new();
         let mut taken: Vec<Taken> = Vec::new();
         let channels = messages.iter().map(|message| message.channel.as_str());
         let mut failed = self
@@ -156,7 +148,7 @@ impl House {
                 continue;
             }
             let now = Now {
-                asked: self.asks(&message) == Asks::Yes,
+                asked: self.asks(&message),
                 has_files: !message.files.is_empty(),
             };
             match store.seen(&message.channel, &message.ts, now) {
@@ -172,11 +164,14 @@ impl House {
                 Err(err) => failed.push((message.channel, err)),
             }
         }
-        for Taken { message, files, .. } in &taken {
-            let entry = self.entry(message, files, self.asks(message));
-            entries.push((message.channel.clone(), entry));
-        }
-        failed.extend(store.log_batch(&entries));
+        let entries = taken.iter().map(|Taken { message, files, .. }| {
+            let entry = LogEntry {
+                mention: self.asks(message),
+                ..self.entry(message, files)
+            };
+            (message.channel.clone(), entry)
+        });
+        failed.extend(store.log_batch(&entries.collect::<Vec<_>>()));
         taken.retain(|taken| {
             failed
                 .iter()
@@ -185,14 +180,13 @@ impl House {
         (taken, failed)
     }
 
-    fn asks(&self, message: &Incoming) -> Asks {
-        match message.mention && self.may(message).is_ok() {
-            true => Asks::Yes,
-            false => Asks::No,
-        }
+    /// A line of the log that asks something of mom.
+    fn asks(&self, message: &Incoming) -> bool {
+        message.mention && self.may(message).is_ok()
     }
 
-    fn entry(&self, message: &Incoming, files: &[Download], asks: Asks) -> LogEntry {
+    /// It asks nothing.
+    fn entry(&self, message: &Incoming, files: &[Download]) -> LogEntry {
         let user = self.names.known(&message.user);
         let attachments = files.iter().map(|download| Attachment {
             original: download.file.name.clone(),
@@ -206,7 +200,6 @@ impl House {
             text: secret::hide(store::clean_text(&message.text)),
             attachments: attachments.collect(),
             thread_ts: message.thread_ts.clone(),
-            mention: asks == Asks::Yes,
             ..LogEntry::default()
         }
     }
@@ -261,7 +254,7 @@ impl House {
             let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
                 Ok(Seen::New) => Ok(()),
                 Ok(_) => {
-                    let entry = self.entry(message, &self.downloads(message), Asks::No);
+                    let entry = self.entry(message, &self.downloads(message));
                     store.log(&[(message.channel.clone(), entry)])
                 }
                 Err(err) => Err(err),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::error::{Error, Result};
+use crate::kept::MISSED_MS;
 use crate::queue::{Order, Queue, Task};
 use crate::run::{Asked, Job};
 use crate::slack::backfill;
@@ -14,9 +15,9 @@ use crate::slack::web::jittered;
 use crate::store::LogEntry;
 use crate::{log, time};
 
+use super::House;
 use super::errands::Errand;
 use super::route::gather;
-use super::{House, MISSED_MS};
 
 /// Messages whose files are asked for once more after a start.
 const FETCHED_AGAIN_MAX: usize = 100;

@@ -35,8 +35,6 @@ use errands::Errand;
 const PATIENCE: Duration = Duration::from_millis(2_400);
 /// What waits to be said beside the runs. More is not said.
 const ERRANDS_MAX: usize = 512;
-/// Missed messages up to this age are answered, older ones only logged.
-pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
 
 pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (app, bot) = config::slack_tokens(keys)?;

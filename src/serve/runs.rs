@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::agent::{Scene, Session};
 use crate::error::{Error, Result};
+use crate::kept::MISSED_MS;
 use crate::prompt::{Person, Place};
 use crate::queue::{Queue, Running, Task};
 use crate::run::{Asked, Job, Outcome};
@@ -14,8 +15,8 @@ use crate::stop::Cause;
 use crate::store::{LogEntry, Now, Seen};
 use crate::{log, text, time};
 
+use super::House;
 use super::errands::Errand;
-use super::{House, MISSED_MS};
 
 /// The directory file is made anew after a day.
 const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
@@ -268,8 +269,7 @@ impl House {
 
     /// Those who wrote in the channel lately, the askers among them.
     fn people(&self, job: &Job) -> Vec<Person> {
-        let lately = self.agent.store.people(&job.channel).unwrap_or_default();
-        let mut ids: Vec<String> = lately.into_iter().map(|person| person.id).collect();
+        let mut ids = self.agent.store.people(&job.channel).unwrap_or_default();
         ids.extend(job.asked.iter().map(|asked| asked.user.clone()));
         ids.retain(|id| crate::slack::is_user_id(id));
         ids.sort_unstable();
@@ -308,13 +308,8 @@ impl House {
             return Ok(());
         }
         let entry = LogEntry {
-            ts: ts.to_owned(),
-            user: "bot".to_owned(),
-            text: answer.to_owned(),
-            is_bot: true,
             thread_ts: job.thread_ts.clone(),
-            date_ms: Some(time::now_ms()),
-            ..LogEntry::default()
+            ..LogEntry::own(ts.to_owned(), answer)
         };
         store.log(&[(job.channel.clone(), entry)])
     }

@@ -11,13 +11,11 @@ use crate::log;
 use crate::stop::Stop;
 
 use super::inbound::{self, Inbound, Incoming, Me};
-use super::web::Web;
+use super::web::{PAGE, Web};
 use super::{is_channel_id, is_ts};
 
 /// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
 const MESSAGES_MAX: usize = 3_000;
-/// A page of conversations.history (facts: 999 at most).
-const PAGE: &str = "200";
 /// Messages of a thread that are read for a run in it.
 const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
@@ -44,7 +42,7 @@ pub(crate) fn missed(
     let mut channels = Vec::new();
     let types = [
         ("types", "public_channel,private_channel,im,mpim"),
-        ("limit", "200"),
+        ("limit", PAGE),
     ];
     web.pages("users.conversations", &types, &mut |page| {
         let ids = page.iter().filter_map(|channel| channel["id"].as_str());
@@ -114,6 +112,7 @@ fn of_channel(
     far.truncate(OWN_THREADS_MAX);
     let near = active_threads(channel, newest, messages.iter().chain(&older));
     for root in near.iter().chain(&far) {
+        stop.check()?;
         let args = [
             ("channel", channel),
             ("ts", root),

@@ -282,8 +282,7 @@ impl Board {
 
     pub(crate) fn status_updated(&mut self, text: String, now: Instant) {
         self.shown = text;
-        let age = now.saturating_duration_since(self.begun);
-        self.status_at = now + (UPDATE_EVERY + age / 30).min(UPDATE_EVERY_MAX);
+        self.status_at = now + (UPDATE_EVERY + self.age(now) / 30).min(UPDATE_EVERY_MAX);
     }
 
     pub(crate) fn status_failed(&mut self, failure: &Failure, now: Instant) {

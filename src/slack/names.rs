@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::{log, text};
 
 use super::is_user_id;
-use super::web::{Failure, Web};
+use super::web::{Failure, PAGE, Web};
 
 /// Below the data directory: one user or channel a line, for grep.
 pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
@@ -137,7 +137,7 @@ impl Names {
     pub(crate) fn write_directory(&self, dir: &Dir) -> Result<()> {
         let mut lines = String::new();
         let web = &self.web;
-        let args = [("limit", "200")];
+        let args = [("limit", PAGE)];
         web.pages("users.list", &args, &mut |mut members| {
             members.retain(|member| member["deleted"] != true);
             let users = members.iter().filter_map(|member| self.parse(member));
@@ -153,7 +153,7 @@ impl Names {
             Ok(lines.len() < DIRECTORY_BYTES_MAX)
         })?;
         let args = [
-            ("limit", "200"),
+            ("limit", PAGE),
             ("exclude_archived", "true"),
             ("types", "public_channel,private_channel"),
         ];

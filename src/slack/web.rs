@@ -30,6 +30,9 @@ pub(crate) enum Urgency {
     Must,
 }
 
+/// Entries in a page; Slack advises no more.
+pub(crate) const PAGE: &str = "200";
+
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Failure {
@@ -338,7 +341,7 @@ impl Web {
             ("channel", channel),
             ("oldest", &oldest),
             ("include_all_metadata", "true"),
-            ("limit", "200"),
+            ("limit", PAGE),
         ];
         args.extend(thread_ts.map(|ts| ("ts", ts)));
         let method = match thread_ts {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::error::{Error, Result};
-use crate::log::Level;
-use crate::text;
+use crate::base::error::{Error, Result};
+use crate::base::log::Level;
+use crate::base::text;
 
 pub(crate) const HELP: &str = "\
 mom - a Slack bot with a computer of her own

@@ -16,10 +16,10 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::secret::Secret;
 use crate::cli::Options;
-use crate::error::{Error, Result};
-use crate::log;
-use crate::secret::Secret;
 
 pub(crate) const MODEL_DEFAULT: &str = "anthropic/claude-sonnet-5-5";
 pub(crate) const SLACK_API_DEFAULT: &str = "https://slack.com/api";

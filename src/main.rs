@@ -2,69 +2,46 @@
 //!
 //! The codemap, from the door inwards; imports go down this list only (a test looks).
 //!
-//! - `serve/`, `chat`, `download`, `usage`, `doctor`: the modes. The first is the bot; its
-//!   files are a message's way: intake (to the log), route (to the queue), runs (to Slack)
-//! - `slack/`: socket, Web API, display of a run; `events/`: files that wake her
-//! - `queue`: who works when; `agent`: what a run needs; `run`: the loop
-//! - `compact`, `context/`, `session`, `prompt`, `skills`, `settings`, `store`, `kept`: what she
-//!   remembers, and where
+//! - `bot/`: the Slack front end: envelope, log, ack, run, answer
+//! - `modes/`: the front ends of the terminal: check, chat, usage, download
+//! - `slack/`: socket, Web API, display of a run; `events/`: files that wake mom
+//! - `agent/`: queue, run, context, compaction, prompt, skills
 //! - `tools/`: one file per tool; `llm/`: one file per wire format
-//! - `sandbox`, `process`: where and how a command runs
-//! - `cli`, `config`, `signals`, `command`: what was typed, what the environment says
-//! - `dir` (the only one that opens files below the data directory), `net/`, `systemd`, `cron`,
-//!   `text`, `time`, `zone`, `json`, `secret`, `stop`, `log`, `error`; in tests `mutate`
+//! - `host/`: where and how a command runs
+//! - `store/`: the data directory, and nobody else opens files there
+//! - `cli`, `config`, `signals`, `systemd`: what was typed, what the environment says
+//! - `net/`: connections; `base/`: text, time, JSON, errors; in tests `mutate`
 //!
 //! Absent on purpose: async, plugins, mocks, globals (but for the log level, the host's time
 //! zone and the secrets to hide), `unsafe`.
 
 mod agent;
-mod chat;
+mod base;
+mod bot;
 mod cli;
-mod command;
-mod compact;
 mod config;
-mod context;
-mod cron;
-mod dir;
-mod doctor;
-mod download;
-mod error;
 mod events;
-mod json;
-mod kept;
+mod host;
 mod llm;
-mod log;
+mod modes;
 mod net;
-mod process;
-mod prompt;
-mod queue;
-mod run;
-mod sandbox;
-mod secret;
-mod serve;
-mod session;
-mod settings;
 mod signals;
-mod skills;
 mod slack;
-mod stop;
 mod store;
 mod systemd;
-mod text;
-mod time;
 mod tools;
-mod usage;
-mod zone;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::agent::Agent;
-use crate::chat::Ended;
+use crate::base::error::{Error, Result};
+use crate::base::{log, secret};
 use crate::cli::{Command, Options};
 use crate::config::{Config, Keys};
-use crate::error::{Error, Result};
-use crate::sandbox::Sandbox;
+use crate::host::sandbox::Sandbox;
+use crate::modes::chat::Ended;
+use crate::modes::{chat, check, download, usage};
 use crate::slack::manifest;
 
 fn main() -> ExitCode {
@@ -100,7 +77,7 @@ fn start() -> Result<ExitCode> {
             // Before anything is opened: what is wrong or missing is told first.
             Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
-            serve::serve(Agent::open(&dir, config, &keys)?, &keys)?;
+            bot::serve(Agent::open(&dir, config, &keys)?, &keys)?;
         }
         Command::Chat(dir, options) => {
             let (config, keys) = configure(options)?;
@@ -117,7 +94,7 @@ fn start() -> Result<ExitCode> {
             // What would be logged is among the findings.
             log::set_level(log::Level::Error);
             let (config, keys) = configure(options)?;
-            if !doctor::check(dir.as_deref(), &config, &keys) {
+            if !check::check(dir.as_deref(), &config, &keys) {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -11,7 +11,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Exit code of a second signal: 128 + SIGINT, as shells have it.
 const SECOND_SIGNAL: i32 = 130;

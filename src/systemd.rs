@@ -5,7 +5,7 @@ use std::env;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::log;
+use crate::base::log;
 
 pub(crate) struct Systemd(Option<(UnixDatagram, SocketAddr)>);
 

@@ -4,11 +4,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::Value;
 
-use crate::cron::{self, Schedule};
-use crate::dir::{Dir, Kind, Stamp};
+use crate::base::text::cut;
+use crate::base::time;
+use crate::base::zone;
+use crate::events::cron::{self, Schedule};
+use crate::store::dir::{Dir, Kind, Stamp};
 use crate::store::is_conversation;
-use crate::text::cut;
-use crate::{time, zone};
 
 /// An event file is a few lines.
 const FILE_BYTES_MAX: usize = 64 * 1024;

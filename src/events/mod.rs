@@ -8,6 +8,7 @@
 //! is known by `Asked::ts`, which is the same after a restart. What can't run becomes
 //! NAME.json.error, with the reason inside.
 
+pub(crate) mod cron;
 mod file;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -24,14 +25,14 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use crate::cron::Schedule;
-use crate::dir::{Dir, Kind, Stamp};
-use crate::error::{Error, Result};
-use crate::log;
-use crate::run::{Asked, Job};
-use crate::stop::{Stop, poll_for};
-use crate::text::one_line;
-use crate::time;
+use crate::agent::run::{Asked, Job};
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::stop::{Stop, poll_for};
+use crate::base::text::one_line;
+use crate::base::time;
+use crate::events::cron::Schedule;
+use crate::store::dir::{Dir, Kind, Stamp};
 
 use self::file::{Event, When, channel_in, parse, read, without_comments};
 
@@ -1363,7 +1364,7 @@ mod tests {
         let text = text.replace("immediate\"", &format!("one-shot\",\"at\":\"{soon}\""));
         fs::write(world.path("soon.json"), text).unwrap();
         assert_eq!(next(), "soon.json");
-        stop.set(crate::stop::Cause::Restart);
+        stop.set(crate::base::stop::Cause::Restart);
         thread.join().unwrap().unwrap();
     }
 }

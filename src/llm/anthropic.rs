@@ -10,9 +10,9 @@ use super::draft::{self, Draft, End, Kind};
 use super::models::CacheLifetime;
 use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
 use super::{Block, Model, OnDelta, Provider, Reply, ToolSpec, Turn, token_count};
-use crate::error::Result;
-use crate::json::{Obj, array};
-use crate::stop::Stop;
+use crate::base::error::Result;
+use crate::base::json::{Obj, array};
+use crate::base::stop::Stop;
 
 pub(super) struct Anthropic {
     pub(super) endpoint: Endpoint,
@@ -251,8 +251,8 @@ mod tests {
     use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
     use super::super::{Message, StopReason, models};
     use super::*;
-    use crate::error::Error;
-    use crate::json::quote;
+    use crate::base::error::Error;
+    use crate::base::json::quote;
 
     const ID: &str = "claude-sonnet-5-5";
 

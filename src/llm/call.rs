@@ -12,11 +12,13 @@ use ureq::http::{HeaderMap, Response};
 use super::models::{self, CacheLifetime, Service};
 use super::prepare::Omit;
 use super::{Message, Model, Turn, sse};
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::log;
+use crate::base::secret::{self, Secret};
+use crate::base::stop::Stop;
+use crate::base::text;
 use crate::net::{self, Limits, Net};
-use crate::secret::{self, Secret};
-use crate::stop::Stop;
-use crate::{json, log, text};
 
 /// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
@@ -505,7 +507,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::json::Obj;
+    use crate::base::json::Obj;
     use crate::mutate::survive;
 
     /// `Retry 3`, `Full` or `Failed`, then the sentence.
@@ -660,7 +662,7 @@ mod tests {
             // The second time it is set before anything is sent.
             let sent = endpoint.stream("/x", "{}", &stop, &mut |_| {
                 let stop = stop.clone();
-                std::thread::spawn(move || stop.set(crate::stop::Cause::Asked));
+                std::thread::spawn(move || stop.set(crate::base::stop::Cause::Asked));
                 Ok(ControlFlow::Continue(()))
             });
             assert!(matches!(sent, Err(Fault::Other(Error::Stopped))));

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::call::{Fault, Refusal, Tried};
 use super::{Block, Delta, Model, OnDelta, Reply, StopReason, ToolCall, Usage};
-use crate::error::{Error, Result};
-use crate::log;
+use crate::base::error::{Error, Result};
+use crate::base::log;
 
 /// Blocks of one reply; real ones have a few dozen.
 pub(crate) const BLOCKS_MAX: usize = 1024;
@@ -218,7 +218,9 @@ fn arguments(text: &str) -> Option<String> {
 /// For a call the model wrote wrongly: the check against the tool's schema refuses it, and
 /// the model sees what it wrote.
 fn broken(text: &str) -> String {
-    crate::json::Obj::new().str("invalid_json", text).end()
+    crate::base::json::Obj::new()
+        .str("invalid_json", text)
+        .end()
 }
 
 pub(super) fn thinking(text: &str, signature: &str) -> Block {

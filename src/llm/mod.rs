@@ -18,8 +18,8 @@ pub(crate) use open::{Sources, check, open};
 
 use serde_json::Value;
 
-use crate::error::Result;
-use crate::stop::Stop;
+use crate::base::error::Result;
+use crate::base::stop::Stop;
 
 /// A language model behind some wire format. The only trait of ours.
 pub(crate) trait Provider: Send + Sync {
@@ -296,7 +296,7 @@ mod tests {
 
     use super::models::CacheLifetime;
     use super::*;
-    use crate::session;
+    use crate::agent::session;
 
     pub(super) fn model(provider: &str, id: &str) -> Model {
         let service = models::find_service(provider).unwrap();

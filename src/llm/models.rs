@@ -2,7 +2,8 @@
 //! November 2026 from the vendors' price pages and two public price files that agree.
 
 use super::{Cost, Model, Price, Usage};
-use crate::{json, text};
+use crate::base::json;
+use crate::base::text;
 
 /// Whoever serves models: one row each.
 #[derive(Debug)]

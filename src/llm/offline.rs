@@ -5,10 +5,10 @@ use super::{
     Block, Delta, Message, Model, OnDelta, Provider, RESUMED, Reply, StopReason, ToolCall, Turn,
     Usage, words,
 };
-use crate::error::Result;
-use crate::json::Obj;
-use crate::stop::Stop;
-use crate::text;
+use crate::base::error::Result;
+use crate::base::json::Obj;
+use crate::base::stop::Stop;
+use crate::base::text;
 
 const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=offline`): \
     whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";

@@ -5,12 +5,13 @@ use super::call::Endpoint;
 use super::models::{self, CacheLifetime, Service};
 use super::offline::Offline;
 use super::{Model, Provider, anthropic, openai, probe, responses};
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::secret::Secret;
+use crate::base::stop::Stop;
+use crate::base::text;
 use crate::config::MODEL_DEFAULT;
-use crate::error::{Error, Result};
 use crate::net::Net;
-use crate::secret::Secret;
-use crate::stop::Stop;
-use crate::{log, text};
 
 type FindKey<'a> = dyn Fn(&str, &[&str]) -> Result<Option<Secret>> + 'a;
 

@@ -15,10 +15,10 @@ use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
 use super::{
     Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, ToolSpec, Turn, probe, token_count,
 };
-use crate::error::{Error, Result};
-use crate::json::{Obj, array, is_whole, quote};
-use crate::stop::Stop;
-use crate::time;
+use crate::base::error::{Error, Result};
+use crate::base::json::{Obj, array, is_whole, quote};
+use crate::base::stop::Stop;
+use crate::base::time;
 
 pub(super) struct OpenAi {
     endpoint: Endpoint,

@@ -7,10 +7,12 @@ use serde_json::Value;
 
 use super::Model;
 use super::call::Endpoint;
-use crate::error::{Error, Result};
-use crate::json::Obj;
-use crate::stop::Stop;
-use crate::{log, net, text};
+use crate::base::error::{Error, Result};
+use crate::base::json::Obj;
+use crate::base::log;
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::net;
 
 /// For an answer that someone waits for.
 const CHECK_MAX: Duration = Duration::from_secs(10);

@@ -11,9 +11,9 @@ use super::call::{Endpoint, Fault, Refusal, parse_event, with_remedies};
 use super::draft::{self, Draft, End, Kind};
 use super::prepare::{Entry, Omit, Part, Said, prepare};
 use super::{Block, Model, OnDelta, Provider, Reply, ToolSpec, Turn, token_count};
-use crate::error::Result;
-use crate::json::{Obj, array, is_whole};
-use crate::stop::Stop;
+use crate::base::error::Result;
+use crate::base::json::{Obj, array, is_whole};
+use crate::base::stop::Stop;
 
 pub(super) struct Responses {
     endpoint: Endpoint,
@@ -206,7 +206,7 @@ mod tests {
     use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
     use super::super::{Message, StopReason};
     use super::*;
-    use crate::error::Error;
+    use crate::base::error::Error;
 
     #[test]
     fn a_request_in_a_tool_loop() {

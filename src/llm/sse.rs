@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Bytes of one event's data, and of one line. The largest real events carry a whole
 /// reply or an encrypted reasoning block, some 100 KB.

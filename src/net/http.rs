@@ -13,9 +13,10 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::{Net, OPEN_MAX, Stream, Target, Trouble, USER_AGENT};
-use crate::stop::{Stop, poll_for};
-use crate::{json, time};
+use super::connect::{Net, OPEN_MAX, Stream, Target, Trouble, USER_AGENT};
+use crate::base::json;
+use crate::base::stop::{Stop, poll_for};
+use crate::base::time;
 
 /// Of each HTTP connection, resident while it is kept. ureq's own are 128 KiB both; an
 /// answer's head must fit into the first.

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::log;
-use crate::stop::Stop;
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::stop::Stop;
 use crate::store::Store;
 
 use super::inbound::SlackFile;

@@ -365,7 +365,7 @@ mod tests {
         ];
         survive(&corpus, |_, input| {
             let text = String::from_utf8_lossy(input);
-            let frame = crate::json::parse_lenient(&text).ok();
+            let frame = crate::base::json::parse_lenient(&text).ok();
             let Some(envelope) = frame.and_then(crate::slack::Envelope::of) else {
                 return;
             };

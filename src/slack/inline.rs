@@ -2,7 +2,7 @@
 //! Slack's that stay alive. Pure.
 
 use super::{is_channel_id, is_user_id};
-use crate::text::{self, ZERO_WIDTH_SPACE};
+use crate::base::text::{self, ZERO_WIDTH_SPACE};
 
 /// How far the end of a link or an emphasis is looked for, in bytes: hostile text must not
 /// cost quadratic time.

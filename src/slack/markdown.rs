@@ -8,7 +8,7 @@
 //! token instead. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
 
 use super::inline::{Dialect, inline, push_code};
-use crate::text;
+use crate::base::text;
 
 /// UTF-16 units of all `markdown` blocks of a message (Slack docs, markdown block).
 const MARKDOWN_UNITS_MAX: usize = 12_000;

@@ -1,23 +1,23 @@
 //! Slack: ids and envelopes as Socket Mode delivers them.
 //! https://docs.slack.dev/apis/events-api/using-socket-mode
 
-pub(crate) mod backfill;
-pub(crate) mod board;
+pub(crate) mod display;
 pub(crate) mod files;
+pub(crate) mod history;
 pub(crate) mod inbound;
 mod inline;
 pub(crate) mod manifest;
 pub(crate) mod markdown;
-pub(crate) mod names;
-pub(crate) mod show;
 pub(crate) mod socket;
+pub(crate) mod steps;
+pub(crate) mod users;
 pub(crate) mod web;
 
 use serde_json::Value;
 
 use crate::config::Config;
 
-pub(crate) use crate::time::is_slack_ts as is_ts;
+pub(crate) use crate::base::time::is_slack_ts as is_ts;
 
 /// One delivery. What comes again after a lost ack has the same payload.
 #[derive(Debug)]

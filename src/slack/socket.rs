@@ -13,11 +13,11 @@ use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
-use crate::error::{Error, Result};
-use crate::json;
-use crate::log;
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::log;
+use crate::base::stop::{Stop, poll_for};
 use crate::net::{Net, Stream};
-use crate::stop::{Stop, poll_for};
 use crate::systemd::Systemd;
 
 use super::Envelope;
@@ -464,7 +464,7 @@ impl Link {
 
     fn ack(&mut self, ids: &[String]) {
         for id in ids {
-            let text = crate::json::Obj::new().str("envelope_id", id).end();
+            let text = crate::base::json::Obj::new().str("envelope_id", id).end();
             // Flushed once for all of them; a full socket is written on when it can be.
             if let Err(err) = self.socket.write(Message::text(text)) {
                 self.note(&err);
@@ -501,9 +501,9 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::secret::Secret;
+    use crate::base::stop::Cause;
     use crate::net::testing::{net, read_request, serve, upgrade_answer};
-    use crate::secret::Secret;
-    use crate::stop::Cause;
     use std::io::Write as _;
     use std::net::TcpStream;
     use std::thread::JoinHandle;

@@ -12,11 +12,13 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::HeaderMap;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::log;
+use crate::base::secret::{self, Secret};
+use crate::base::stop::Stop;
+use crate::base::time;
 use crate::net::{self, Limits, Net};
-use crate::secret::{self, Secret};
-use crate::stop::Stop;
-use crate::{json, log, time};
 
 use super::inbound::Me;
 use super::is_ts;
@@ -726,8 +728,8 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::stop::Cause;
     use crate::net::testing::{net, read_request, serve};
-    use crate::stop::Cause;
     use std::net::TcpListener;
     use std::sync::mpsc::{self, Receiver};
 

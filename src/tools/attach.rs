@@ -1,11 +1,11 @@
 //! attach: sends a file to the conversation. Its bytes come through the sandbox.
 
 use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, Upload, UploadFn};
+use crate::base::secret;
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::host::sandbox::{UNWATCH, WATCH};
 use crate::llm::ToolSpec;
-use crate::sandbox::{UNWATCH, WATCH};
-use crate::secret;
-use crate::stop::Stop;
-use crate::text;
 
 pub(super) const TOOL: Tool = Tool {
     spec: ToolSpec {

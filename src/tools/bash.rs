@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::truncate::{BYTES_MAX, By, LINES_MAX, plain, tail};
 use super::{ABORTED, Args, Done, Limits, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::json::Obj;
+use crate::base::json::Obj;
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::host::process::{Ended, Output, Spilled};
+use crate::host::sandbox::{UNWATCH, WATCH};
 use crate::llm::ToolSpec;
-use crate::process::{Ended, Output, Spilled};
-use crate::sandbox::{UNWATCH, WATCH};
-use crate::stop::Stop;
-use crate::text;
 
 pub(super) const TOOL: Tool = Tool {
     spec: ToolSpec {

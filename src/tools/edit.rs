@@ -3,9 +3,9 @@
 
 use super::write::{DONE, FILE_BYTES_MAX, PUT, sized, too_large};
 use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::json::Obj;
+use crate::base::json::Obj;
+use crate::base::stop::Stop;
 use crate::llm::ToolSpec;
-use crate::stop::Stop;
 
 pub(super) const TOOL: Tool = Tool {
     spec: ToolSpec {

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::host::process::{self, Answer, Ended, Finished, Run, Spill};
+use crate::host::sandbox::Sandbox;
 use crate::llm::{Content, ToolCall, ToolSpec};
-use crate::process::{self, Answer, Ended, Finished, Run, Spill};
-use crate::sandbox::Sandbox;
-use crate::stop::Stop;
-use crate::text;
 
 pub(crate) use read::image_mime;
 
@@ -288,7 +288,7 @@ impl ToolContext<'_> {
                  write tool and run that",
             ));
         }
-        let mark = process::random_word().map_err(|err| err.to_string())?;
+        let mark = crate::base::random::random_word().map_err(|err| err.to_string())?;
         let run = Run {
             command: self.sandbox.command(script, &mark, args),
             mark: Some(mark),

@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::truncate::{BYTES_MAX, By, LINES_MAX, head};
 use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::json::Obj;
+use crate::base::json::Obj;
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::host::sandbox::{UNWATCH, WATCH};
 use crate::llm::{Content, Image, ToolSpec};
-use crate::sandbox::{UNWATCH, WATCH};
-use crate::stop::Stop;
-use crate::text;
 
 pub(super) const TOOL: Tool = Tool {
     spec: ToolSpec {

@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use super::*;
-use crate::error::Error;
+use crate::base::error::Error;
+use crate::base::stop::Cause;
 use crate::mutate::survive;
-use crate::stop::Cause;
 
 /// A directory, and a sandbox in which it is the workspace; both go with it.
 struct World {
@@ -115,7 +115,7 @@ impl Drop for World {
 }
 
 fn new_dir() -> PathBuf {
-    let word = process::random_word().unwrap();
+    let word = crate::base::random::random_word().unwrap();
     let dir = std::env::temp_dir().join(format!("mom-tools-{word}"));
     fs::create_dir(&dir).unwrap();
     dir

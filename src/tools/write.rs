@@ -1,9 +1,9 @@
 //! write: a whole file, new or replaced. The content goes through stdin, byte for byte.
 
 use super::{Args, Done, PATH, Tool, ToolContext, ToolOutput, UploadFn};
+use crate::base::stop::Stop;
+use crate::base::text;
 use crate::llm::ToolSpec;
-use crate::stop::Stop;
-use crate::text;
 
 pub(super) const TOOL: Tool = Tool {
     spec: ToolSpec {

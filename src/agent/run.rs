@@ -1,0 +1,570 @@
+//! The loop: one `Job` in, `Update`s on the way, one `Outcome` at the end. Ask the model,
+//! run the tools it calls, write everything down, ask again. What is written is the state:
+//! a run that was cut goes on from the file.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::agent::compact;
+use crate::agent::context::Context;
+use crate::agent::settings::Settings;
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::secret::{self, Pieces};
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::base::time;
+use crate::llm::{
+    Assistant, Block, Content, Delta, Message, Provider, Reply, StopReason, ToolCall, ToolResult,
+    ToolSpec, Turn, Usage,
+};
+use crate::tools::{self, ToolContext, ToolOutput, Upload};
+
+/// What to do: someone's messages or an event, and where the answer goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// Conversation id: `C..`, `D..`, `G..` or `TERMINAL`.
+    pub(crate) channel: String,
+    pub(crate) asked: Vec<Asked>,
+    /// Root of the thread the answer belongs to; `None`: the channel itself.
+    pub(crate) thread_ts: Option<String>,
+    /// File name of the event that woke her; `None` for a person's message.
+    pub(crate) event: Option<String>,
+    /// Found after a start as not yet answered: an earlier try may have got somewhere.
+    pub(crate) again: bool,
+    /// Likewise, and someone said `stop` since: it only remains to say that it has stopped.
+    pub(crate) stopped: bool,
+}
+
+/// One message that asks something of mom.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Slack ts; for events due time (epoch milliseconds) and file name: `1767604364120:a.json`.
+    pub(crate) ts: String,
+    /// Slack user id, or `EVENT`.
+    pub(crate) user: String,
+    /// Her own mention removed, entities still encoded.
+    pub(crate) text: String,
+    /// Paths of its files, relative to the data directory; they may still be on their way.
+    pub(crate) files: Vec<String>,
+}
+
+/// What a run tells its front end while it works, in order.
+pub(crate) enum Update {
+    /// The next piece of the model's text; `TurnEnd` closes it.
+    TextDelta(String),
+    /// A model turn is over; `text` is all it wrote, `thinking` what it thought.
+    /// `more`: it goes on, so this is not the answer.
+    TurnEnd {
+        text: String,
+        thinking: String,
+        more: bool,
+    },
+    ToolStart {
+        label: String,
+    },
+    ToolEnd(ToolReport),
+    /// `Compacting context...`, `Retrying (1/3)...`: a line of the status.
+    Note(String),
+    /// A file for the conversation; an error becomes the tool's result.
+    Upload(Upload),
+    /// What the run used, at its end.
+    Usage(UsageReport),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ToolReport {
+    pub(crate) name: String,
+    pub(crate) label: String,
+    /// The arguments as a person reads them: values only, one a line, label left out.
+    pub(crate) arguments: String,
+    pub(crate) result: String,
+    pub(crate) is_error: bool,
+    pub(crate) duration: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct UsageReport {
+    /// Sum over the run's requests.
+    pub(crate) run: Usage,
+    /// Tokens in the window after the last reply, and the window's size.
+    pub(crate) context_tokens: u64,
+    pub(crate) context_window: u64,
+    /// Dollars today in this channel, this run included; `None` when prices are unknown.
+    pub(crate) cost_today: Option<f64>,
+}
+
+impl UsageReport {
+    /// `4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)`
+    pub(crate) fn line(&self) -> String {
+        let usage = &self.run;
+        let mut parts = vec![
+            format!("{} in", text::tokens(usage.total_input())),
+            format!("{} out", text::tokens(usage.output)),
+        ];
+        if usage.cache_read > 0 {
+            parts.push(format!("{} cached", text::tokens(usage.cache_read)));
+        }
+        if let Some(percent) = (self.context_tokens * 100).checked_div(self.context_window) {
+            parts.push(format!(
+                "{percent} % of {}",
+                text::tokens(self.context_window)
+            ));
+        }
+        if let Some(cost) = usage.cost {
+            let today = self.cost_today.map(text::dollars);
+            let today = today.map_or(String::new(), |today| format!(" (today {today})"));
+            parts.push(text::dollars(cost.total()) + &today);
+        }
+        parts.join(" · ")
+    }
+}
+
+/// How a run ended; failures are `Err`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    /// Markdown, never empty.
+    Answered(String),
+    /// `[SILENT]`: leave no trace.
+    Silent,
+    Stopped,
+}
+
+/// Shows an update; returns an error only for `Update::Upload`.
+pub(crate) type Show<'a> = dyn FnMut(Update) -> Result<()> + 'a;
+
+pub(crate) type Read<'a> = dyn Fn(&Asked, &Stop) -> Result<(Vec<Content>, i64)> + 'a;
+
+/// What a run works with, beside its job.
+pub(crate) struct RunEnv<'a> {
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) tools: ToolContext<'a>,
+    pub(crate) specs: &'a [ToolSpec],
+    pub(crate) settings: &'a Settings,
+    /// Fixed during the run: signed thinking and the prompt cache are bound to it.
+    pub(crate) system: &'a str,
+    /// A message as the model reads it (time, name, text, files) and its time in
+    /// milliseconds. Waits for the files.
+    pub(crate) read: &'a Read<'a>,
+    /// Messages that came since the run began.
+    pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
+}
+
+/// Model turns in one run: far above what work needs, far below what an endless loop costs.
+const TURNS_MAX: usize = 400;
+/// bash and read calls of one turn that run side by side.
+const CALLS_BESIDE_MAX: usize = 8;
+/// Replies in a row whose tool call was cut off at the output limit.
+const CUT_CALLS_MAX: usize = 3;
+/// Tokens a reply may take when model and window allow it (as the original).
+const OUTPUT_TOKENS_MAX: u64 = 32_000;
+/// At the start of an answer: leave no trace.
+const SILENT: &str = "[SILENT]";
+
+/// One run over a context that already holds what was asked. `used` adds up also when the
+/// run fails.
+pub(crate) fn run(
+    env: &RunEnv<'_>,
+    context: &mut Context,
+    used: &mut Usage,
+    stop: &Stop,
+    show: &mut Show<'_>,
+) -> Result<Outcome> {
+    let start = context.run_start();
+    let mut run = Run {
+        env,
+        context,
+        used,
+        start,
+        overflowed: false,
+    };
+    match run.turns(stop, show) {
+        Err(Error::Stopped) => Ok(Outcome::Stopped),
+        outcome => outcome,
+    }
+}
+
+/// How the run ended, when its answer is the last thing in the context.
+pub(crate) fn standing(context: &Context) -> Option<Outcome> {
+    let of_run = context.messages().get(context.run_start()..);
+    let Some(Message::Assistant(said)) = of_run.unwrap_or_default().last() else {
+        return None;
+    };
+    let is_call = |block: &Block| matches!(block, Block::ToolCall(_));
+    let is_over = matches!(said.stop_reason, StopReason::Stop | StopReason::Length)
+        && !said.blocks.iter().any(is_call);
+    is_over.then(|| outcome(secret::hide(text_of(&said.blocks)), said.stop_reason))
+}
+
+struct Run<'a> {
+    env: &'a RunEnv<'a>,
+    context: &'a mut Context,
+    used: &'a mut Usage,
+    /// Index of the run's first message in the context.
+    start: usize,
+    /// The window overflowed since the last good reply: compacting helped once, no more.
+    overflowed: bool,
+}
+
+impl Run<'_> {
+    fn turns(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Outcome> {
+        let mut cut_calls = 0;
+        for _ in 0..TURNS_MAX {
+            self.take_steering(stop)?;
+            self.compact_when_full(stop, show)?;
+            let reply = self.ask(stop, show)?;
+            if let Some(why) = reply.refusal {
+                return Err(Error::Failed(format!(
+                    "the model declined to answer ({why}); put it differently, or say `new`"
+                )));
+            }
+            let text = secret::hide(text_of(&reply.blocks));
+            if let Some(name) = reply.cut_call {
+                cut_calls += 1;
+                if cut_calls > CUT_CALLS_MAX {
+                    return Err(Error::Failed(format!(
+                        "the model's call of {name} was longer than its output limit, \
+                         {CUT_CALLS_MAX} times"
+                    )));
+                }
+                self.note_to_model(&format!(
+                    "Your call of {name} was cut off at the output limit and was not run. \
+                     Write less at once, for instance a file in several pieces."
+                ))?;
+                show(Update::TurnEnd {
+                    text,
+                    thinking: String::new(),
+                    more: true,
+                })?;
+                continue;
+            }
+            cut_calls = 0;
+            let calls: Vec<ToolCall> = reply
+                .blocks
+                .iter()
+                .filter_map(|block| match block {
+                    Block::ToolCall(call) => Some(call.clone()),
+                    _ => None,
+                })
+                .collect();
+            let thinking = secret::hide(thinking_of(&reply.blocks));
+            // What was said while she wrote the answer waits for the next run: the answer to
+            // it would push this one out of the channel.
+            let more = !calls.is_empty();
+            show(Update::TurnEnd {
+                text: text.clone(),
+                thinking,
+                more,
+            })?;
+            if !more {
+                return Ok(outcome(text, reply.stop_reason));
+            }
+            self.call_tools(&calls, stop, show)?;
+            stop.check()?;
+        }
+        Err(Error::Failed(format!(
+            "stopped after {TURNS_MAX} model turns without an answer; ask again to go on"
+        )))
+    }
+
+    fn take_steering(&mut self, stop: &Stop) -> Result<()> {
+        // What was said after a stop is not for the run that it ended.
+        stop.check()?;
+        for asked in &(self.env.steer)() {
+            // After a restart it may wait though an earlier try had taken it. Files without
+            // words came later than those.
+            let late_files = asked.text.is_empty() && !asked.files.is_empty();
+            if self.context.takes(&asked.ts) && !late_files {
+                continue;
+            }
+            let (content, timestamp_ms) = (self.env.read)(asked, stop)?;
+            self.context
+                .append_asked(&asked.ts, content, timestamp_ms)?;
+        }
+        Ok(())
+    }
+
+    fn note_to_model(&mut self, text: &str) -> Result<()> {
+        self.context.append(Message::User {
+            content: vec![Content::Text(text.to_owned())],
+            timestamp_ms: time::now_ms(),
+        })
+    }
+
+    /// One good reply, written down. Retries and the one compaction after an overflow happen
+    /// here.
+    fn ask(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Reply> {
+        let settings = self.env.settings;
+        let mut failures = 0;
+        loop {
+            stop.check()?;
+            match self.stream(stop, show) {
+                Ok(reply) => {
+                    self.overflowed = false;
+                    self.keep(&reply)?;
+                    return Ok(reply);
+                }
+                Err(Error::ContextFull(why)) => {
+                    if self.overflowed || !settings.compaction {
+                        return Err(Error::Failed(format!(
+                            "the conversation is larger than the model's window ({why}); \
+                             say `new` for a fresh start"
+                        )));
+                    }
+                    self.overflowed = true;
+                    self.compact(stop, show)?;
+                }
+                Err(Error::Retry { after, why }) => {
+                    failures += 1;
+                    let Some(pause) = settings.pause(failures, after) else {
+                        return Err(Error::Failed(why));
+                    };
+                    log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
+                    // What streamed in so far will come again.
+                    show(Update::TurnEnd {
+                        text: String::new(),
+                        thinking: String::new(),
+                        more: true,
+                    })?;
+                    show(Update::Note(format!(
+                        "Retrying ({failures}/{})...",
+                        settings.retries_max
+                    )))?;
+                    stop.wait(pause)?;
+                }
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    fn stream(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Reply> {
+        let model = self.env.provider.model();
+        let room = model.context_window.saturating_sub(self.context.tokens());
+        let output = OUTPUT_TOKENS_MAX
+            .min(u64::from(model.output_tokens_max))
+            .min(room.max(1024));
+        let turn = Turn {
+            system: self.env.system,
+            messages: self.context.messages(),
+            run_start: self.start,
+            tools: self.env.specs,
+            output_tokens_max: u32::try_from(output).unwrap_or(u32::MAX),
+        };
+        let mut pieces = Pieces::default();
+        self.env.provider.stream(&turn, stop, &mut |delta| {
+            if let Delta::Text(piece) = delta {
+                // Only an upload can fail.
+                show(Update::TextDelta(pieces.push(piece))).ok();
+            }
+        })
+    }
+
+    fn keep(&mut self, reply: &Reply) -> Result<()> {
+        let model = self.env.provider.model();
+        self.used.add(&reply.usage);
+        let stop_reason = if reply.refusal.is_some() {
+            StopReason::Error
+        } else {
+            reply.stop_reason
+        };
+        self.context.append(Message::Assistant(Assistant {
+            blocks: reply.blocks.clone(),
+            api: model.api.to_owned(),
+            provider: model.provider.to_owned(),
+            model: model.id.clone(),
+            usage: reply.usage,
+            stop_reason,
+            timestamp_ms: time::now_ms(),
+        }))
+    }
+
+    fn compact_when_full(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+        let model = self.env.provider.model();
+        if !compact::is_due(self.context, model, self.env.settings) {
+            return Ok(());
+        }
+        self.compact(stop, show)
+    }
+
+    /// A compaction that fails leaves everything as it was: the request may still fit.
+    fn compact(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+        show(Update::Note("Compacting context...".to_owned()))?;
+        match compact::compact(self.context, self.env.provider, self.env.settings, stop) {
+            Ok(usage) => self.used.add(&usage),
+            Err(Error::Stopped) => return Err(Error::Stopped),
+            Err(err) => log::warning!(self.context.channel(), "compaction failed: {err}"),
+        }
+        self.start = self.context.run_start();
+        Ok(())
+    }
+
+    /// Results are written in call order, each as soon as those before it are. What a call
+    /// does must not be done again, so that it was called, and what came of those before it,
+    /// is on the disk first: one fdatasync a call.
+    fn call_tools(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+        if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
+            return self.call_beside(calls, stop, show);
+        }
+        for call in calls {
+            let output = if stop.is_set() {
+                not_run()
+            } else {
+                if tools::has_effects(&call.name) {
+                    self.context.settle()?;
+                }
+                show(Update::ToolStart {
+                    label: self.label(call),
+                })?;
+                let since = Instant::now();
+                let upload = &mut |upload| show(Update::Upload(upload));
+                let output = masked(tools::call(&self.env.tools, call, stop, upload));
+                show(Update::ToolEnd(self.report(call, &output, since.elapsed())))?;
+                output
+            };
+            self.keep_result(call, output)?;
+        }
+        Ok(())
+    }
+
+    fn call_beside(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+        if calls.iter().any(|call| tools::has_effects(&call.name)) {
+            self.context.settle()?;
+        }
+        let next = AtomicUsize::new(0);
+        let (sender, events) = mpsc::channel();
+        let tools = &self.env.tools;
+        thread::scope(|scope| {
+            for n in 0..calls.len().min(CALLS_BESIDE_MAX) {
+                let (sender, next) = (sender.clone(), &next);
+                let work = move || {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(call) = calls.get(index) else { return };
+                        // The receiver lives as long as this scope, but for an error there.
+                        sender.send((index, None)).ok();
+                        let since = Instant::now();
+                        let output = if stop.is_set() {
+                            not_run()
+                        } else {
+                            let refuse = &mut |_| Err(Error::failed("only attach sends files"));
+                            tools::call(tools, call, stop, refuse)
+                        };
+                        sender.send((index, Some((output, since.elapsed())))).ok();
+                    }
+                };
+                let started = thread::Builder::new()
+                    .name(format!("tool-{n}"))
+                    .spawn_scoped(scope, work);
+                if let Err(err) = started {
+                    // Those that started take all calls; without any the loop below ends.
+                    log::warning!(
+                        self.context.channel(),
+                        "cannot start a thread for a tool: {err}"
+                    );
+                }
+            }
+            drop(sender);
+            let mut done: Vec<Option<ToolOutput>> = calls.iter().map(|_| None).collect();
+            let mut kept = 0;
+            for (index, end) in events {
+                let call = &calls[index];
+                let Some((output, took)) = end else {
+                    show(Update::ToolStart {
+                        label: self.label(call),
+                    })?;
+                    continue;
+                };
+                let output = masked(output);
+                show(Update::ToolEnd(self.report(call, &output, took)))?;
+                done[index] = Some(output);
+                while let Some(output) = done.get_mut(kept).and_then(Option::take) {
+                    self.keep_result(&calls[kept], output)?;
+                    kept += 1;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn keep_result(&mut self, call: &ToolCall, output: ToolOutput) -> Result<()> {
+        self.context.append(Message::ToolResult(ToolResult {
+            call_id: call.id.clone(),
+            name: call.name.clone(),
+            content: output.content,
+            is_error: output.is_error,
+            details: output.details,
+            timestamp_ms: time::now_ms(),
+        }))
+    }
+
+    fn label(&self, call: &ToolCall) -> String {
+        secret::hide(tools::label(call))
+    }
+
+    fn report(&self, call: &ToolCall, output: &ToolOutput, duration: Duration) -> ToolReport {
+        let texts = output.content.iter().map(|content| match content {
+            Content::Text(text) => text.as_str(),
+            Content::Image(_) => "(image)",
+        });
+        ToolReport {
+            name: call.name.clone(),
+            label: self.label(call),
+            arguments: secret::hide(tools::arguments_text(call)),
+            result: texts.collect::<Vec<_>>().join("\n"),
+            is_error: output.is_error,
+            duration,
+        }
+    }
+}
+
+/// mom's own keys don't go to the model, the file or Slack, wherever a tool found them.
+fn masked(mut output: ToolOutput) -> ToolOutput {
+    for content in &mut output.content {
+        if let Content::Text(text) = content {
+            *text = secret::hide(std::mem::take(text));
+        }
+    }
+    output.details = output.details.map(secret::hide);
+    output
+}
+
+fn not_run() -> ToolOutput {
+    ToolOutput {
+        content: vec![Content::Text(
+            "Not run: the user stopped the work.".to_owned(),
+        )],
+        is_error: true,
+        details: None,
+    }
+}
+
+fn text_of(blocks: &[Block]) -> String {
+    let texts = blocks.iter().filter_map(|block| match block {
+        Block::Text(text) => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+fn thinking_of(blocks: &[Block]) -> String {
+    let texts = blocks.iter().filter_map(|block| match block {
+        Block::Thinking { text, .. } if !text.is_empty() => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+fn outcome(text: String, stop_reason: StopReason) -> Outcome {
+    let trimmed = text.trim();
+    if trimmed.starts_with(SILENT) {
+        return Outcome::Silent;
+    }
+    Outcome::Answered(match (trimmed, stop_reason) {
+        ("", StopReason::Length) => "_(the output limit was reached before an answer)_".to_owned(),
+        ("", _) => "_(done, without a word)_".to_owned(),
+        (text, StopReason::Length) => format!("{text}\n\n_(cut off at the output limit)_"),
+        (text, _) => text.to_owned(),
+    })
+}

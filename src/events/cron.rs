@@ -1,0 +1,648 @@
+//! Cron: when a periodic event is due. The dialect is croner 9's, which the files in use
+//! are written in, without its quirks: 5 fields or 6 (seconds first), names, lists, ranges,
+//! steps (`*/n`, `/n`, `a/n`, `a-b/n`), `L` as day of month, `d#n` and `d#L` as weekday,
+//! 7 = Sunday, nicknames. When both day fields are restricted, either may match.
+//!
+//! A local time that matches is one run: in the gap of a clock change it moves to the
+//! moment just after the gap, in the overlap the first pass counts. Of the crates, cronexpr
+//! knows neither seconds nor `#L` and runs by other rules at clock changes; with the fields
+//! as bit sets the rest is a walk over days. The calendar itself is jiff's.
+
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::{AmbiguousOffset, TimeZone};
+
+use crate::base::time;
+use crate::base::zone;
+
+/// Longer schedules are not read. Characters.
+const SCHEDULE_CHARS_MAX: usize = 500;
+/// How far `next` looks: a fifth Monday in February comes after 40 years at the latest
+/// (2068 to 2108, since 2100 is no leap year).
+const YEARS_MAX: i16 = 41;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    /// Bit n: second n matches. The others likewise.
+    seconds: u64,
+    minutes: u64,
+    hours: u64,
+    days: u64,
+    /// `L`: the last day of the month.
+    last_day: bool,
+    months: u64,
+    /// Bit 0 is Sunday.
+    weekdays: u64,
+    /// `d#n`: bit d of entry n - 1; entry 5 is `d#L`.
+    nth: [u64; 6],
+    /// The field is `*`: only the other one decides.
+    any_day: bool,
+    any_weekday: bool,
+    zone: TimeZone,
+}
+
+const MONTHS: [&str; 12] = [
+    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
+];
+const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+
+const NICKNAMES: [(&str, &str); 7] = [
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
+
+/// What a field may hold.
+struct Field {
+    name: &'static str,
+    min: u8,
+    max: u8,
+    /// Names of the values from `min` on.
+    names: &'static [&'static str],
+}
+
+const fn field(name: &'static str, min: u8, max: u8, names: &'static [&'static str]) -> Field {
+    Field {
+        name,
+        min,
+        max,
+        names,
+    }
+}
+
+const SECOND: Field = field("second", 0, 59, &[]);
+const MINUTE: Field = field("minute", 0, 59, &[]);
+const HOUR: Field = field("hour", 0, 23, &[]);
+const DAY: Field = field("day of month", 1, 31, &[]);
+const MONTH: Field = field("month", 1, 12, &MONTHS);
+const WEEKDAY: Field = field("weekday", 0, 6, &WEEKDAYS);
+
+/// An error says what is wrong and which form comes nearest.
+pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
+    let zone = zone_of(zone)?;
+    let whole = text;
+    let bad = |why: String| format!("schedule \"{}\": {why}", cut(whole));
+    if text.chars().count() > SCHEDULE_CHARS_MAX {
+        return Err(bad(format!("longer than {SCHEDULE_CHARS_MAX} characters")));
+    }
+    let mut text = text.trim();
+    if text.starts_with('@') {
+        let mut nicknames = NICKNAMES.iter();
+        let nickname = nicknames.find(|(name, _)| name.eq_ignore_ascii_case(text));
+        let Some((_, meaning)) = nickname else {
+            let known = NICKNAMES.map(|(name, _)| name).join(", ");
+            return Err(bad(format!("unknown nickname, there are {known}")));
+        };
+        text = meaning;
+    }
+    let mut fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() == 5 {
+        fields.insert(0, "0");
+    }
+    let [second, minute, hour, day, month, weekday] = fields[..] else {
+        return Err(bad(match fields.len() {
+            7 => "a year field is not supported, leave out the seventh".to_owned(),
+            _ if time::parse(text).is_some() => {
+                "a single date: use \"type\":\"one-shot\" with \"at\"".to_owned()
+            }
+            n => format!(
+                "{n} fields; 5 are needed (minute hour day month weekday), or 6 with the second first"
+            ),
+        }));
+    };
+    let schedule = Schedule {
+        seconds: values(&SECOND, second).map_err(bad)?,
+        minutes: values(&MINUTE, minute).map_err(bad)?,
+        hours: values(&HOUR, hour).map_err(bad)?,
+        days: 0,
+        last_day: false,
+        months: values(&MONTH, month).map_err(bad)?,
+        weekdays: 0,
+        nth: [0; 6],
+        any_day: matches!(day, "*" | "?"),
+        any_weekday: matches!(weekday, "*" | "?"),
+        zone,
+    };
+    schedule.with_days(day, weekday).map_err(bad)
+}
+
+/// An IANA name, any case.
+pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
+    zone::named(name).ok_or_else(|| {
+        let names = zone::names();
+        if names.is_empty() {
+            return "this host has no time zones: install tzdata".to_owned();
+        }
+        let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
+        let fits = |known: &&String| known.to_ascii_lowercase().ends_with(&wanted);
+        let similar = names.iter().find(fits);
+        let (name, similar) = (cut(name), similar.map_or("Europe/Vienna", String::as_str));
+        format!("time zone \"{name}\": unknown, write it like {similar}")
+    })
+}
+
+impl Schedule {
+    fn with_days(mut self, days: &str, weekdays: &str) -> Result<Schedule, String> {
+        for item in days.split(',') {
+            if item.eq_ignore_ascii_case("L") {
+                self.last_day = true;
+            } else {
+                self.days |= values(&DAY, item)?;
+            }
+        }
+        for item in weekdays.split(',') {
+            let (base, nth) = item.split_once('#').unwrap_or((item, ""));
+            let set = values(&WEEKDAY, base)?;
+            match (nth, nth.parse()) {
+                _ if base == item => self.weekdays |= set,
+                ("L" | "l", _) => self.nth[5] |= set,
+                (_, Ok(n @ 1..=5_usize)) => self.nth[n - 1] |= set,
+                _ => return Err(format!("weekday {}: after # comes 1 to 5 or L", cut(item))),
+            }
+        }
+        Ok(self)
+    }
+
+    /// The first run later than `after`; `None` when there is none within 41 years.
+    pub(crate) fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        let start = self.zone.to_datetime(after);
+        let last_year = start.year().saturating_add(YEARS_MAX).min(9998);
+        let mut date = start.date();
+        let mut from = start.time();
+        while date.year() <= last_year {
+            if self.months & bit(date.month()) == 0 {
+                date = date.last_of_month().tomorrow().ok()?;
+                from = Time::midnight();
+                continue;
+            }
+            if self.day_matches(date) {
+                // More than one turn only in the second pass of an overlap: its times have
+                // had their run.
+                while let Some(time) = self.time_from(from) {
+                    let due = self.instant(date.to_datetime(time))?;
+                    if due > after {
+                        return Some(due);
+                    }
+                    match second_after(time) {
+                        Some(next) => from = next,
+                        None => break,
+                    }
+                }
+            }
+            date = date.tomorrow().ok()?;
+            from = Time::midnight();
+        }
+        None
+    }
+
+    fn day_matches(&self, date: Date) -> bool {
+        let last = date.days_in_month();
+        let day = self.days & bit(date.day()) != 0 || self.last_day && date.day() == last;
+        let weekday = bit(date.weekday().to_sunday_zero_offset());
+        let nth = self.nth[(date.day() as usize - 1) / 7];
+        let in_last_week = date.day() > last - 7;
+        let weekday =
+            (self.weekdays | nth) & weekday != 0 || in_last_week && self.nth[5] & weekday != 0;
+        match (self.any_day, self.any_weekday) {
+            (true, _) => weekday,
+            (_, true) => day,
+            _ => day || weekday,
+        }
+    }
+
+    /// The first matching time of day that is not before `from`.
+    fn time_from(&self, from: Time) -> Option<Time> {
+        let (hour, minute, second) = (from.hour(), from.minute(), from.second());
+        let time = |hour, minute, second| Time::new(hour, minute, second, 0).ok();
+        if self.hours & bit(hour) != 0 {
+            if self.minutes & bit(minute) != 0 {
+                if let Some(second) = first(self.seconds, second) {
+                    return time(hour, minute, second);
+                }
+            }
+            if let Some(minute) = first(self.minutes, minute + 1) {
+                return time(hour, minute, first(self.seconds, 0)?);
+            }
+        }
+        let hour = first(self.hours, hour + 1)?;
+        time(hour, first(self.minutes, 0)?, first(self.seconds, 0)?)
+    }
+
+    fn instant(&self, local: DateTime) -> Option<Timestamp> {
+        let ambiguous = self.zone.to_ambiguous_timestamp(local);
+        match ambiguous.offset() {
+            AmbiguousOffset::Unambiguous { offset } => offset.to_timestamp(local).ok(),
+            AmbiguousOffset::Fold { before, .. } => before.to_timestamp(local).ok(),
+            AmbiguousOffset::Gap { before, .. } => {
+                // With the old offset the time lies behind the change, less than a gap away.
+                let behind = before.to_timestamp(local).ok()?;
+                let behind = Timestamp::from_second(behind.as_second() + 1).ok()?;
+                Some(self.zone.preceding(behind).next()?.timestamp())
+            }
+        }
+    }
+}
+
+/// Of the same day. (jiff's arithmetic brings along all of its spans.)
+fn second_after(time: Time) -> Option<Time> {
+    let (hour, minute, second) = match (time.hour(), time.minute(), time.second()) {
+        (hour, 59, 59) => (hour + 1, 0, 0),
+        (hour, minute, 59) => (hour, minute + 1, 0),
+        (hour, minute, second) => (hour, minute, second + 1),
+    };
+    Time::new(hour, minute, second, 0).ok()
+}
+
+/// Bits of the values that a list of one field names.
+fn values(field: &Field, list: &str) -> Result<u64, String> {
+    list.split(',')
+        .try_fold(0, |set, item| Ok(set | item_values(field, item)?))
+}
+
+fn item_values(field: &Field, item: &str) -> Result<u64, String> {
+    let bad = |why: String| format!("{} \"{}\": {why}", field.name, cut(item));
+    let (min, max, step_max) = (field.min, field.max, field.max - field.min + 1);
+    let (base, step) = match item.split_once('/') {
+        None => (item, None),
+        Some((base, step)) => match number(step).filter(|step| (1..=step_max).contains(step)) {
+            Some(step) => (if base.is_empty() { "*" } else { base }, Some(step)),
+            None => return Err(bad(format!("after / comes a number from 1 to {step_max}"))),
+        },
+    };
+    let (low, high) = match (base, base.split_once('-')) {
+        ("*" | "?", _) => (min, max),
+        (_, Some((low, high))) => {
+            let from = value(field, low).map_err(bad)?;
+            let to = match value(field, high).map_err(bad)? {
+                // SAT-SUN ends on the Sunday after it.
+                0 if max == 6 && from > 0 => 7,
+                to => to,
+            };
+            // 7 is the Sunday before Monday here.
+            let low = if from > max { min } else { from };
+            match () {
+                () if from <= to => (from, to),
+                () if low <= to => return Err(bad(format!("runs backwards, write {low}-{to}"))),
+                () => {
+                    let split = format!("{from}-{max},{min}-{to}");
+                    return Err(bad(format!("runs backwards, write {split}")));
+                }
+            }
+        }
+        (_, None) => match value(field, base).map_err(bad)? {
+            from if step.is_some() => (from, max.max(from)),
+            value => (value, value),
+        },
+    };
+    let steps = (low..=high).step_by(step.unwrap_or(1).into());
+    let set: u64 = steps.fold(0, |set, value| set | 1 << value);
+    Ok(match max {
+        // Weekday 7 is weekday 0.
+        6 => (set | set >> 7) & 0x7f,
+        _ => set,
+    })
+}
+
+fn value(field: &Field, text: &str) -> Result<u8, String> {
+    let (min, max) = (field.min, field.max);
+    if let Some(number) = number(text) {
+        if (min..=max).contains(&number) || max == 6 && number == 7 {
+            return Ok(number);
+        }
+        // 24:00 is 0:00; all else goes to the nearer end.
+        let is_low = number < min || min == 0 && number == max + 1;
+        let near = if is_low { min } else { max };
+        return Err(format!(
+            "{number} is not in {min}-{max}, the nearest is {near}"
+        ));
+    }
+    let name = text.to_ascii_uppercase();
+    if let Some(index) = field.names.iter().position(|known| *known == name) {
+        return Ok(min + index as u8);
+    }
+    if let Some(known) = field.names.iter().find(|known| name.starts_with(**known)) {
+        return Err(if name.len() == 4 && name.ends_with('L') {
+            format!("the last one of the month is written {known}#L")
+        } else {
+            format!("write {known}")
+        });
+    }
+    Err(match name.as_str() {
+        "" => "empty: write * for any".to_owned(),
+        _ if field.max == 6 && name.ends_with('L') => {
+            "the last one of the month is written like FRI#L".to_owned()
+        }
+        _ if field.max == 31 && name.starts_with('L') => {
+            "only L alone is known, the last day".to_owned()
+        }
+        _ if field.max == 31 && name.ends_with('W') => {
+            "nearest weekdays are not supported, name a day or use MON-FRI as weekday".to_owned()
+        }
+        _ => match field.names {
+            [] => format!("not a number from {min} to {max}"),
+            [name, ..] => format!("not a number from {min} to {max} or a name like {name}"),
+        },
+    })
+}
+
+/// One or two digits.
+fn number(text: &str) -> Option<u8> {
+    let digits = matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+fn bit(value: i8) -> u64 {
+    1 << value
+}
+
+/// The first value of the set from `from` on; `from` is below 64.
+fn first(set: u64, from: i8) -> Option<i8> {
+    let rest = set >> from << from;
+    (rest != 0).then(|| rest.trailing_zeros() as i8)
+}
+
+/// Text from a file, short enough for a message.
+fn cut(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutate::survive;
+
+    /// Local times, with offset, of the runs after a time in UTC.
+    fn runs(schedule: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
+        let schedule = parse(schedule, zone).unwrap();
+        let mut at: Timestamp = after.parse().unwrap();
+        let mut out = Vec::new();
+        while let Some(next) = schedule.next(at).filter(|_| out.len() < count) {
+            assert!(next > at);
+            let local = next.to_zoned(schedule.zone.clone());
+            out.push(
+                local
+                    .strftime("%F %T%:z")
+                    .to_string()
+                    .replace(":00+", "+")
+                    .replace(":00-", "-"),
+            );
+            at = next;
+        }
+        out
+    }
+
+    const VIENNA: &str = "Europe/Vienna";
+
+    #[test]
+    fn dialect() {
+        // Friday, 2 January 2026, 00:00 UTC.
+        for (schedule, want) in [
+            ("0 9 * * 1-5", "2026-01-02 09:00 2026-01-05 09:00"),
+            ("  0   9 * * MON-fri ", "2026-01-02 09:00 2026-01-05 09:00"),
+            ("30 */10 0 1 1 *", "2027-01-01 00:00:30 2027-01-01 00:10:30"),
+            ("*/20 0 * * * *", "2026-01-02 00:00:20 2026-01-02 00:00:40"),
+            ("/30 8 * * *", "2026-01-02 08:00 2026-01-02 08:30"),
+            ("50/5 8 * * *", "2026-01-02 08:50 2026-01-02 08:55"),
+            ("10-20/10 8 * * *", "2026-01-02 08:10 2026-01-02 08:20"),
+            ("0 0 * * SAT-SUN", "2026-01-03 00:00 2026-01-04 00:00"),
+            ("0 0 * * 6-7", "2026-01-03 00:00 2026-01-04 00:00"),
+            ("0 0 * * 7", "2026-01-04 00:00 2026-01-11 00:00"),
+            ("0 0 * * 0", "2026-01-04 00:00 2026-01-11 00:00"),
+            ("0 0 1,15,L * *", "2026-01-15 00:00 2026-01-31 00:00"),
+            ("0 0 L FEB ?", "2026-02-28 00:00 2027-02-28 00:00"),
+            ("0 0 ? * FRI#2", "2026-01-09 00:00 2026-02-13 00:00"),
+            ("0 0 * * 5#L", "2026-01-30 00:00 2026-02-27 00:00"),
+            ("0 0 * * SAT-SUN#1", "2026-01-03 00:00 2026-01-04 00:00"),
+            ("0 0 * * 5#5", "2026-01-30 00:00 2026-05-29 00:00"),
+            // Either of two restricted day fields; 1 March 2026 is a Sunday.
+            ("0 0 1 3 MON", "2026-03-01 00:00 2026-03-02 00:00"),
+            ("0 0 13 * FRI", "2026-01-09 00:00 2026-01-13 00:00"),
+            ("0 0 */20 * MON", "2026-01-05 00:00 2026-01-12 00:00"),
+            ("@weekly", "2026-01-04 00:00 2026-01-11 00:00"),
+            ("@Yearly", "2027-01-01 00:00 2028-01-01 00:00"),
+            ("@hourly", "2026-01-02 01:00 2026-01-02 02:00"),
+            ("0 0 29 2 *", "2028-02-29 00:00 2032-02-29 00:00"),
+            ("0 0 31 4 *", ""),
+            ("0 0 30 2 *", ""),
+            ("0 0 * 2 MON#5", "2044-02-29 00:00 2072-02-29 00:00"),
+        ] {
+            let got = runs(schedule, "UTC", "2026-01-02T00:00:00Z", 2);
+            assert_eq!(got.join(" ").replace("+00:00", ""), want, "{schedule}");
+        }
+        // 2100 is no leap year.
+        let got = runs("0 0 29 2 *", "UTC", "2096-03-01T00:00:00Z", 1);
+        assert_eq!(got, ["2104-02-29 00:00+00:00"]);
+        assert_eq!(
+            runs("0 0 29 2 *", "UTC", "9998-01-01T00:00:00Z", 1),
+            [""; 0]
+        );
+        assert_eq!(
+            parse("* * * * *", "UTC").unwrap().next(Timestamp::MAX),
+            None
+        );
+        assert!(
+            parse("* * * * *", VIENNA)
+                .unwrap()
+                .next(Timestamp::MIN)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn clock_changes() {
+        for (name, schedule, zone, after, want) in [
+            (
+                "gap",
+                "30 2 * * *",
+                VIENNA,
+                "2026-03-28T12:00:00Z",
+                "2026-03-29 03:00+02:00, 2026-03-30 02:30+02:00",
+            ),
+            (
+                "gap, a later run at its end",
+                "30 2,3 * * *",
+                VIENNA,
+                "2026-03-28T12:00:00Z",
+                "2026-03-29 03:00+02:00, 2026-03-29 03:30+02:00",
+            ),
+            (
+                "gap, hourly",
+                "0 * * * *",
+                VIENNA,
+                "2026-03-28T23:30:00Z",
+                "2026-03-29 01:00+01:00, 2026-03-29 03:00+02:00, 2026-03-29 04:00+02:00",
+            ),
+            (
+                "gap, many in it",
+                "*/10 2 * * *",
+                VIENNA,
+                "2026-03-28T12:00:00Z",
+                "2026-03-29 03:00+02:00, 2026-03-30 02:00+02:00",
+            ),
+            (
+                "overlap",
+                "30 2 * * *",
+                VIENNA,
+                "2026-10-24T12:00:00Z",
+                "2026-10-25 02:30+02:00, 2026-10-26 02:30+01:00",
+            ),
+            (
+                "overlap, from its second pass",
+                "30 2 * * *",
+                VIENNA,
+                "2026-10-25T01:05:00Z",
+                "2026-10-26 02:30+01:00",
+            ),
+            (
+                "overlap, every half hour",
+                "*/30 * * * *",
+                VIENNA,
+                "2026-10-24T23:59:00Z",
+                "2026-10-25 02:00+02:00, 2026-10-25 02:30+02:00, 2026-10-25 03:00+01:00",
+            ),
+            (
+                "gap",
+                "15 2 * * *",
+                "America/New_York",
+                "2026-03-07T12:00:00Z",
+                "2026-03-08 03:00-04:00, 2026-03-09 02:15-04:00",
+            ),
+            (
+                "overlap",
+                "30 1 * * *",
+                "America/New_York",
+                "2026-10-31T12:00:00Z",
+                "2026-11-01 01:30-04:00, 2026-11-02 01:30-05:00",
+            ),
+            (
+                "half an hour's gap",
+                "15 2 * * *",
+                "Australia/Lord_Howe",
+                "2026-10-03T00:00:00Z",
+                "2026-10-04 02:30+11:00, 2026-10-05 02:15+11:00",
+            ),
+            (
+                "half an hour's overlap",
+                "45 1 * * *",
+                "Australia/Lord_Howe",
+                "2026-04-04T00:00:00Z",
+                "2026-04-05 01:45+11:00, 2026-04-06 01:45+10:30",
+            ),
+            (
+                "gap over midnight",
+                "0 0 * * *",
+                "America/Santiago",
+                "2026-09-05T12:00:00Z",
+                "2026-09-06 01:00-03:00, 2026-09-07 00:00-03:00",
+            ),
+            (
+                "a whole day's gap",
+                "0 12 30 12 *",
+                "Pacific/Apia",
+                "2011-12-01T00:00:00Z",
+                "2011-12-31 00:00+14:00, 2012-12-30 12:00+14:00",
+            ),
+        ] {
+            let count = want.split(", ").count();
+            assert_eq!(
+                runs(schedule, zone, after, count).join(", "),
+                want,
+                "{zone} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn refused_with_the_nearest_form() {
+        for (schedule, want) in [
+            ("0 9 * *", "4 fields"),
+            ("0 0 9 * * 1 2027", "year"),
+            ("", "0 fields"),
+            ("2027-01-01T09:00:00", "one-shot"),
+            ("0 9 * * MONDAY", "write MON"),
+            ("0 9 * JANUARY *", "write JAN"),
+            ("0 9 * * FRIL", "FRI#L"),
+            ("0 9 * * 5L", "FRI#L"),
+            ("0 9 * * L", "FRI#L"),
+            ("0 9 * * 5#6", "1 to 5 or L"),
+            ("0 9 * * 8", "8 is not in 0-6"),
+            ("0 9 * * FRI-MON", "5-6,0-1"),
+            ("0 24 * * *", "the nearest is 0"),
+            ("60 9 * * *", "the nearest is 0"),
+            ("0 22-6 * * *", "22-23,0-6"),
+            ("0 9 0 * *", "the nearest is 1"),
+            ("0 9 32 * *", "the nearest is 31"),
+            ("0 9 * 13 *", "the nearest is 12"),
+            ("0 9 * * 7-3", "write 0-3"),
+            ("0 9 15W * *", "nearest weekdays"),
+            ("0 9 L-3 * *", "only L alone"),
+            ("*/0 9 * * *", "from 1 to 60"),
+            ("*/61 9 * * *", "from 1 to 60"),
+            ("5, 9 * * *", "write * for any"),
+            ("+5 9 * * *", "not a number"),
+            ("1--2 9 * * *", "not a number"),
+            ("@reboot", "@daily"),
+            ("\u{1f600} 9 * * *", "not a number"),
+            (&"1,".repeat(5_000), "longer than"),
+        ] {
+            let got = parse(schedule, "UTC").unwrap_err();
+            assert!(got.contains(want), "{schedule}: {got}");
+            assert!(got.len() < 400, "{got}");
+        }
+        let zone = |name| parse("* * * * *", name).unwrap_err();
+        assert!(zone("vienna").contains("Europe/Vienna"));
+        assert!(zone("../../etc/passwd").contains("unknown"));
+        assert!(zone("").contains("unknown"));
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            "0 9 * * 1-5",
+            "30 */10 0 1 1 *",
+            "/30 8 L,15 FEB ?",
+            "0 0 ? * FRI#2,5#L",
+            "50/5 22-23,0-6 29 2 MON-SUN",
+            "0 2,3 * * 7",
+            "@weekly",
+        ];
+        let zones = ["UTC", VIENNA, "Australia/Lord_Howe", "Pacific/Apia"];
+        survive(&corpus, |random, input| {
+            let text = String::from_utf8_lossy(input);
+            let schedule = match parse(&text, random.pick(&zones)) {
+                Ok(schedule) => schedule,
+                Err(why) => return assert!(why.len() < 1_000, "{why}"),
+            };
+            // Around the day that Apia left out, or anywhere.
+            let at = match random.below(2) {
+                0 => 1_325_200_000 + random.below(200_000) as i64,
+                _ => random.below(1 << 38) as i64 - (1 << 37),
+            };
+            let at = Timestamp::from_second(at).unwrap();
+            let Some(next) = schedule.next(at) else {
+                return;
+            };
+            let local = schedule.zone.to_datetime(next);
+            let time = local.time();
+            let found = schedule.day_matches(local.date())
+                && schedule.months & bit(local.month()) != 0
+                && schedule.time_from(time) == Some(time);
+            // In a gap it is the first moment behind it.
+            let just_before = Timestamp::from_second(next.as_second() - 1).unwrap();
+            let offset = |at| schedule.zone.to_offset(at);
+            assert!(
+                next > at && (found || offset(next) != offset(just_before)),
+                "{next}"
+            );
+            // And there is none between.
+            let between = (next.as_second() - at.as_second()).max(1) as usize;
+            let between = at.as_second() + random.below(between) as i64;
+            let again = schedule.next(Timestamp::from_second(between).unwrap());
+            assert_eq!(again, Some(next));
+        });
+    }
+}

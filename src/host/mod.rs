@@ -1,0 +1,8 @@
+//! Where and how a command runs: on the host or in a container.
+//!
+//! - Enters: a command line, its input and limits, from `tools` and the checks at start.
+//! - Leaves: output and exit code; the process tree has ended when a call returns.
+//! - State: none beyond one call.
+
+pub(crate) mod process;
+pub(crate) mod sandbox;

@@ -1,0 +1,10 @@
+//! The front ends of the terminal, one file for each.
+//!
+//! - Enters: a parsed command line and the configuration, from `main`.
+//! - Leaves: text on stdout, progress on stderr, a result that `main` makes an exit code of.
+//! - State: none beyond one call.
+
+pub(crate) mod chat;
+pub(crate) mod check;
+pub(crate) mod download;
+pub(crate) mod usage;

@@ -1,0 +1,299 @@
+//! `mom --usage DIR`: tokens and cost by day, channel and model, from the assistant entries
+//! of all context files. Reads only and takes no lock, so it works while mom runs; a line at
+//! a time, so the size of the files costs no memory.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::log;
+use crate::base::text;
+use crate::base::time;
+use crate::slack::users::DIRECTORY_FILE;
+use crate::store;
+use crate::store::dir::Dir;
+
+/// The longest replies are 128,000 tokens; a line above this is skipped.
+const LINE_BYTES_MAX: u64 = 2 << 20;
+/// Rows of one table. The agent can write any day and any name into the files.
+const ROWS_MAX: usize = 2_000;
+const NAME_CHARS_MAX: usize = 60;
+const DIRECTORY_BYTES_MAX: usize = 4 << 20;
+/// Characters of the longest bar.
+const BAR_CHARS: usize = 40;
+
+/// What one row counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sum {
+    /// Replies of a model.
+    turns: u64,
+    /// Tokens read afresh: all input but what came from the cache.
+    input: u64,
+    output: u64,
+    cached: u64,
+    /// Dollars.
+    cost: f64,
+}
+
+impl Sum {
+    fn add(&mut self, other: &Sum) {
+        self.turns += other.turns;
+        // Each is below 2^30 (see `reply`): no file is long enough for more than 2^64.
+        self.input += other.input;
+        self.output += other.output;
+        self.cached += other.cached;
+        self.cost += other.cost;
+    }
+
+    fn tokens(&self) -> f64 {
+        self.input as f64 + self.output as f64 + self.cached as f64
+    }
+}
+
+type Table = HashMap<String, Sum>;
+
+/// The three tables as text.
+pub(crate) fn usage(path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        let text = format!("--usage: there is no data directory {}", path.display());
+        return Err(Error::Usage(text));
+    }
+    let dir = Dir::open(path)?;
+    let names = channel_names(&dir);
+    let mut tables = ["Day", "Channel", "Model", ""].map(|title| (title, Table::new()));
+    for channel in store::channels(&dir)? {
+        let label = match names.get(&channel) {
+            Some(name) => format!("{channel} {name}"),
+            None => channel.clone(),
+        };
+        let read = read(&dir, &channel, &mut |day, model, sum| {
+            let names = [day, label.clone(), model, "Total".to_owned()];
+            for ((_, table), name) in tables.iter_mut().zip(names) {
+                count(table, name, sum);
+            }
+        });
+        match read {
+            Ok(0) => {}
+            Ok(skipped) => {
+                let lines = text::count(skipped, "line");
+                let why = "too long or no JSON";
+                log::warning!(&channel, "{lines} of context.jsonl left out: {why}");
+            }
+            Err(err) => log::warning!(&channel, "{err}; left out"),
+        }
+    }
+    if tables[0].1.is_empty() {
+        return Ok(format!("No model was used in {} yet.\n", path.display()));
+    }
+    let tables = tables.map(|(title, rows)| (title, sorted(title, rows)));
+    let names = tables.iter().flat_map(|(_, rows)| rows);
+    let width = names.map(|(name, _)| name.chars().count()).max();
+    let tables = tables.map(|(title, rows)| table(title, &rows, width.unwrap_or_default()));
+    Ok(tables.join("\n"))
+}
+
+/// Days in their order, all else with the dearest first.
+fn sorted(title: &str, rows: Table) -> Vec<(String, Sum)> {
+    let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
+    rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
+        let cost = b.cost.total_cmp(&a.cost);
+        let dearest = match title {
+            "Day" => Ordering::Equal,
+            _ => cost.then(b.tokens().total_cmp(&a.tokens())),
+        };
+        dearest.then(name_a.cmp(name_b))
+    });
+    rows
+}
+
+fn count(table: &mut Table, name: String, sum: &Sum) {
+    let full = table.len() >= ROWS_MAX && !table.contains_key(&name);
+    let name = if full { "(others)".to_owned() } else { name };
+    table.entry(name).or_default().add(sum);
+}
+
+/// Hands day, model and figures of each reply to `each`; how many lines it could not read.
+fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) -> Result<usize> {
+    let path = format!("{channel}/context.jsonl");
+    let Some(file) = dir.read(&path)? else {
+        return Ok(0);
+    };
+    let broken = |err: &std::io::Error| Error::io("read", &path, err);
+    // What is appended meanwhile is for the next time.
+    let end = file.metadata().map_err(|err| broken(&err))?.len();
+    let mut reader = BufReader::new(file.take(end));
+    let mut line = Vec::new();
+    let mut skipped = 0;
+    loop {
+        line.clear();
+        let mut bounded = reader.by_ref().take(LINE_BYTES_MAX);
+        let read = bounded.read_until(b'\n', &mut line);
+        if read.map_err(|err| broken(&err))? == 0 {
+            return Ok(skipped);
+        }
+        if line.len() as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+            reader.skip_until(b'\n').map_err(|err| broken(&err))?;
+            skipped += 1;
+            continue;
+        }
+        let is_counted =
+            |text: &str| text.contains("\"assistant\"") || text.contains("\"compaction\"");
+        let entry = match std::str::from_utf8(&line) {
+            // Most lines are tool results: not worth parsing.
+            Ok(text) if !is_counted(text) => continue,
+            Ok(text) => json::parse_line(text.as_bytes()),
+            Err(_) => None,
+        };
+        match entry.map(|entry| reply(&entry)) {
+            Some(Some((day, model, sum))) => each(day, model, &sum),
+            Some(None) => {}
+            None => skipped += 1,
+        }
+    }
+}
+
+/// Local day, `PROVIDER/ID` and figures of an assistant entry with usage, or of a summary:
+/// our own compactions say what they took. Copies of a message were counted with it.
+fn reply(entry: &Value) -> Option<(String, String, Sum)> {
+    let message = match entry["type"].as_str()? {
+        "message" if entry["message"]["role"] == "assistant" && entry["copy"] != true => {
+            &entry["message"]
+        }
+        "compaction" => entry,
+        _ => return None,
+    };
+    let usage = message["usage"].as_object()?;
+    // A number of someone else's invention must not spoil the sum.
+    let tokens = |key: &str| {
+        let tokens = usage.get(key).and_then(Value::as_u64);
+        tokens.filter(|count| *count < 1 << 30).unwrap_or_default()
+    };
+    let cost = usage.get("cost").and_then(|cost| cost["total"].as_f64());
+    let sum = Sum {
+        turns: 1,
+        input: tokens("input") + tokens("cacheWrite"),
+        output: tokens("output"),
+        cached: tokens("cacheRead"),
+        cost: cost.filter(|cost| (0.0..1e6).contains(cost)).unwrap_or(0.0),
+    };
+    let written = entry["timestamp"].as_str().and_then(time::parse_iso);
+    let mut day = match message["timestamp"].as_i64().or(written) {
+        Some(ms) => time::prompt_stamp(ms),
+        None => "(no date)".to_owned(),
+    };
+    day.truncate("2026-01-05".len());
+    let word = |key: &str| message[key].as_str().unwrap_or("unknown");
+    let model = format!("{}/{}", word("provider"), word("model"));
+    Some((day, text::one_line(&model, NAME_CHARS_MAX), sum))
+}
+
+/// `C0123` -> `#ops`, from the file that mom keeps for the agent.
+fn channel_names(dir: &Dir) -> HashMap<String, String> {
+    let bytes = dir.read_head(DIRECTORY_FILE, DIRECTORY_BYTES_MAX);
+    // Names are only nice to have.
+    let bytes = bytes.ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .filter(|(id, _)| store::is_conversation(id))
+        .map(|(id, name)| (id.to_owned(), text::one_line(name, NAME_CHARS_MAX)))
+        .collect()
+}
+
+/// Names are `width` wide at most; days get a bar.
+fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
+    let line = |name: &str, [turns, input, output, cached, cost]: [String; 5], bar: &str| {
+        let line = format!(
+            "{name:<width$} {turns:>7} {input:>7} {output:>7} {cached:>7} {cost:>9}  {bar}"
+        );
+        format!("{}\n", line.trim_end())
+    };
+    let mut out = String::new();
+    if !title.is_empty() {
+        let heads = ["turns", "in", "out", "cached", "cost"];
+        out = line(title, heads.map(str::to_owned), "");
+    }
+    let most = |value: &dyn Fn(&Sum) -> f64| {
+        let values = rows.iter().map(|(_, sum)| value(sum));
+        values.fold(0.0, f64::max)
+    };
+    let (cost_max, tokens_max) = (most(&|sum| sum.cost), most(&Sum::tokens));
+    for (name, sum) in rows {
+        let bar = match title {
+            // Models without prices have only tokens to compare.
+            "Day" if cost_max > 0.0 => bar(sum.cost / cost_max),
+            "Day" => bar(sum.tokens() / tokens_max.max(1.0)),
+            _ => String::new(),
+        };
+        let [input, output, cached] = [sum.input, sum.output, sum.cached].map(text::tokens);
+        let cost = text::dollars(sum.cost);
+        let figures = [sum.turns.to_string(), input, output, cached, cost];
+        out.push_str(&line(name, figures, &bar));
+    }
+    out
+}
+
+/// `part` (0 to 1) of the longest bar, in eighths of a character.
+fn bar(part: f64) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (part * (BAR_CHARS * 8) as f64).round() as usize;
+    "█".repeat((eighths / 8).min(BAR_CHARS)) + EIGHTHS[eighths % 8]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutate::survive;
+
+    #[test]
+    fn bars() {
+        for (part, want) in [
+            (0.0, ""),
+            (0.001, ""),
+            (0.004, "▏"),
+            (0.1, "████"),
+            (0.11, "████▍"),
+        ] {
+            assert_eq!(bar(part), want, "{part}");
+        }
+        assert_eq!(bar(1.0).chars().count(), BAR_CHARS);
+        assert_eq!(bar(f64::NAN), "");
+    }
+
+    #[test]
+    fn hostile_rows_stay_few() {
+        let mut rows = Table::new();
+        for n in 0..10_000 {
+            let sum = Sum {
+                turns: 1,
+                ..Sum::default()
+            };
+            count(&mut rows, n.to_string(), &sum);
+        }
+        assert_eq!(rows.len(), ROWS_MAX + 1);
+        assert_eq!(rows["(others)"].turns, 8_000);
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"type":"message","timestamp":"2026-01-05T09:12:44.120Z","message":{"role":"assistant","provider":"a","model":"m","usage":{"input":3,"output":5,"cacheRead":7,"cacheWrite":9,"cost":{"total":0.5}},"timestamp":1767604366100}}"#,
+            r#"{"type":"compaction","timestamp":"2026-01-05T09:12:44Z","provider":"a","model":"m","usage":{"input":1e9,"cost":{"total":-1}}}"#,
+        ];
+        survive(&corpus, |_, input| {
+            let Ok(entry) = serde_json::from_slice(input) else {
+                return;
+            };
+            if let Some((day, model, sum)) = reply(&entry) {
+                assert!(day.len() <= 10 && !model.contains(char::is_control));
+                assert!(sum.cost.is_finite() && sum.input < 1 << 31);
+                table("Day", &[(day, sum)], 10);
+            }
+        });
+    }
+}

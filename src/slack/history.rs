@@ -1,0 +1,208 @@
+//! What was said while mom was away: read from Slack's history, channel by channel, oldest
+//! first.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::stop::Stop;
+use crate::store::kept::Gap;
+
+use super::inbound::{self, Inbound, Incoming, Me};
+use super::web::{PAGE, Web};
+use super::{is_channel_id, is_ts};
+
+/// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
+const MESSAGES_MAX: usize = 3_000;
+/// Messages of a thread that are read for a run in it.
+const THREAD_MAX: usize = 1_000;
+/// Threads of one channel whose replies are read: those that had some since.
+const THREADS_MAX: usize = 300;
+/// Threads she took part in whose root lies further back, the newest.
+const OWN_THREADS_MAX: usize = 20;
+
+/// Takes a channel, what was said there, and the newest ts.
+type Each<'a> = dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()> + 'a;
+
+/// Calls `each` with the messages of each channel from its gap on, and the newest ts there;
+/// without a gap it was read. `own_threads`: the roots of those she took part in, newest first.
+///
+/// # Errors
+/// `Error::Retry`: some could not be read, after all others were.
+pub(crate) fn missed(
+    web: &Web,
+    gap: &dyn Fn(&str) -> Result<Option<Gap>>,
+    own_threads: &dyn Fn(&str) -> Vec<String>,
+    me: &Me,
+    stop: &Stop,
+    each: &mut Each<'_>,
+) -> Result<()> {
+    let mut channels = Vec::new();
+    let types = [
+        ("types", "public_channel,private_channel,im,mpim"),
+        ("limit", PAGE),
+    ];
+    web.pages("users.conversations", &types, &mut |page| {
+        let ids = page.iter().filter_map(|channel| channel["id"].as_str());
+        channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
+        Ok(!stop.is_set())
+    })?;
+    let mut later = Ok(());
+    for channel in channels {
+        stop.check()?;
+        let gap = match gap(&channel) {
+            Ok(Some(gap)) => gap,
+            Ok(None) => continue,
+            Err(err) => {
+                log::warning!(&channel, "{err}; what was missed here is not read");
+                continue;
+            }
+        };
+        let read = of_channel(web, &channel, &gap, own_threads, me, stop);
+        match read.and_then(|(messages, until)| each(&channel, messages, until)) {
+            Err(Error::Failed(why)) => {
+                log::warning!(&channel, "cannot read what was missed: {why}")
+            }
+            Err(Error::Retry { after, why }) => {
+                let why = format!("{channel}: {why}");
+                later = Err(Error::Retry { after, why });
+            }
+            outcome => outcome?,
+        }
+    }
+    later
+}
+
+fn of_channel(
+    web: &Web,
+    channel: &str,
+    gap: &Gap,
+    own_threads: &dyn Fn(&str) -> Vec<String>,
+    me: &Me,
+    stop: &Stop,
+) -> Result<(Vec<Incoming>, Option<String>)> {
+    let newest = gap.ts();
+    // What is known already is dropped by whoever takes it.
+    let mut messages: Vec<Value> = Vec::new();
+    let mut full = false;
+    let args = [("channel", channel), ("oldest", newest), ("limit", PAGE)];
+    web.pages("conversations.history", &args, &mut |page| {
+        messages.extend(page);
+        full = messages.len() >= MESSAGES_MAX;
+        Ok(!full && !stop.is_set())
+    })?;
+    if full {
+        log::warning!(
+            channel,
+            "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
+        );
+    }
+    // Parents whose thread went on meanwhile may stand before the gap: on the page before it,
+    // or further back.
+    let older = match gap {
+        Gap::Since(ts) => web.history_before(channel, ts)?,
+        // She was not there before.
+        Gap::First(..) => Vec::new(),
+    };
+    let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
+    let mut far = own_threads(channel);
+    far.retain(|root| !seen.contains(root.as_str()));
+    far.truncate(OWN_THREADS_MAX);
+    let near = active_threads(channel, newest, messages.iter().chain(&older));
+    for root in near.iter().chain(&far) {
+        stop.check()?;
+        let args = [
+            ("channel", channel),
+            ("ts", root),
+            ("oldest", newest),
+            ("limit", PAGE),
+        ];
+        let read = web.pages("conversations.replies", &args, &mut |mut page| {
+            page.retain(|reply| reply["ts"] != *root);
+            messages.extend(page);
+            Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
+        });
+        match read {
+            // It may be gone, and the log, which names it, is anyone's.
+            Err(Error::Failed(why)) if far.contains(root) => {
+                log::debug!(channel, "thread {root}: {why}");
+            }
+            read => read?,
+        }
+    }
+    messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
+    messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
+    stop.check()?;
+    let answered = match gap {
+        Gap::First(_, until) => {
+            let mut own = messages.iter().filter(|m| m["user"] == me.user_id.as_str());
+            own.rfind(|m| ts_of(m) <= until.as_str()).map_or("", ts_of)
+        }
+        Gap::Since(_) => "",
+    };
+    let said = |message| match inbound::message(message, channel, me) {
+        Inbound::Message(message) => Some(Incoming {
+            mention: message.mention && message.ts.as_str() > answered,
+            ..message
+        }),
+        _ => None,
+    };
+    let until = messages.last().map(|message| ts_of(message).to_owned());
+    let until = until.filter(|ts| is_ts(ts));
+    Ok((messages.iter().filter_map(said).collect(), until))
+}
+
+/// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.
+pub(crate) fn thread(
+    web: &Web,
+    channel: &str,
+    root: &str,
+    before: &str,
+    each: &mut dyn FnMut(Vec<Value>) -> Result<()>,
+) -> Result<()> {
+    let args = [
+        ("channel", channel),
+        ("ts", root),
+        ("latest", before),
+        ("limit", PAGE),
+    ];
+    let mut count = 0;
+    web.pages("conversations.replies", &args, &mut |page| {
+        count += page.len();
+        each(page)?;
+        if count >= THREAD_MAX {
+            log::warning!(
+                channel,
+                "a thread of more than {THREAD_MAX} messages; what comes after is not read"
+            );
+        }
+        Ok(count < THREAD_MAX)
+    })
+}
+
+/// Roots of threads that were replied to since.
+fn active_threads<'a>(
+    channel: &str,
+    newest: &str,
+    messages: impl Iterator<Item = &'a Value>,
+) -> Vec<String> {
+    let root = |message: &Value| {
+        message["latest_reply"].as_str().filter(|ts| *ts > newest)?;
+        message["ts"].as_str().map(str::to_owned)
+    };
+    let mut roots: Vec<String> = messages.filter_map(root).collect();
+    if roots.len() > THREADS_MAX {
+        log::warning!(
+            channel,
+            "replies in more than {THREADS_MAX} threads were missed; the rest is left out"
+        );
+        roots.truncate(THREADS_MAX);
+    }
+    roots
+}
+
+fn ts_of(message: &Value) -> &str {
+    message["ts"].as_str().unwrap_or_default()
+}

@@ -284,10 +284,10 @@ impl Writer<'_> {
                     halvings += 1;
                     chars = chars.min(text::utf16_len(&conversation)) / 2;
                 }
-                Err(Error::Retry { after, why }) => {
+                Err(Error::Retry { after, why, fault }) => {
                     failures += 1;
                     let Some(pause) = self.settings.pause(failures, after) else {
-                        return Err(Error::Failed(why));
+                        return Err(Error::given_up(fault, why));
                     };
                     self.stop.wait(pause)?;
                 }

@@ -62,9 +62,10 @@ pub(crate) enum Update {
         thinking: String,
         more: bool,
     },
-    ToolStart {
-        label: String,
-    },
+    /// The model has asked for this call, which has not begun.
+    #[expect(dead_code, reason = "not shown yet")]
+    ToolWaiting(ToolStep),
+    ToolStart(ToolStep),
     ToolEnd(ToolReport),
     /// `Compacting context...`, `Retrying (1/3)...`: a line of the status.
     Note(String),
@@ -74,13 +75,26 @@ pub(crate) enum Update {
     Usage(UsageReport),
 }
 
+/// One tool call as a person reads it.
 #[derive(Clone, Debug)]
-pub(crate) struct ToolReport {
+pub(crate) struct ToolStep {
+    /// Counts the calls of this run.
+    #[expect(dead_code, reason = "not shown yet")]
+    pub(crate) number: usize,
+    /// Of the tool.
     pub(crate) name: String,
     pub(crate) label: String,
-    /// The arguments as a person reads them: values only, one a line, label left out.
+    /// Values only, one a line, label left out.
     pub(crate) arguments: String,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ToolReport {
+    pub(crate) step: ToolStep,
     pub(crate) result: String,
+    /// What an `edit` changed.
+    #[expect(dead_code, reason = "not shown yet")]
+    pub(crate) diff: Option<String>,
     pub(crate) is_error: bool,
     pub(crate) duration: Duration,
 }
@@ -179,6 +193,7 @@ pub(crate) fn run(
         used,
         start,
         overflowed: false,
+        steps: 0,
     };
     match run.turns(stop, show) {
         Err(Error::Stopped) => Ok(Outcome::Stopped),
@@ -206,6 +221,8 @@ struct Run<'a> {
     start: usize,
     /// The window overflowed since the last good reply: compacting helped once, no more.
     overflowed: bool,
+    /// Tool calls so far.
+    steps: usize,
 }
 
 impl Run<'_> {
@@ -316,10 +333,10 @@ impl Run<'_> {
                     self.overflowed = true;
                     self.compact(stop, show)?;
                 }
-                Err(Error::Retry { after, why }) => {
+                Err(Error::Retry { after, why, fault }) => {
                     failures += 1;
                     let Some(pause) = settings.pause(failures, after) else {
-                        return Err(Error::Failed(why));
+                        return Err(Error::given_up(fault, why));
                     };
                     log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
                     // What streamed in so far will come again.
@@ -404,23 +421,25 @@ impl Run<'_> {
     /// does must not be done again, so that it was called, and what came of those before it,
     /// is on the disk first: one fdatasync a call.
     fn call_tools(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
-        if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
-            return self.call_beside(calls, stop, show);
+        let steps: Vec<ToolStep> = calls.iter().map(|call| self.step(call)).collect();
+        for step in &steps {
+            show(Update::ToolWaiting(step.clone()))?;
         }
-        for call in calls {
+        if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
+            return self.call_beside(calls, &steps, stop, show);
+        }
+        for (call, step) in calls.iter().zip(steps) {
             let output = if stop.is_set() {
                 not_run()
             } else {
                 if tools::has_effects(&call.name) {
                     self.context.settle()?;
                 }
-                show(Update::ToolStart {
-                    label: self.label(call),
-                })?;
+                show(Update::ToolStart(step.clone()))?;
                 let since = Instant::now();
                 let upload = &mut |upload| show(Update::Upload(upload));
                 let output = masked(tools::call(&self.env.tools, call, stop, upload));
-                show(Update::ToolEnd(self.report(call, &output, since.elapsed())))?;
+                show(Update::ToolEnd(report(step, &output, since.elapsed())))?;
                 output
             };
             self.keep_result(call, output)?;
@@ -428,7 +447,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn call_beside(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+    fn call_beside(
+        &mut self,
+        calls: &[ToolCall],
+        steps: &[ToolStep],
+        stop: &Stop,
+        show: &mut Show<'_>,
+    ) -> Result<()> {
         if calls.iter().any(|call| tools::has_effects(&call.name)) {
             self.context.settle()?;
         }
@@ -469,15 +494,13 @@ impl Run<'_> {
             let mut done: Vec<Option<ToolOutput>> = calls.iter().map(|_| None).collect();
             let mut kept = 0;
             for (index, end) in events {
-                let call = &calls[index];
+                let step = steps[index].clone();
                 let Some((output, took)) = end else {
-                    show(Update::ToolStart {
-                        label: self.label(call),
-                    })?;
+                    show(Update::ToolStart(step))?;
                     continue;
                 };
                 let output = masked(output);
-                show(Update::ToolEnd(self.report(call, &output, took)))?;
+                show(Update::ToolEnd(report(step, &output, took)))?;
                 done[index] = Some(output);
                 while let Some(output) = done.get_mut(kept).and_then(Option::take) {
                     self.keep_result(&calls[kept], output)?;
@@ -499,23 +522,32 @@ impl Run<'_> {
         }))
     }
 
-    fn label(&self, call: &ToolCall) -> String {
-        secret::hide(tools::label(call))
-    }
-
-    fn report(&self, call: &ToolCall, output: &ToolOutput, duration: Duration) -> ToolReport {
-        let texts = output.content.iter().map(|content| match content {
-            Content::Text(text) => text.as_str(),
-            Content::Image(_) => "(image)",
-        });
-        ToolReport {
+    fn step(&mut self, call: &ToolCall) -> ToolStep {
+        self.steps += 1;
+        ToolStep {
+            number: self.steps,
             name: call.name.clone(),
-            label: self.label(call),
+            label: secret::hide(tools::label(call)),
             arguments: secret::hide(tools::arguments_text(call)),
-            result: texts.collect::<Vec<_>>().join("\n"),
-            is_error: output.is_error,
-            duration,
         }
+    }
+}
+
+fn report(step: ToolStep, output: &ToolOutput, duration: Duration) -> ToolReport {
+    let texts = output.content.iter().map(|content| match content {
+        Content::Text(text) => text.as_str(),
+        Content::Image(_) => "(image)",
+    });
+    let details = output.details.as_deref();
+    let details: serde_json::Value = details.map_or_else(Default::default, |json| {
+        serde_json::from_str(json).unwrap_or_default()
+    });
+    ToolReport {
+        step,
+        result: texts.collect::<Vec<_>>().join("\n"),
+        diff: details["diff"].as_str().map(str::to_owned),
+        is_error: output.is_error,
+        duration,
     }
 }
 

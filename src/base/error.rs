@@ -20,13 +20,27 @@ pub(crate) enum Error {
     Retry {
         after: Option<Duration>,
         why: String,
+        /// Set when it was a model that gave no reply.
+        fault: Option<ModelFault>,
     },
+    /// A model gave no reply, and would give none now; `why` is for the one who runs mom.
+    Model { fault: ModelFault, why: String },
     /// The conversation is larger than the model's window: compact, then try once more.
     ContextFull(String),
     /// The command line or the environment is wrong: exit code 2.
     Usage(String),
     /// Everything else: exit code 1, or a sentence in the channel.
     Failed(String),
+}
+
+/// Why a model gave no reply, as far as the people in the channel need to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ModelFault {
+    KeyRefused,
+    OutOfCredit,
+    Overloaded,
+    /// From this host.
+    NoAnswer(String),
 }
 
 impl Error {
@@ -38,6 +52,15 @@ impl Error {
         Error::Retry {
             after: None,
             why: why.into(),
+            fault: None,
+        }
+    }
+
+    /// What a `Retry` becomes when there is no further try.
+    pub(crate) fn given_up(fault: Option<ModelFault>, why: String) -> Error {
+        match fault {
+            Some(fault) => Error::Model { fault, why },
+            None => Error::Failed(why),
         }
     }
 
@@ -51,7 +74,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Stopped => f.write_str("stopped"),
-            Error::Retry { why, .. } => f.write_str(why),
+            Error::Retry { why, .. } | Error::Model { why, .. } => f.write_str(why),
             Error::ContextFull(text) | Error::Usage(text) | Error::Failed(text) => {
                 f.write_str(text)
             }

@@ -141,7 +141,7 @@ fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
     loop {
         match web.auth_test() {
             Ok(identity) => return Ok(Some(identity)),
-            Err(Error::Retry { after, why }) => {
+            Err(Error::Retry { after, why, .. }) => {
                 if !said {
                     log::warning!("", "{why}; I keep trying");
                     said = true;

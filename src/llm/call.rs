@@ -12,7 +12,7 @@ use ureq::http::{HeaderMap, Response};
 use super::models::{self, CacheLifetime, Service};
 use super::prepare::Omit;
 use super::{Message, Model, Turn, sse};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ModelFault, Result};
 use crate::base::json;
 use crate::base::log;
 use crate::base::secret::{self, Secret};
@@ -213,7 +213,13 @@ impl Endpoint {
             ""
         };
         let why = format!("cannot reach {}: {err}{hint}", self.base_url);
-        stop.check().err().unwrap_or(Error::retry(why))
+        stop.check().err().unwrap_or(Error::Retry {
+            after: None,
+            why,
+            fault: Some(ModelFault::NoAnswer(
+                net::host_of(&self.base_url).to_owned(),
+            )),
+        })
     }
 }
 
@@ -419,9 +425,18 @@ impl Refusal {
             return Error::Retry {
                 after: self.after,
                 why: text,
+                fault: Some(ModelFault::Overloaded),
             };
         }
-        Error::Failed(text + &self.hint(endpoint, model))
+        let fault = match self.status {
+            401 | 403 => Some(ModelFault::KeyRefused),
+            402 | 429 => Some(ModelFault::OutOfCredit),
+            _ if self.says("credit balance") || self.says("insufficient_quota") => {
+                Some(ModelFault::OutOfCredit)
+            }
+            _ => None,
+        };
+        Error::given_up(fault, text + &self.hint(endpoint, model))
     }
 
     /// How to mend it, when that is known.
@@ -526,10 +541,13 @@ mod tests {
             Error::Retry {
                 after: Some(after),
                 why,
+                ..
             } => format!("Retry {} {why}", after.as_secs()),
-            Error::Retry { after: None, why } => format!("Retry {why}"),
+            Error::Retry {
+                after: None, why, ..
+            } => format!("Retry {why}"),
             Error::ContextFull(why) => format!("Full {why}"),
-            Error::Failed(why) => format!("Failed {why}"),
+            Error::Failed(why) | Error::Model { why, .. } => format!("Failed {why}"),
             other => format!("{other}"),
         }
     }

@@ -149,12 +149,12 @@ fn show(agent: &Agent, update: Update) -> Result<()> {
         Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
             progress(&format!("{}\n", text.trim()));
         }
-        Update::TextDelta(_) | Update::TurnEnd { .. } => {}
-        Update::ToolStart { label } => progress(&format!("→ {label}\n")),
+        Update::TextDelta(_) | Update::TurnEnd { .. } | Update::ToolWaiting(_) => {}
+        Update::ToolStart(step) => progress(&format!("→ {}\n", step.label)),
         Update::ToolEnd(report) => {
             let mark = if report.is_error { '✗' } else { '✓' };
             let took = text::duration(report.duration.max(Duration::from_millis(1)));
-            progress(&format!("{mark} {} {took}\n", report.name));
+            progress(&format!("{mark} {} {took}\n", report.step.name));
             if report.is_error {
                 progress(&format!("  {}\n", text::one_line(&report.result, 200)));
             }

@@ -745,6 +745,7 @@ fn is_about_blocks(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::run::ToolStep;
     use crate::base::secret::Secret;
     use crate::net::testing::{net, read_request, serve};
     use std::io::Write as _;
@@ -777,8 +778,13 @@ mod tests {
         };
         let show = Show::start(web, target, stop.clone(), |_| {}).unwrap();
         let status = requests.recv().unwrap();
-        let label = "Check".to_owned();
-        show.update(Update::ToolStart { label }).unwrap();
+        let step = ToolStep {
+            number: 1,
+            name: "bash".to_owned(),
+            label: "Check".to_owned(),
+            arguments: String::new(),
+        };
+        show.update(Update::ToolStart(step)).unwrap();
         let outcome = Ok(Outcome::Answered("The answer.".to_owned()));
         show.finish(&outcome, &stop, &str::to_owned).unwrap();
         let calls = [status].into_iter().chain(requests.try_iter());

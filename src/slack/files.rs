@@ -135,7 +135,7 @@ fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<(
     let mut tries = 1;
     loop {
         match fetch_once(file, local, web, store) {
-            Err(Error::Retry { after, why }) if tries < TRIES_MAX => {
+            Err(Error::Retry { after, why, .. }) if tries < TRIES_MAX => {
                 log::debug!("", "{local}: {why}; trying again");
                 stop.wait(after.unwrap_or(PAUSE * tries))?;
                 tries += 1;

@@ -65,9 +65,9 @@ pub(crate) fn missed(
             Err(Error::Failed(why)) => {
                 log::warning!(&channel, "cannot read what was missed: {why}")
             }
-            Err(Error::Retry { after, why }) => {
+            Err(Error::Retry { after, why, fault }) => {
                 let why = format!("{channel}: {why}");
-                later = Err(Error::Retry { after, why });
+                later = Err(Error::Retry { after, why, fault });
             }
             outcome => outcome?,
         }

@@ -238,7 +238,7 @@ impl Sockets {
                 });
                 Ok(())
             }
-            Err(Error::Retry { after, why }) => {
+            Err(Error::Retry { after, why, .. }) => {
                 self.failed(&why, after);
                 Ok(())
             }

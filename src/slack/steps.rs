@@ -148,9 +148,10 @@ impl Board {
                     self.keep_words(now);
                 }
             }
-            Update::ToolStart { label } => {
+            Update::ToolWaiting(_) => return false,
+            Update::ToolStart(step) => {
                 self.steps += 1;
-                self.line(format!("_→ {}_", words(&label, 150)));
+                self.line(format!("_→ {}_", words(&step.label, 150)));
             }
             Update::ToolEnd(report) => {
                 if report.is_error {
@@ -391,7 +392,7 @@ fn is_silent_start(words: &str) -> bool {
 /// `✓ *bash*  Check disk usage · 0.3 s`, arguments and result as code.
 fn tool_detail(report: &ToolReport) -> String {
     let mark = if report.is_error { "✗" } else { "✓" };
-    let (name, label) = (words(&report.name, 60), words(&report.label, 200));
+    let (name, label) = (words(&report.step.name, 60), words(&report.step.label, 200));
     let time = text::duration(report.duration);
     let head = format!("{mark} *{name}*  {label} · {time}");
     let block = |text: &str, max| match text.trim().is_empty() {
@@ -401,7 +402,7 @@ fn tool_detail(report: &ToolReport) -> String {
     // Escaping can make a text five times as long.
     let sizes = [(1_000, 2_400), (400, 1_200), (200, 400), (100, 100)];
     let mut details = sizes.into_iter().map(|(arguments_max, result_max)| {
-        let arguments = block(&report.arguments, arguments_max);
+        let arguments = block(&report.step.arguments, arguments_max);
         format!("{head}{arguments}{}", block(&report.result, result_max))
     });
     let fitting = details.find(|detail| text::utf16_len(detail) <= MRKDWN_UNITS_MAX);
@@ -424,7 +425,7 @@ fn thinking_detail(thinking: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::run::UsageReport;
+    use crate::agent::run::{ToolStep, UsageReport};
     use crate::llm::{Cost, Usage};
 
     fn board(start: Instant) -> Board {
@@ -432,17 +433,23 @@ mod tests {
     }
 
     fn tool(label: &str) -> Update {
-        Update::ToolStart {
+        Update::ToolStart(step(label, ""))
+    }
+
+    fn step(label: &str, arguments: &str) -> ToolStep {
+        ToolStep {
+            number: 1,
+            name: "bash".into(),
             label: label.into(),
+            arguments: arguments.into(),
         }
     }
 
     fn report(result: &str) -> ToolReport {
         ToolReport {
-            name: "bash".into(),
-            label: "Check disk usage".into(),
-            arguments: "df -h /srv".into(),
+            step: step("Check disk usage", "df -h /srv"),
             result: result.into(),
+            diff: None,
             is_error: false,
             duration: Duration::from_millis(312),
         }
@@ -676,9 +683,10 @@ mod tests {
         );
         for hostile in ["```<!channel>", "<", "&", "\n", "👍", "\0"] {
             let detail = tool_detail(&ToolReport {
-                name: hostile.repeat(9_000),
-                label: hostile.repeat(9_000),
-                arguments: hostile.repeat(9_000),
+                step: ToolStep {
+                    name: hostile.repeat(9_000),
+                    ..step(&hostile.repeat(9_000), &hostile.repeat(9_000))
+                },
                 ..report(&hostile.repeat(9_000))
             });
             assert!(

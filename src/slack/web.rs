@@ -80,6 +80,7 @@ impl From<Failure> for Error {
             Failure::Limited(after) => Error::Retry {
                 after: Some(after),
                 why: failure.to_string(),
+                fault: None,
             },
             Failure::Refused(_) | Failure::Hopeless(_) => Error::Failed(failure.to_string()),
             Failure::Unknown(_) | Failure::Failed(_) => Error::retry(failure.to_string()),
@@ -519,7 +520,11 @@ impl Web {
             let why = format!("HTTP {status}");
             if status.is_server_error() || status.as_u16() == 429 {
                 let after = net::retry_after(headers);
-                return Err(Error::Retry { after, why });
+                return Err(Error::Retry {
+                    after,
+                    why,
+                    fault: None,
+                });
             }
             if !status.is_success() {
                 return Err(Error::Failed(why));

@@ -55,7 +55,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (hellos, hello_list) = sync_channel(1);
     let events = Events::new(agent.store.dir().clone());
     let house = Arc::new(House {
-        names: Names::new(web.clone(), identity.me.team_id.clone()),
+        names: Names::new(web.clone(), identity.me.clone()),
         kept: Kept::load(agent.store.dir().clone()),
         identity,
         agent,

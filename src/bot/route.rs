@@ -13,6 +13,7 @@ use crate::base::log;
 use crate::base::text;
 use crate::events::{Outside, Uptake};
 use crate::slack::inbound::{Inbound, Incoming};
+use crate::slack::users::Standing;
 use crate::slack::web::Failure;
 use crate::store::Seen;
 
@@ -204,7 +205,7 @@ impl House {
         let asked = thread::Builder::new()
             .name("who-stops".to_owned())
             .spawn(move || match house.names.user(&user) {
-                Some(known) if known.outsider => {
+                Some(known) if known.standing != Standing::Member => {
                     log::info!("", "{user} may not stop her: {GUESTS}")
                 }
                 _ => act(&house, &queue, &user),
@@ -230,7 +231,7 @@ impl House {
         }
         // Whoever is not known yet is looked at before the run begins.
         match self.names.known(&message.user) {
-            Some(user) if user.outsider && !listed => Err(GUESTS),
+            Some(user) if user.standing != Standing::Member && !listed => Err(GUESTS),
             _ => Ok(()),
         }
     }
@@ -266,7 +267,11 @@ impl House {
     /// passed already. Whom Slack does not tell about passes too.
     pub(super) fn turns_away(&self, job: &Job, thread_ts: Option<&str>, user: &str) -> bool {
         let open = self.agent.config.allow_users.is_none() && job.event.is_none();
-        let outsider = open && self.names.user(user).is_some_and(|user| user.outsider);
+        let outsider = open
+            && self
+                .names
+                .user(user)
+                .is_some_and(|user| user.standing != Standing::Member);
         if outsider {
             self.refuse(&job.channel, thread_ts.map(str::to_owned), user, GUESTS);
         }

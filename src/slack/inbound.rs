@@ -11,6 +11,21 @@ use super::{is_channel_id, is_ts, is_user_id};
 pub(crate) struct Me {
     pub(crate) user_id: String,
     pub(crate) team_id: String,
+    /// Of the Enterprise Grid organisation; empty when the workspace is in none.
+    pub(crate) enterprise_id: String,
+}
+
+impl Me {
+    /// Is this the id of mom's workspace or of its organisation? Also when auth.test told
+    /// neither.
+    pub(crate) fn is_home(&self, id: &str) -> bool {
+        let own = [&self.team_id, &self.enterprise_id];
+        let mut own = own.into_iter().filter(|own| !own.is_empty()).peekable();
+        match own.peek() {
+            Some(_) => own.any(|own| own == id),
+            None => !id.is_empty(),
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -117,7 +132,8 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         mention,
         direct,
         files,
-        foreign: team.is_some_and(|team| !me.team_id.is_empty() && team != me.team_id),
+        // Of an organisation's other workspaces only a look-up tells.
+        foreign: me.enterprise_id.is_empty() && team.is_some_and(|team| !me.is_home(team)),
     })
 }
 
@@ -269,6 +285,7 @@ mod tests {
         Me {
             user_id: "U0MOM".into(),
             team_id: "T1".into(),
+            enterprise_id: String::new(),
         }
     }
 

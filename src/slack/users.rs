@@ -1,16 +1,17 @@
-//! Who is who: users and channels, looked up when first seen and kept. Nothing is listed at
-//! start; the list of all of them is a file, made when someone has spoken to mom that day.
+//! Names and standing of users and channels: looked up when first needed and kept for an
+//! hour. Who may ask something of mom is decided in bot/, with what this file knows.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::base::error::Result;
-use crate::base::log;
 use crate::base::text;
 use crate::store::dir::Dir;
 
+use super::inbound::Me;
 use super::is_user_id;
 use super::web::{Failure, PAGE, Web};
 
@@ -18,20 +19,46 @@ use super::web::{Failure, PAGE, Web};
 pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
 /// Entries kept of each kind; when there are more, the table starts anew.
 const KEPT_MAX: usize = 5_000;
+/// How long a name and a standing are believed.
+const KEPT_FOR: Duration = Duration::from_secs(3_600);
+/// How long a refusal is believed: a scope that was missing may be granted meanwhile.
+const REFUSAL_KEPT_FOR: Duration = Duration::from_secs(300);
 /// Of the directory file; a workspace of 50,000 people takes about 3 MB.
 const DIRECTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of a name.
 const NAME_CHARS_MAX: usize = 80;
 
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What a user is to the workspace that mom is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Of this workspace, or of another one of the same Enterprise Grid organisation.
+    Member,
+    /// Of this organisation, but limited to some of its channels.
+    Guest,
+    /// Of another organisation, or deactivated.
+    Stranger,
+    /// A bot user or a workflow: never answered.
+    Program,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct User {
     pub(crate) id: String,
     /// `lena`
     pub(crate) handle: String,
     /// `Lena Berg`
     pub(crate) display: String,
-    /// A guest, or someone of another workspace: refused unless listed.
-    pub(crate) outsider: bool,
+    pub(crate) standing: Standing,
+}
+
+/// Why nothing is known of a user.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum UserUnknown {
+    /// Slack does not tell: `user_not_found`, `user_not_visible`, `missing_scope`, ... With
+    /// the reason.
+    Refused(String),
+    /// Slack could not be asked now. With the reason.
+    Failed(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,28 +69,37 @@ pub(crate) struct Channel {
 
 pub(crate) struct Names {
     web: Arc<Web>,
-    team_id: String,
-    /// `None`: Slack does not know them.
-    users: Mutex<HashMap<String, Option<User>>>,
-    channels: Mutex<HashMap<String, Channel>>,
+    me: Me,
+    /// `Err`: Slack refused to tell, with the reason.
+    users: Table<std::result::Result<User, String>>,
+    channels: Table<Channel>,
 }
 
+/// What was looked up, by id, and when.
+type Table<T> = Mutex<HashMap<String, (Instant, T)>>;
+
 impl Names {
-    pub(crate) fn new(web: Arc<Web>, team_id: String) -> Names {
+    pub(crate) fn new(web: Arc<Web>, me: Me) -> Names {
         Names {
             web,
-            team_id,
+            me,
             users: Mutex::default(),
             channels: Mutex::default(),
         }
     }
 
-    /// Only what is known already: never waits.
+    /// A user who was looked up within the last hour. Never waits.
     pub(crate) fn known(&self, id: &str) -> Option<User> {
-        self.users.lock().unwrap().get(id).cloned().flatten()
+        self.recent(id)?.ok()
     }
 
-    /// What a program calls itself in its messages: users.info knows only people.
+    /// A user as last seen, however long ago: for names, not for rights. Never waits.
+    pub(crate) fn last_known(&self, id: &str) -> Option<User> {
+        let users = self.users.lock().unwrap();
+        users.get(id)?.1.clone().ok()
+    }
+
+    /// Keeps what a program calls itself in its messages: users.info knows only people.
     pub(crate) fn remember(&self, id: &str, name: &str) {
         // So that it does not pass for a person of that name.
         let name = format!("{} (app)", clean(name));
@@ -71,36 +107,49 @@ impl Names {
             id: id.to_owned(),
             handle: name.clone(),
             display: name,
-            outsider: true,
+            standing: Standing::Program,
         };
-        keep(&self.users, id, &Some(user));
+        keep(&self.users, id, Ok(user));
     }
 
-    /// Asks Slack when need be. `None` when Slack does not know or does not answer.
+    /// `look_up` for those who only want a name.
     pub(crate) fn user(&self, id: &str) -> Option<User> {
-        if let Some(found) = self.users.lock().unwrap().get(id) {
-            return found.clone();
+        self.look_up(id).ok().or_else(|| self.last_known(id))
+    }
+
+    /// Asks Slack unless the answer is known; may wait for Slack.
+    pub(crate) fn look_up(&self, id: &str) -> std::result::Result<User, UserUnknown> {
+        if let Some(known) = self.recent(id) {
+            return known.map_err(UserUnknown::Refused);
         }
         // The log, where ids come from, is anyone's.
         if !is_user_id(id) {
-            return None;
+            return Err(UserUnknown::Refused(format!("{id} is no user id")));
         }
-        let user = match self.web.users_info(id) {
-            Ok(told) => Some(self.parse(&told)?),
-            Err(Failure::Refused(code)) if code.starts_with("user_not_") => None,
-            Err(failure) => {
-                log::debug!("", "users.info of {id}: {failure}");
-                return None;
-            }
+        let looked_up = match self.web.users_info(id) {
+            Ok(value) => self
+                .parse(&value)
+                .ok_or_else(|| "users.info: no user in the answer".to_owned()),
+            Err(failure) if failure.stays() => Err(failure.to_string()),
+            Err(failure) => return Err(UserUnknown::Failed(failure.to_string())),
         };
-        keep(&self.users, id, &user);
-        user
+        keep(&self.users, id, looked_up.clone());
+        looked_up.map_err(UserUnknown::Refused)
+    }
+
+    fn recent(&self, id: &str) -> Option<std::result::Result<User, String>> {
+        let users = self.users.lock().unwrap();
+        let (at, known) = users.get(id)?;
+        let kept_for = known.as_ref().map_or(REFUSAL_KEPT_FOR, |_| KEPT_FOR);
+        (at.elapsed() < kept_for).then(|| known.clone())
     }
 
     /// `Err` when Slack says that mom can't be there.
     pub(crate) fn channel(&self, id: &str) -> std::result::Result<Channel, Failure> {
-        if let Some(channel) = self.channels.lock().unwrap().get(id) {
-            return Ok(channel.clone());
+        if let Some((at, channel)) = self.channels.lock().unwrap().get(id) {
+            if at.elapsed() < KEPT_FOR {
+                return Ok(channel.clone());
+            }
         }
         let value = self.web.conversations_info(id)?;
         if value["is_member"] == false && value["is_im"] != true && value["is_mpim"] != true {
@@ -113,7 +162,7 @@ impl Names {
         let channel = Channel {
             name: name.map(clean),
         };
-        keep(&self.channels, id, &channel);
+        keep(&self.channels, id, channel.clone());
         Ok(channel)
     }
 
@@ -123,14 +172,11 @@ impl Names {
         let real = [&value["real_name"], &value["profile"]["real_name"]];
         let real = real.into_iter().find_map(Value::as_str);
         let real = real.filter(|name| !name.is_empty());
-        let mut flags = ["is_restricted", "is_ultra_restricted", "is_stranger"].iter();
-        let team = value["team_id"].as_str().unwrap_or(&self.team_id);
         Some(User {
             id: id.to_owned(),
             display: real.map_or_else(|| handle.clone(), clean),
             handle,
-            outsider: flags.any(|flag| value[flag] == true)
-                || (!self.team_id.is_empty() && team != self.team_id),
+            standing: standing(value, &self.me),
         })
     }
 
@@ -169,16 +215,90 @@ impl Names {
     }
 }
 
+/// Of a user object as users.info, users.list and user_change have it.
+fn standing(user: &Value, me: &Me) -> Standing {
+    let has = |flag: &str| user[flag] == true;
+    let team = user["team_id"].as_str().unwrap_or_default();
+    let organisation = &user["enterprise_user"]["enterprise_id"];
+    let organisation = organisation.as_str().or(user["enterprise_id"].as_str());
+    if has("is_bot") || has("is_workflow_bot") || has("is_connector_bot") {
+        Standing::Program
+    } else if has("deleted") {
+        Standing::Stranger
+    } else if has("is_restricted") || has("is_ultra_restricted") {
+        Standing::Guest
+    } else if me.is_home(organisation.unwrap_or_default()) {
+        Standing::Member
+    } else if has("is_stranger") || !(team.is_empty() || me.is_home(team)) {
+        Standing::Stranger
+    } else {
+        Standing::Member
+    }
+}
+
 /// Someone else chose it: one line without tabs, not too long, and not the end of a `[name]`.
 fn clean(name: &str) -> String {
     let name = name.replace('[', "(").replace(']', ")");
     text::one_line(&name, NAME_CHARS_MAX)
 }
 
-fn keep<T: Clone>(table: &Mutex<HashMap<String, T>>, id: &str, value: &T) {
+fn keep<T>(table: &Table<T>, id: &str, value: T) {
     let mut table = table.lock().unwrap();
     if table.len() >= KEPT_MAX {
         table.clear();
     }
-    table.insert(id.to_owned(), value.clone());
+    table.insert(id.to_owned(), (Instant::now(), value));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn standing_of_a_user() {
+        let grid = |id: &str| json!({"team_id": "T2", "enterprise_user": {"enterprise_id": id}});
+        for (enterprise_id, user, want) in [
+            ("", json!({"team_id": "T1"}), Standing::Member),
+            ("", json!({}), Standing::Member),
+            (
+                "",
+                json!({"team_id": "T1", "deleted": true}),
+                Standing::Stranger,
+            ),
+            (
+                "",
+                json!({"team_id": "T1", "is_restricted": true}),
+                Standing::Guest,
+            ),
+            (
+                "",
+                json!({"team_id": "T1", "is_ultra_restricted": true}),
+                Standing::Guest,
+            ),
+            (
+                "",
+                json!({"team_id": "T1", "is_stranger": true}),
+                Standing::Stranger,
+            ),
+            (
+                "",
+                json!({"team_id": "T1", "is_bot": true}),
+                Standing::Program,
+            ),
+            ("", json!({"team_id": "T2"}), Standing::Stranger),
+            ("", grid("E1"), Standing::Stranger),
+            ("E1", grid("E1"), Standing::Member),
+            ("E1", grid("E2"), Standing::Stranger),
+            ("E1", json!({"team_id": "E1"}), Standing::Member),
+            ("E1", json!({"team_id": "T2"}), Standing::Stranger),
+        ] {
+            let me = Me {
+                user_id: "U0MOM".into(),
+                team_id: "T1".into(),
+                enterprise_id: enterprise_id.into(),
+            };
+            assert_eq!(standing(&user, &me), want, "{enterprise_id} {user}");
+        }
+    }
 }

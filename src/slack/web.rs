@@ -250,6 +250,7 @@ impl Web {
             me: Me {
                 user_id: text("user_id"),
                 team_id: text("team_id"),
+                enterprise_id: text("enterprise_id"),
             },
             user: text("user"),
             team: text("team"),

@@ -4,6 +4,8 @@
 //! - Leaves: plain values, `Error`, log lines on stderr.
 //! - State: the log level, the host's time zone and the secrets to mask; nothing else.
 
+pub(crate) mod backoff;
+pub(crate) mod bounded;
 pub(crate) mod command;
 pub(crate) mod error;
 pub(crate) mod json;

@@ -1,14 +1,19 @@
-//! Random bits from the system.
+//! Random bytes from the system.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::base::error::{Error, Result};
 
-/// 24 hex digits, for marks and ids: no tool can guess the word before it has started.
-pub(crate) fn random_word() -> Result<String> {
-    let mut bytes = [0; 12];
+pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| Error::failed("cannot get random bytes from the system"))?;
+    Ok(bytes)
+}
+
+/// 24 hex digits, for marks and ids: no tool can guess the word before it has started.
+pub(crate) fn random_word() -> Result<String> {
+    let bytes = bytes::<12>()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::agent::queue::{Order, Queue, Task};
 use crate::agent::run::{Asked, Job};
+use crate::base::backoff::Backoff;
 use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::time;
 use crate::slack::history;
 use crate::slack::inbound::{self, Inbound, Incoming};
-use crate::slack::web::jittered;
 use crate::store::LogEntry;
 use crate::store::kept::MISSED_MS;
 
@@ -40,16 +40,15 @@ impl House {
     pub(super) fn catch_up(self: &Arc<House>, hellos: &Receiver<()>, queue: &Queue) {
         let mut first = true;
         for () in hellos {
-            let mut pause = MISSED_PAUSE;
+            let mut backoff = Backoff::new(MISSED_PAUSE, MISSED_PAUSE_MAX);
             while let Err(err) = self.read_missed(queue) {
                 log::warning!("", "cannot read what was missed: {err}");
                 let Error::Retry { after, .. } = err else {
                     break;
                 };
-                if self.stop.wait(after.unwrap_or(jittered(pause))).is_err() {
+                if backoff.wait(&self.stop, after).is_err() {
                     break;
                 }
-                pause = (pause * 2).min(MISSED_PAUSE_MAX);
             }
             if self.stop.is_set() {
                 return;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::agent::Agent;
 use crate::agent::queue::Queue;
 use crate::agent::run::Job;
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
@@ -26,7 +27,7 @@ use crate::slack::display::Stopper;
 use crate::slack::files::Files;
 use crate::slack::inbound::Me;
 use crate::slack::users::Names;
-use crate::slack::web::{Identity, Web, jittered};
+use crate::slack::web::{Identity, Web};
 use crate::slack::{self, Envelope, socket};
 use crate::store::kept::Kept;
 
@@ -136,7 +137,7 @@ fn greet(identity: &Identity, agent: &Agent) {
 
 /// auth.test, as often as the network needs. `None`: stopped meanwhile.
 fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
-    let mut pause = Duration::from_secs(1);
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let mut said = false;
     loop {
         match web.auth_test() {
@@ -146,10 +147,9 @@ fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
                     log::warning!("", "{why}; I keep trying");
                     said = true;
                 }
-                if stop.wait(after.unwrap_or(jittered(pause))).is_err() {
+                if backoff.wait(stop, after).is_err() {
                     return Ok(None);
                 }
-                pause = (pause * 2).min(Duration::from_secs(30));
             }
             Err(Error::Stopped) => return Ok(None),
             Err(err) => return Err(err),

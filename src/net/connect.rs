@@ -27,6 +27,7 @@ use ureq::{Proxy, ProxyProtocol};
 
 use super::tls;
 use crate::base::error::{Error, Result};
+use crate::base::random;
 use crate::base::stop::{Stop, poll_for};
 
 /// One address of a host; a host with several gets this for each.
@@ -77,9 +78,7 @@ impl Net {
 
     fn upgrade(&self, target: &Target, stop: &Stop) -> io::Result<WebSocket<Stream>> {
         let mut stream = self.open(target, stop, Instant::now() + OPEN_MAX)?;
-        let mut nonce = [0; 16];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce)
-            .map_err(|_| io::Error::other("no random bytes"))?;
+        let nonce = random::bytes::<16>().map_err(|err| io::Error::other(err.to_string()))?;
         let key = BASE64_STANDARD.encode(nonce);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nConnection: Upgrade\r\n\

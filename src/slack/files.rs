@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::Stop;
@@ -132,13 +133,12 @@ impl Files {
 
 fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<()> {
     let Download { file, local } = download;
-    let mut tries = 1;
+    let mut backoff = Backoff::new(PAUSE, PAUSE * TRIES_MAX);
     loop {
         match fetch_once(file, local, web, store) {
-            Err(Error::Retry { after, why, .. }) if tries < TRIES_MAX => {
+            Err(Error::Retry { after, why, .. }) if backoff.failures() + 1 < TRIES_MAX => {
                 log::debug!("", "{local}: {why}; trying again");
-                stop.wait(after.unwrap_or(PAUSE * tries))?;
-                tries += 1;
+                backoff.wait(stop, after)?;
             }
             outcome => return outcome,
         }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
@@ -21,7 +22,7 @@ use crate::net::{Net, Stream};
 use crate::systemd::Systemd;
 
 use super::Envelope;
-use super::web::{Web, jittered};
+use super::web::Web;
 
 struct Pace {
     /// Our own pings; they also keep NAT tables warm.
@@ -37,7 +38,8 @@ const PACE: Pace = Pace {
 };
 /// How long a closing handshake is waited for: Slack does not always finish it.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-/// Pauses between failed attempts: none, 1, 2, 4 ... seconds, at most this.
+/// Pauses between failed attempts double from the first to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A connection that ends sooner than this counts as a failed attempt.
 const LIFE_MIN: Duration = Duration::from_secs(5);
@@ -75,7 +77,7 @@ fn run_at(
         stop: stop.clone(),
         links: Vec::new(),
         opening: None,
-        attempts: 0,
+        backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
         not_before: uptime(),
         down_said: false,
         crowd_said: false,
@@ -120,8 +122,7 @@ struct Sockets {
     stop: Stop,
     links: Vec<Link>,
     opening: Option<Opening>,
-    /// Failed ones in a row.
-    attempts: u32,
+    backoff: Backoff,
     /// All points in time are `uptime`s.
     not_before: Duration,
     /// That Slack is out of reach was logged.
@@ -248,13 +249,9 @@ impl Sockets {
     }
 
     fn failed(&mut self, why: &str, after: Option<Duration>) {
-        let pause = match self.attempts {
-            0 => Duration::ZERO,
-            n => Duration::from_secs(1 << (n - 1).min(5)).min(PAUSE_MAX),
-        };
-        self.attempts += 1;
-        self.not_before = uptime() + after.unwrap_or_default().max(jittered(pause));
-        if self.down_said || self.attempts < 2 {
+        let pause = self.backoff.next_pause();
+        self.not_before = uptime() + after.unwrap_or_default().max(pause);
+        if self.down_said || self.backoff.failures() < 2 {
             log::debug!("", "no connection to Slack: {why}");
         } else {
             self.down_said = true;
@@ -409,7 +406,7 @@ impl Sockets {
                 continue;
             }
             if link.ready && now.saturating_sub(link.opened) >= LIFE_MIN {
-                self.attempts = 0;
+                self.backoff.reset();
             }
             if self.not_before <= now {
                 self.failed("the connection ended", None);

@@ -1,12 +1,12 @@
 //! Names and standing of users and channels: looked up when first needed and kept for an
 //! hour. Who may ask something of mom is decided in bot/, with what this file knows.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::base::bounded::Bounded;
 use crate::base::error::Result;
 use crate::base::text;
 use crate::store::dir::Dir;
@@ -76,15 +76,15 @@ pub(crate) struct Names {
 }
 
 /// What was looked up, by id, and when.
-type Table<T> = Mutex<HashMap<String, (Instant, T)>>;
+type Table<T> = Mutex<Bounded<String, (Instant, T)>>;
 
 impl Names {
     pub(crate) fn new(web: Arc<Web>, me: Me) -> Names {
         Names {
             web,
             me,
-            users: Mutex::default(),
-            channels: Mutex::default(),
+            users: Mutex::new(Bounded::new(KEPT_MAX)),
+            channels: Mutex::new(Bounded::new(KEPT_MAX)),
         }
     }
 
@@ -243,11 +243,8 @@ fn clean(name: &str) -> String {
 }
 
 fn keep<T>(table: &Table<T>, id: &str, value: T) {
-    let mut table = table.lock().unwrap();
-    if table.len() >= KEPT_MAX {
-        table.clear();
-    }
-    table.insert(id.to_owned(), (Instant::now(), value));
+    let value = (Instant::now(), value);
+    table.lock().unwrap().insert(id.to_owned(), value);
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! that is what every method takes. Rate limits are kept per method and channel; what may be
 //! repeated is repeated; what must not be is reported as `Failure::Unknown`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{Read as _, Write};
 use std::sync::Mutex;
@@ -12,6 +11,8 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::HeaderMap;
 
+use crate::base::backoff::Backoff;
+use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
@@ -215,7 +216,7 @@ pub(crate) struct Web {
     transfer: Agent,
     stop: Stop,
     /// (method, channel) -> not before.
-    limited: Mutex<HashMap<(&'static str, String), Instant>>,
+    limited: Mutex<Bounded<(&'static str, String), Instant>>,
 }
 
 impl Web {
@@ -233,7 +234,7 @@ impl Web {
             agent: net.agent(stop, limits(Some(Duration::from_secs(90)))),
             transfer: net.agent(stop, limits(None)),
             stop: stop.clone(),
-            limited: Mutex::default(),
+            limited: Mutex::new(Bounded::new(LIMITED_MAX)),
         }
     }
 
@@ -451,7 +452,7 @@ impl Web {
             outcome => return outcome,
         };
         log::warning!(channel, "was {name} shared? {why}");
-        self.pause(PAUSE_FIRST)?;
+        self.pause(&mut backoff())?;
         let shares = self.files_info(&id)?["shares"].take();
         match shares.as_object().is_some_and(|shares| !shares.is_empty()) {
             true => Ok(()),
@@ -463,7 +464,7 @@ impl Web {
     fn upload(&self, name: &str, bytes: &[u8]) -> Answer<String> {
         let length = bytes.len().to_string();
         let args = [("filename", name), ("length", &length)];
-        let mut tries = 1;
+        let mut backoff = backoff();
         loop {
             let answer = self.call("files.getUploadURLExternal", "", &args, Urgency::Must)?;
             let (Some(url), Some(id)) = (answer["upload_url"].as_str(), answer["file_id"].as_str())
@@ -479,12 +480,11 @@ impl Web {
             let (Failure::Failed(why) | Failure::Unknown(why)) = failure else {
                 return Err(failure);
             };
-            if tries == UPLOADS_MAX {
+            if backoff.failures() + 1 == UPLOADS_MAX {
                 return Err(Failure::Failed(why));
             }
             log::debug!("", "{why}; trying again");
-            self.pause(PAUSE_FIRST * tries)?;
-            tries += 1;
+            self.pause(&mut backoff)?;
         }
     }
 
@@ -571,8 +571,7 @@ impl Web {
             _ => "",
         };
         let key = (method, limited.to_owned());
-        let mut pause = PAUSE_FIRST;
-        let mut tries = 0;
+        let mut backoff = backoff();
         loop {
             self.wait_for(&key, urgency)?;
             let failure = match self.request(method, &self.bot, args) {
@@ -600,20 +599,18 @@ impl Web {
                 Failure::Unknown(_) => repeatable,
                 Failure::Hopeless(_) | Failure::Stopped => false,
             };
-            tries += 1;
-            if !is_transient || urgency == Urgency::Optional || tries == TRIES_MAX {
+            let is_last = backoff.failures() + 1 == TRIES_MAX;
+            if !is_transient || urgency == Urgency::Optional || is_last {
                 return Err(failure);
             }
             log::debug!(channel, "{method}: {failure}; trying again");
-            self.pause(pause)?;
-            pause *= 2;
+            self.pause(&mut backoff)?;
         }
     }
 
-    fn pause(&self, pause: Duration) -> Answer<()> {
-        self.stop
-            .wait(jittered(pause))
-            .map_err(|_| Failure::Stopped)
+    fn pause(&self, backoff: &mut Backoff) -> Answer<()> {
+        let waited = backoff.wait(&self.stop, None);
+        waited.map_err(|_| Failure::Stopped)
     }
 
     fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> Answer<()> {
@@ -631,12 +628,8 @@ impl Web {
     }
 
     fn limit(&self, key: &(&'static str, String), after: Duration) {
-        let now = Instant::now();
-        let mut limited = self.limited.lock().unwrap();
-        if limited.len() >= LIMITED_MAX {
-            limited.retain(|_, until| *until > now);
-        }
-        limited.insert(key.clone(), now + after);
+        let until = Instant::now() + after;
+        self.limited.lock().unwrap().insert(key.clone(), until);
     }
 
     /// One request, one answer.
@@ -686,6 +679,11 @@ impl Web {
     }
 }
 
+/// Between the tries of a call.
+fn backoff() -> Backoff {
+    Backoff::new(PAUSE_FIRST, PAUSE_FIRST * 2_u32.pow(TRIES_MAX))
+}
+
 fn fault(what: &str, url: &str, err: &ureq::Error) -> Failure {
     let host = net::host_of(url);
     let unreached = format!("{what}: cannot reach {host}: {err}");
@@ -721,14 +719,6 @@ fn fatal(failure: Failure, method: &str) -> Error {
         }
     };
     Error::failed(format!("{method}: {failure}; check {check}"))
-}
-
-/// 0.75 to 1.25 of it: many clients must not come back at the same instant.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    let mut byte = [128];
-    // Without random bytes the pause is just exact.
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte).ok();
-    pause.mul_f64(0.75 + f64::from(byte[0]) / 512.0)
 }
 
 #[cfg(test)]

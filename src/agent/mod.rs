@@ -169,7 +169,7 @@ impl Agent {
             .dir()
             .read_head(path, prompt::MEMORY_BYTES_MAX + 1)
         {
-            Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
+            Ok(bytes) => prompt::memory_text(&bytes.unwrap_or_default()),
             Err(err) => {
                 self.warn_once("", vec![format!("{err}; going on without it")]);
                 String::new()
@@ -344,8 +344,8 @@ impl Session<'_> {
     fn system(&self, job: &Job, scene: &Scene<'_>) -> String {
         let agent = self.agent;
         let dir = agent.store.dir();
-        let (skills, warnings) = skills::load(dir, &job.channel);
-        agent.warn_once(&job.channel, warnings);
+        let (skills, skills_left_out) = skills::load(dir, &job.channel);
+        agent.warn_once(&job.channel, skills_left_out.clone());
         prompt::system(&Facts {
             place: scene.place,
             sandbox: &agent.sandbox,
@@ -354,6 +354,7 @@ impl Session<'_> {
             memory: &agent.memory("MEMORY.md"),
             channel_memory: &agent.memory(&format!("{}/MEMORY.md", job.channel)),
             skills: &skills,
+            skills_left_out: &skills_left_out,
             tools: &agent.specs,
         })
     }

@@ -9,6 +9,35 @@ use std::time::Duration;
 /// Breaks what Slack would take for a token or a fence; shown as nothing.
 pub(crate) const ZERO_WIDTH_SPACE: char = '\u{200B}';
 
+/// The text of a file that someone else wrote: UTF-8, or UTF-16 with a byte order mark. With
+/// why it is not plain UTF-8, when that changes what the writer should do.
+pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
+    let units: Option<fn([u8; 2]) -> u16> = match bytes {
+        [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => Some(u16::from_be_bytes),
+        _ => None,
+    };
+    if let Some(unit) = units {
+        let units = bytes[2..]
+            .chunks_exact(2)
+            .map(|pair| unit([pair[0], pair[1]]));
+        let chars = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER));
+        let text = chars.filter(|c| *c != '\0').collect();
+        return (text, Some("it is UTF-16"));
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if bytes.contains(&0) {
+        return (text.replace('\0', ""), Some("it has NUL bytes"));
+    }
+    // A character that was cut at the end is none of the writer's.
+    let odd = std::str::from_utf8(bytes).is_err_and(|err| err.error_len().is_some());
+    (
+        text.to_owned(),
+        odd.then_some("some of its bytes are not UTF-8"),
+    )
+}
+
 /// At most `chars_max` characters; what was longer ends in `…`.
 pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
     match text.char_indices().nth(chars_max) {
@@ -261,6 +290,24 @@ mod tests {
         assert_eq!(utf16_suffix("ä👍a", 3), "👍a");
         assert_eq!(one_line(" a\n\n b\0\tc ", 9), "a b c");
         assert_eq!(one_line(&"x ".repeat(100_000), 5), "x x …");
+    }
+
+    #[test]
+    fn files_are_decoded() {
+        for (bytes, text, why) in [
+            (&b"\xef\xbb\xbfcaf\xc3\xa9"[..], "café", None),
+            (b"caf\xc3", "caf\u{fffd}", None),
+            (
+                b"c\xe9x",
+                "c\u{fffd}x",
+                Some("some of its bytes are not UTF-8"),
+            ),
+            (b"\xff\xfec\0\xe9\0x", "cé", Some("it is UTF-16")),
+            (b"\xfe\xff\0c\xd8\x3d\xdc\x4d", "c👍", Some("it is UTF-16")),
+            (b"c\0d\0", "cd", Some("it has NUL bytes")),
+        ] {
+            assert_eq!(decode(bytes), (text.to_owned(), why));
+        }
     }
 
     #[test]

@@ -668,6 +668,7 @@ fn an_edited_file_is_at_work_in_the_next_message() {
         "Reads mail of all",
         &format!("<location>{data}/skills/mail/SKILL.md</location>"),
         "Packs &lt;files&gt;",
+        "- skills/broken/SKILL.md: not used as a skill: it does not start with",
         r#""channelId":"C01""#,
         "Europe/Berlin",
         "U07\t@lena",

@@ -485,7 +485,6 @@ mod tests {
             name: "bash".to_owned(),
             content: vec![Content::Text(text.to_owned())],
             is_error: false,
-            details: None,
             timestamp_ms: 0,
         })
     }

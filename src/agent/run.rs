@@ -517,7 +517,6 @@ impl Run<'_> {
             name: call.name.clone(),
             content: output.content,
             is_error: output.is_error,
-            details: output.details,
             timestamp_ms: time::now_ms(),
         }))
     }
@@ -538,14 +537,10 @@ fn report(step: ToolStep, output: &ToolOutput, duration: Duration) -> ToolReport
         Content::Text(text) => text.as_str(),
         Content::Image(_) => "(image)",
     });
-    let details = output.details.as_deref();
-    let details: serde_json::Value = details.map_or_else(Default::default, |json| {
-        serde_json::from_str(json).unwrap_or_default()
-    });
     ToolReport {
         step,
         result: texts.collect::<Vec<_>>().join("\n"),
-        diff: details["diff"].as_str().map(str::to_owned),
+        diff: output.diff.clone(),
         is_error: output.is_error,
         duration,
     }
@@ -558,7 +553,7 @@ fn masked(mut output: ToolOutput) -> ToolOutput {
             *text = secret::hide(std::mem::take(text));
         }
     }
-    output.details = output.details.map(secret::hide);
+    output.diff = output.diff.map(secret::hide);
     output
 }
 
@@ -568,7 +563,7 @@ fn not_run() -> ToolOutput {
             "Not run: the user stopped the work.".to_owned(),
         )],
         is_error: true,
-        details: None,
+        diff: None,
     }
 }
 

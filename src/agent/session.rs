@@ -51,15 +51,12 @@ pub(crate) fn write(message: &Message) -> String {
         }
         Message::ToolResult(result) => {
             let content = json::array(result.content.iter().map(write_content));
-            let mut out = Obj::new()
+            Obj::new()
                 .str("role", "toolResult")
                 .str("toolCallId", &result.call_id)
                 .str("toolName", &result.name)
-                .raw("content", &content);
-            if let Some(details) = &result.details {
-                out = out.raw("details", details);
-            }
-            out.bool("isError", result.is_error)
+                .raw("content", &content)
+                .bool("isError", result.is_error)
                 .num("timestamp", result.timestamp_ms)
                 .end()
         }
@@ -189,9 +186,6 @@ fn parse_message(message: &Value, line: &str) -> Option<Message> {
             name: text("toolName"),
             content: contents(&message["content"]),
             is_error: message["isError"] == true,
-            details: message["details"]
-                .is_object()
-                .then(|| message["details"].to_string()),
             timestamp_ms,
         })),
         "bashExecution" if message["excludeFromContext"] != true => {

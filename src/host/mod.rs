@@ -4,5 +4,7 @@
 //! - Leaves: output and exit code; the process tree has ended when a call returns.
 //! - State: none beyond one call.
 
+mod marks;
+pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod sandbox;

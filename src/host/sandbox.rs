@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Result};
 use crate::base::stop::Stop;
-use crate::host::process::{self, Ended, Finished, Run};
+use crate::host::process::{self, Exec, ExecEnd, ExecResult};
 
 /// Where the data directory is mounted in a container.
 pub(crate) const WORKSPACE: &str = "/workspace";
@@ -23,6 +23,7 @@ pub(crate) const WORKSPACE: &str = "/workspace";
 const PROLOGUE: &str = r#"
 m=$1; exec 3<&0 </dev/null 2>&1
 say() { printf '\036%s %s\n' "$m" "$1"; }
+say '!'
 "#;
 
 /// The watchdog: waits until fd 3 ends (mom closed it, or is dead), then kills whatever
@@ -216,14 +217,14 @@ impl Sandbox {
         // A warning of the client may stand before it.
         let json = text.find('{').map_or("", |at| &text[at..]);
         let container = serde_json::from_str::<Value>(json);
-        let (Ended::Exited(0), Ok(container)) = (finished.ended, container) else {
-            return Err(self.mend(&text, Some(data_dir)));
+        let (ExecEnd::Exited(0), Ok(container)) = (finished.end, container) else {
+            return Err(self.unusable(&text, Some(data_dir)));
         };
         if container.pointer("/State/Running") != Some(&Value::Bool(true)) {
-            return Err(self.mend("it is not running", Some(data_dir)));
+            return Err(self.unusable("it is not running", Some(data_dir)));
         }
         if container.pointer("/State/Paused") == Some(&Value::Bool(true)) {
-            return Err(self.mend("it is paused", Some(data_dir)));
+            return Err(self.unusable("it is paused", Some(data_dir)));
         }
         self.check_workspace(data_dir, probe)?;
         let lacks = lacks(&container);
@@ -246,9 +247,9 @@ impl Sandbox {
         let command = self.command(&["cat \"$2\"; say $?"], &mark, &[&path]);
         let finished = self.check_run(command, Some(mark))?;
         let text = String::from_utf8_lossy(&finished.output.tail);
-        match finished.ended {
-            Ended::Exited(0) if text == probe => Ok(()),
-            Ended::Exited(_) => {
+        match finished.end {
+            ExecEnd::Exited(0) if text == probe => Ok(()),
+            ExecEnd::Exited(_) => {
                 let (remove, create) = (self.script("remove"), self.script("create"));
                 Err(Error::failed(format!(
                     "the sandbox does not have {} as its {}: {}; next: {remove}, then {create} {}",
@@ -258,7 +259,7 @@ impl Sandbox {
                     quote(data_dir)
                 )))
             }
-            _ => Err(self.mend(&text, Some(data_dir))),
+            _ => Err(self.unusable(&text, Some(data_dir))),
         }
     }
 
@@ -277,7 +278,7 @@ impl Sandbox {
         let finished = self.check_run(command, None).ok()?;
         let text = String::from_utf8_lossy(&finished.output.tail);
         let words = ["name=rootless", "name=userns", "true"];
-        (finished.ended == Ended::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
+        (finished.end == ExecEnd::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
     }
 
     /// Those of these programs that a tool would not find, with blanks between.
@@ -289,15 +290,15 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
         let command = self.command(&[SCRIPT], &mark, programs);
         let finished = self.check_run(command, Some(mark))?;
         let text = String::from_utf8_lossy(&finished.output.tail);
-        match finished.ended {
-            Ended::Exited(0) => Ok(text.trim().to_owned()),
-            _ => Err(self.mend(&text, None)),
+        match finished.end {
+            ExecEnd::Exited(0) => Ok(text.trim().to_owned()),
+            _ => Err(self.unusable(&text, None)),
         }
     }
 
-    fn check_run(&self, command: Command, mark: Option<String>) -> Result<Finished> {
+    fn check_run(&self, command: Command, mark: Option<String>) -> Result<ExecResult> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let run = Run {
+        let run = Exec {
             command,
             mark,
             timeout: Some(CHECK_MAX),
@@ -310,7 +311,7 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
                 "{err}; next: install {program}, or see ./docker.sh --help"
             ))
         })?;
-        if finished.ended == Ended::TimedOut {
+        if finished.end == ExecEnd::TimedOut {
             return Err(Error::failed(format!(
                 "{program} gave no answer within {} s; next: look at the engine (systemctl status docker)",
                 CHECK_MAX.as_secs()
@@ -320,7 +321,7 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
     }
 
     /// What to do about a failure of the engine's client that said `text`.
-    pub(crate) fn mend(&self, text: &str, data_dir: Option<&Path>) -> Error {
+    pub(crate) fn unusable(&self, text: &str, data_dir: Option<&Path>) -> Error {
         let text = text.trim();
         let Sandbox::Container { engine, name } = self else {
             return Error::failed(format!("the shell was killed: {text}"));
@@ -344,6 +345,11 @@ shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done;
         Error::failed(format!(
             "cannot use container '{name}': {text}; next: {next}"
         ))
+    }
+
+    /// What to tell the model of a call that ended in the middle: it ran, and where it ran now.
+    pub(crate) fn cut(&self, code: i32, _printed: &[u8]) -> String {
+        format!("The command ran and was cut off before its end (exit code {code})")
     }
 
     /// `./docker.sh COMMAND` for this container.
@@ -584,7 +590,7 @@ mod tests {
             ),
             ("docker:mom-sandbox", "strange", "next: ./docker.sh status"),
         ] {
-            let error = named(sandbox).mend(says, Some(dir)).to_string();
+            let error = named(sandbox).unusable(says, Some(dir)).to_string();
             assert!(error.ends_with(want) || error.contains(want), "{error}");
         }
     }

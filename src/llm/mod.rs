@@ -133,8 +133,6 @@ pub(crate) struct ToolResult {
     pub(crate) name: String,
     pub(crate) content: Vec<Content>,
     pub(crate) is_error: bool,
-    /// A JSON object for the session file, not for the model.
-    pub(crate) details: Option<String>,
     pub(crate) timestamp_ms: i64,
 }
 
@@ -378,7 +376,6 @@ mod tests {
             name: "bash".to_owned(),
             content: vec![Content::Text(text.to_owned())],
             is_error: false,
-            details: None,
             timestamp_ms: 0,
         })
     }

@@ -1,6 +1,6 @@
 //! attach: sends a file to the conversation. Its bytes come through the sandbox.
 
-use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, Upload, UploadFn};
+use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, Upload, UploadFn};
 use crate::base::secret;
 use crate::base::stop::Stop;
 use crate::base::text;
@@ -26,7 +26,7 @@ size=$(stat -L -c %s "$p") || fail ""
 /// One byte more than may be: it may have grown.
 const PRINT: &str = "head -c 52428801 <\"$p\"\n";
 
-fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, upload: UploadFn<'_>) -> Done {
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, upload: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     let script = [PATH, IS_FILE, ATTACH, WATCH, PRINT, UNWATCH];
     let bytes = ctx.run_file(&script, &[path], BYTES_MAX + 1, None, stop)?;

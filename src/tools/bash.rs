@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::truncate::{BYTES_MAX, By, LINES_MAX, plain, tail};
-use super::{ABORTED, Args, Done, Limits, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::base::json::Obj;
+use super::{ABORTED, Args, CallResult, ScriptLimits, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::host::process::{Ended, Output, Spilled};
+use crate::host::output::{Output, Spilled};
+use crate::host::process::ExecEnd;
 use crate::host::sandbox::{UNWATCH, WATCH};
 use crate::llm::ToolSpec;
 
@@ -52,50 +52,48 @@ const SIGNALS: [(i32, &str); 7] = [
     (143, "SIGTERM"),
 ];
 
-fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let timeout = match args.opt_number("timeout") {
         None => None,
         Some(seconds) if seconds > 0.0 => Duration::try_from_secs_f64(seconds).ok(),
         Some(_) => return Err(String::from("bash: `timeout` must be more than 0 seconds")),
     };
-    let limits = Limits {
+    let limits = ScriptLimits {
         timeout,
         keep_bytes: KEEP_BYTES,
         spill: Some(ctx.spill),
         answer: None,
     };
-    let mut finished = ctx.run(&[WATCH, RUN, UNWATCH], &[args.str("command")], limits, stop)?;
-    let (mut text, details) = show(&mut finished.output, ctx);
-    let how = match finished.ended {
-        Ended::Exited(0) => None,
-        Ended::Exited(code) | Ended::Lost(code) => {
+    let mut result = ctx.run(&[WATCH, RUN, UNWATCH], &[args.str("command")], limits, stop)?;
+    let how = match result.end {
+        ExecEnd::Exited(0) => None,
+        ExecEnd::Exited(code) | ExecEnd::NotBegun(code) => {
             Some(match SIGNALS.iter().find(|(known, _)| *known == code) {
                 Some((_, signal)) => format!("Command exited with code {code} ({signal})"),
                 None => format!("Command exited with code {code}"),
             })
         }
-        Ended::TimedOut => {
-            let seconds = timeout.unwrap_or_default();
-            Some(format!(
-                "Command timed out after {} seconds",
-                text::rounded(seconds.as_secs_f64())
-            ))
+        ExecEnd::Cut(code) => Some(ctx.sandbox.cut(code, &result.output.tail)),
+        ExecEnd::TimedOut => {
+            let seconds = timeout.unwrap_or_default().as_secs_f64();
+            let seconds = text::rounded(seconds);
+            Some(format!("Command timed out after {seconds} seconds"))
         }
-        Ended::Stopped => Some(String::from(ABORTED)),
+        ExecEnd::Stopped => Some(String::from(ABORTED)),
     };
+    let mut text = show(&mut result.output, ctx);
     if let Some(how) = &how {
         text += "\n\n";
         text += how;
     }
     Ok(ToolOutput {
         is_error: how.is_some(),
-        details,
         ..ToolOutput::text(text)
     })
 }
 
-/// The end of the output and a notice of what is left out; the details of that.
-fn show(output: &mut Output, ctx: &ToolContext<'_>) -> (String, Option<String>) {
+/// The end of the output, and a notice of what is left out.
+fn show(output: &mut Output, ctx: &ToolContext<'_>) -> String {
     let mut window = output.tail.as_slice();
     let mut total_lines = output.newlines + 1;
     if output.total_bytes > window.len() as u64 {
@@ -110,57 +108,37 @@ fn show(output: &mut Output, ctx: &ToolContext<'_>) -> (String, Option<String>) 
     let decoded = plain(&String::from_utf8_lossy(window));
     let cut = tail(&decoded, LINES_MAX);
     let is_whole = output.total_bytes <= output.tail.len() as u64;
-    let by = match cut.by {
-        None if is_whole => {
-            let text = if decoded.is_empty() {
-                "(no output)"
-            } else {
-                &decoded
-            };
-            return (text.to_owned(), None);
-        }
-        by => by.unwrap_or(By::Bytes),
-    };
-    let (shown, lines) = (cut.text.to_owned(), cut.lines as u64);
+    if cut.by.is_none() && is_whole {
+        return if decoded.is_empty() {
+            String::from("(no output)")
+        } else {
+            decoded
+        };
+    }
     if is_whole && output.spilled == Spilled::No {
         output.spill(ctx.spill);
     }
-    let (path, full) = match &output.spilled {
-        Spilled::To { path, whole: true } => (Some(path), format!("Full output: {path}")),
-        Spilled::To { path, whole: false } => (Some(path), format!("First 10 MB: {path}")),
-        Spilled::Failed(err) => (None, format!("The full output is lost: {err}")),
-        Spilled::No => (None, String::from("The full output is lost")),
+    let full = match &output.spilled {
+        Spilled::To { path, whole: true } => format!("Full output: {path}"),
+        Spilled::To { path, whole: false } => format!("First 10 MB: {path}"),
+        Spilled::Failed(err) => format!("The full output is lost: {err}"),
+        Spilled::No => String::from("The full output is lost"),
     };
+    let lines = cut.lines as u64;
     let what = if lines == 0 {
+        let shown = cut.text.len() as u64;
         format!(
             "Showing the last {} of line {total_lines} (this line is {})",
-            text::bytes(shown.len() as u64),
-            text::bytes(output.last_line_bytes.max(shown.len() as u64)),
+            text::bytes(shown),
+            text::bytes(output.last_line_bytes.max(shown)),
         )
     } else {
-        let limit = match by {
-            By::Lines => String::new(),
-            By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
+        let limit = match cut.by {
+            Some(By::Lines) => String::new(),
+            Some(By::Bytes) | None => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
         };
         let first = total_lines.saturating_sub(lines) + 1;
         format!("Showing lines {first}-{total_lines} of {total_lines}{limit}")
     };
-    let truncation = Obj::new()
-        .bool("truncated", true)
-        .str(
-            "truncatedBy",
-            if by == By::Lines { "lines" } else { "bytes" },
-        )
-        .num("totalLines", total_lines)
-        .num("totalBytes", output.total_bytes)
-        .num("outputLines", lines.max(1))
-        .num("outputBytes", shown.len())
-        .bool("lastLinePartial", lines == 0)
-        .bool("firstLineExceedsLimit", false)
-        .end();
-    let details = Obj::new()
-        .raw("truncation", &truncation)
-        .opt_str("fullOutputPath", path.map(String::as_str))
-        .end();
-    (format!("{shown}\n\n[{what}. {full}]"), Some(details))
+    format!("{}\n\n[{what}. {full}]", cut.text)
 }

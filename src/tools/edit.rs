@@ -2,8 +2,7 @@
 //! bytes, the script writes it back: one command, and whatever is not UTF-8 stays as it is.
 
 use super::write::{DONE, FILE_BYTES_MAX, PUT, sized, too_large};
-use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::base::json::Obj;
+use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::llm::ToolSpec;
 
@@ -30,7 +29,7 @@ say "?"
 /// Lines shown around a change.
 const CONTEXT_LINES: usize = 4;
 
-fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     let (old, new) = (args.str("oldText"), args.str("newText"));
     let mut replaced = None;
@@ -46,7 +45,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done
     let replaced = replaced.unwrap_or(Err(String::from("it was not read")));
     let (_, diff) = replaced.map_err(|why| format!("{path}: {why}"))?;
     Ok(ToolOutput {
-        details: Some(Obj::new().str("diff", &diff).end()),
+        diff: Some(diff),
         ..ToolOutput::text(format!("Replaced the text in {path}"))
     })
 }

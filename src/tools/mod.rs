@@ -1,7 +1,12 @@
 //! The five tools: what the model is told of them, and one call from its JSON arguments
 //! to its result. A tool that fails is a result for the model, never an `Error`. Each call
 //! is one command in the sandbox; the host opens no path that the model named.
+//!
+//! - Enters: a `ToolCall` of the model, from `agent`.
+//! - Leaves: a `ToolOutput` for the model and the people; files to upload.
+//! - State: none; what a call changes is in the sandbox.
 
+mod args;
 mod attach;
 mod bash;
 mod edit;
@@ -11,16 +16,18 @@ mod write;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use crate::base::error::Result;
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::host::process::{self, Answer, Ended, Finished, Run, Spill};
+use crate::host::output::Spill;
+use crate::host::process::{self, AnswerFn, Exec, ExecEnd, ExecResult};
 use crate::host::sandbox::Sandbox;
 use crate::llm::{Content, ToolCall, ToolSpec};
 
+pub(crate) use args::{arguments_text, label};
 pub(crate) use read::image_mime;
+
+use args::Args;
 
 /// What a tool needs of the world. Shared by calls that run at once.
 pub(crate) struct ToolContext<'a> {
@@ -44,17 +51,17 @@ pub(crate) struct ToolOutput {
     /// Never empty.
     pub(crate) content: Vec<Content>,
     pub(crate) is_error: bool,
-    /// A JSON object for the session file: the diff of an edit, what was truncated.
-    pub(crate) details: Option<String>,
+    /// What an edit changed, for people; the model knows it.
+    pub(crate) diff: Option<String>,
 }
 
 /// What a tool gives back; an `Err` is the text of an error result.
-type Done = std::result::Result<ToolOutput, String>;
+type CallResult = std::result::Result<ToolOutput, String>;
 type UploadFn<'a> = &'a mut dyn FnMut(Upload) -> Result<()>;
 
 struct Tool {
     spec: ToolSpec,
-    run: fn(&ToolContext<'_>, &Args, &Stop, UploadFn<'_>) -> Done,
+    run: fn(&ToolContext<'_>, &Args, &Stop, UploadFn<'_>) -> CallResult,
 }
 
 /// In the order they are sent.
@@ -66,10 +73,11 @@ const TOOLS: [Tool; 5] = [
     attach::TOOL,
 ];
 
-/// Read, write, edit, attach on what hangs (a dead network mount).
+/// Of read, write, edit and attach: a file may be on a dead network mount.
 const FILE_MAX: Duration = Duration::from_secs(120);
 /// Linux takes no longer argument (MAX_ARG_STRLEN).
 const ARGUMENT_BYTES_MAX: usize = (128 << 10) - 1;
+const ABORTED: &str = "Command aborted";
 
 /// Sets `p` to the path that `$2` means. `fail` ends the script with an error's text.
 const PATH: &str = r#"
@@ -119,8 +127,11 @@ pub(crate) fn call(
                 names.join(", ")
             ))
         }
-        Some(tool) => Args::parse(&tool.spec, &call.arguments)
-            .and_then(|args| (tool.run)(ctx, &args, stop, upload)),
+        Some(tool) => Args::parse(&tool.spec, &call.arguments).and_then(|args| {
+            let done = (tool.run)(ctx, &args, stop, upload);
+            // A field that was meant to change what the call does, and did not.
+            done.map(|output| output.with_unknown(tool.spec.name, &args.unknown))
+        }),
     };
     done.unwrap_or_else(|text| ToolOutput {
         is_error: true,
@@ -128,136 +139,8 @@ pub(crate) fn call(
     })
 }
 
-/// What a person reads while the call runs: its `label`, or the tool's name. One line.
-pub(crate) fn label(call: &ToolCall) -> String {
-    let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
-    let label = text::one_line(args["label"].as_str().unwrap_or_default(), 150);
-    if label.is_empty() {
-        text::one_line(&call.name, 150)
-    } else {
-        label
-    }
-}
-
-/// The arguments as a person reads them: values only, one a line, label left out.
-pub(crate) fn arguments_text(call: &ToolCall) -> String {
-    let Ok(Value::Object(mut args)) = serde_json::from_str(&call.arguments) else {
-        return call.arguments.clone();
-    };
-    let mut lines = Vec::new();
-    args.remove("label");
-    // serde_json sorts the keys; a person wants to see them as the schema has them.
-    for field in find(&call.name)
-        .map(|tool| fields(&tool.spec))
-        .unwrap_or_default()
-    {
-        let Some(value) = args.remove(&field.name) else {
-            continue;
-        };
-        let mut line = show(&value);
-        if field.name == "path" {
-            line += &range(args.remove("offset"), args.remove("limit"));
-        }
-        lines.push(line);
-    }
-    lines.extend(args.values().map(show));
-    lines.join("\n")
-}
-
-fn show(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// `:120-160` behind a path, for an offset of 120 and a limit of 40.
-fn range(offset: Option<Value>, limit: Option<Value>) -> String {
-    let number = |value: Option<Value>| Some(value?.as_f64()? as u64);
-    match (number(offset), number(limit)) {
-        (None, None) => String::new(),
-        (Some(offset), None) => format!(":{offset}"),
-        (offset, Some(limit)) => {
-            let offset = offset.unwrap_or(1);
-            format!(":{offset}-{}", offset.saturating_add(limit))
-        }
-    }
-}
-
 fn find(name: &str) -> Option<&'static Tool> {
     const { &TOOLS }.iter().find(|tool| tool.spec.name == name)
-}
-
-struct Field {
-    name: String,
-    is_number: bool,
-    required: bool,
-}
-
-/// A schema's fields, the required ones first and in their order.
-fn fields(spec: &ToolSpec) -> Vec<Field> {
-    let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
-    let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut names: Vec<&str> = required.iter().filter_map(Value::as_str).collect();
-    let all = schema["properties"].as_object().into_iter().flatten();
-    names.extend(
-        all.map(|(name, _)| name.as_str())
-            .filter(|name| required.iter().all(|known| known != name)),
-    );
-    let field = |(index, name): (usize, &&str)| Field {
-        name: (*name).to_owned(),
-        is_number: schema["properties"][*name]["type"] == "number",
-        required: index < required.len(),
-    };
-    names.iter().enumerate().map(field).collect()
-}
-
-/// A call's arguments, checked against the tool's schema.
-struct Args(Map<String, Value>);
-
-impl Args {
-    fn parse(spec: &ToolSpec, arguments: &str) -> std::result::Result<Args, String> {
-        let wrong = |what: &str| format!("{}: {what}. Call it again with this mended.", spec.name);
-        let mut args = match serde_json::from_str(arguments) {
-            Ok(Value::Object(args)) => args,
-            Ok(_) => return Err(wrong("the arguments must be an object")),
-            Err(err) => return Err(wrong(&format!("the arguments are no JSON object: {err}"))),
-        };
-        // Some models write null for what they leave out.
-        args.retain(|_, value| !value.is_null());
-        for Field {
-            name,
-            is_number,
-            required,
-        } in fields(spec)
-        {
-            let (fits, kind) = match args.get(&name) {
-                None if required => return Err(wrong(&format!("`{name}` is missing"))),
-                None => continue,
-                Some(value) if is_number => {
-                    let number = value.as_f64().is_some_and(|number| number.is_finite());
-                    (number, "a number")
-                }
-                Some(value) => (value.is_string(), "a string"),
-            };
-            if !fits {
-                return Err(wrong(&format!("`{name}` must be {kind}")));
-            }
-        }
-        Ok(Args(args))
-    }
-
-    /// A required field; its presence was checked.
-    fn str(&self, name: &str) -> &str {
-        self.opt_str(name).unwrap_or_default()
-    }
-
-    fn opt_str(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(Value::as_str)
-    }
-
-    fn opt_number(&self, name: &str) -> Option<f64> {
-        self.0.get(name).and_then(Value::as_f64)
-    }
 }
 
 impl ToolOutput {
@@ -265,20 +148,38 @@ impl ToolOutput {
         ToolOutput {
             content: vec![Content::Text(text.into())],
             is_error: false,
-            details: None,
+            diff: None,
         }
+    }
+
+    /// With a note about fields that the tool does not have.
+    fn with_unknown(mut self, tool: &str, unknown: &[String]) -> ToolOutput {
+        if let (false, Some(Content::Text(text))) = (unknown.is_empty(), self.content.first_mut()) {
+            let names = text::one_line(&unknown.join(", "), 200);
+            *text += &format!("\n\n[Ignored, for {tool} has no such argument: {names}]");
+        }
+        self
     }
 }
 
+/// Within which limits a script runs.
+struct ScriptLimits<'a> {
+    /// `None`: without end.
+    timeout: Option<Duration>,
+    keep_bytes: usize,
+    spill: Option<Spill<'a>>,
+    answer: Option<AnswerFn<'a>>,
+}
+
 impl ToolContext<'_> {
-    /// Runs a script in the sandbox; `limits` holds all of the run but command and mark.
+    /// Runs a script in the sandbox. `Err` is for the model: nothing was done.
     fn run(
         &self,
         script: &[&str],
         args: &[&str],
-        limits: Limits<'_>,
+        limits: ScriptLimits<'_>,
         stop: &Stop,
-    ) -> std::result::Result<Finished, String> {
+    ) -> std::result::Result<ExecResult, String> {
         if args.iter().any(|arg| arg.contains('\0')) {
             return Err(String::from("a NUL character can't be passed to a program"));
         }
@@ -289,7 +190,7 @@ impl ToolContext<'_> {
             ));
         }
         let mark = crate::base::random::random_word().map_err(|err| err.to_string())?;
-        let run = Run {
+        let exec = Exec {
             command: self.sandbox.command(script, &mark, args),
             mark: Some(mark),
             timeout: limits.timeout,
@@ -297,12 +198,12 @@ impl ToolContext<'_> {
             spill: limits.spill,
             answer: limits.answer,
         };
-        let finished = process::run(run, stop).map_err(|err| err.to_string())?;
-        if let Ended::Lost(_) = finished.ended {
-            let text = complaint(&finished.output.tail);
-            return Err(self.sandbox.mend(&text, None).to_string());
+        let result = process::run(exec, stop).map_err(|err| err.to_string())?;
+        if let ExecEnd::NotBegun(_) = result.end {
+            let text = complaint(&result.output.tail);
+            return Err(self.sandbox.unusable(&text, None).to_string());
         }
-        Ok(finished)
+        Ok(result)
     }
 
     /// The same for a script that says itself what went wrong: all it printed, if it
@@ -312,21 +213,22 @@ impl ToolContext<'_> {
         script: &[&str],
         args: &[&str],
         keep_bytes: usize,
-        answer: Option<Answer<'_>>,
+        answer: Option<AnswerFn<'_>>,
         stop: &Stop,
     ) -> std::result::Result<Vec<u8>, String> {
-        let limits = Limits {
+        let limits = ScriptLimits {
             timeout: Some(FILE_MAX),
             keep_bytes,
             spill: None,
             answer,
         };
-        let finished = self.run(script, args, limits, stop)?;
-        match finished.ended {
-            Ended::Exited(0) => Ok(finished.output.tail),
-            Ended::Exited(_) | Ended::Lost(_) => Err(complaint(&finished.output.tail)),
-            Ended::TimedOut => Err(format!("no end after {} seconds", FILE_MAX.as_secs())),
-            Ended::Stopped => Err(String::from(ABORTED)),
+        let result = self.run(script, args, limits, stop)?;
+        match result.end {
+            ExecEnd::Exited(0) => Ok(result.output.tail),
+            ExecEnd::Exited(_) | ExecEnd::NotBegun(_) => Err(complaint(&result.output.tail)),
+            ExecEnd::Cut(code) => Err(self.sandbox.cut(code, &result.output.tail)),
+            ExecEnd::TimedOut => Err(format!("no end after {} seconds", FILE_MAX.as_secs())),
+            ExecEnd::Stopped => Err(String::from(ABORTED)),
         }
     }
 }
@@ -336,15 +238,6 @@ fn complaint(output: &[u8]) -> String {
     let from = output.len().saturating_sub(truncate::BYTES_MAX);
     let text = String::from_utf8_lossy(&output[from..]);
     truncate::tail(text.trim(), 20).text.to_owned()
-}
-
-const ABORTED: &str = "Command aborted";
-
-struct Limits<'a> {
-    timeout: Option<Duration>,
-    keep_bytes: usize,
-    spill: Option<Spill<'a>>,
-    answer: Option<Answer<'a>>,
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::truncate::{BYTES_MAX, By, LINES_MAX, head};
-use super::{Args, Done, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
-use crate::base::json::Obj;
+use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::base::text;
 use crate::host::sandbox::{UNWATCH, WATCH};
@@ -47,14 +46,14 @@ const CHUNK_BYTES: usize = 65536;
 const IMAGE_BYTES_MAX: usize = 15 << 18;
 
 /// What is known of a text file: a piece of it that starts at line `offset`.
-struct Piece {
+struct FilePiece {
     bytes: Vec<u8>,
     /// Newlines + 1; `None`: too large to count.
     total_lines: Option<u64>,
     size: u64,
 }
 
-fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     // The casts saturate; whatever a model says becomes a number that makes sense.
     let offset = args.opt_number("offset").map_or(1, |n| n as u64);
@@ -90,7 +89,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done
     }
     let piece = if is_whole {
         let newlines = start.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        Piece {
+        FilePiece {
             size: start.len() as u64,
             bytes: from_line(start, offset),
             total_lines: Some(newlines + 1),
@@ -101,7 +100,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done
     show(path, &piece, offset, limit)
 }
 
-fn image(mime: &str, bytes: &[u8]) -> Done {
+fn image(mime: &str, bytes: &[u8]) -> CallResult {
     if bytes.len() > IMAGE_BYTES_MAX {
         return Err(format!(
             "the image is larger than {}: make it smaller first, for instance: \
@@ -117,7 +116,7 @@ fn image(mime: &str, bytes: &[u8]) -> Done {
     Ok(ToolOutput {
         content: vec![Content::Text(text), Content::Image(image)],
         is_error: false,
-        details: None,
+        diff: None,
     })
 }
 
@@ -133,11 +132,11 @@ fn from_line(bytes: Vec<u8>, offset: u64) -> Vec<u8> {
     rest.to_vec()
 }
 
-fn parse_more(bytes: &[u8]) -> Option<Piece> {
+fn parse_more(bytes: &[u8]) -> Option<FilePiece> {
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     let header = std::str::from_utf8(&bytes[..end]).ok()?;
     let (size, newlines) = header.split_once(' ')?;
-    Some(Piece {
+    Some(FilePiece {
         bytes: bytes[end + 1..].to_vec(),
         // -1 does not parse.
         total_lines: newlines
@@ -149,24 +148,21 @@ fn parse_more(bytes: &[u8]) -> Option<Piece> {
     })
 }
 
-fn show(path: &str, piece: &Piece, offset: u64, limit: u64) -> Done {
-    let of = match piece.total_lines {
+fn show(path: &str, piece: &FilePiece, offset: u64, limit: u64) -> CallResult {
+    match piece.total_lines {
         Some(total) if offset > total => {
             return Err(format!(
                 "offset {offset} is beyond the end of the file ({total} lines)"
             ));
         }
-        Some(total) => total.to_string(),
         None if piece.bytes.is_empty() => {
             return Err(format!("offset {offset} is beyond the end of the file"));
         }
-        None => format!("a file of {}", text::bytes(piece.size)),
-    };
+        _ => {}
+    }
     let decoded = String::from_utf8_lossy(&piece.bytes);
     let lines_max = usize::try_from(limit).unwrap_or(LINES_MAX).min(LINES_MAX);
     let cut = head(&decoded, lines_max);
-    let last = offset - 1 + cut.lines as u64;
-    let next = last + 1;
     let notice = match cut.by {
         // A piece that was cut at 64 KB is longer than what may be shown.
         None if piece.size == 0 => String::from("(empty file)"),
@@ -179,51 +175,37 @@ fn show(path: &str, piece: &Piece, offset: u64, limit: u64) -> Done {
                 text::bytes(BYTES_MAX as u64)
             )
         }
-        Some(By::Lines) if limit <= LINES_MAX as u64 => match piece.total_lines {
-            Some(total) => format!(
-                "[{} more lines in the file. Use offset={next} to go on]",
-                total.saturating_sub(last)
-            ),
-            None => format!("[More lines in the file. Use offset={next} to go on]"),
-        },
-        Some(by) => {
-            let why = match by {
-                By::Lines => String::new(),
-                By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
-            };
-            format!("[Showing lines {offset}-{last} of {of}{why}. Use offset={next} to go on]")
-        }
+        Some(by) => left_out(piece, offset - 1 + cut.lines as u64, offset, limit, by),
     };
     let gap = if cut.text.is_empty() || notice.is_empty() {
         ""
     } else {
         "\n\n"
     };
-    let truncated = matches!(cut.by, Some(by) if by == By::Bytes || limit > LINES_MAX as u64);
-    let details = truncated.then(|| {
-        let truncation = Obj::new()
-            .bool("truncated", true)
-            .str(
-                "truncatedBy",
-                if cut.by == Some(By::Lines) {
-                    "lines"
-                } else {
-                    "bytes"
-                },
-            )
-            .num("totalLines", piece.total_lines.unwrap_or(0))
-            .num("totalBytes", piece.size)
-            .num("outputLines", cut.lines)
-            .num("outputBytes", cut.text.len())
-            .bool("lastLinePartial", false)
-            .bool("firstLineExceedsLimit", cut.lines == 0)
-            .end();
-        Obj::new().raw("truncation", &truncation).end()
-    });
-    Ok(ToolOutput {
-        details,
-        ..ToolOutput::text(format!("{}{gap}{notice}", cut.text))
-    })
+    Ok(ToolOutput::text(format!("{}{gap}{notice}", cut.text)))
+}
+
+/// A notice for what follows line `last`, and how to read on.
+fn left_out(piece: &FilePiece, last: u64, offset: u64, limit: u64, by: By) -> String {
+    let next = last + 1;
+    let limit_note = match by {
+        By::Lines if limit <= LINES_MAX as u64 => {
+            return match piece.total_lines {
+                Some(total) => format!(
+                    "[{} more lines in the file. Use offset={next} to go on]",
+                    total.saturating_sub(last)
+                ),
+                None => format!("[More lines in the file. Use offset={next} to go on]"),
+            };
+        }
+        By::Lines => String::new(),
+        By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
+    };
+    let of = match piece.total_lines {
+        Some(total) => total.to_string(),
+        None => format!("a file of {}", text::bytes(piece.size)),
+    };
+    format!("[Showing lines {offset}-{last} of {of}{limit_note}. Use offset={next} to go on]")
 }
 
 /// By the first bytes: a name says nothing.
@@ -253,7 +235,7 @@ pub(crate) fn image_mime(bytes: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 pub(super) fn survive(bytes: &[u8], offset: u64) {
-    let piece = Piece {
+    let piece = FilePiece {
         bytes: from_line(bytes.to_vec(), offset),
         total_lines: None,
         size: bytes.len() as u64,

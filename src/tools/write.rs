@@ -1,6 +1,6 @@
 //! write: a whole file, new or replaced. The content goes through stdin, byte for byte.
 
-use super::{Args, Done, PATH, Tool, ToolContext, ToolOutput, UploadFn};
+use super::{Args, CallResult, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::base::text;
 use crate::llm::ToolSpec;
@@ -68,7 +68,7 @@ fi
 say $code
 "#;
 
-fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Done {
+fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let (path, content) = (args.str("path"), args.str("content"));
     if content.len() > FILE_BYTES_MAX {
         return Err(too_large(content.len()));

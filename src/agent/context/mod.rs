@@ -1216,7 +1216,6 @@ mod tests {
                 }),
             ],
             is_error: true,
-            details: Some(r#"{"diff":"x"}"#.to_owned()),
             timestamp_ms: 1_767_604_369_060,
         });
         let mut written = said(blocks, 12);

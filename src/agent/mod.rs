@@ -1,5 +1,11 @@
-//! Everything a run needs, opened once: data directory, sandbox, model. A front end opens a
-//! `Session` for a job, runs it, and ends it when the answer stands.
+//! The agent: what a run is, without Slack or terminal.
+//!
+//! - Lives here: the queue of tasks, the run, the context of a conversation, compaction, the
+//!   prompt, skills.
+//! - Enters: a `Job` (people's messages or an event), a `Stop`, a front end's `Conversation`.
+//! - Leaves: `Update`s while the run goes on, one `Outcome` at its end, the context on disk.
+//! - State: `Queue` owns what waits and what runs; a `Session` owns the run's context until its
+//!   end; `Agent` (model, sandbox, data directory) is opened once and does not change.
 
 pub(crate) mod compact;
 pub(crate) mod context;
@@ -20,7 +26,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use self::context::{Context, Costs, RunRecord, RunStatus};
 use self::prompt::Facts;
-use self::run::{Asked, Job, Outcome, RunEnv, Show, Update, UsageReport};
+use self::run::{Job, Outcome, Request, RunEnv, Update, UsageReport};
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
@@ -59,7 +65,7 @@ pub(crate) struct Agent {
 const WARNED_MAX: usize = 1000;
 
 impl Agent {
-    /// Opens model, data directory and sandbox, in the order of what is cheapest to mend.
+    /// Opens model, data directory and sandbox, in the order of what is cheapest to check.
     pub(crate) fn open(dir: &Path, config: Config, keys: &Keys) -> Result<Agent> {
         let sandbox = Sandbox::parse(&config.sandbox)?;
         let net = Net::from_env();
@@ -87,16 +93,17 @@ impl Agent {
         })
     }
 
-    /// Writes down that the job is being worked on.
+    /// Records that the job is being worked on.
     pub(crate) fn begin(&self, job: &Job) -> Result<Session<'_>> {
         let mut context = Context::load(&self.store, &job.channel)?;
-        let mut asked: Vec<String> = job.asked.iter().map(|asked| asked.ts.clone()).collect();
-        // An answer that was found and perhaps not said comes first, and alone.
-        let standing = match context.is_cut(&asked) {
-            true => run::standing(&context),
-            false => None,
-        };
-        if standing.is_some() {
+        let requests = job.requests.iter();
+        let mut asked: Vec<String> = requests.map(|request| request.ts.clone()).collect();
+        // An answer in the context that was perhaps not posted comes first, and alone.
+        let existing = context
+            .is_cut(&asked)
+            .then(|| run::existing_outcome(&context));
+        let existing = existing.flatten();
+        if existing.is_some() {
             asked.retain(|ts| context.takes(ts));
         }
         let status = RunStatus {
@@ -108,13 +115,13 @@ impl Agent {
             context,
             record,
             asked,
-            standing,
+            existing,
             used: Usage::default(),
         })
     }
 
     /// The `new` command.
-    pub(crate) fn fresh(&self, channel: &str) -> Result<()> {
+    pub(crate) fn new_conversation(&self, channel: &str) -> Result<()> {
         Context::load(&self.store, channel)?.fresh()
     }
 
@@ -187,22 +194,26 @@ pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result
     checked
 }
 
-/// What a front end knows of the conversation a job belongs to.
-pub(crate) struct Scene<'a> {
-    pub(crate) place: prompt::Place<'a>,
+/// What a run needs of the place it happens in. Slack's is in `bot::worker`, the terminal's in
+/// `modes::chat`.
+pub(crate) trait Conversation {
+    fn place(&self) -> prompt::Place<'_>;
     /// A user's handle by id.
-    pub(crate) name_of: &'a dyn Fn(&str) -> String,
+    fn name_of(&self, id: &str) -> String;
     /// Waits for a message's files; a sentence for each that did not come.
-    pub(crate) await_files: &'a dyn Fn(&Asked, &Stop) -> Result<Vec<String>>,
-    pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
-    /// The message (ts) is in the log, and waits for `steer` or a run of its own.
-    pub(crate) waits: &'a dyn Fn(&str) -> bool,
+    fn wait_for_files(&self, request: &Request, stop: &Stop) -> Result<Vec<String>>;
+    /// Messages for this run that came since it began.
+    fn steering(&self) -> Vec<Request>;
+    /// Whether the message (ts) is in the log, and waits for `steering` or a run of its own.
+    fn waits(&self, ts: &str) -> bool;
     /// The ts of the status message, once it is known.
-    pub(crate) status_ts: &'a dyn Fn() -> Option<String>,
-    /// Called when everything that was asked is on disk.
-    pub(crate) begun: &'a dyn Fn(),
-    /// News for the model that stand in no message.
-    pub(crate) notes: Vec<String>,
+    fn status_ts(&self) -> Option<String>;
+    /// Called when the requests are on disk.
+    fn begun(&self);
+    /// News for the model that are in no message.
+    fn notes(&self) -> Vec<String>;
+    /// Fails only for `Update::Upload`.
+    fn show(&self, update: Update) -> Result<()>;
 }
 
 /// A job being worked on, in its conversation.
@@ -211,7 +222,7 @@ pub(crate) struct Session<'a> {
     context: Context,
     record: RunRecord,
     asked: Vec<String>,
-    standing: Option<Outcome>,
+    existing: Option<Outcome>,
     /// By the run, once it is over.
     used: Usage,
 }
@@ -222,24 +233,23 @@ impl Session<'_> {
         &self.record
     }
 
-    /// How an earlier try ended that had no time to say so, or to write down that it did.
-    pub(crate) fn standing(&self) -> Option<&Outcome> {
-        self.standing.as_ref()
+    /// How an earlier try ended that could not post its outcome, or not record that it did.
+    pub(crate) fn existing_outcome(&self) -> Option<&Outcome> {
+        self.existing.as_ref()
     }
 
-    /// The run answers it.
-    pub(crate) fn asks(&self, ts: &str) -> bool {
+    /// The run answers the request with this ts.
+    pub(crate) fn answers(&self, ts: &str) -> bool {
         self.asked.iter().any(|asked| asked == ts)
     }
 
     pub(crate) fn run(
         &mut self,
         job: &Job,
-        scene: &Scene<'_>,
+        conversation: &dyn Conversation,
         stop: &Stop,
-        show: &mut Show<'_>,
     ) -> Result<Outcome> {
-        // However often it was cut: who stopped it before is to see that it has stopped.
+        // Before the tries are counted: who stopped it is to see that it has stopped.
         stop.check()?;
         if self.record.tries > TRIES_MAX {
             return Err(Error::failed(format!(
@@ -247,57 +257,28 @@ impl Session<'_> {
             )));
         }
         let agent = self.agent;
-        let store = &agent.store;
-        let (settings, warnings) = settings::load(store.dir());
+        let (settings, warnings) = settings::load(agent.store.dir());
         agent.warn_once(&job.channel, warnings);
-        let system = secret::hide(self.system(job, scene));
-        let window = agent.provider.model().context_window;
-        let handled = |ts: &str| self.asked.iter().any(|asked| asked == ts) || (scene.waits)(ts);
-        self.context.sync(store, &handled, window, scene.name_of)?;
-        let read = |asked: &Asked, stop: &Stop| agent.read(asked, scene, stop);
-        let mut notes = prompt::note(&scene.notes);
-        let mut news = false;
-        for asked in &job.asked {
-            // Overheard it may have been, when it waited; asked it is the last word.
-            if self.record.resumed && self.context.takes(&asked.ts) {
-                continue;
-            }
-            let (mut content, timestamp_ms) = read(asked, stop)?;
-            content.extend(notes.take().map(Content::Text));
-            self.context
-                .append_asked(&asked.ts, content, timestamp_ms)?;
-            news = true;
-        }
-        if self.record.resumed && !news {
-            self.context.append(Message::User {
-                content: vec![Content::Text(llm::RESUMED.to_owned())],
-                timestamp_ms: time::now_ms(),
-            })?;
-        }
-        self.context.note_begun((scene.status_ts)())?;
-        if job.event.is_some() {
-            // Its file goes now.
-            self.context.settle()?;
-        }
-        (scene.begun)();
+        let system = secret::hide(self.system(job, conversation));
+        self.append_requests(job, conversation, stop)?;
+        conversation.begun();
         self.last_prompt(&system);
         let env = RunEnv {
-            provider: &*agent.provider,
+            agent,
+            conversation,
+            stop,
+            settings: &settings,
+            system: &system,
             tools: ToolContext {
                 sandbox: &agent.sandbox,
                 spill: &|| {
-                    let (file, path) = store.spill(&job.channel)?;
+                    let (file, path) = agent.store.spill(&job.channel)?;
                     Ok((file, agent.seen_by_tools(&path)))
                 },
             },
-            specs: &agent.specs,
-            settings: &settings,
-            system: &system,
-            read: &read,
-            steer: scene.steer,
         };
         let mut used = Usage::default();
-        let outcome = run::run(&env, &mut self.context, &mut used, stop, show);
+        let outcome = run::run(&env, &mut self.context, &mut used);
         self.used = used;
         if let Ok(Outcome::Answered(_)) = outcome {
             self.context.note_answer()?;
@@ -306,18 +287,60 @@ impl Session<'_> {
             let cost_today = used
                 .cost
                 .map(|cost| self.context.costs().today + cost.total());
-            show(Update::Usage(UsageReport {
+            conversation.show(Update::Usage(UsageReport {
                 run: used,
                 context_tokens: self.context.tokens(),
-                context_window: window,
+                context_window: agent.provider.model().context_window,
                 cost_today,
             }))?;
         }
         outcome
     }
 
-    /// Writes down that the job is done: the answer, or the error, stands. After an
-    /// interruption by a restart it is not, and the next start takes it up.
+    /// Takes over what the log has since the last run, then the requests, so that they come
+    /// last.
+    fn append_requests(
+        &mut self,
+        job: &Job,
+        conversation: &dyn Conversation,
+        stop: &Stop,
+    ) -> Result<()> {
+        let agent = self.agent;
+        let window = agent.provider.model().context_window;
+        let handled =
+            |ts: &str| self.asked.iter().any(|asked| asked == ts) || conversation.waits(ts);
+        let name_of = |id: &str| conversation.name_of(id);
+        self.context
+            .sync(&agent.store, &handled, window, &name_of)?;
+        let mut notes = prompt::note(&conversation.notes());
+        let mut news = false;
+        for request in &job.requests {
+            // It may be in the context as overheard, from when it waited; it is appended again.
+            if self.record.resumed && self.context.takes(&request.ts) {
+                continue;
+            }
+            let (mut content, timestamp_ms) = agent.read(request, conversation, stop)?;
+            content.extend(notes.take().map(Content::Text));
+            self.context
+                .append_asked(&request.ts, content, timestamp_ms)?;
+            news = true;
+        }
+        if self.record.resumed && !news {
+            self.context.append(Message::User {
+                content: vec![Content::Text(llm::RESUMED.to_owned())],
+                timestamp_ms: time::now_ms(),
+            })?;
+        }
+        self.context.note_begun(conversation.status_ts())?;
+        if job.event.is_some() {
+            // Its file is removed next.
+            self.context.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Records that the job is done: its answer or error is posted. After an interruption by a
+    /// restart it is not done, and the next start resumes it.
     pub(crate) fn end(
         mut self,
         outcome: &Result<Outcome>,
@@ -335,19 +358,19 @@ impl Session<'_> {
         self.context.end_run(answer_ts, cost).map(drop)
     }
 
-    /// Messages that a stop took along count as answered: no restart brings them back.
+    /// Messages that a stop dropped count as answered: no restart brings them back.
     pub(crate) fn with_dropped(mut self, dropped: Vec<String>) -> Self {
         self.context.drop_asked(dropped);
         self
     }
 
-    fn system(&self, job: &Job, scene: &Scene<'_>) -> String {
+    fn system(&self, job: &Job, conversation: &dyn Conversation) -> String {
         let agent = self.agent;
         let dir = agent.store.dir();
         let (skills, skills_left_out) = skills::load(dir, &job.channel);
         agent.warn_once(&job.channel, skills_left_out.clone());
         prompt::system(&Facts {
-            place: scene.place,
+            place: conversation.place(),
             sandbox: &agent.sandbox,
             data: &agent.sandbox.workspace(agent.store.path()),
             zone: &time::zone_name(),
@@ -394,7 +417,7 @@ impl Session<'_> {
 const NAMED_MAX: usize = 20;
 
 /// `<@U08>` as `<@U08|otto>`: to be read, and to be written back.
-fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
+fn with_names(text: &str, conversation: &dyn Conversation) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     for _ in 0..NAMED_MAX {
@@ -408,10 +431,10 @@ fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
             continue;
         };
         let id = token.split('|').next().unwrap_or_default();
-        let name = match id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            true => name_of(id),
-            false => continue,
-        };
+        if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            continue;
+        }
+        let name = conversation.name_of(id);
         if name == id || name.contains(['<', '>', '|']) {
             continue;
         }
@@ -424,13 +447,20 @@ fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
 const SILENT_NOTE: &str = "[A scheduled check ran and had nothing to say.]";
 
 impl Agent {
-    fn read(&self, asked: &Asked, scene: &Scene<'_>, stop: &Stop) -> Result<(Vec<Content>, i64)> {
-        let missing = (scene.await_files)(asked, stop)?;
-        let timestamp_ms = time::slack_ts_ms(&asked.ts).unwrap_or_else(time::now_ms);
-        let name = (scene.name_of)(&asked.user);
+    /// A message as the model reads it (time, name, text, files), and its time in
+    /// milliseconds. Waits for the files.
+    fn read(
+        &self,
+        request: &Request,
+        conversation: &dyn Conversation,
+        stop: &Stop,
+    ) -> Result<(Vec<Content>, i64)> {
+        let missing = conversation.wait_for_files(request, stop)?;
+        let timestamp_ms = time::slack_ts_ms(&request.ts).unwrap_or_else(time::now_ms);
+        let name = conversation.name_of(&request.user);
         let mut images = Vec::new();
         let mut paths = Vec::new();
-        for file in &asked.files {
+        for file in &request.files {
             match self.image(file) {
                 Some(image) => images.push(Content::Image(image)),
                 None if self.store.dir().stamp(file)?.is_some() => {
@@ -440,7 +470,7 @@ impl Agent {
                 None => {}
             }
         }
-        let mut body = text::unescape(&with_names(&asked.text, scene.name_of));
+        let mut body = text::unescape(&with_names(&request.text, conversation));
         body = prompt::unforged(&body);
         for sentence in missing {
             body.push_str(&format!("\n[{sentence}]"));

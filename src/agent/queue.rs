@@ -1,108 +1,115 @@
-//! Who works when: within a channel one thing after another, channels side by side, at most
-//! `RUNS_MAX` at once and the rest in order of arrival. What waits is bounded, and lost only
-//! in memory: the files know what was asked and not answered.
+//! Who works when: within a channel one task after another, channels side by side, at most
+//! `RUNS_MAX` tasks at once and the rest in order of arrival. What waits is bounded and held in
+//! memory only: the files know what was requested and not answered.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::agent::run::{Asked, Job};
+use crate::agent::run::{Job, Request};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 
-/// Runs at the same time, over all channels: threads, sockets and memory stay bounded.
-pub(crate) const RUNS_MAX: usize = 32;
+/// Tasks at the same time, over all channels: threads, sockets and memory stay bounded.
+const RUNS_MAX: usize = 32;
 /// Events that may wait in a channel (PRODUCT.md, section 4).
-pub(crate) const EVENTS_WAITING_MAX: usize = 5;
-/// People's messages that may wait in a channel; what comes on top stays in log.jsonl.
-const ASKED_WAITING_MAX: usize = 500;
+const EVENTS_WAITING_MAX: usize = 5;
+/// People's messages that may wait in a channel; further ones stay in log.jsonl only.
+const REQUESTS_WAITING_MAX: usize = 500;
 
-/// What a lane does next.
+/// What a channel's worker does next.
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
     Run(Job),
-    /// The `new` command: a fresh context, in its place among the messages.
-    Fresh(Order),
+    /// The `new` command, in its place among the messages.
+    NewConversation(CommandRequest),
 }
 
-/// A command that mom obeys herself, and where it was said.
-#[derive(Clone, Debug)]
-pub(crate) struct Order {
+/// A command that mom carries out without a model, and where it was given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CommandRequest {
     pub(crate) channel: String,
     pub(crate) thread_ts: Option<String>,
     pub(crate) ts: String,
-    /// Found after a start as not yet obeyed: its answer may stand all the same.
-    pub(crate) again: bool,
+    pub(crate) user: String,
+    /// Found after a start without an answer in the log; Slack may have one all the same.
+    pub(crate) resumed: bool,
 }
 
 impl Task {
     pub(crate) fn channel(&self) -> &str {
         match self {
             Task::Run(job) => &job.channel,
-            Task::Fresh(order) => &order.channel,
+            Task::NewConversation(command) => &command.channel,
         }
     }
 
     fn is_event(&self) -> bool {
         matches!(self, Task::Run(Job { event: Some(_), .. }))
     }
+
+    /// People's messages in it; an event has one.
+    fn requests(&self) -> &[Request] {
+        match self {
+            Task::Run(job) => &job.requests,
+            Task::NewConversation(_) => &[],
+        }
+    }
 }
 
 /// A task that is being worked on.
-#[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) task: Task,
     pub(crate) stop: Stop,
     pub(crate) since: Instant,
-    /// Messages that promise an end (`_Stopping..._`), told when it has come.
-    ending: Mutex<Ending>,
-    /// Messages that waited to be said to this run when it was stopped.
-    dropped: Mutex<Vec<String>>,
+    stopped: Mutex<StoppedRun>,
 }
 
-#[derive(Debug, Default)]
-struct Ending {
-    over: bool,
-    promised: Vec<Promise>,
+#[derive(Default)]
+struct StoppedRun {
+    /// User id of whoever stopped it first.
+    by: Option<String>,
+    /// The ts of messages that waited for this run's next turn when it was stopped.
+    dropped: Vec<String>,
+    on_stop: Option<Box<OnStop>>,
 }
 
-/// A posted `_Stopping..._` that becomes `_Stopped_`.
-#[derive(Clone, Debug)]
-pub(crate) struct Promise {
-    pub(crate) channel: String,
-    pub(crate) ts: String,
-}
+/// Is told who stops the run, before it stops.
+type OnStop = dyn Fn(&str) + Send;
 
 impl Running {
-    /// Hands the promise back when the task has ended already.
-    pub(crate) fn promise(&self, promise: Promise) -> Option<Promise> {
-        let mut ending = self.ending.lock().unwrap();
-        if ending.over {
-            return Some(promise);
-        }
-        ending.promised.push(promise);
-        None
-    }
-
-    /// Its name in Slack: the ts of what it was asked first. "" for what is no run.
+    /// Its name in Slack: the ts of its first request. "" for what is no run.
     pub(crate) fn run(&self) -> &str {
-        match &self.task {
-            Task::Run(job) => job.asked.first().map_or("", |asked| asked.ts.as_str()),
-            Task::Fresh(_) => "",
+        self.task.requests().first().map_or("", |first| &first.ts)
+    }
+
+    /// `on_stop` is called at once when it was stopped already.
+    pub(crate) fn on_stop(&self, on_stop: impl Fn(&str) + Send + 'static) {
+        let mut stopped = self.stopped.lock().unwrap();
+        if let Some(by) = &stopped.by {
+            on_stop(by);
         }
+        stopped.on_stop = Some(Box::new(on_stop));
     }
 
-    /// The ts of what a stop took along.
-    pub(crate) fn dropped(&self) -> Vec<String> {
-        std::mem::take(&mut self.dropped.lock().unwrap())
+    /// Takes the ts of the messages that a stop dropped.
+    pub(crate) fn take_dropped(&self) -> Vec<String> {
+        std::mem::take(&mut self.stopped.lock().unwrap().dropped)
     }
 
-    /// Called once by whoever worked on the task; what it returns is to be kept now.
-    pub(crate) fn over(&self) -> Vec<Promise> {
-        let mut ending = self.ending.lock().unwrap();
-        ending.over = true;
-        std::mem::take(&mut ending.promised)
+    fn stop_by(&self, user: &str, dropped: Vec<Request>) {
+        let mut stopped = self.stopped.lock().unwrap();
+        stopped
+            .dropped
+            .extend(dropped.into_iter().map(|request| request.ts));
+        if stopped.by.is_none() {
+            stopped.by = Some(user.to_owned());
+            if let Some(on_stop) = &stopped.on_stop {
+                on_stop(user);
+            }
+        }
+        self.stop.set(Cause::Asked);
     }
 }
 
@@ -116,20 +123,22 @@ pub(crate) enum Submitted {
     Refused,
 }
 
-type Work = dyn Fn(&Arc<Running>, &Queue) + Send + Sync;
+type Work = dyn Fn(&Arc<Running>) + Send + Sync;
 
-#[derive(Clone)]
-pub(crate) struct Queue(Arc<Inner>);
+/// Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Queue(Arc<QueueInner>);
 
-struct Inner {
-    state: Mutex<State>,
+#[derive(Default)]
+struct QueueInner {
+    state: Mutex<QueueState>,
     /// Wakes `shutdown`.
     idle: Condvar,
-    work: Box<Work>,
+    work: OnceLock<Box<Work>>,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lanes: HashMap<String, Lane>,
     /// Channels with work that wait for one of the places.
     ready: VecDeque<String>,
@@ -140,6 +149,7 @@ struct State {
     closed: bool,
 }
 
+/// The tasks of one channel.
 #[derive(Default)]
 struct Lane {
     waiting: VecDeque<Task>,
@@ -147,13 +157,11 @@ struct Lane {
 }
 
 impl Queue {
-    /// `work` is called on a worker thread for each task, never twice at once for a channel.
-    pub(crate) fn new(work: impl Fn(&Arc<Running>, &Queue) + Send + Sync + 'static) -> Queue {
-        Queue(Arc::new(Inner {
-            state: Mutex::default(),
-            idle: Condvar::new(),
-            work: Box::new(work),
-        }))
+    /// Called once, before the first `submit`. `work` is called on a worker thread for each
+    /// task, never for two of one channel at once.
+    pub(crate) fn start(&self, work: impl Fn(&Arc<Running>) + Send + Sync + 'static) {
+        let first = self.0.work.set(Box::new(work));
+        assert!(first.is_ok(), "a queue is started once");
     }
 
     pub(crate) fn submit(&self, task: Task) -> Submitted {
@@ -172,102 +180,80 @@ impl Queue {
         }
         state.ready.push_back(channel);
         if state.workers < RUNS_MAX {
-            self.hire(&mut state);
+            self.start_worker(&mut state);
         }
         Submitted::Next
     }
 
     /// Messages for `channel` and `thread_ts` that came since the run began, oldest first:
-    /// they are the run's now.
-    pub(crate) fn take_steering(&self, channel: &str, thread_ts: Option<&str>) -> Vec<Asked> {
+    /// they belong to the run from now on.
+    pub(crate) fn take_steering(&self, channel: &str, thread_ts: Option<&str>) -> Vec<Request> {
         let mut state = self.0.state.lock().unwrap();
         let lane = state.lanes.get_mut(channel);
         lane.map_or(Vec::new(), |lane| steering(&mut lane.waiting, thread_ts))
     }
 
-    /// Stops what runs in the channel, if it is `run`; "": whatever it is. People's messages
-    /// that waited for this run's next turn are dropped with it (they stay in the log and so
-    /// in the conversation). Events, `new` and what belongs to other threads stay.
-    pub(crate) fn stop(&self, channel: &str, run: &str) -> Option<Arc<Running>> {
+    /// Stops what runs in the channel, if it is `run`; "": whatever it is. `by` is a user id.
+    /// People's messages that waited for this run's next turn are dropped with it (they stay
+    /// in the log and so in the conversation). Events, `new` and what belongs to other threads
+    /// stay. Returns whether there was something to stop.
+    pub(crate) fn stop(&self, channel: &str, run: &str, by: &str) -> bool {
         let mut state = self.0.state.lock().unwrap();
-        let lane = state.lanes.get_mut(channel)?;
-        let running = lane.running.clone()?;
-        if !run.is_empty() && running.run() != run {
-            return None;
-        }
-        let mut dropped = running.dropped.lock().unwrap();
-        if let Task::Run(Job { thread_ts, .. }) = &running.task {
-            let steering = steering(&mut lane.waiting, thread_ts.as_deref());
-            dropped.extend(steering.into_iter().map(|asked| asked.ts));
-        }
-        drop(dropped);
-        running.stop.set(Cause::Asked);
-        Some(running)
+        let Some(lane) = state.lanes.get_mut(channel) else {
+            return false;
+        };
+        let running = lane.running.clone();
+        let Some(running) = running.filter(|on| run.is_empty() || on.run() == run) else {
+            return false;
+        };
+        let dropped = match &running.task {
+            Task::Run(job) => steering(&mut lane.waiting, job.thread_ts.as_deref()),
+            Task::NewConversation(_) => Vec::new(),
+        };
+        running.stop_by(by, dropped);
+        true
     }
 
     pub(crate) fn running(&self, channel: &str) -> Option<Arc<Running>> {
-        self.0
-            .state
-            .lock()
-            .unwrap()
-            .lanes
-            .get(channel)?
-            .running
-            .clone()
+        let state = self.0.state.lock().unwrap();
+        state.lanes.get(channel)?.running.clone()
     }
 
     /// How many tasks wait in the channel behind the running one.
     pub(crate) fn waiting(&self, channel: &str) -> usize {
-        self.0
-            .state
-            .lock()
-            .unwrap()
+        let state = self.0.state.lock().unwrap();
+        state
             .lanes
             .get(channel)
             .map_or(0, |lane| lane.waiting.len())
     }
 
-    /// The message (ts) waits for a run, or for the running one to take it.
+    /// The message (ts) waits for a run of its own or for the next turn of the running one.
     pub(crate) fn waits(&self, channel: &str, ts: &str) -> bool {
         let state = self.0.state.lock().unwrap();
-        let mut tasks = state
-            .lanes
-            .get(channel)
-            .into_iter()
-            .flat_map(|lane| &lane.waiting);
-        tasks.any(|task| match task {
-            Task::Run(job) => job.asked.iter().any(|asked| asked.ts == ts),
-            Task::Fresh(_) => false,
-        })
+        let waiting = state.lanes.get(channel).map(|lane| lane.waiting.iter());
+        let mut requests = waiting.into_iter().flatten().flat_map(Task::requests);
+        requests.any(|request| request.ts == ts)
     }
 
-    /// A waiting message was edited (`Some`) or deleted (`None`); false when it does not
-    /// wait any more.
-    pub(crate) fn amend(&self, channel: &str, ts: &str, text: Option<&str>) -> bool {
+    /// A waiting message was edited (`Some`) or deleted (`None`).
+    pub(crate) fn amend(&self, channel: &str, ts: &str, text: Option<&str>) {
         let mut state = self.0.state.lock().unwrap();
         let Some(lane) = state.lanes.get_mut(channel) else {
-            return false;
+            return;
         };
-        let mut found = false;
         lane.waiting.retain_mut(|task| {
             let Task::Run(job) = task else { return true };
             if job.event.is_some() {
                 return true;
             }
-            job.asked.retain_mut(|asked| {
-                if asked.ts != ts {
-                    return true;
-                }
-                found = true;
-                match text {
-                    Some(text) => text.clone_into(&mut asked.text),
-                    None => return false,
-                }
-                true
-            });
-            !job.asked.is_empty()
+            let amended = job.requests.iter_mut().filter(|request| request.ts == ts);
+            match text {
+                Some(text) => amended.for_each(|request| text.clone_into(&mut request.text)),
+                None => job.requests.retain(|request| request.ts != ts),
+            }
+            !job.requests.is_empty()
         });
-        found
     }
 
     /// Stops everything and waits at most `patience` for the workers to end.
@@ -298,15 +284,13 @@ impl Queue {
         }
     }
 
-    fn hire(&self, state: &mut State) {
+    fn start_worker(&self, state: &mut QueueState) {
         state.threads.retain(|thread| !thread.is_finished());
         let queue = self.clone();
         let name = format!("run-{}", state.started);
         state.started += 1;
-        match thread::Builder::new()
-            .name(name)
-            .spawn(move || queue.work())
-        {
+        let worker = thread::Builder::new().name(name);
+        match worker.spawn(move || queue.work()) {
             Ok(thread) => {
                 state.workers += 1;
                 state.threads.push(thread);
@@ -318,6 +302,7 @@ impl Queue {
 
     /// A worker: takes what is ready until nothing is, then ends.
     fn work(&self) {
+        let work = self.0.work.get().expect("started before the first submit");
         let mut state = self.0.state.lock().unwrap();
         while let Some(channel) = state.ready.pop_front() {
             let Some(lane) = state.lanes.get_mut(&channel) else {
@@ -326,20 +311,20 @@ impl Queue {
             let Some(task) = lane.waiting.pop_front() else {
                 continue;
             };
-            let stop = Stop::new();
-            if matches!(&task, Task::Run(job) if job.stopped) {
-                stop.set(Cause::Asked);
-            }
             let running = Arc::new(Running {
                 task,
-                stop,
+                stop: Stop::new(),
                 since: Instant::now(),
-                ending: Mutex::default(),
-                dropped: Mutex::default(),
+                stopped: Mutex::default(),
             });
+            if let Task::Run(job) = &running.task {
+                if let Some(by) = &job.stopped_by {
+                    running.stop_by(by, Vec::new());
+                }
+            }
             lane.running = Some(running.clone());
             drop(state);
-            (self.0.work)(&running, self);
+            work(&running);
             state = self.0.state.lock().unwrap();
             let Some(lane) = state.lanes.get_mut(&channel) else {
                 continue;
@@ -357,23 +342,23 @@ impl Queue {
     }
 }
 
-/// Takes what is meant for the run in `thread_ts` out of what waits.
-fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Asked> {
+/// Takes the messages for the run in `thread_ts` out of what waits.
+fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Request> {
     let mut taken = Vec::new();
-    let mut fresh = false;
+    let mut after_new = false;
     waiting.retain_mut(|task| match task {
-        // What was said after `new` belongs to the fresh context.
-        Task::Fresh(_) => {
-            fresh = true;
+        // What was said after `new` belongs to the new conversation.
+        Task::NewConversation(_) => {
+            after_new = true;
             true
         }
         Task::Run(job)
-            if !fresh
-                && !job.stopped
+            if !after_new
+                && job.stopped_by.is_none()
                 && job.event.is_none()
                 && job.thread_ts.as_deref() == thread_ts =>
         {
-            taken.append(&mut job.asked);
+            taken.append(&mut job.requests);
             false
         }
         Task::Run(_) => true,
@@ -382,6 +367,7 @@ fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Asked>
 }
 
 impl Lane {
+    /// False: too much waits already.
     fn push(&mut self, task: Task) -> bool {
         if task.is_event() {
             // With nothing running, the first is on its way to a worker.
@@ -392,19 +378,15 @@ impl Lane {
                 return false;
             }
         } else {
-            let asked = self.waiting.iter().map(|task| match task {
-                Task::Run(job) => job.asked.len(),
-                Task::Fresh(_) => 1,
-            });
-            if asked.sum::<usize>() >= ASKED_WAITING_MAX {
+            let requests = self.waiting.iter().map(|task| task.requests().len().max(1));
+            if requests.sum::<usize>() >= REQUESTS_WAITING_MAX {
                 return false;
             }
-            // Said one after the other to the same place: answered together.
+            // Said one after the other in the same place: answered together.
             if let (Task::Run(job), Some(Task::Run(last))) = (&task, self.waiting.back_mut()) {
-                let place = |job: &Job| (job.thread_ts.clone(), job.stopped);
-                if last.event.is_none() && place(last) == place(job) {
-                    last.asked.extend(job.asked.iter().cloned());
-                    last.again |= job.again;
+                if last.event.is_none() && last.place() == job.place() {
+                    last.requests.extend(job.requests.iter().cloned());
+                    last.resumed |= job.resumed;
                     return true;
                 }
             }
@@ -422,7 +404,7 @@ mod tests {
     fn job(channel: &str, thread: Option<&str>, ts: &str, event: Option<&str>) -> Task {
         Task::Run(Job {
             channel: channel.to_owned(),
-            asked: vec![Asked {
+            requests: vec![Request {
                 ts: ts.to_owned(),
                 user: "U1".to_owned(),
                 text: ts.to_owned(),
@@ -430,17 +412,15 @@ mod tests {
             }],
             thread_ts: thread.map(str::to_owned),
             event: event.map(str::to_owned),
-            again: false,
-            stopped: false,
+            resumed: false,
+            stopped_by: None,
         })
     }
 
-    fn fresh() -> Task {
-        Task::Fresh(Order {
+    fn new_conversation() -> Task {
+        Task::NewConversation(CommandRequest {
             channel: "C1".to_owned(),
-            thread_ts: None,
-            ts: "5".to_owned(),
-            again: false,
+            ..CommandRequest::default()
         })
     }
 
@@ -449,15 +429,12 @@ mod tests {
         let (started, starts) = mpsc::channel();
         let (go, gate) = mpsc::channel();
         let gate = Mutex::new(gate);
-        let queue = Queue::new(move |running, _| {
+        let queue = Queue::default();
+        queue.start(move |running| {
+            let tss = running.task.requests().iter().map(|request| &*request.ts);
             let text = match &running.task {
-                Task::Run(job) => job
-                    .asked
-                    .iter()
-                    .map(|a| a.ts.as_str())
-                    .collect::<Vec<_>>()
-                    .join("+"),
-                Task::Fresh(_) => "new".to_owned(),
+                Task::Run(_) => tss.collect::<Vec<_>>().join("+"),
+                Task::NewConversation(_) => "new".to_owned(),
             };
             started
                 .send(format!("{}:{text}", running.task.channel()))
@@ -488,24 +465,27 @@ mod tests {
             queue.submit(job("C1", None, "x", Some("e"))),
             Submitted::Refused
         );
-        assert!(queue.amend("C1", "2", Some("edited")));
-        assert!(queue.amend("C1", "4", None));
-        assert!(!queue.amend("C1", "9", None));
+        queue.amend("C1", "2", Some("edited"));
+        queue.amend("C1", "4", None);
         let steering = queue.take_steering("C1", None);
-        let texts: Vec<_> = steering.iter().map(|asked| asked.text.as_str()).collect();
+        let texts: Vec<_> = steering
+            .iter()
+            .map(|request| request.text.as_str())
+            .collect();
         assert_eq!(texts, ["edited", "3"]);
         assert_eq!(queue.waiting("C1"), EVENTS_WAITING_MAX);
-        queue.submit(fresh());
+        queue.submit(new_conversation());
         queue.submit(job("C1", None, "5", None));
         assert!(
             queue.take_steering("C1", None).is_empty(),
             "said after `new`"
         );
-        assert!(queue.stop("C1", "0").is_none(), "another run's button");
+        assert!(!queue.stop("C1", "0", "U1"), "another run's button");
         queue.submit(job("C1", Some("t"), "6", None));
-        let running = queue.stop("C1", "1").unwrap();
+        let running = queue.running("C1").unwrap();
+        assert!(queue.stop("C1", "1", "U1"));
         assert_eq!(running.stop.cause(), Some(Cause::Asked));
-        assert_eq!(running.dropped(), [""; 0]);
+        assert_eq!(running.take_dropped(), [""; 0]);
         for _ in 0..EVENTS_WAITING_MAX + 4 {
             go.send(()).unwrap();
         }
@@ -523,10 +503,10 @@ mod tests {
     #[test]
     fn what_people_say_waits_in_numbers_too() {
         let mut lane = Lane::default();
-        for _ in 0..ASKED_WAITING_MAX / 2 {
-            assert!(lane.push(fresh()) && lane.push(job("C1", None, "1", None)));
+        for _ in 0..REQUESTS_WAITING_MAX / 2 {
+            assert!(lane.push(new_conversation()) && lane.push(job("C1", None, "1", None)));
         }
-        assert!(!lane.push(fresh()) && !lane.push(job("C1", None, "1", None)));
+        assert!(!lane.push(new_conversation()) && !lane.push(job("C1", None, "1", None)));
     }
 
     /// A run that was stopped before a restart takes nobody along.
@@ -534,10 +514,10 @@ mod tests {
     fn the_stopped_and_those_who_ask_anew_are_kept_apart() {
         let stopped = |ts: &str| match job("C1", None, ts, None) {
             Task::Run(job) => Task::Run(Job {
-                stopped: true,
+                stopped_by: Some("U1".to_owned()),
                 ..job
             }),
-            fresh => fresh,
+            other => other,
         };
         let mut lane = Lane::default();
         let tasks = [stopped("1"), stopped("2"), job("C1", None, "3", None)];

@@ -1,15 +1,15 @@
-//! The loop: one `Job` in, `Update`s on the way, one `Outcome` at the end. Ask the model,
-//! run the tools it calls, write everything down, ask again. What is written is the state:
-//! a run that was cut goes on from the file.
+//! The loop: one `Job` in, `Update`s on the way, one `Outcome` at the end. Ask the model, run
+//! the tools it calls, append everything to the context, ask again. The context on disk is the
+//! state: a run that was cut goes on from there.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent::compact;
 use crate::agent::context::Context;
 use crate::agent::settings::Settings;
+use crate::agent::{Agent, Conversation, compact};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret::{self, Pieces};
@@ -17,35 +17,42 @@ use crate::base::stop::Stop;
 use crate::base::text;
 use crate::base::time;
 use crate::llm::{
-    Assistant, Block, Content, Delta, Message, Provider, Reply, StopReason, ToolCall, ToolResult,
-    ToolSpec, Turn, Usage,
+    Assistant, Block, Content, Delta, Message, Reply, StopReason, ToolCall, ToolResult, Turn, Usage,
 };
 use crate::tools::{self, ToolContext, ToolOutput, Upload};
 
 /// What to do: someone's messages or an event, and where the answer goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Job {
     /// Conversation id: `C..`, `D..`, `G..` or `TERMINAL`.
     pub(crate) channel: String,
-    pub(crate) asked: Vec<Asked>,
+    pub(crate) requests: Vec<Request>,
     /// Root of the thread the answer belongs to; `None`: the channel itself.
     pub(crate) thread_ts: Option<String>,
-    /// File name of the event that woke her; `None` for a person's message.
+    /// File name of the event; `None` for people's messages.
     pub(crate) event: Option<String>,
-    /// Found after a start as not yet answered: an earlier try may have got somewhere.
-    pub(crate) again: bool,
-    /// Likewise, and someone said `stop` since: it only remains to say that it has stopped.
-    pub(crate) stopped: bool,
+    /// Found after a start without an answer: an earlier try may have got somewhere.
+    pub(crate) resumed: bool,
+    /// The user who said `stop` before a restart: only the stop remains to be shown.
+    pub(crate) stopped_by: Option<String>,
+}
+
+impl Job {
+    /// Jobs of one place that come one after the other may become one.
+    pub(crate) fn place(&self) -> impl PartialEq + '_ {
+        let event_and_stop = (self.event.is_some(), self.stopped_by.is_some());
+        (&self.channel, &self.thread_ts, event_and_stop)
+    }
 }
 
 /// One message that asks something of mom.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
     /// Slack ts; for events due time (epoch milliseconds) and file name: `1767604364120:a.json`.
     pub(crate) ts: String,
     /// Slack user id, or `EVENT`.
     pub(crate) user: String,
-    /// Her own mention removed, entities still encoded.
+    /// Without the mention of mom, entities still encoded.
     pub(crate) text: String,
     /// Paths of its files, relative to the data directory; they may still be on their way.
     pub(crate) files: Vec<String>,
@@ -146,24 +153,15 @@ pub(crate) enum Outcome {
     Stopped,
 }
 
-/// Shows an update; returns an error only for `Update::Upload`.
-pub(crate) type Show<'a> = dyn FnMut(Update) -> Result<()> + 'a;
-
-pub(crate) type Read<'a> = dyn Fn(&Asked, &Stop) -> Result<(Vec<Content>, i64)> + 'a;
-
-/// What a run works with, beside its job.
+/// What a run works with, beside its context.
 pub(crate) struct RunEnv<'a> {
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) tools: ToolContext<'a>,
-    pub(crate) specs: &'a [ToolSpec],
+    pub(crate) agent: &'a Agent,
+    pub(crate) conversation: &'a dyn Conversation,
+    pub(crate) stop: &'a Stop,
     pub(crate) settings: &'a Settings,
     /// Fixed during the run: signed thinking and the prompt cache are bound to it.
     pub(crate) system: &'a str,
-    /// A message as the model reads it (time, name, text, files) and its time in
-    /// milliseconds. Waits for the files.
-    pub(crate) read: &'a Read<'a>,
-    /// Messages that came since the run began.
-    pub(crate) steer: &'a dyn Fn() -> Vec<Asked>,
+    pub(crate) tools: ToolContext<'a>,
 }
 
 /// Model turns in one run: far above what work needs, far below what an endless loop costs.
@@ -177,17 +175,11 @@ const OUTPUT_TOKENS_MAX: u64 = 32_000;
 /// At the start of an answer: leave no trace.
 const SILENT: &str = "[SILENT]";
 
-/// One run over a context that already holds what was asked. `used` adds up also when the
-/// run fails.
-pub(crate) fn run(
-    env: &RunEnv<'_>,
-    context: &mut Context,
-    used: &mut Usage,
-    stop: &Stop,
-    show: &mut Show<'_>,
-) -> Result<Outcome> {
+/// One run over a context that already holds the requests. `used` adds up also when the run
+/// fails.
+pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> Result<Outcome> {
     let start = context.run_start();
-    let mut run = Run {
+    let mut run = RunLoop {
         env,
         context,
         used,
@@ -195,14 +187,14 @@ pub(crate) fn run(
         overflowed: false,
         steps: 0,
     };
-    match run.turns(stop, show) {
+    match run.turns() {
         Err(Error::Stopped) => Ok(Outcome::Stopped),
         outcome => outcome,
     }
 }
 
 /// How the run ended, when its answer is the last thing in the context.
-pub(crate) fn standing(context: &Context) -> Option<Outcome> {
+pub(crate) fn existing_outcome(context: &Context) -> Option<Outcome> {
     let of_run = context.messages().get(context.run_start()..);
     let Some(Message::Assistant(said)) = of_run.unwrap_or_default().last() else {
         return None;
@@ -213,7 +205,7 @@ pub(crate) fn standing(context: &Context) -> Option<Outcome> {
     is_over.then(|| outcome(secret::hide(text_of(&said.blocks)), said.stop_reason))
 }
 
-struct Run<'a> {
+struct RunLoop<'a> {
     env: &'a RunEnv<'a>,
     context: &'a mut Context,
     used: &'a mut Usage,
@@ -225,13 +217,18 @@ struct Run<'a> {
     steps: usize,
 }
 
-impl Run<'_> {
-    fn turns(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Outcome> {
+impl RunLoop<'_> {
+    /// Fails only for an upload.
+    fn show(&self, update: Update) -> Result<()> {
+        self.env.conversation.show(update)
+    }
+
+    fn turns(&mut self) -> Result<Outcome> {
         let mut cut_calls = 0;
         for _ in 0..TURNS_MAX {
-            self.take_steering(stop)?;
-            self.compact_when_full(stop, show)?;
-            let reply = self.ask(stop, show)?;
+            self.take_steering()?;
+            self.compact_when_full()?;
+            let reply = self.ask()?;
             if let Some(why) = reply.refusal {
                 return Err(Error::Failed(format!(
                     "the model declined to answer ({why}); put it differently, or say `new`"
@@ -250,7 +247,7 @@ impl Run<'_> {
                     "Your call of {name} was cut off at the output limit and was not run. \
                      Write less at once, for instance a file in several pieces."
                 ))?;
-                show(Update::TurnEnd {
+                self.show(Update::TurnEnd {
                     text,
                     thinking: String::new(),
                     more: true,
@@ -267,10 +264,10 @@ impl Run<'_> {
                 })
                 .collect();
             let thinking = secret::hide(thinking_of(&reply.blocks));
-            // What was said while she wrote the answer waits for the next run: the answer to
+            // What was said while the model wrote the answer waits for the next run: the answer to
             // it would push this one out of the channel.
             let more = !calls.is_empty();
-            show(Update::TurnEnd {
+            self.show(Update::TurnEnd {
                 text: text.clone(),
                 thinking,
                 more,
@@ -278,27 +275,28 @@ impl Run<'_> {
             if !more {
                 return Ok(outcome(text, reply.stop_reason));
             }
-            self.call_tools(&calls, stop, show)?;
-            stop.check()?;
+            self.call_tools(&calls)?;
+            self.env.stop.check()?;
         }
         Err(Error::Failed(format!(
             "stopped after {TURNS_MAX} model turns without an answer; ask again to go on"
         )))
     }
 
-    fn take_steering(&mut self, stop: &Stop) -> Result<()> {
+    fn take_steering(&mut self) -> Result<()> {
         // What was said after a stop is not for the run that it ended.
-        stop.check()?;
-        for asked in &(self.env.steer)() {
+        self.env.stop.check()?;
+        let env = self.env;
+        for request in &env.conversation.steering() {
             // After a restart it may wait though an earlier try had taken it. Files without
-            // words came later than those.
-            let late_files = asked.text.is_empty() && !asked.files.is_empty();
-            if self.context.takes(&asked.ts) && !late_files {
+            // text came later than the text.
+            let late_files = request.text.is_empty() && !request.files.is_empty();
+            if self.context.takes(&request.ts) && !late_files {
                 continue;
             }
-            let (content, timestamp_ms) = (self.env.read)(asked, stop)?;
+            let (content, timestamp_ms) = env.agent.read(request, env.conversation, env.stop)?;
             self.context
-                .append_asked(&asked.ts, content, timestamp_ms)?;
+                .append_asked(&request.ts, content, timestamp_ms)?;
         }
         Ok(())
     }
@@ -312,12 +310,12 @@ impl Run<'_> {
 
     /// One good reply, written down. Retries and the one compaction after an overflow happen
     /// here.
-    fn ask(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Reply> {
+    fn ask(&mut self) -> Result<Reply> {
         let settings = self.env.settings;
         let mut failures = 0;
         loop {
-            stop.check()?;
-            match self.stream(stop, show) {
+            self.env.stop.check()?;
+            match self.stream() {
                 Ok(reply) => {
                     self.overflowed = false;
                     self.keep(&reply)?;
@@ -331,7 +329,7 @@ impl Run<'_> {
                         )));
                     }
                     self.overflowed = true;
-                    self.compact(stop, show)?;
+                    self.compact()?;
                 }
                 Err(Error::Retry { after, why, fault }) => {
                     failures += 1;
@@ -340,24 +338,25 @@ impl Run<'_> {
                     };
                     log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
                     // What streamed in so far will come again.
-                    show(Update::TurnEnd {
+                    self.show(Update::TurnEnd {
                         text: String::new(),
                         thinking: String::new(),
                         more: true,
                     })?;
-                    show(Update::Note(format!(
+                    self.show(Update::Note(format!(
                         "Retrying ({failures}/{})...",
                         settings.retries_max
                     )))?;
-                    stop.wait(pause)?;
+                    self.env.stop.wait(pause)?;
                 }
                 Err(err) => return Err(err),
             }
         }
     }
 
-    fn stream(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<Reply> {
-        let model = self.env.provider.model();
+    fn stream(&mut self) -> Result<Reply> {
+        let provider = &*self.env.agent.provider;
+        let model = provider.model();
         let room = model.context_window.saturating_sub(self.context.tokens());
         let output = OUTPUT_TOKENS_MAX
             .min(u64::from(model.output_tokens_max))
@@ -366,20 +365,20 @@ impl Run<'_> {
             system: self.env.system,
             messages: self.context.messages(),
             run_start: self.start,
-            tools: self.env.specs,
+            tools: &self.env.agent.specs,
             output_tokens_max: u32::try_from(output).unwrap_or(u32::MAX),
         };
         let mut pieces = Pieces::default();
-        self.env.provider.stream(&turn, stop, &mut |delta| {
+        provider.stream(&turn, self.env.stop, &mut |delta| {
             if let Delta::Text(piece) = delta {
-                // Only an upload can fail.
-                show(Update::TextDelta(pieces.push(piece))).ok();
+                // Fails only for an upload.
+                self.show(Update::TextDelta(pieces.push(piece))).ok();
             }
         })
     }
 
     fn keep(&mut self, reply: &Reply) -> Result<()> {
-        let model = self.env.provider.model();
+        let model = self.env.agent.provider.model();
         self.used.add(&reply.usage);
         let stop_reason = if reply.refusal.is_some() {
             StopReason::Error
@@ -397,18 +396,19 @@ impl Run<'_> {
         }))
     }
 
-    fn compact_when_full(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<()> {
-        let model = self.env.provider.model();
+    fn compact_when_full(&mut self) -> Result<()> {
+        let model = self.env.agent.provider.model();
         if !compact::is_due(self.context, model, self.env.settings) {
             return Ok(());
         }
-        self.compact(stop, show)
+        self.compact()
     }
 
     /// A compaction that fails leaves everything as it was: the request may still fit.
-    fn compact(&mut self, stop: &Stop, show: &mut Show<'_>) -> Result<()> {
-        show(Update::Note("Compacting context...".to_owned()))?;
-        match compact::compact(self.context, self.env.provider, self.env.settings, stop) {
+    fn compact(&mut self) -> Result<()> {
+        self.show(Update::Note("Compacting context...".to_owned()))?;
+        let provider = &*self.env.agent.provider;
+        match compact::compact(self.context, provider, self.env.settings, self.env.stop) {
             Ok(usage) => self.used.add(&usage),
             Err(Error::Stopped) => return Err(Error::Stopped),
             Err(err) => log::warning!(self.context.channel(), "compaction failed: {err}"),
@@ -420,26 +420,26 @@ impl Run<'_> {
     /// Results are written in call order, each as soon as those before it are. What a call
     /// does must not be done again, so that it was called, and what came of those before it,
     /// is on the disk first: one fdatasync a call.
-    fn call_tools(&mut self, calls: &[ToolCall], stop: &Stop, show: &mut Show<'_>) -> Result<()> {
+    fn call_tools(&mut self, calls: &[ToolCall]) -> Result<()> {
         let steps: Vec<ToolStep> = calls.iter().map(|call| self.step(call)).collect();
         for step in &steps {
-            show(Update::ToolWaiting(step.clone()))?;
+            self.show(Update::ToolWaiting(step.clone()))?;
         }
         if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
-            return self.call_beside(calls, &steps, stop, show);
+            return self.call_beside(calls, &steps);
         }
         for (call, step) in calls.iter().zip(steps) {
-            let output = if stop.is_set() {
+            let output = if self.env.stop.is_set() {
                 not_run()
             } else {
                 if tools::has_effects(&call.name) {
                     self.context.settle()?;
                 }
-                show(Update::ToolStart(step.clone()))?;
+                self.show(Update::ToolStart(step.clone()))?;
                 let since = Instant::now();
-                let upload = &mut |upload| show(Update::Upload(upload));
-                let output = masked(tools::call(&self.env.tools, call, stop, upload));
-                show(Update::ToolEnd(report(step, &output, since.elapsed())))?;
+                let upload = &mut |upload| self.show(Update::Upload(upload));
+                let output = masked(tools::call(&self.env.tools, call, self.env.stop, upload));
+                self.show(Update::ToolEnd(report(step, &output, since.elapsed())))?;
                 output
             };
             self.keep_result(call, output)?;
@@ -447,19 +447,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn call_beside(
-        &mut self,
-        calls: &[ToolCall],
-        steps: &[ToolStep],
-        stop: &Stop,
-        show: &mut Show<'_>,
-    ) -> Result<()> {
+    fn call_beside(&mut self, calls: &[ToolCall], steps: &[ToolStep]) -> Result<()> {
         if calls.iter().any(|call| tools::has_effects(&call.name)) {
             self.context.settle()?;
         }
         let next = AtomicUsize::new(0);
         let (sender, events) = mpsc::channel();
-        let tools = &self.env.tools;
+        let (tools, stop) = (&self.env.tools, self.env.stop);
         thread::scope(|scope| {
             for n in 0..calls.len().min(CALLS_BESIDE_MAX) {
                 let (sender, next) = (sender.clone(), &next);
@@ -496,11 +490,11 @@ impl Run<'_> {
             for (index, end) in events {
                 let step = steps[index].clone();
                 let Some((output, took)) = end else {
-                    show(Update::ToolStart(step))?;
+                    self.show(Update::ToolStart(step))?;
                     continue;
                 };
                 let output = masked(output);
-                show(Update::ToolEnd(report(step, &output, took)))?;
+                self.show(Update::ToolEnd(report(step, &output, took)))?;
                 done[index] = Some(output);
                 while let Some(output) = done.get_mut(kept).and_then(Option::take) {
                     self.keep_result(&calls[kept], output)?;

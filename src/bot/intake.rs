@@ -1,54 +1,101 @@
-//! From an envelope to the log: what is heard is written down, acked and handed on, in this
-//! order.
+//! From an envelope to the queue: a message is logged, acked and routed, in this order. Jobs of
+//! event files enter here as well.
 
-use std::sync::{Arc, MutexGuard};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use crate::agent::queue::Queue;
-use crate::agent::run::Job;
+use crate::agent::queue::{CommandRequest, Submitted, Task};
+use crate::agent::run::{Job, Request};
 use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
 use crate::base::text;
+use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
 use crate::slack::inbound::{self, Inbound, Incoming};
+use crate::slack::web::Failure;
 use crate::slack::{Envelope, history};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
 
-use super::House;
-use super::errands::Errand;
+use super::Services;
+use super::access::Access;
+use super::catch_up::Wake;
+use super::commands::Commands;
 
-/// A message that was logged just now.
-pub(super) struct Taken {
-    pub(super) message: Incoming,
-    pub(super) files: Vec<Download>,
-    pub(super) seen: Seen,
+/// Codes of conversations.info for a channel in which mom can't post.
+const CLOSED: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
+/// How long that is believed: mom may be invited, and the event file put back.
+const CLOSED_FOR: Duration = Duration::from_secs(2);
+/// Messages that one run answers from its start.
+const TOGETHER_MAX: usize = 50;
+
+pub(super) struct Intake {
+    services: Arc<Services>,
+    pub(super) access: Arc<Access>,
+    pub(super) commands: Arc<Commands>,
+    wake: Wake,
+    /// Held from the look whether a message is new until it waits in the queue: the socket and
+    /// the history may bring the same one, and a run takes over from the log what does not wait.
+    routing: Mutex<()>,
+    /// Channels whose messages can't be logged, and whether that was posted there.
+    unlogged: Mutex<HashMap<String, bool>>,
 }
 
-impl Taken {
-    pub(super) fn command(&self) -> Option<Command> {
-        // Its words were heard before.
-        let words = Some(&self.message.text).filter(|_| self.seen != Seen::NowFiles);
-        words.and_then(|words| Command::parse(words))
+/// A message that was logged just now.
+pub(super) struct LoggedMessage {
+    message: Incoming,
+    files: Vec<Download>,
+    seen: Seen,
+}
+
+/// The lock of `Intake::routing`.
+pub(super) type Routing<'a> = MutexGuard<'a, ()>;
+
+impl LoggedMessage {
+    fn command(&self) -> Option<Command> {
+        // When only its files are new, its text was routed before.
+        let text = Some(&self.message.text).filter(|_| self.seen != Seen::NowFiles);
+        text.and_then(|text| Command::parse(text))
     }
 }
 
-pub(super) type Intake<'a> = MutexGuard<'a, ()>;
+impl Intake {
+    pub(super) fn new(
+        services: Arc<Services>,
+        access: Arc<Access>,
+        commands: Arc<Commands>,
+        wake: Wake,
+    ) -> Intake {
+        Intake {
+            services,
+            access,
+            commands,
+            wake,
+            routing: Mutex::default(),
+            unlogged: Mutex::default(),
+        }
+    }
 
-impl House {
-    /// Writes down, acks, acts, in this order: a message that was not written down is not
-    /// acked, and Slack brings it again.
-    pub(super) fn receive(
-        self: &Arc<House>,
-        batch: Vec<Envelope>,
-        ack: &mut dyn FnMut(&[String]),
-        queue: &Queue,
-    ) {
+    pub(super) fn lock(&self) -> Routing<'_> {
+        self.routing.lock().unwrap()
+    }
+
+    /// Whether a logged message waits for a run.
+    pub(super) fn waits(&self, channel: &str, ts: &str) -> bool {
+        let _routing = self.lock();
+        self.commands.queue.waits(channel, ts)
+    }
+
+    /// Logs, acks and routes. A message that can't be logged is not acked, and Slack brings it
+    /// again.
+    pub(super) fn receive(&self, batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])) {
         let mut ids = Vec::with_capacity(batch.len());
         let mut messages = Vec::new();
         let mut others = Vec::new();
         for envelope in batch {
-            match inbound::parse(&envelope.kind, &envelope.payload, self.me()) {
+            match inbound::parse(&envelope.kind, &envelope.payload, self.services.me()) {
                 Inbound::Message(message) => messages.push((envelope.id, message)),
                 Inbound::Ignored(why) => {
                     log::debug!("", "left out {}: {why}", envelope.kind);
@@ -60,74 +107,65 @@ impl House {
                 }
             }
         }
-        let from: Vec<_> = messages
-            .iter()
-            .map(|(id, message)| (id.clone(), message.channel.clone()))
-            .collect();
-        let messages: Vec<_> = messages.into_iter().map(|(_, message)| message).collect();
-        let asked: Vec<Incoming> = messages.iter().filter(|m| m.mention).cloned().collect();
-        let intake = self.intake.lock().unwrap();
-        let (taken, failed) = self.take(messages, &intake);
+        let routing = self.lock();
+        let batch = messages.iter().map(|(_, message)| message.clone());
+        let (logged, failed) = self.log_new(batch.collect(), &routing);
         for (channel, err) in &failed {
-            log::error!(
-                channel,
-                "cannot write messages down, Slack will bring them again: {err}"
-            );
-            self.kept.lost(channel);
-            let asked = asked.iter().find(|message| message.channel == *channel);
-            self.say_unwritten(channel, asked, err);
+            let mut requests = messages.iter().map(|(_, message)| message);
+            let request = requests.find(|m| m.mention && m.channel == *channel);
+            self.not_logged(channel, request, err);
         }
-        let mut unwritten = self.unwritten.lock().unwrap();
-        let before = unwritten.len();
-        unwritten.retain(|channel, _| taken.iter().all(|t| t.message.channel != *channel));
-        if unwritten.len() < before {
+        let mut unlogged = self.unlogged.lock().unwrap();
+        let before = unlogged.len();
+        unlogged.retain(|channel, _| logged.iter().all(|l| l.message.channel != *channel));
+        if unlogged.len() < before {
             // It works again; Slack may have given up bringing what came meanwhile.
-            self.hello();
+            self.wake.wake();
         }
-        drop(unwritten);
-        let is_written = |channel: &String| failed.iter().all(|(failed, _)| failed != channel);
-        ids.extend(
-            from.into_iter()
-                .filter(|(_, channel)| is_written(channel))
-                .map(|(id, _)| id),
-        );
+        drop(unlogged);
+        messages.retain(|(_, message)| failed.iter().all(|(failed, _)| *failed != message.channel));
+        ids.extend(messages.into_iter().map(|(id, _)| id));
         ack(&ids);
-        self.route(taken, queue, intake);
+        self.route(logged, routing);
         let others = others.into_iter();
-        let revised: Vec<Incoming> = others.filter_map(|other| self.act(other, queue)).collect();
-        self.revise(&revised);
+        let revised: Vec<Incoming> = others.filter_map(|other| self.apply(other)).collect();
+        self.log_revised(&revised);
     }
 
-    /// Someone waits for an answer that can't come: told once, until it works again.
-    fn say_unwritten(&self, channel: &str, asked: Option<&Incoming>, err: &Error) {
-        let mut unwritten = self.unwritten.lock().unwrap();
-        let told = unwritten.entry(channel.to_owned()).or_default();
-        let asked = asked.filter(|message| !*told && self.may(message).is_ok());
-        if let Some(message) = asked {
-            *told = true;
-            self.errand(Errand::Say {
-                channel: message.channel.clone(),
-                thread_ts: message.thread_ts.clone(),
-                text: format!(
-                    "_Sorry, something went wrong_: I can't write down what is said here, so I \
-                     can't answer yet ({}). Whoever runs me can mend that; I will try again.",
-                    text::escape(&text::one_line(&err.to_string(), 300))
-                ),
-            });
+    /// Someone waits for an answer that can't come: posted once, until it works again.
+    fn not_logged(&self, channel: &str, request: Option<&Incoming>, err: &Error) {
+        log::error!(
+            channel,
+            "cannot log messages, Slack will bring them again: {err}"
+        );
+        self.services.history.lost(channel);
+        let mut unlogged = self.unlogged.lock().unwrap();
+        let posted = unlogged.entry(channel.to_owned()).or_default();
+        let request = request.filter(|message| !*posted && self.access.may(message).is_ok());
+        if let Some(message) = request {
+            *posted = true;
+            let why = text::escape(&text::one_line(&err.to_string(), 300));
+            let text = format!(
+                "_Sorry, something went wrong_: I can't write down what is said here, so I \
+                 can't answer yet ({why}). The person who runs me can fix that; I will try again."
+            );
+            let thread_ts = message.thread_ts.as_deref();
+            self.commands.outbox.post(channel, thread_ts, text);
         }
     }
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.
-    pub(super) fn take(
+    pub(super) fn log_new(
         &self,
         messages: Vec<Incoming>,
-        _: &Intake,
-    ) -> (Vec<Taken>, Vec<(String, Error)>) {
-        let store = &self.agent.store;
-        let mut taken: Vec<Taken> = Vec::new();
+        _: &Routing<'_>,
+    ) -> (Vec<LoggedMessage>, Vec<(String, Error)>) {
+        let store = &self.services.agent.store;
+        let mut new: Vec<LoggedMessage> = Vec::new();
         let channels = messages.iter().map(|message| message.channel.as_str());
         let mut failed = self
-            .kept
+            .services
+            .history
             .hear(&channels.collect(), &|id| store.heard_until(id));
         for message in messages {
             if failed
@@ -137,13 +175,13 @@ impl House {
                 continue;
             }
             // A twin in the same batch is not in the log yet.
-            let twin = taken.iter_mut().find(|taken| {
-                taken.message.channel == message.channel && taken.message.ts == message.ts
+            let twin = new.iter_mut().find(|logged| {
+                logged.message.channel == message.channel && logged.message.ts == message.ts
             });
             if let Some(twin) = twin {
                 // Sometimes only one of the twins carries the files.
                 if twin.files.is_empty() && !message.files.is_empty() {
-                    twin.files = self.downloads(&message);
+                    twin.files = downloads(&message);
                     twin.message.files = message.files;
                 }
                 twin.message.mention |= message.mention;
@@ -156,8 +194,8 @@ impl House {
             match store.seen(&message.channel, &message.ts, now) {
                 Ok(Seen::Known) => {}
                 Ok(seen) => {
-                    let files = self.downloads(&message);
-                    taken.push(Taken {
+                    let files = downloads(&message);
+                    new.push(LoggedMessage {
                         message,
                         files,
                         seen,
@@ -166,7 +204,7 @@ impl House {
                 Err(err) => failed.push((message.channel, err)),
             }
         }
-        let entries = taken.iter().map(|Taken { message, files, .. }| {
+        let entries = new.iter().map(|LoggedMessage { message, files, .. }| {
             let entry = LogEntry {
                 mention: self.asks(message),
                 ..self.entry(message, files)
@@ -174,22 +212,21 @@ impl House {
             (message.channel.clone(), entry)
         });
         failed.extend(store.log_batch(&entries.collect::<Vec<_>>()));
-        taken.retain(|taken| {
-            failed
-                .iter()
-                .all(|(channel, _)| *channel != taken.message.channel)
+        new.retain(|logged| {
+            let channel = &logged.message.channel;
+            failed.iter().all(|(failed, _)| failed != channel)
         });
-        (taken, failed)
+        (new, failed)
     }
 
-    /// A line of the log that asks something of mom.
+    /// The log line asks something of mom.
     fn asks(&self, message: &Incoming) -> bool {
-        message.mention && self.may(message).is_ok()
+        message.mention && self.access.may(message).is_ok()
     }
 
-    /// It asks nothing.
+    /// A log line that asks nothing.
     fn entry(&self, message: &Incoming, files: &[Download]) -> LogEntry {
-        let user = self.names.known(&message.user);
+        let user = self.services.names.known(&message.user);
         let attachments = files.iter().map(|download| Attachment {
             original: download.file.name.clone(),
             local: download.local.clone(),
@@ -206,64 +243,293 @@ impl House {
         }
     }
 
-    /// Logs what was said in the job's thread before, by people when she was not there, or
-    /// by other programs: alerts often are what she is asked about.
-    pub(super) fn read_thread(&self, job: &Job) -> Result<()> {
-        let (Some(root), Some(asked)) = (&job.thread_ts, job.asked.first()) else {
+    /// Logs what was said in the job's thread before: by people while mom was not there, and by
+    /// programs, since requests are often about their alerts.
+    pub(super) fn log_thread(&self, job: &Job) -> Result<()> {
+        let (Some(root), Some(request)) = (&job.thread_ts, job.requests.first()) else {
             return Ok(());
         };
-        history::thread(&self.web, &job.channel, root, &asked.ts, &mut |page| {
-            let said = page.iter().filter_map(|message| {
-                let said = inbound::overheard(message, &job.channel, self.me())?;
+        let Services {
+            web, names, files, ..
+        } = &*self.services;
+        history::thread(web, &job.channel, root, &request.ts, &mut |page| {
+            let messages = page.iter().filter_map(|message| {
+                let overheard = inbound::overheard(message, &job.channel, self.services.me())?;
                 if let Some(name) = inbound::program_name(message) {
-                    self.names.remember(&said.user, name);
+                    names.remember(&overheard.user, name);
                 }
-                Some(said)
+                Some(overheard)
             });
-            let said = said.collect();
-            let (taken, failed) = self.take(said, &self.intake.lock().unwrap());
-            for download in taken.into_iter().flat_map(|taken| taken.files) {
-                self.files.fetch(download);
+            let (logged, failed) = self.log_new(messages.collect(), &self.lock());
+            for download in logged.into_iter().flat_map(|logged| logged.files) {
+                files.fetch(download);
             }
-            match failed.into_iter().next() {
-                Some((_, err)) => Err(err),
-                None => Ok(()),
-            }
+            failed
+                .into_iter()
+                .next()
+                .map_or(Ok(()), |(_, err)| Err(err))
         })
     }
 
-    pub(super) fn downloads(&self, message: &Incoming) -> Vec<Download> {
-        let names: Vec<&str> = message
-            .files
-            .iter()
-            .map(|file| file.name.as_str())
-            .collect();
-        let places = Store::attachments(&message.channel, &message.ts, &names);
-        let pairs = message.files.iter().cloned().zip(places);
-        pairs
-            .map(|(file, place)| Download {
-                file,
-                local: place.local,
-            })
-            .collect()
-    }
-
-    /// What logged messages say now, as further lines of the log; nothing at all: deleted.
-    fn revise(&self, messages: &[Incoming]) {
-        let _intake = self.intake.lock().unwrap();
-        let store = &self.agent.store;
+    /// Logs what messages say after an edit, as further lines; nothing at all: deleted.
+    fn log_revised(&self, messages: &[Incoming]) {
+        let _routing = self.lock();
+        let store = &self.services.agent.store;
         for message in messages {
             let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
                 Ok(Seen::New) => Ok(()),
                 Ok(_) => {
-                    let entry = self.entry(message, &self.downloads(message));
+                    let entry = self.entry(message, &downloads(message));
                     store.log(&[(message.channel.clone(), entry)])
                 }
                 Err(err) => Err(err),
             };
             if let Err(err) = revised {
-                log::warning!(&message.channel, "cannot write an edit down: {err}");
+                log::warning!(&message.channel, "cannot log an edit: {err}");
             }
         }
+    }
+
+    /// What logged messages lead to; those that came together are answered together.
+    pub(super) fn route(&self, logged: Vec<LoggedMessage>, _: Routing<'_>) {
+        let mut tasks = Vec::new();
+        for logged in logged {
+            // A command is about what was said before it.
+            if logged.command().is_some() {
+                tasks.drain(..).for_each(|task| self.submit(task));
+            }
+            if let Some(job) = self.route_one(logged) {
+                gather(&mut tasks, job);
+            }
+        }
+        tasks.into_iter().for_each(|task| self.submit(task));
+    }
+
+    fn route_one(&self, logged: LoggedMessage) -> Option<Job> {
+        let command = logged.command();
+        let LoggedMessage {
+            message,
+            files,
+            seen,
+        } = logged;
+        let locals = files.iter().map(|download| download.local.clone());
+        let locals: Vec<String> = locals.collect();
+        for download in files {
+            self.services.files.fetch(download);
+        }
+        // `stop` needs no mention; anything else that is not for mom is only logged.
+        let is_running = || self.commands.queue.running(&message.channel).is_some();
+        let stops = command == Some(Command::Stop) && is_running();
+        if !message.mention && !stops {
+            return None;
+        }
+        let channel = message.channel.clone();
+        let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
+        if let Err(why) = self.access.may(&message) {
+            if message.mention {
+                let thread_ts = thread_ts.as_deref();
+                self.access.refuse(&channel, thread_ts, &message.user, why);
+            }
+            return None;
+        }
+        if let Some(command) = command {
+            let request = CommandRequest {
+                channel,
+                thread_ts,
+                ts: message.ts,
+                user: message.user,
+                resumed: false,
+            };
+            self.route_command(command, request);
+            return None;
+        }
+        let mut job = Job {
+            channel,
+            requests: vec![Request {
+                ts: message.ts,
+                user: message.user,
+                text: message.text,
+                files: locals,
+            }],
+            thread_ts,
+            ..Job::default()
+        };
+        if seen == Seen::NowFiles {
+            // For the run that has the text; there is none when it has ended.
+            job.requests[0].text.clear();
+            job.resumed = true;
+            self.commands.queue.submit(Task::Run(job));
+            return None;
+        }
+        Some(job)
+    }
+
+    fn route_command(&self, command: Command, request: CommandRequest) {
+        match command {
+            Command::Stop => {
+                let commands = self.commands.clone();
+                let user = request.user.clone();
+                self.access
+                    .when_member(user, move |_| commands.stop(&request));
+            }
+            Command::New => self.submit(Task::NewConversation(request)),
+            Command::Status => self.commands.status(request),
+        }
+    }
+
+    /// Messages that have to wait get a reaction.
+    pub(super) fn submit(&self, task: Task) {
+        let channel = task.channel().to_owned();
+        let tss: Vec<String> = match &task {
+            Task::Run(job) if !job.resumed => job.requests.iter().map(|r| r.ts.clone()).collect(),
+            // It had its reaction, or is nobody's message.
+            _ => Vec::new(),
+        };
+        match self.commands.queue.submit(task) {
+            Submitted::Next => {}
+            Submitted::Waits => {
+                for ts in tss {
+                    self.commands.outbox.react(&channel, &ts, "eyes");
+                }
+            }
+            Submitted::Refused => {
+                log::warning!(
+                    &channel,
+                    "too much waits here; a message stays in the log only"
+                );
+            }
+        }
+    }
+
+    /// Returns what is to be logged of it.
+    fn apply(&self, inbound: Inbound) -> Option<Incoming> {
+        let queue = &self.commands.queue;
+        match inbound {
+            Inbound::Edited(message) => {
+                queue.amend(&message.channel, &message.ts, Some(&message.text));
+                Some(message)
+            }
+            Inbound::Deleted { channel, ts } => {
+                queue.amend(&channel, &ts, None);
+                Some(Incoming {
+                    channel,
+                    ts,
+                    ..Incoming::default()
+                })
+            }
+            Inbound::StopPressed { channel, user, run } => {
+                self.stop_pressed(channel, user, run);
+                None
+            }
+            Inbound::Message(_) | Inbound::Ignored(_) => None,
+        }
+    }
+
+    fn stop_pressed(&self, channel: String, user: String, run: String) {
+        let message = Incoming {
+            channel: channel.clone(),
+            user: user.clone(),
+            ..Incoming::default()
+        };
+        let queue = self.commands.queue.clone();
+        // The button of a run that has ended stops no other.
+        let running = queue.running(&channel);
+        let is_its = running.is_some_and(|running| run.is_empty() || running.run() == run);
+        if is_its && self.access.may(&message).is_ok() {
+            self.access.when_member(user, move |user| {
+                queue.stop(&channel, &run, user);
+            });
+        }
+    }
+
+    /// A thread's whole life: submits the jobs of event files.
+    pub(super) fn watch_events(&self) {
+        let Services {
+            events,
+            names,
+            stop,
+            ..
+        } = &*self.services;
+        let Commands { queue, outbox, .. } = &*self.commands;
+        // Channels that were told of a full queue since it was last empty.
+        let mut notified = HashSet::new();
+        let mut submit = |job: Job| {
+            let (channel, event) = (job.channel.clone(), job.event.clone().unwrap_or_default());
+            match queue.submit(Task::Run(job)) {
+                Submitted::Next => {
+                    notified.remove(&channel);
+                    Uptake::Taken
+                }
+                Submitted::Waits => Uptake::Taken,
+                Submitted::Refused if stop.is_set() => Uptake::Closing,
+                Submitted::Refused => {
+                    if notified.insert(channel.clone()) {
+                        let event = text::escape(&event);
+                        let text = format!(
+                            "_I left out the event {event}: too many events wait here. I leave                              out further ones until there is room_"
+                        );
+                        outbox.post(&channel, None, text);
+                    }
+                    Uptake::Full
+                }
+            }
+        };
+        // The last channel that was refused: its files often come together.
+        let mut closed: Option<(String, Instant, String)> = None;
+        let mut channel = |id: &str| {
+            if !self.access.is_channel_allowed(id) {
+                return Err("--allow-channels does not name this channel".to_owned());
+            }
+            let is_same = |(known, at, _): &&(String, Instant, String)| {
+                known == id && at.elapsed() < CLOSED_FOR
+            };
+            if let Some((_, _, why)) = closed.as_ref().filter(is_same) {
+                return Err(why.clone());
+            }
+            match names.channel(id) {
+                Err(Failure::Refused(code)) if CLOSED.contains(&code.as_str()) => {
+                    let why = Failure::Refused(code).to_string();
+                    closed = Some((id.to_owned(), Instant::now(), why.clone()));
+                    Err(why)
+                }
+                // It can't be found out now: posting there will show.
+                _ => Ok(()),
+            }
+        };
+        let mut outside = Outside {
+            submit: &mut submit,
+            channel: &mut channel,
+        };
+        if let Err(err) = events.watch(stop, &mut outside) {
+            log::error!("", "events are not watched any more: {err}");
+        }
+    }
+}
+
+/// The files of a message, and where they go.
+pub(super) fn downloads(message: &Incoming) -> Vec<Download> {
+    let names = message.files.iter().map(|file| file.name.as_str());
+    let places = Store::attachments(&message.channel, &message.ts, &names.collect::<Vec<_>>());
+    let pairs = message.files.iter().cloned().zip(places);
+    pairs
+        .map(|(file, place)| Download {
+            file,
+            local: place.local,
+        })
+        .collect()
+}
+
+/// Adds a job to those that will be submitted; what belongs to one place, and to the same side
+/// of a command, is one job.
+pub(super) fn gather(tasks: &mut Vec<Task>, job: Job) {
+    let jobs = tasks.iter_mut().rev().map_while(|task| match task {
+        Task::Run(job) => Some(job),
+        Task::NewConversation(_) => None,
+    });
+    let fits =
+        |other: &&mut Job| other.place() == job.place() && other.requests.len() < TOGETHER_MAX;
+    match jobs.into_iter().find(fits) {
+        Some(other) => other.requests.extend(job.requests),
+        None => tasks.push(Task::Run(job)),
     }
 }

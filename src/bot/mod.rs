@@ -1,21 +1,24 @@
-//! The bot: its threads and what they share. The socket's owner (this thread) writes down,
-//! acks and routes; whatever takes longer goes to a thread beside it.
+//! The Slack front end: from an envelope to an answer.
+//!
+//! - Lives here: `Intake` (envelope, log, ack), `Access` (who may use mom), `Commands` (stop,
+//!   new, status), `Worker` (one run), `CatchUp` (what was missed), `Outbox` (posts beside runs).
+//! - Enters: envelopes of the socket, Slack's history, jobs of event files, signals.
+//! - Leaves: lines of log.jsonl, acks, tasks for `agent::queue::Queue`, posts in Slack.
+//! - State: each part owns its own; what none of them owns is in `Services`.
 
-mod errands;
+mod access;
+mod catch_up;
+mod commands;
 mod intake;
-mod missed;
-mod route;
-mod runs;
+mod outbox;
+mod worker;
 
-use std::collections::HashMap;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::agent::Agent;
 use crate::agent::queue::Queue;
-use crate::agent::run::Job;
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
@@ -23,7 +26,6 @@ use crate::base::stop::{Cause, Stop};
 use crate::config::{self, Keys};
 use crate::events::Events;
 use crate::signals;
-use crate::slack::display::Stopper;
 use crate::slack::files::Files;
 use crate::slack::inbound::Me;
 use crate::slack::users::Names;
@@ -31,84 +33,109 @@ use crate::slack::web::{Identity, Web};
 use crate::slack::{self, Envelope, socket};
 use crate::store::kept::Kept;
 
-use errands::Errand;
+use self::access::Access;
+use self::catch_up::{CatchUp, Wake};
+use self::commands::Commands;
+use self::intake::Intake;
+use self::outbox::Outbox;
+use self::worker::Worker;
 
-/// From the signal to the end of the program (PRODUCT.md, section 5: 3 s in all).
-const PATIENCE: Duration = Duration::from_millis(2_400);
-/// What waits to be said beside the runs. More is not said.
-const ERRANDS_MAX: usize = 512;
+/// How long runs may take to end after a signal (PRODUCT.md, section 5: 3 s in all).
+const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(2_400);
+
+/// Opened at the start and used by all parts.
+struct Services {
+    agent: Agent,
+    web: Arc<Web>,
+    identity: Identity,
+    names: Names,
+    files: Files,
+    events: Events,
+    /// How far each channel's history was read.
+    history: Kept,
+    /// Set when mom ends.
+    stop: Stop,
+}
+
+impl Services {
+    fn me(&self) -> &Me {
+        &self.identity.me
+    }
+}
 
 pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (app, bot) = config::slack_tokens(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
     signals::watch(true, move |_| on_signal.set(Cause::Restart))?;
-    // Calls to Slack go on while the runs say goodbye; this stop is set last.
-    let hang_up = Stop::new();
+    // Runs still post how they ended after `stop`; this one is set last.
+    let web_stop = Stop::new();
     let url = agent.config.slack_api_url.clone();
-    let web = Arc::new(Web::new(&url, app, bot, &agent.net, &hang_up));
+    let web = Arc::new(Web::new(&url, app, bot, &agent.net, &web_stop));
     let Some(identity) = identify(&web, &stop)? else {
         return Ok(());
     };
-    greet(&identity, &agent);
+    log_start(&identity, &agent);
     let (files, downloads) = Files::new();
-    let (errands, errand_list) = sync_channel(ERRANDS_MAX);
-    let (hellos, hello_list) = sync_channel(1);
-    let events = Events::new(agent.store.dir().clone());
-    let house = Arc::new(House {
+    let services = Arc::new(Services {
         names: Names::new(web.clone(), identity.me.clone()),
-        kept: Kept::load(agent.store.dir().clone()),
+        history: Kept::load(agent.store.dir().clone()),
+        events: Events::new(agent.store.dir().clone()),
         identity,
         agent,
         web,
         files,
-        events,
-        errands,
-        hellos,
         stop: stop.clone(),
-        intake: Mutex::default(),
-        unposted: Mutex::default(),
-        unwritten: Mutex::default(),
-        stoppers: Mutex::default(),
     });
-    let queue = {
-        let house = house.clone();
-        Queue::new(move |running, queue| house.work(running, queue))
-    };
-    house.take_up(&queue);
-    let beside = |name: &str, work: Beside| {
-        let (house, queue) = (house.clone(), queue.clone());
-        let thread = thread::Builder::new().name(name.to_owned());
-        thread
-            .spawn(move || work(&house, &queue))
-            .map_err(|err| Error::failed(format!("cannot start the thread {name}: {err}")))
-    };
-    // It ends with its queue, and may sit in one last read for a moment: it is not waited for.
-    beside(
-        "files",
-        Box::new(move |house, _| {
-            (house.files).work(&downloads, &house.web, &house.agent.store, &house.stop);
-        }),
-    )?;
+    let queue = Queue::default();
+    let (outbox, posts) = Outbox::new(services.clone());
+    let (wake, wakes) = Wake::new();
+    let access = Arc::new(Access::new(services.clone(), outbox.clone()));
+    let commands = Arc::new(Commands::new(
+        services.clone(),
+        queue.clone(),
+        outbox.clone(),
+    ));
+    let intake = Arc::new(Intake::new(
+        services.clone(),
+        access.clone(),
+        commands.clone(),
+        wake.clone(),
+    ));
+    let worker = Arc::new(Worker::new(
+        services.clone(),
+        intake.clone(),
+        access,
+        commands.clone(),
+    ));
+    let catch_up = CatchUp::new(services.clone(), intake.clone(), worker.clone());
+    queue.start(move |running| worker.work(running));
+    catch_up.resume();
+    // It ends with its queue, and may be in one last read for a moment: it is not joined.
+    let fetcher = services.clone();
+    spawn("files", move || {
+        let Services {
+            files,
+            web,
+            agent,
+            stop,
+            ..
+        } = &*fetcher;
+        files.work(&downloads, web, &agent.store, stop);
+    })?;
+    let (poster, watcher) = (outbox.clone(), intake.clone());
     let threads = [
-        beside(
-            "errands",
-            Box::new(move |house, queue| house.run_errands(&errand_list, queue)),
-        )?,
-        beside("events", Box::new(|house, queue| house.watch_events(queue)))?,
-        beside(
-            "missed",
-            Box::new(move |house, queue| house.catch_up(&hello_list, queue)),
-        )?,
+        spawn("outbox", move || poster.run(&posts))?,
+        spawn("events", move || watcher.watch_events())?,
+        spawn("catch-up", move || catch_up.run(&wakes))?,
     ];
-    let served = house.listen(&queue);
+    let served = listen(&services, &intake, &wake);
     stop.set(Cause::Restart);
-    house.hello();
-    queue.shutdown(PATIENCE);
-    hang_up.set(Cause::Restart);
-    // What waits before it fails quickly now.
-    house.errands.send(Box::new(Errand::End)).ok();
-    drop(house);
+    wake.wake();
+    queue.shutdown(SHUTDOWN_PATIENCE);
+    web_stop.set(Cause::Restart);
+    // The posts before this one fail quickly now.
+    outbox.end();
     for thread in threads {
         // A panic there was printed when it happened.
         thread.join().ok();
@@ -116,11 +143,31 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     served
 }
 
-/// What a thread does; in a box, so that the code to start one is there once.
-type Beside = Box<dyn FnOnce(&Arc<House>, &Queue) + Send>;
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread
+        .spawn(work)
+        .map_err(|err| Error::failed(format!("cannot start the thread {name}: {err}")))
+}
+
+fn listen(services: &Services, intake: &Intake, wake: &Wake) -> Result<()> {
+    let mut first = true;
+    let mut receive = |batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])| {
+        intake.receive(batch, ack);
+    };
+    let mut connected = || {
+        if std::mem::take(&mut first) {
+            log::info!("", "connected to Slack");
+        }
+        services.history.connected();
+        wake.wake();
+    };
+    let (web, net) = (&services.web, &services.agent.net);
+    socket::run(web, net, &services.stop, &mut receive, &mut connected)
+}
 
 /// What the operator should know from the first lines of the log.
-fn greet(identity: &Identity, agent: &Agent) {
+fn log_start(identity: &Identity, agent: &Agent) {
     let Identity { user, team, .. } = identity;
     log::info!("", "I am {user} in the workspace {team}");
     if let Some(odd) = slack::odd_lists(&agent.config) {
@@ -135,17 +182,16 @@ fn greet(identity: &Identity, agent: &Agent) {
     }
 }
 
-/// auth.test, as often as the network needs. `None`: stopped meanwhile.
+/// auth.test, repeated while Slack cannot be reached. `None`: mom was stopped meanwhile.
 fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    let mut said = false;
+    let mut warned = false;
     loop {
         match web.auth_test() {
             Ok(identity) => return Ok(Some(identity)),
             Err(Error::Retry { after, why, .. }) => {
-                if !said {
+                if !std::mem::replace(&mut warned, true) {
                     log::warning!("", "{why}; I keep trying");
-                    said = true;
                 }
                 if backoff.wait(stop, after).is_err() {
                     return Ok(None);
@@ -154,57 +200,5 @@ fn identify(web: &Web, stop: &Stop) -> Result<Option<Identity>> {
             Err(Error::Stopped) => return Ok(None),
             Err(err) => return Err(err),
         }
-    }
-}
-
-struct House {
-    agent: Agent,
-    web: Arc<Web>,
-    identity: Identity,
-    names: Names,
-    files: Files,
-    events: Events,
-    /// In boxes: the channel keeps a place for each that may wait.
-    errands: SyncSender<Box<Errand>>,
-    /// Wakes the thread that reads what was missed.
-    hellos: SyncSender<()>,
-    kept: Kept,
-    stop: Stop,
-    /// Held from "is it new" to "it waits in the queue": the socket and the backfill may
-    /// bring the same message, and a run takes from the log what does not wait.
-    intake: Mutex<()>,
-    /// Channels whose messages can't be written down, and whether they were told.
-    unwritten: Mutex<HashMap<String, bool>>,
-    /// Jobs whose end could not be said, for when Slack is back.
-    unposted: Mutex<Vec<Job>>,
-    /// The displays of the runs that go on, by channel.
-    stoppers: Mutex<HashMap<String, Stopper>>,
-}
-
-impl House {
-    fn me(&self) -> &Me {
-        &self.identity.me
-    }
-
-    fn listen(self: &Arc<House>, queue: &Queue) -> Result<()> {
-        let mut first = true;
-        let mut receive = |batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])| {
-            self.receive(batch, ack, queue);
-        };
-        let mut connected = || {
-            if first {
-                log::info!("", "connected to Slack");
-            }
-            self.kept.connected();
-            self.hello();
-            first = false;
-        };
-        socket::run(
-            &self.web,
-            &self.agent.net,
-            &self.stop,
-            &mut receive,
-            &mut connected,
-        )
     }
 }

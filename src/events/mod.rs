@@ -5,7 +5,7 @@
 //! A file is looked at a moment after its last change, read whole, and kept here as a due
 //! time; its text is read again when it fires. An immediate or one-shot file goes when its
 //! run is on disk (`ran`), so that a crash in between makes it run late, not never: the run
-//! is known by `Asked::ts`, which is the same after a restart. What can't run becomes
+//! is known by `Request::ts`, which is the same after a restart. What can't run becomes
 //! NAME.json.error, with the reason inside.
 
 pub(crate) mod cron;
@@ -25,7 +25,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use crate::agent::run::{Asked, Job};
+use crate::agent::run::{Job, Request};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Stop, poll_for};
@@ -238,7 +238,7 @@ impl Events {
         };
         let is_its = match known.plan {
             Plan::Submitted { ts_ms } => {
-                job.asked.first().map(|a| &a.ts) == Some(&run_ts(ts_ms, name))
+                job.requests.first().map(|a| &a.ts) == Some(&run_ts(ts_ms, name))
             }
             Plan::Periodic { .. } => true,
             Plan::Once { .. } | Plan::Broken => false,
@@ -253,7 +253,7 @@ impl Events {
     /// What an event asked is on disk (or was already, before a crash): its file goes, if it
     /// is still the one that was read.
     pub(crate) fn ran(&self, job: &Job) {
-        let (Some(name), Some(asked)) = (&job.event, job.asked.first()) else {
+        let (Some(name), Some(asked)) = (&job.event, job.requests.first()) else {
             return;
         };
         let mut state = self.0.state.lock().unwrap();
@@ -639,7 +639,7 @@ impl Events {
         };
         let job = Job {
             channel: event.channel.clone(),
-            asked: vec![Asked {
+            requests: vec![Request {
                 ts: run_ts(ts_ms, name),
                 user: "EVENT".to_owned(),
                 text: asked,
@@ -647,8 +647,7 @@ impl Events {
             }],
             thread_ts: None,
             event: Some(name.to_owned()),
-            again: false,
-            stopped: false,
+            ..Job::default()
         };
         // Before the queue has it: the run may be on disk at once.
         if once {
@@ -983,7 +982,7 @@ mod tests {
             self.with(|events, outside| events.fire_due(now_ms, outside));
             self.jobs[before..]
                 .iter()
-                .map(|job| job.asked[0].text.clone())
+                .map(|job| job.requests[0].text.clone())
                 .collect()
         }
 
@@ -1062,7 +1061,7 @@ mod tests {
         assert_eq!(world.fire(START + HOUR).len(), 1);
         assert_eq!(world.fire(START + HOUR), [""; 0]);
         assert_eq!(
-            world.jobs[3].asked[0].ts,
+            world.jobs[3].requests[0].ts,
             format!("{}:shot-ahead.json", START + HOUR)
         );
     }

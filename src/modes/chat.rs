@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::agent::prompt::Place;
-use crate::agent::run::{Asked, Job, Outcome, Update};
-use crate::agent::{Agent, Scene, TERMINAL};
+use crate::agent::run::{Job, Outcome, Request, Update};
+use crate::agent::{Agent, Conversation, TERMINAL};
 use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::stop::{Cause, Stop};
@@ -71,7 +71,7 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
             // A run blocks this loop, so there is never one to stop here.
             Some(Command::Stop) => answer("Nothing running.")?,
             Some(Command::New) => {
-                agent.fresh(TERMINAL)?;
+                agent.new_conversation(TERMINAL)?;
                 answer("A fresh start: what was said before is left out from now on.")?;
             }
             Some(Command::Status) => answer(&agent.status(TERMINAL, &[]))?,
@@ -108,7 +108,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
         mention: true,
         ..LogEntry::default()
     };
-    let asked = Asked {
+    let request = Request {
         ts: entry.ts.clone(),
         user: USER.to_owned(),
         text,
@@ -117,24 +117,11 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
     agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
     let job = Job {
         channel: TERMINAL.to_owned(),
-        asked: vec![asked],
-        thread_ts: None,
-        event: None,
-        again: false,
-        stopped: false,
-    };
-    let scene = Scene {
-        place: Place::Terminal,
-        name_of: &|id| id.to_owned(),
-        await_files: &|_, _| Ok(Vec::new()),
-        steer: &Vec::new,
-        waits: &|_| false,
-        status_ts: &|| None,
-        begun: &|| (),
-        notes: Vec::new(),
+        requests: vec![request],
+        ..Job::default()
     };
     let mut session = agent.begin(&job)?;
-    let outcome = session.run(&job, &scene, stop, &mut |update| show(agent, update));
+    let outcome = session.run(&job, &Terminal { agent }, stop);
     if let Ok(Outcome::Answered(answer)) = &outcome {
         let entry = LogEntry::own(time::new_ts(), answer);
         agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
@@ -143,30 +130,66 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
     outcome
 }
 
-/// Ends with an error only for a file that cannot be kept.
-fn show(agent: &Agent, update: Update) -> Result<()> {
-    match update {
-        Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
-            progress(&format!("{}\n", text.trim()));
-        }
-        Update::TextDelta(_) | Update::TurnEnd { .. } | Update::ToolWaiting(_) => {}
-        Update::ToolStart(step) => progress(&format!("→ {}\n", step.label)),
-        Update::ToolEnd(report) => {
-            let mark = if report.is_error { '✗' } else { '✓' };
-            let took = text::duration(report.duration.max(Duration::from_millis(1)));
-            progress(&format!("{mark} {} {took}\n", report.step.name));
-            if report.is_error {
-                progress(&format!("  {}\n", text::one_line(&report.result, 200)));
-            }
-        }
-        Update::Note(note) => progress(&format!("{note}\n")),
-        Update::Upload(upload) => {
-            let path = keep_file(agent, &upload)?;
-            progress(&format!("File: {} ({})\n", upload.title, path.display()));
-        }
-        Update::Usage(usage) => progress(&format!("{}\n", usage.line())),
+/// One person at a terminal or a pipe.
+struct Terminal<'a> {
+    agent: &'a Agent,
+}
+
+impl Conversation for Terminal<'_> {
+    fn place(&self) -> Place<'_> {
+        Place::Terminal
     }
-    Ok(())
+
+    fn name_of(&self, id: &str) -> String {
+        id.to_owned()
+    }
+
+    fn wait_for_files(&self, _: &Request, _: &Stop) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn steering(&self) -> Vec<Request> {
+        Vec::new()
+    }
+
+    fn waits(&self, _: &str) -> bool {
+        false
+    }
+
+    fn status_ts(&self) -> Option<String> {
+        None
+    }
+
+    fn begun(&self) {}
+
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn show(&self, update: Update) -> Result<()> {
+        match update {
+            Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
+                progress(&format!("{}\n", text.trim()));
+            }
+            Update::TextDelta(_) | Update::TurnEnd { .. } | Update::ToolWaiting(_) => {}
+            Update::ToolStart(step) => progress(&format!("→ {}\n", step.label)),
+            Update::ToolEnd(report) => {
+                let mark = if report.is_error { '✗' } else { '✓' };
+                let took = text::duration(report.duration.max(Duration::from_millis(1)));
+                progress(&format!("{mark} {} {took}\n", report.step.name));
+                if report.is_error {
+                    progress(&format!("  {}\n", text::one_line(&report.result, 200)));
+                }
+            }
+            Update::Note(note) => progress(&format!("{note}\n")),
+            Update::Upload(upload) => {
+                let path = keep_file(self.agent, &upload)?;
+                progress(&format!("File: {} ({})\n", upload.title, path.display()));
+            }
+            Update::Usage(usage) => progress(&format!("{}\n", usage.line())),
+        }
+        Ok(())
+    }
 }
 
 /// A closed pipe is the reader's choice, not a failure; a full disk is one.

@@ -134,29 +134,27 @@ fn a_command_that_was_logged_and_cut_off_is_obeyed_once() {
     }
 }
 
-/// `_Stopping..._` stood already.
+/// The kill comes between the stop and its end in Slack.
 #[test]
-fn a_promised_end_is_told_after_a_crash() {
+fn a_stop_is_shown_once_after_a_crash() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     slack.persist();
     let mom = Mom::start(&slack, &llm);
     llm.reply(Reply::text("a long story").stall(&Gate::new()));
     slack.mention("C01", "U07", "a story");
     llm.next_request();
-    // The end of the run does not get through, the promise does.
     slack.fault("chat.update", 0, Fault::Stall(Gate::new()));
-    slack.mention("C01", "U07", "stop");
-    answered(&slack, "C01", "_Stopping..._");
+    let stop = slack.mention("C01", "U08", "stop");
+    slack.wait_channel("C01", |channel| {
+        channel.message(&stop).reactions == ["octagonal_sign"]
+    });
     let home = Arc::clone(&mom.home);
     mom.kill9();
     slack.cut();
     slack.change(|state| state.end_faults());
     let _mom = Mom::start_in(&home, &slack, &llm);
-    let channel = slack.wait_channel("C01", |channel| {
-        let all = channel.to_string();
-        all.matches("_Stopped_").count() == 2 && !all.contains("Stopping")
-    });
-    assert_eq!(channel.answers().len(), 2, "{channel}");
+    let channel = answered(&slack, "C01", "_Stopped_ by otto");
+    assert_eq!(channel.answers().len(), 1, "{channel}");
     assert_eq!(llm.requests().len(), 1);
 }
 

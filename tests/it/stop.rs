@@ -39,9 +39,13 @@ fn the_word_ends_the_tool_and_its_children() {
     llm.reply_tool("bash", on_host(&home));
     slack.mention("C01", "U07", "wait for ever");
     tether.wait_held();
-    slack.say("C01", "U07", "Stop").send();
+    let stop = slack.say("C01", "U07", "Stop").send();
     tether.wait_released();
-    slack.wait_channel("C01", |channel| channel.to_string().contains("_Stopped_"));
+    let seen = slack.wait_channel("C01", |channel| {
+        channel.to_string().contains("_Stopped_ by lena")
+            && channel.message(&stop).reactions == ["octagonal_sign"]
+    });
+    assert_eq!(seen.answers().len(), 1, "{seen}");
     llm.reply_text("Here.");
     slack.mention("C01", "U07", "are you there?");
     slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Here."));

@@ -1,0 +1,411 @@
+//! One task of the queue: a run, from its first post in Slack to its end in the log.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex};
+
+use crate::agent::prompt::{Person, Place};
+use crate::agent::queue::{Running, Task};
+use crate::agent::run::{Job, Outcome, Request, Update};
+use crate::agent::{Conversation, Session};
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::stop::{Cause, Stop};
+use crate::base::time;
+use crate::slack::display::{Left, Milestone, Posted, Show, Target};
+use crate::slack::is_user_id;
+use crate::slack::users::{Channel, DIRECTORY_FILE};
+use crate::store::kept::MISSED_MS;
+use crate::store::{LogEntry, Now, Seen};
+
+use super::Services;
+use super::access::Access;
+use super::catch_up::fetch_again;
+use super::commands::Commands;
+use super::intake::Intake;
+use super::outbox::earlier_posts;
+
+/// The directory file is written anew after a day.
+const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
+/// People named in a prompt, and looked up for it.
+const PEOPLE_MAX: usize = 50;
+/// Jobs whose end waits for the next connection.
+const UNPOSTED_MAX: usize = 100;
+
+pub(super) struct Worker {
+    services: Arc<Services>,
+    intake: Arc<Intake>,
+    access: Arc<Access>,
+    commands: Arc<Commands>,
+    /// Jobs whose end could not be posted.
+    unposted: Mutex<Vec<Job>>,
+}
+
+/// What an earlier try of a job has left to do.
+enum EarlierTry {
+    /// It ended, and its end is posted and recorded.
+    Done,
+    /// It ended with this; whether that is posted is not recorded.
+    Ended(Outcome),
+    Unfinished,
+}
+
+impl Worker {
+    pub(super) fn new(
+        services: Arc<Services>,
+        intake: Arc<Intake>,
+        access: Arc<Access>,
+        commands: Arc<Commands>,
+    ) -> Worker {
+        Worker {
+            services,
+            intake,
+            access,
+            commands,
+            unposted: Mutex::default(),
+        }
+    }
+
+    pub(super) fn take_unposted(&self) -> Vec<Job> {
+        std::mem::take(&mut *self.unposted.lock().unwrap())
+    }
+
+    /// On a thread of the queue.
+    pub(super) fn work(&self, running: &Running) {
+        match &running.task {
+            Task::NewConversation(command) => {
+                if let Err(err) = self.commands.new_conversation(command) {
+                    log::warning!(&command.channel, "cannot answer `new`: {err}");
+                }
+            }
+            Task::Run(job) if !job.resumed && !self.services.events.stands(job) => {
+                log::info!(
+                    &job.channel,
+                    "an event's file was removed before its run began"
+                );
+            }
+            Task::Run(job) => {
+                if let Err(err) = self.run(job, running) {
+                    log::error!(&job.channel, "{err}");
+                    let mut unposted = self.unposted.lock().unwrap();
+                    if matches!(err, Error::Retry { .. }) && unposted.len() < UNPOSTED_MAX {
+                        unposted.push(Job {
+                            resumed: true,
+                            ..job.clone()
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&self, job: &Job, running: &Running) -> Result<()> {
+        let mut job = job.clone();
+        if job.resumed && job.event.is_none() {
+            // One run may have answered several that were resumed.
+            let since_ms = time::now_ms() - MISSED_MS;
+            let done = self.services.agent.store.done(&job.channel, since_ms)?;
+            let (done, _) = done.unwrap_or_default();
+            job.requests.retain(|request| !done.contains(&request.ts));
+            for request in &job.requests {
+                let thread_ts = job.thread_ts.as_deref();
+                fetch_again(&self.services, &job.channel, thread_ts, request);
+            }
+        }
+        while !job.requests.is_empty() {
+            job.requests = self.run_once(&job, running)?;
+            job.resumed = true;
+        }
+        Ok(())
+    }
+
+    /// Returns the requests that the run did not answer, because an earlier try had ended
+    /// without them.
+    fn run_once(&self, job: &Job, running: &Running) -> Result<Vec<Request>> {
+        let services = &self.services;
+        let first = job.requests.first();
+        let mut target = Target {
+            channel: job.channel.clone(),
+            thread_ts: job.thread_ts.clone(),
+            event: job.event.clone(),
+            run: first.map_or(String::new(), |request| request.ts.clone()),
+            since: running.since,
+            left: Left::default(),
+        };
+        // Someone waits for the first post, so it comes before anything is read; only what may
+        // have begun before a restart is looked up first.
+        let mut session = None;
+        if job.resumed || job.event.is_some() {
+            let begun = services.agent.begin(job)?;
+            match self.earlier_try(job, &begun, &mut target)? {
+                EarlierTry::Done => {
+                    services.events.ran(job);
+                    return Ok(Vec::new());
+                }
+                EarlierTry::Ended(outcome) => {
+                    return self.conclude(job, begun, target, outcome, running);
+                }
+                EarlierTry::Unfinished => session = Some(begun),
+            }
+        }
+        let status_ts = Arc::new(Mutex::new(target.left.status_ts.clone()));
+        let told = {
+            let status_ts = status_ts.clone();
+            move |milestone: Milestone<'_>| {
+                if let Milestone::Status(ts) = milestone {
+                    *status_ts.lock().unwrap() = Some(ts.to_owned());
+                }
+            }
+        };
+        let show = Show::start(services.web.clone(), target, running.stop.clone(), told)?;
+        let stopper = show.stopper();
+        running.on_stop(move |by| stopper.stopping(by));
+        let mut refused = false;
+        let begun = session.take().map_or_else(|| services.agent.begin(job), Ok);
+        let outcome = begun.and_then(|begun| {
+            let session = session.insert(begun);
+            let thread_ts = job.thread_ts.as_deref();
+            refused = job.event.is_none()
+                && (job.requests.iter())
+                    .any(|request| self.access.refuses(&job.channel, thread_ts, &request.user));
+            if refused {
+                return Ok(Outcome::Silent);
+            }
+            let conversation = SlackConversation::new(self, job, &show, &status_ts);
+            self.refresh_directory();
+            session.run(job, &conversation, &running.stop)
+        });
+        if let Err(err) = &outcome {
+            log::error!(&job.channel, "a run failed: {err}");
+        }
+        let name_of = |id: &str| {
+            let user = services.names.user(id);
+            user.map_or_else(|| id.to_owned(), |user| user.display)
+        };
+        let posted = show.finish(&outcome, &running.stop, &name_of)?;
+        // Nothing was done, and nothing was said that the context should have.
+        let outcome = if refused {
+            Ok(Outcome::Stopped)
+        } else {
+            outcome
+        };
+        if let Some(session) = session {
+            self.end(job, session, &outcome, &posted, running)?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Completes `target` with what an earlier try posted.
+    fn earlier_try(
+        &self,
+        job: &Job,
+        session: &Session<'_>,
+        target: &mut Target,
+    ) -> Result<EarlierTry> {
+        let record = session.record();
+        if record.done {
+            return Ok(EarlierTry::Done);
+        }
+        target.run.clone_from(&record.name);
+        if job.resumed || record.resumed {
+            let thread_ts = job.thread_ts.as_deref();
+            let web = &self.services.web;
+            target.left = earlier_posts(web, &job.channel, thread_ts, &record.name)?;
+        }
+        if target.left.status_ts.is_none() {
+            target.left.status_ts.clone_from(&record.status_ts);
+        }
+        let existing = session.existing_outcome().cloned();
+        // The answer is posted, but a power cut took its text.
+        let posted = || Some(Outcome::Answered(String::new()));
+        let existing = existing.or_else(|| target.left.answer_ts().and_then(|_| posted()));
+        Ok(existing.map_or(EarlierTry::Unfinished, EarlierTry::Ended))
+    }
+
+    /// Posts what is missing of a run that had ended before a restart.
+    fn conclude(
+        &self,
+        job: &Job,
+        session: Session<'_>,
+        target: Target,
+        outcome: Outcome,
+        running: &Running,
+    ) -> Result<Vec<Request>> {
+        let name = &session.record().name;
+        log::info!(&job.channel, "{name} was done before the restart");
+        self.services.events.ran(job);
+        let outcome = Ok(outcome);
+        let web = self.services.web.clone();
+        let posted = Show::conclude(web, target, &outcome, &running.stop)?;
+        let mut unanswered = job.requests.clone();
+        unanswered.retain(|request| !session.answers(&request.ts));
+        self.end(job, session, &outcome, &posted, running)?;
+        Ok(unanswered)
+    }
+
+    /// Records what is posted in Slack.
+    fn end(
+        &self,
+        job: &Job,
+        session: Session<'_>,
+        outcome: &Result<Outcome>,
+        posted: &Posted,
+        running: &Running,
+    ) -> Result<()> {
+        let answer_ts = posted.answer_ts.first().map(String::as_str);
+        if let (Ok(Outcome::Answered(answer)), Some(ts)) = (outcome, answer_ts) {
+            self.log_answer(job, answer, ts)?;
+        }
+        let session = session.with_dropped(running.take_dropped());
+        session.end(outcome, answer_ts, &running.stop)?;
+        if running.stop.cause() != Some(Cause::Restart) {
+            // Also when it failed before anything was begun.
+            self.services.events.ran(job);
+        }
+        Ok(())
+    }
+
+    /// Once: after a crash it may be in the log.
+    fn log_answer(&self, job: &Job, answer: &str, ts: &str) -> Result<()> {
+        let store = &self.services.agent.store;
+        if answer.is_empty() || store.seen(&job.channel, ts, Now::default())? != Seen::New {
+            return Ok(());
+        }
+        let entry = LogEntry {
+            thread_ts: job.thread_ts.clone(),
+            ..LogEntry::own(ts.to_owned(), answer)
+        };
+        store.log(&[(job.channel.clone(), entry)])
+    }
+
+    fn refresh_directory(&self) {
+        let dir = self.services.agent.store.dir();
+        let stamp = dir.stamp(DIRECTORY_FILE).unwrap_or(None);
+        let old = stamp.is_none_or(|stamp| time::now_ms() - stamp.modified_ms() > DIRECTORY_AGE_MS);
+        if old {
+            let services = self.services.clone();
+            (self.commands.outbox)
+                .work(move || services.names.write_directory(services.agent.store.dir()));
+        }
+    }
+}
+
+/// A run's channel or thread in Slack.
+struct SlackConversation<'a> {
+    worker: &'a Worker,
+    job: &'a Job,
+    show: &'a Show,
+    status_ts: &'a Mutex<Option<String>>,
+    channel: Channel,
+    /// Those who wrote in the channel lately, and who asks.
+    people: Vec<Person>,
+    /// Names looked up so far: the log, where ids come from, may have thousands.
+    lookups: Cell<usize>,
+}
+
+impl<'a> SlackConversation<'a> {
+    fn new(
+        worker: &'a Worker,
+        job: &'a Job,
+        show: &'a Show,
+        status_ts: &'a Mutex<Option<String>>,
+    ) -> SlackConversation<'a> {
+        if let Err(err) = worker.intake.log_thread(job) {
+            log::warning!(&job.channel, "cannot read the thread: {err}");
+        }
+        let names = &worker.services.names;
+        SlackConversation {
+            worker,
+            job,
+            show,
+            status_ts,
+            people: people(&worker.services, job),
+            channel: names.channel(&job.channel).unwrap_or_default(),
+            lookups: Cell::new(0),
+        }
+    }
+}
+
+fn people(services: &Services, job: &Job) -> Vec<Person> {
+    let mut ids = services
+        .agent
+        .store
+        .people(&job.channel)
+        .unwrap_or_default();
+    ids.extend(job.requests.iter().map(|request| request.user.clone()));
+    ids.retain(|id| is_user_id(id));
+    ids.sort_unstable();
+    ids.dedup();
+    let known = ids.into_iter().take(PEOPLE_MAX).filter_map(|id| {
+        let user = services.names.user(&id)?;
+        Some(Person {
+            id,
+            handle: user.handle,
+            display: user.display,
+        })
+    });
+    known.collect()
+}
+
+impl Conversation for SlackConversation<'_> {
+    fn place(&self) -> Place<'_> {
+        let identity = &self.worker.services.identity;
+        Place::Slack {
+            user_id: &identity.me.user_id,
+            handle: &identity.user,
+            workspace: &identity.team,
+            channel_id: &self.job.channel,
+            channel_name: self.channel.name.as_deref(),
+            people: &self.people,
+            directory: DIRECTORY_FILE,
+        }
+    }
+
+    fn name_of(&self, id: &str) -> String {
+        if id == "EVENT" {
+            // The original's name for it in the prompt.
+            return "unknown".to_owned();
+        }
+        let names = &self.worker.services.names;
+        let known = names.known(id).or_else(|| {
+            self.lookups.set(self.lookups.get() + 1);
+            let few = self.lookups.get() <= PEOPLE_MAX;
+            few.then(|| names.user(id)).flatten()
+        });
+        known.map_or_else(|| id.to_owned(), |user| user.handle)
+    }
+
+    fn wait_for_files(&self, request: &Request, stop: &Stop) -> Result<Vec<String>> {
+        self.worker.services.files.wait(&request.files, stop)
+    }
+
+    fn steering(&self) -> Vec<Request> {
+        let (channel, thread_ts) = (&self.job.channel, self.job.thread_ts.as_deref());
+        let queue = &self.worker.commands.queue;
+        let mut requests = queue.take_steering(channel, thread_ts);
+        requests.retain(|request| {
+            let access = &self.worker.access;
+            self.job.event.is_some() || !access.refuses(channel, thread_ts, &request.user)
+        });
+        requests
+    }
+
+    fn waits(&self, ts: &str) -> bool {
+        self.worker.intake.waits(&self.job.channel, ts)
+    }
+
+    fn status_ts(&self) -> Option<String> {
+        self.status_ts.lock().unwrap().clone()
+    }
+
+    fn begun(&self) {
+        self.worker.services.events.ran(self.job);
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.worker.services.events.notes(&self.job.channel)
+    }
+
+    fn show(&self, update: Update) -> Result<()> {
+        self.show.update(update)
+    }
+}

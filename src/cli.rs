@@ -1,4 +1,4 @@
-//! The command line: what was typed becomes a `Command`, or a usage error that names the
+//! The command line: what was typed becomes a `Call`, or a usage error that names the
 //! nearest option. Nothing is read, opened or connected here.
 
 use std::ffi::OsString;
@@ -11,11 +11,11 @@ use crate::base::log::Level;
 use crate::base::text;
 
 pub(crate) const HELP: &str = "\
-mom - a Slack bot with a computer of her own
+mom - a Slack bot with a computer of its own
 
 Usage:
-  mom [OPTIONS] DIR           run the bot; all her state lives in DIR (made if absent)
-  mom --chat [OPTIONS] DIR    talk to her in this terminal, without Slack
+  mom [OPTIONS] DIR           run the bot; all its state lives in DIR (made if absent)
+  mom --chat [OPTIONS] DIR    talk to it in this terminal, without Slack
   mom --check [OPTIONS] DIR   check directory, sandbox, tokens, model; how to mend each
   mom --manifest              print the Slack app manifest and the link that creates it
   mom --download CHANNEL      print a channel's whole history, threads included
@@ -23,10 +23,10 @@ Usage:
 
 Options:
   --sandbox=host|docker:NAME|podman:NAME
-                              where her tools run (default: host, which isolates nothing)
+                              where its tools run (default: host, which isolates nothing)
   --model=PROVIDER/ID         language model, also MOM_MODEL
                               (default: anthropic/claude-sonnet-5-5; `offline` needs no key)
-  --allow-users=U1,U2         only these people may use her, also MOM_ALLOW_USERS
+  --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
   --log-level=LEVEL           error, warn, info (default) or debug
   --help, --version
@@ -41,8 +41,8 @@ Environment:
   MOM_SLACK_API_URL, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, NO_COLOR
 ";
 
-/// Every long option with whether it takes a value: the parser, the nearest-name hint and
-/// the completion scripts agree through this list.
+/// Every long option with whether it takes a value, the modes from `chat` on: the parser,
+/// the nearest-name hint and the completion scripts agree through this list.
 pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("sandbox", Takes::Value),
     ("model", Takes::Value),
@@ -64,8 +64,9 @@ pub(crate) enum Takes {
     Nothing,
 }
 
+/// What is to be done.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Command {
+pub(crate) enum Call {
     Help,
     Version,
     Manifest,
@@ -88,7 +89,7 @@ pub(crate) struct Options {
 }
 
 /// `args` without the program's name. Errors are `Error::Usage`.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
     let mut parser = lexopt::Parser::from_args(args);
     let mut options = Options::default();
     let mut dir: Option<PathBuf> = None;
@@ -96,8 +97,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command>
     let mut modes: Vec<(&str, Option<String>)> = Vec::new();
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('h') | Long("help") => return Ok(Call::Help),
+            Short('V') | Long("version") => return Ok(Call::Version),
             Long(name) => {
                 let known = OPTIONS.iter().find(|(known, _)| *known == name);
                 let Some((name, takes)) = known else {
@@ -122,6 +123,12 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command>
             }
             Value(path) => {
                 let path = PathBuf::from(path);
+                if let Some(mode) = path.to_str().filter(|_| dir.is_none()).and_then(mode) {
+                    return wrong(format!(
+                        "`mom {mode}` is written mom --{mode}{}",
+                        operand(mode)
+                    ));
+                }
                 if let Some(first) = &dir {
                     let (first, second) = (first.display(), path.display());
                     return wrong(format!(
@@ -144,20 +151,20 @@ fn command(
     channel: Option<String>,
     dir: Option<PathBuf>,
     options: Options,
-) -> Result<Command> {
+) -> Result<Call> {
     Ok(match (mode, dir, channel) {
-        ("manifest", None, _) => Command::Manifest,
-        ("download", None, Some(channel)) => Command::Download(channel, options),
+        ("manifest", None, _) => Call::Manifest,
+        ("download", None, Some(channel)) => Call::Download(channel, options),
         ("manifest" | "download", Some(dir), _) => {
             let dir = dir.display();
             return wrong(format!(
                 "--{mode} takes no data directory, but {dir} was given"
             ));
         }
-        ("check", dir, _) => Command::Check(dir, options),
-        ("usage", Some(dir), _) => Command::Usage(dir),
-        ("chat", Some(dir), _) => Command::Chat(dir, options),
-        (_, Some(dir), _) => Command::Serve(dir, options),
+        ("check", dir, _) => Call::Check(dir, options),
+        ("usage", Some(dir), _) => Call::Usage(dir),
+        ("chat", Some(dir), _) => Call::Chat(dir, options),
+        (_, Some(dir), _) => Call::Serve(dir, options),
         ("", None, _) => {
             return wrong("needs a data directory, for instance: mom ./data".to_owned());
         }
@@ -169,7 +176,7 @@ fn command(
     })
 }
 
-fn wrong(text: String) -> Result<Command> {
+fn wrong(text: String) -> Result<Call> {
     Err(Error::Usage(text))
 }
 
@@ -184,10 +191,10 @@ fn value(parser: &mut lexopt::Parser, name: &str) -> Result<String> {
     let text = parser.value().map_err(|_| missing())?.into_string();
     let text =
         text.map_err(|_| Error::Usage(format!("the value of --{name} is not UTF-8 text")))?;
-    match text.is_empty() || text.starts_with("--") {
-        true => Err(missing()),
-        false => Ok(text),
+    if text.is_empty() || text.starts_with("--") {
+        return Err(missing());
     }
+    Ok(text)
 }
 
 fn usage(err: lexopt::Error) -> Error {
@@ -201,18 +208,42 @@ fn usage(err: lexopt::Error) -> Error {
 
 fn unknown(option: &str) -> Error {
     let names: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).collect();
-    let hint = match text::nearest(option.trim_start_matches('-'), &names) {
-        Some(near) => format!(", did you mean --{near}?"),
-        None => String::new(),
+    let near: Vec<&str> = match option.strip_prefix("--") {
+        Some(name) => text::nearest(name, &names).into_iter().collect(),
+        // One letter: those that begin with it.
+        None => {
+            let letter = option.trim_start_matches('-');
+            let begins = |name: &&str| name.starts_with(letter);
+            names.iter().copied().filter(begins).collect()
+        }
+    };
+    let hint = match near[..] {
+        [] => String::new(),
+        _ => format!(", did you mean --{}?", near.join(" or --")),
     };
     Error::Usage(format!("unknown option {option}{hint}"))
+}
+
+/// A mode's name in the place of the data directory: other programs have them as words.
+fn mode(word: &str) -> Option<&'static str> {
+    let mut modes = OPTIONS.iter().skip_while(|(name, _)| *name != "chat");
+    modes.find(|(name, _)| *name == word).map(|(name, _)| *name)
+}
+
+/// What comes behind `--mode`.
+fn operand(mode: &str) -> &'static str {
+    match mode {
+        "chat" | "check" | "usage" => " DIR",
+        "download" => " CHANNEL",
+        _ => "",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Command> {
+    fn parsed(line: &str) -> Result<Call> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
@@ -232,6 +263,12 @@ mod tests {
             ("--log-level=loud a", "error, warn, info, debug"),
             ("--manifest a", "--manifest takes no data directory"),
             ("-x a", "unknown option -x"),
+            ("-v", "did you mean --version?"),
+            ("-c a", "did you mean --chat or --check?"),
+            ("chat a", "mom --chat DIR"),
+            ("help", "mom --help"),
+            ("check", "mom --check DIR"),
+            ("--model=a/b usage", "mom --usage DIR"),
         ] {
             match parsed(line) {
                 Err(Error::Usage(text)) => assert!(text.contains(want), "{line}: {text}"),
@@ -244,8 +281,8 @@ mod tests {
     fn both_spellings_and_help_first() {
         let one = parsed("--sandbox=docker:x --model=a/b d").unwrap();
         assert_eq!(one, parsed("--sandbox docker:x d --model a/b").unwrap());
-        assert_eq!(parsed("--help --nonsense"), Ok(Command::Help));
-        assert_eq!(parsed("-V"), Ok(Command::Version));
-        assert!(matches!(parsed("--check"), Ok(Command::Check(None, _))));
+        assert_eq!(parsed("--help --nonsense"), Ok(Call::Help));
+        assert_eq!(parsed("-V"), Ok(Call::Version));
+        assert!(matches!(parsed("--check"), Ok(Call::Check(None, _))));
     }
 }

@@ -2,14 +2,10 @@
 //! is not among them: the agent can write there, so nothing in it configures the host.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -20,6 +16,7 @@ use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret::Secret;
 use crate::cli::Options;
+use crate::net;
 
 pub(crate) const MODEL_DEFAULT: &str = "anthropic/claude-sonnet-5-5";
 pub(crate) const SLACK_API_DEFAULT: &str = "https://slack.com/api";
@@ -64,18 +61,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-/// Names the file descriptor over which the secrets came, after the re-execution.
-const SECRETS_FD: &str = "MOM_SECRETS_FD";
-/// What a pipe holds without a reader (pipe(7)): secrets beyond that are refused.
-const SECRETS_BYTES_MAX: usize = 64 * 1024;
-
-/// Of glibc, which reads them at a program's start; also in mom.service. A heap for each
-/// thread, what threads put by, their stacks when they have ended and the holes of large
-/// buffers would stay with her: 0.7 of 5.3 MB after fifty conversations. Tools don't see it.
-const TUNABLES: &str = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:\
-    glibc.malloc.mmap_threshold=32768:glibc.pthread.stack_cache_size=0";
-
-/// The secrets of the environment, taken out of it.
+/// Tokens and keys, from wherever they came.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     environment: HashMap<String, Secret>,
@@ -88,34 +74,19 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Reads the secrets and makes sure that neither a child nor `/proc/PID/environ` shows
-    /// them: the kernel keeps the environment a program was started with readable for its
-    /// user, so mom starts herself once more without them and gets them through a pipe.
-    pub(crate) fn take() -> Result<Keys> {
-        let environment = match env::var(SECRETS_FD) {
-            Ok(fd) => inherited(&fd)?,
-            Err(_) => {
-                let secret = |(name, value): (OsString, OsString)| {
-                    let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-                    let is_secret = is_secret_name(&name) && !value.trim().is_empty();
-                    is_secret.then_some((name, value))
-                };
-                let secrets: Vec<(String, String)> = env::vars_os().filter_map(secret).collect();
-                if !secrets.is_empty() {
-                    return Err(start_again(&secrets));
-                }
-                HashMap::new()
-            }
-        };
-        // Closes /proc/PID to the same user, and ptrace with it. Best effort: where it is
-        // refused mom runs as before.
+    /// Reads the secrets, and closes /proc/PID to mom's own user first: what tools on the host
+    /// could see there is the environment that mom was started with. Tools get none of it.
+    pub(crate) fn take() -> Keys {
+        // Best effort: where it is refused mom runs as before.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
-        Ok(Keys {
-            environment,
+        let secrets = secret_variables()
+            .filter_map(|name| Some((name.clone(), Secret::new(&variable(&name)?))));
+        Keys {
+            environment: secrets.collect(),
             auth: auth_file(),
             credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             named: Mutex::default(),
-        })
+        }
     }
 
     /// A key by the name of its variable: the environment, then systemd's credentials.
@@ -157,6 +128,9 @@ impl Keys {
             .flatten()
             .map(|file| fs::read_to_string(file.path()));
         all.extend(texts.flatten().map(|text| Secret::new(&text)));
+        let values = env::vars_os().filter_map(|(_, value)| value.into_string().ok());
+        all.extend(values.filter_map(|value| login(&value)));
+        all.extend(net::proxy_secrets());
         all
     }
 
@@ -188,57 +162,20 @@ impl Keys {
     }
 }
 
-fn is_secret_name(name: &str) -> bool {
-    ["_TOKEN", "_KEY", "_SECRET", "_PASSWORD"]
-        .iter()
-        .any(|end| name.ends_with(end))
+/// Names of the environment's variables that hold secrets.
+fn secret_variables() -> impl Iterator<Item = String> {
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| {
+        let mut ends = ["_TOKEN", "_KEY", "_SECRET", "_PASSWORD"].iter();
+        ends.any(|end| name.ends_with(end))
+    })
 }
 
-/// Returns only if the execution failed.
-fn start_again(secrets: &[(String, String)]) -> Error {
-    let list = secrets
-        .iter()
-        .map(|(name, value)| format!("{name}={value}\0"));
-    let list: String = list.collect();
-    let start = || {
-        if list.len() > SECRETS_BYTES_MAX {
-            return Err(io::Error::other("more than 64 KiB of tokens and keys"));
-        }
-        // No CLOEXEC: the next incarnation reads it.
-        let (reader, writer) = rustix::pipe::pipe()?;
-        File::from(writer).write_all(list.as_bytes())?;
-        let mut command = Command::new(env::current_exe()?);
-        command
-            .args(env::args_os().skip(1))
-            .env(SECRETS_FD, reader.as_raw_fd().to_string());
-        if env::var_os("GLIBC_TUNABLES").is_none() {
-            command.env("GLIBC_TUNABLES", TUNABLES);
-        }
-        for (name, _) in secrets {
-            command.env_remove(name);
-        }
-        Err(command.exec())
-    };
-    let Err(err): io::Result<Infallible> = start();
-    Error::failed(format!("cannot hide the keys of the environment: {err}"))
-}
-
-fn inherited(fd: &str) -> Result<HashMap<String, Secret>> {
-    let bad = || Error::Usage(format!("{SECRETS_FD} is mom's own variable: unset it"));
-    let number: u32 = fd.parse().map_err(|_| bad())?;
-    // Opened by its name: making an OwnedFd of a number would need `unsafe`.
-    let path = format!("/proc/self/fd/{number}");
-    let mut pipe = File::open(&path).map_err(|_| bad())?;
-    if !pipe.metadata().is_ok_and(|meta| meta.file_type().is_fifo()) {
-        return Err(bad());
-    }
-    let mut list = String::new();
-    pipe.read_to_string(&mut list).map_err(|_| bad())?;
-    let pairs = list
-        .split_terminator('\0')
-        .filter_map(|pair| pair.split_once('='));
-    let pairs = pairs.map(|(name, value)| (name.to_owned(), Secret::new(value)));
-    Ok(pairs.collect())
+/// `user:password` of a URL, as it is written.
+fn login(url: &str) -> Option<Secret> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
+    Some(Secret::new(login))
 }
 
 /// `~/.pi/mom/auth.json`
@@ -282,10 +219,12 @@ fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
         let whose = format!("the key command of {provider:?} in ~/.pi/mom/auth.json");
         Error::Failed(format!("{whose} failed: {why}"))
     };
-    let output = Command::new("timeout")
-        .args(["10", "sh", "-c", command])
-        .output();
-    let output = output.map_err(|err| failed(err.to_string()))?;
+    let mut asked = Command::new("timeout");
+    asked.args(["10", "sh", "-c", command]);
+    for name in secret_variables() {
+        asked.env_remove(name);
+    }
+    let output = asked.output().map_err(|err| failed(err.to_string()))?;
     let key = Secret::new(&String::from_utf8_lossy(&output.stdout));
     match key.expose().len() {
         1.. if output.status.success() => Ok(key),
@@ -296,65 +235,81 @@ fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
     }
 }
 
-/// Variable, how its token begins, and where in the app's settings to get it.
-type TokenKind = (&'static str, &'static str, &'static str);
+/// One of the two Slack tokens.
+struct TokenKind {
+    variable: &'static str,
+    /// How it begins.
+    start: &'static str,
+    /// Where in the app's settings it is.
+    place: &'static str,
+}
 
-const APP_KIND: TokenKind = (
-    APP_TOKEN,
-    "xapp-",
-    "Basic Information > App-Level Tokens, scope connections:write",
-);
-const BOT_KIND: TokenKind = (BOT_TOKEN, "xoxb-", "Install App > Bot User OAuth Token");
+const APP_KIND: TokenKind = TokenKind {
+    variable: APP_TOKEN,
+    start: "xapp-",
+    place: "Basic Information > App-Level Tokens, scope connections:write",
+};
+const BOT_KIND: TokenKind = TokenKind {
+    variable: BOT_TOKEN,
+    start: "xoxb-",
+    place: "Install App > Bot User OAuth Token",
+};
 
-/// The bot token alone, which is all that reading takes.
-pub(crate) fn bot_token(keys: &Keys) -> Result<Secret> {
-    let (name, start, place) = BOT_KIND;
-    match keys.variable(name) {
-        Some(token) if token.expose().starts_with(start) => Ok(token),
-        Some(_) => Err(wrong_kind(BOT_KIND)),
-        None => Err(Error::Failed(format!(
-            "no Slack token in {name} ({start}..., from {place}); `mom --manifest` creates the app"
-        ))),
+impl TokenKind {
+    /// `MOM_SLACK_APP_TOKEN (xapp-..., from PLACE)`
+    fn wanted(&self) -> String {
+        format!("{} ({}..., from {})", self.variable, self.start, self.place)
+    }
+
+    fn check(&self, token: Secret) -> Result<Secret> {
+        let (name, place) = (self.variable, self.place);
+        let rest = token.expose().strip_prefix(self.start);
+        let why = match rest.map(|rest| rest.trim_matches('.')) {
+            None => format!("does not start with {}", self.start),
+            Some("") => "is the README's placeholder".to_owned(),
+            Some(_) => return Ok(token),
+        };
+        Err(Error::Failed(format!(
+            "{name} {why}; take the token from the app's settings: {place}"
+        )))
     }
 }
 
-fn wrong_kind((name, start, place): TokenKind) -> Error {
-    Error::Failed(format!(
-        "{name} does not start with {start}: take the token from {place}"
-    ))
+/// The bot token alone, which is all that reading takes.
+pub(crate) fn bot_token(keys: &Keys) -> Result<Secret> {
+    let token = keys.variable(BOT_TOKEN).ok_or_else(|| {
+        let wanted = BOT_KIND.wanted();
+        Error::Failed(format!(
+            "no Slack token in {wanted}; `mom --manifest` creates the app"
+        ))
+    })?;
+    BOT_KIND.check(token)
 }
 
 /// Both Slack tokens, or one message that names what is missing or swapped and where to
 /// get it.
 pub(crate) fn slack_tokens(keys: &Keys) -> Result<(Secret, Secret)> {
-    let kinds = [APP_KIND, BOT_KIND];
-    let found = kinds.map(|(name, ..)| keys.variable(name));
-    let missing: Vec<String> = kinds
-        .iter()
-        .zip(&found)
-        .filter(|(_, token)| token.is_none())
-        .map(|((name, start, place), _)| format!("{name} ({start}..., from {place})"))
-        .collect();
-    let [Some(app), Some(bot)] = found else {
-        return Err(Error::Failed(format!(
-            "no Slack token in {}; `mom --manifest` creates the app, `mom --chat` works \
-             without Slack",
-            missing.join(" and ")
-        )));
+    let (app, bot) = match (keys.variable(APP_TOKEN), keys.variable(BOT_TOKEN)) {
+        (Some(app), Some(bot)) => (app, bot),
+        (app, bot) => {
+            let mut missing = Vec::new();
+            missing.extend(app.is_none().then(|| APP_KIND.wanted()));
+            missing.extend(bot.is_none().then(|| BOT_KIND.wanted()));
+            return Err(Error::Failed(format!(
+                "no Slack token in {}; `mom --manifest` creates the app, `mom --chat` works \
+                 without Slack",
+                missing.join(" and ")
+            )));
+        }
     };
-    let starts = |token: &Secret, start: &str| token.expose().starts_with(start);
-    if starts(&app, "xoxb-") && starts(&bot, "xapp-") {
+    let starts = |token: &Secret, kind: &TokenKind| token.expose().starts_with(kind.start);
+    if starts(&app, &BOT_KIND) && starts(&bot, &APP_KIND) {
         return Err(Error::Failed(format!(
-            "the Slack tokens are swapped: {APP_TOKEN} takes the xapp- token, {BOT_TOKEN} the \
+            "the Slack tokens are swapped; {APP_TOKEN} takes the xapp- token, {BOT_TOKEN} the \
              xoxb- token"
         )));
     }
-    for (kind, token) in kinds.into_iter().zip([&app, &bot]) {
-        if !starts(token, kind.1) {
-            return Err(wrong_kind(kind));
-        }
-    }
-    Ok((app, bot))
+    Ok((APP_KIND.check(app)?, BOT_KIND.check(bot)?))
 }
 
 #[cfg(test)]
@@ -379,6 +334,11 @@ mod tests {
             ("", "", "MOM_SLACK_APP_TOKEN (xapp-"),
             ("xapp-1", "", "no Slack token in MOM_SLACK_BOT_TOKEN"),
             ("xoxb-1", "xapp-1", "swapped"),
+            (
+                "xapp-...",
+                "xoxb-1",
+                "MOM_SLACK_APP_TOKEN is the README's placeholder",
+            ),
             (
                 "xapp-1",
                 "xoxp-1",

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use crate::agent::Agent;
 use crate::base::error::{Error, Result};
 use crate::base::{log, secret};
-use crate::cli::{Command, Options};
+use crate::cli::{Call, Options};
 use crate::config::{Config, Keys};
 use crate::host::sandbox::Sandbox;
 use crate::modes::chat::Ended;
@@ -64,33 +64,33 @@ fn main() -> ExitCode {
 
 fn start() -> Result<ExitCode> {
     match cli::parse(std::env::args_os().skip(1))? {
-        Command::Help => print(cli::HELP),
-        Command::Version => print(concat!("mom ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Manifest => {
+        Call::Help => print(cli::HELP),
+        Call::Version => print(concat!("mom ", env!("CARGO_PKG_VERSION"), "\n")),
+        Call::Manifest => {
             let link = manifest::create_link();
             let steps = manifest::STEPS;
             writeln!(std::io::stderr(), "Create the app: {link}\n\n{steps}").ok();
             print(manifest::MANIFEST);
         }
-        Command::Serve(dir, options) => {
+        Call::Serve(dir, options) => {
             let (config, keys) = configure(options)?;
             // Before anything is opened: what is wrong or missing is told first.
             Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
             bot::serve(Agent::open(&dir, config, &keys)?, &keys)?;
         }
-        Command::Chat(dir, options) => {
+        Call::Chat(dir, options) => {
             let (config, keys) = configure(options)?;
             if chat::chat(&Agent::open(&dir, config, &keys)?)? == Ended::WithErrors {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Download(channel, options) => {
+        Call::Download(channel, options) => {
             let (config, keys) = configure(options)?;
             download::download(&channel, &config, &keys)?;
         }
-        Command::Usage(dir) => print(&usage::usage(&dir)?),
-        Command::Check(dir, options) => {
+        Call::Usage(dir) => print(&usage::usage(&dir)?),
+        Call::Check(dir, options) => {
             // What would be logged is among the findings.
             log::set_level(log::Level::Error);
             let (config, keys) = configure(options)?;
@@ -106,7 +106,7 @@ fn configure(options: Options) -> Result<(Config, Keys)> {
     if let Some(level) = options.log_level {
         log::set_level(level);
     }
-    let keys = Keys::take()?;
+    let keys = Keys::take();
     secret::guard(keys.all());
     Ok((Config::new(options), keys))
 }

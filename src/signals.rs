@@ -14,7 +14,7 @@ use signal_hook::{flag, low_level};
 use crate::base::error::{Error, Result};
 
 /// Exit code of a second signal: 128 + SIGINT, as shells have it.
-const SECOND_SIGNAL: i32 = 130;
+const EXIT_CODE: i32 = 130;
 
 pub(crate) enum Signal {
     /// SIGINT.
@@ -23,19 +23,28 @@ pub(crate) enum Signal {
     Terminate,
 }
 
-/// Calls `on_signal` on a thread of its own for each SIGTERM and SIGINT. `impatient`: a
-/// second signal exits at once. The thread lasts as long as the program.
-pub(crate) fn watch(impatient: bool, on_signal: impl Fn(Signal) + Send + 'static) -> Result<()> {
+/// What a second signal does.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum SecondSignal {
+    ExitsAtOnce,
+    IsReported,
+}
+
+/// Calls `on_signal` on a thread of its own for each SIGTERM and SIGINT. The thread lasts as
+/// long as the program.
+pub(crate) fn watch(
+    second: SecondSignal,
+    on_signal: impl Fn(Signal) + Send + 'static,
+) -> Result<()> {
     let failed = |err: std::io::Error| Error::failed(format!("cannot watch for signals: {err}"));
     let (mut reader, writer) = UnixStream::pair().map_err(failed)?;
     let seen = Arc::new(AtomicBool::new(false));
     let terminated = Arc::new(AtomicBool::new(false));
     flag::register(SIGTERM, terminated.clone()).map_err(failed)?;
     for signal in [SIGTERM, SIGINT] {
-        if impatient {
+        if second == SecondSignal::ExitsAtOnce {
             // In this order: the first signal finds the flag down and raises it.
-            flag::register_conditional_shutdown(signal, SECOND_SIGNAL, seen.clone())
-                .map_err(failed)?;
+            flag::register_conditional_shutdown(signal, EXIT_CODE, seen.clone()).map_err(failed)?;
             flag::register(signal, seen.clone()).map_err(failed)?;
         }
         low_level::pipe::register(signal, writer.try_clone().map_err(failed)?).map_err(failed)?;
@@ -44,9 +53,10 @@ pub(crate) fn watch(impatient: bool, on_signal: impl Fn(Signal) + Send + 'static
     let wait = move || {
         let mut byte = [0];
         while reader.read_exact(&mut byte).is_ok() {
-            on_signal(match terminated.load(Ordering::SeqCst) {
-                true => Signal::Terminate,
-                false => Signal::Interrupt,
+            on_signal(if terminated.load(Ordering::SeqCst) {
+                Signal::Terminate
+            } else {
+                Signal::Interrupt
             });
         }
     };

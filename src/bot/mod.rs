@@ -25,7 +25,7 @@ use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 use crate::config::{self, Keys};
 use crate::events::Events;
-use crate::signals;
+use crate::signals::{self, SecondSignal};
 use crate::slack::files::Files;
 use crate::slack::inbound::Me;
 use crate::slack::users::Names;
@@ -67,7 +67,8 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (app, bot) = config::slack_tokens(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
-    signals::watch(true, move |_| on_signal.set(Cause::Restart))?;
+    let second = SecondSignal::ExitsAtOnce;
+    signals::watch(second, move |_| on_signal.set(Cause::Restart))?;
     // Runs still post how they ended after `stop`; this one is set last.
     let web_stop = Stop::new();
     let url = agent.config.slack_api_url.clone();

@@ -18,7 +18,7 @@ use crate::base::log;
 use crate::base::secret::{self, Secret};
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::net::{self, Limits, Net};
+use crate::net::{self, HttpLimits, Net, NetFault};
 
 /// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
@@ -194,9 +194,9 @@ impl Endpoint {
         }
     }
 
-    fn limits(&self, total: Option<Duration>) -> Limits {
-        Limits {
-            first_byte: match self.service.local {
+    fn limits(&self, total: Option<Duration>) -> HttpLimits {
+        HttpLimits {
+            head: match self.service.local {
                 true => LOCAL_FIRST_BYTE_MAX,
                 false => STREAM_IDLE_MAX,
             },
@@ -206,13 +206,12 @@ impl Endpoint {
     }
 
     /// A connection that failed, stalled or broke off: all worth another try.
-    fn broken(&self, stop: &Stop, err: &dyn std::fmt::Display) -> Error {
-        let hint = if self.service.local {
-            "; is it running?"
-        } else {
-            ""
+    fn broken(&self, stop: &Stop, err: &(dyn std::error::Error + 'static)) -> Error {
+        let hint = match NetFault::of(err) {
+            NetFault::NotSent if self.service.local => "; is it running?",
+            _ => "",
         };
-        let why = format!("cannot reach {}: {err}{hint}", self.base_url);
+        let why = net::explain(&self.base_url, err) + hint;
         stop.check().err().unwrap_or(Error::Retry {
             after: None,
             why,
@@ -653,7 +652,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"error\":\"down\"}", "Retry openai/m: error in the stream: down"),
             ("HTTP/1.1 429 Slow\r\nretry-after: 7\r\nx-request-id: r1\r\n\r\n{\"message\":\"slow\"}", "Retry 7 openai/m: HTTP 429: slow (request r1)"),
             ("HTTP/1.1 500 Oh\r\nx-should-retry: false\r\n\r\n", "Failed openai/m: HTTP 500"),
-            ("", "Retry cannot reach BASE"),
+            ("", "Retry the connection to BASE broke off"),
         ] {
             let (endpoint, server) = serve("openai", &[response]);
             let mut got = String::new();

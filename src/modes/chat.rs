@@ -17,7 +17,7 @@ use crate::base::error::{Error, Result};
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
-use crate::signals::{self, Signal};
+use crate::signals::{self, SecondSignal, Signal};
 use crate::store::{LogEntry, Store};
 use crate::tools::Upload;
 
@@ -40,7 +40,7 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
     let current: Arc<Mutex<Option<Stop>>> = Arc::default();
     let leaving = Arc::new(AtomicBool::new(false));
     let (seen, leaves) = (current.clone(), leaving.clone());
-    signals::watch(false, move |signal| {
+    signals::watch(SecondSignal::IsReported, move |signal| {
         if matches!(signal, Signal::Terminate) {
             leaves.store(true, Ordering::SeqCst);
         }

@@ -21,7 +21,7 @@ use crate::base::text;
 use crate::base::time;
 use crate::config::{self, Config, Keys};
 use crate::net::Net;
-use crate::signals;
+use crate::signals::{self, SecondSignal};
 use crate::slack::is_channel_id;
 use crate::slack::web::{PAGE, Web};
 use crate::store::dir::{Floor, LinesBack};
@@ -38,7 +38,9 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     let bot = config::bot_token(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
-    signals::watch(true, move |_| on_signal.set(Cause::Asked))?;
+    signals::watch(SecondSignal::ExitsAtOnce, move |_| {
+        on_signal.set(Cause::Asked)
+    })?;
     let net = Net::from_env();
     let web = Web::new(&config.slack_api_url, Secret::new(""), bot, &net, &stop);
     let (file, path) = spool()?;

@@ -1,15 +1,15 @@
-//! Connections: TCP, TLS, proxy, DNS; an HTTP agent (ureq) and WebSockets (tungstenite) over
-//! them. Every wait here is a poll(2) on the socket and on a `Stop`, so that a stop ends a
-//! connect, a handshake, a read or a write at once.
+//! Connections: TCP, TLS, proxy, DNS, and WebSockets (tungstenite) over them; HTTP is in
+//! `http`. Every wait here is a poll(2) on the socket and on a `Stop`, so that a stop ends a
+//! connect, a handshake, a read or a write at once, also while data keeps coming.
 //!
 //! TLS trusts the system's CA file (SSL_CERT_FILE, else the usual places); it is read when
 //! the first https or wss connection is made.
 
+use std::env;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use ureq::{Proxy, ProxyProtocol};
 use super::tls;
 use crate::base::error::{Error, Result};
 use crate::base::random;
+use crate::base::secret::Secret;
 use crate::base::stop::{Stop, poll_for};
 
 /// One address of a host; a host with several gets this for each.
@@ -40,22 +41,23 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// One Slack envelope. The largest event payloads are some hundred KB.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_AGENT: &str = concat!("mom/", env!("CARGO_PKG_VERSION"));
+/// In the order of `Proxy::try_from_env`, which takes their lower-case forms as well.
+const PROXY_VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
 
 /// Cheap to clone; all clones share the TLS configuration and its sessions.
 #[derive(Clone, Debug)]
-pub(crate) struct Net(Arc<Inner>);
+pub(crate) struct Net(Arc<NetShared>);
 
 #[derive(Debug)]
-struct Inner {
+struct NetShared {
     proxy: Option<Proxy>,
     tls: OnceLock<std::result::Result<Arc<ClientConfig>, String>>,
 }
 
 impl Net {
-    /// Reads HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. A proxy serves every address
-    /// that NO_PROXY does not name, by CONNECT.
+    /// A proxy serves every address that NO_PROXY does not name, by CONNECT.
     pub(crate) fn from_env() -> Net {
-        Net(Arc::new(Inner {
+        Net(Arc::new(NetShared {
             proxy: Proxy::try_from_env(),
             tls: OnceLock::new(),
         }))
@@ -63,28 +65,28 @@ impl Net {
 
     /// Opens a ws:// or wss:// connection; the socket is left nonblocking: `WouldBlock`
     /// where others would wait.
-    pub(crate) fn websocket(&self, url: &str, stop: &Stop) -> Result<WebSocket<Stream>> {
-        let target =
-            Target::parse(url).ok_or_else(|| Error::failed("not a ws:// or wss:// address"))?;
-        self.upgrade(&target, stop).map_err(|err| {
-            let why = format!("cannot open a WebSocket to {}: {err}", target.host);
-            match () {
-                () if stopped(&err) => Error::Stopped,
-                () if is_hopeless(&err) => Error::Failed(why),
-                () => Error::retry(why),
+    pub(crate) fn websocket(&self, url: &str, stop: &Stop) -> Result<WebSocket<NetStream>> {
+        let to = Destination::parse(url)
+            .ok_or_else(|| Error::failed("not a ws:// or wss:// address"))?;
+        self.upgrade(&to, stop).map_err(|err| {
+            let why = format!("cannot open a WebSocket to {}: {err}", to.host);
+            match NetFault::of(&err) {
+                NetFault::Stopped => Error::Stopped,
+                NetFault::Hopeless => Error::Failed(why),
+                NetFault::NotSent | NetFault::Unanswered => Error::retry(why),
             }
         })
     }
 
-    fn upgrade(&self, target: &Target, stop: &Stop) -> io::Result<WebSocket<Stream>> {
-        let mut stream = self.open(target, stop, Instant::now() + OPEN_MAX)?;
+    fn upgrade(&self, to: &Destination, stop: &Stop) -> io::Result<WebSocket<NetStream>> {
+        let mut stream = self.open(to, stop, Instant::now() + OPEN_MAX)?;
         let nonce = random::bytes::<16>().map_err(|err| io::Error::other(err.to_string()))?;
         let key = BASE64_STANDARD.encode(nonce);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
-            target.path(),
-            target.authority()
+            to.path(),
+            to.authority()
         );
         stream.write_all(request.as_bytes())?;
         stream.flush()?;
@@ -117,52 +119,65 @@ impl Net {
     }
 
     /// TCP (through the proxy where one applies), then TLS where the scheme asks for it.
-    pub(super) fn open(&self, target: &Target, stop: &Stop, until: Instant) -> io::Result<Stream> {
+    ///
+    /// # Errors
+    /// Marked with a `NetFault`, never `Unanswered`.
+    pub(super) fn open(
+        &self,
+        to: &Destination,
+        stop: &Stop,
+        until: Instant,
+    ) -> io::Result<NetStream> {
         let proxy = self.0.proxy.as_ref().filter(|proxy| {
             // A model server on this machine is not to be sought elsewhere.
-            let here = !target.tls && target.is_loopback();
-            !proxy.is_no_proxy(&target.uri) && !here
+            let here = !to.tls && to.is_loopback();
+            !proxy.is_no_proxy(&to.uri) && !here
         });
-        let (host, port) = match proxy {
-            Some(proxy) => (proxy.host(), proxy.port()),
-            None => (target.host.as_str(), target.port),
+        let opened = match proxy {
+            Some(proxy) => through(proxy, to, stop, until),
+            None => Wire::connect(&to.host, to.port, stop, until),
         };
-        if proxy.is_some_and(|proxy| proxy.protocol() != ProxyProtocol::Http) {
-            return Err(hopeless(
-                "only http:// proxies can be used (see ALL_PROXY, HTTPS_PROXY)",
-            ));
-        }
-        let tcp = connect(host, port, stop, until)?;
-        let mut wire = Wire {
-            tcp,
-            stop: stop.clone(),
-            until: Some(until),
-        };
-        if let Some(proxy) = proxy {
-            tunnel(&mut wire, proxy, target)?;
-        }
-        if !target.tls {
-            return Ok(Stream::Plain(wire));
-        }
-        let name = ServerName::try_from(target.bare_host().to_owned())
+        let secured = opened.and_then(|wire| match to.tls {
+            true => self.secure(wire, to),
+            false => Ok(NetStream::Plain(wire)),
+        });
+        secured.map_err(|err| match NetFault::of(&err) {
+            NetFault::Unanswered => NetFault::NotSent.mark(&err),
+            _ => err,
+        })
+    }
+
+    fn secure(&self, mut wire: Wire, to: &Destination) -> io::Result<NetStream> {
+        let name = ServerName::try_from(to.bare_host().to_owned())
             .map_err(|_| io::Error::other("not a host name that TLS can check"))?;
         let config = self.tls().map_err(hopeless)?;
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut wire).map_err(tls::with_hint)?;
         }
-        Ok(Stream::Tls(Box::new(StreamOwned::new(session, wire))))
+        Ok(NetStream::Tls(Box::new(StreamOwned::new(session, wire))))
     }
 
-    /// Host and port of the proxy that is used.
-    pub(crate) fn proxy(&self) -> Option<String> {
-        let proxy = self.0.proxy.as_ref()?;
-        Some(format!("{}:{}", proxy.host(), proxy.port()))
+    /// Host and port of the proxy that is used; else why the one that is set can't be.
+    pub(crate) fn check_proxy(&self) -> std::result::Result<Option<String>, String> {
+        match (&self.0.proxy, proxy_variable()) {
+            (Some(proxy), _) if proxy.protocol() == ProxyProtocol::Http => {
+                Ok(Some(format!("{}:{}", proxy.host(), proxy.port())))
+            }
+            (None, None) => Ok(None),
+            (_, name) => {
+                let name = name.unwrap_or_else(|| PROXY_VARIABLES[1].to_owned());
+                Err(format!(
+                    "{name} is set to something I can't use; write it like \
+                     http://proxy.example:3128"
+                ))
+            }
+        }
     }
 
-    /// The file of CA certificates, once it was read; else what is wrong with it.
-    pub(crate) fn check_ca(&self) -> std::result::Result<PathBuf, String> {
-        self.tls().and_then(|_| tls::ca_file())
+    /// Whether there are CA certificates; what is wrong with them, else.
+    pub(crate) fn check_ca(&self) -> std::result::Result<(), String> {
+        self.tls().map(drop)
     }
 
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
@@ -171,52 +186,84 @@ impl Net {
     }
 }
 
+/// The variable that names the proxy.
+fn proxy_variable() -> Option<String> {
+    let mut names = PROXY_VARIABLES
+        .into_iter()
+        .flat_map(|name| [name.to_owned(), name.to_ascii_lowercase()]);
+    names.find(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// What of the proxy's login may come up in texts: the password, and how it is sent.
+pub(crate) fn proxy_secrets() -> Vec<Secret> {
+    let Some(proxy) = Proxy::try_from_env() else {
+        return Vec::new();
+    };
+    let password = proxy.password().map(Secret::new);
+    let sent = proxy.password().map(|_| Secret::new(&basic(&proxy)));
+    password.into_iter().chain(sent).collect()
+}
+
+/// The value of `Proxy-Authorization: Basic`.
+fn basic(proxy: &Proxy) -> String {
+    let (user, password) = (proxy.username(), proxy.password());
+    let (user, password) = (user.unwrap_or_default(), password.unwrap_or_default());
+    BASE64_STANDARD.encode(format!("{user}:{password}"))
+}
+
 /// A plain or encrypted connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum NetStream {
     Plain(Wire),
     Tls(Box<StreamOwned<ClientConnection, Wire>>),
 }
 
-impl Stream {
+impl NetStream {
     pub(super) fn wire(&mut self) -> &mut Wire {
         match self {
-            Stream::Plain(wire) => wire,
-            Stream::Tls(tls) => &mut tls.sock,
+            NetStream::Plain(wire) => wire,
+            NetStream::Tls(tls) => &mut tls.sock,
         }
+    }
+
+    /// Of a connection that never waits: after so many bytes reads answer `WouldBlock`,
+    /// whatever has arrived, until this is called again. Whoever floods it can't keep its
+    /// reader from everything else.
+    pub(crate) fn allow(&mut self, bytes: usize) {
+        self.wire().allowed = bytes;
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for NetStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Stream::Plain(wire) => wire.tcp.as_fd(),
-            Stream::Tls(tls) => tls.sock.tcp.as_fd(),
+            NetStream::Plain(wire) => wire.tcp.as_fd(),
+            NetStream::Tls(tls) => tls.sock.tcp.as_fd(),
         }
     }
 }
 
-impl Read for Stream {
+impl Read for NetStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Plain(wire) => wire.read(buf),
-            Stream::Tls(tls) => tls.read(buf),
+            NetStream::Plain(wire) => wire.read(buf),
+            NetStream::Tls(tls) => tls.read(buf),
         }
     }
 }
 
-impl Write for Stream {
+impl Write for NetStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Plain(wire) => wire.write(buf),
-            Stream::Tls(tls) => tls.write(buf),
+            NetStream::Plain(wire) => wire.write(buf),
+            NetStream::Tls(tls) => tls.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Stream::Plain(wire) => wire.flush(),
-            Stream::Tls(tls) => tls.flush(),
+            NetStream::Plain(wire) => wire.flush(),
+            NetStream::Tls(tls) => tls.flush(),
         }
     }
 }
@@ -228,24 +275,63 @@ pub(crate) struct Wire {
     stop: Stop,
     /// Until when a read or write may wait; `None`: not at all, `WouldBlock` goes up.
     pub(super) until: Option<Instant>,
+    /// Bytes that may yet be read where nothing waits.
+    allowed: usize,
 }
 
 impl Wire {
+    /// Tries the host's addresses in turn.
+    fn connect(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Wire> {
+        let mut last = io::Error::other(format!("{host} has no address"));
+        for address in look_up(host, port, stop, until)? {
+            match connect_one(address, stop, until) {
+                Ok(tcp) => {
+                    return Ok(Wire {
+                        tcp,
+                        stop: stop.clone(),
+                        until: Some(until),
+                        allowed: 0,
+                    });
+                }
+                Err(err) if NetFault::of(&err) == NetFault::Stopped => return Err(err),
+                Err(err) => last = err,
+            }
+        }
+        Err(last)
+    }
+
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         let Some(until) = self.until else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         wait(&self.tcp, flags, until, &self.stop)
     }
+
+    /// Before each read and write that may wait: a far end that always has something, or
+    /// always takes something, must not outrun stop and deadline.
+    fn check(&self) -> io::Result<()> {
+        self.until
+            .map_or(Ok(()), |until| still_in_time(until, &self.stop).map(drop))
+    }
 }
 
 impl Read for Wire {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let max = match self.until {
+            Some(_) => buf.len(),
+            None if self.allowed == 0 => return Err(io::ErrorKind::WouldBlock.into()),
+            None => buf.len().min(self.allowed),
+        };
+        self.check()?;
         loop {
-            match self.tcp.read(buf) {
+            match self.tcp.read(&mut buf[..max]) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
+                Ok(read) => {
+                    self.allowed = self.allowed.saturating_sub(read);
+                    return Ok(read);
+                }
+                Err(err) => return Err(err),
             }
         }
     }
@@ -253,6 +339,7 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.check()?;
         loop {
             match self.tcp.write(buf) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
@@ -269,13 +356,7 @@ impl Write for Wire {
 
 fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Result<()> {
     loop {
-        if stop.is_set() {
-            return Err(io::Error::other(Trouble::Stopped));
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-        }
+        let left = still_in_time(until, stop)?;
         let mut fds = [
             PollFd::new(&fd, flags),
             PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
@@ -287,76 +368,76 @@ fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Res
     }
 }
 
-/// What is inside an `io::Error` of ours when a caller must branch on it.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    Stopped,
-    /// No connection came about: nothing was sent.
-    NotConnected(io::Error),
-    /// No waiting mends it.
-    Hopeless(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::Stopped => f.write_str("stopped"),
-            Trouble::NotConnected(err) => err.fmt(f),
-            Trouble::Hopeless(why) => f.write_str(why),
-        }
+/// What is left of the time.
+fn still_in_time(until: Instant, stop: &Stop) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    match left.is_zero() {
+        _ if stop.is_set() => Err(NetFault::Stopped.mark(&"stopped")),
+        true => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+        false => Ok(left),
     }
 }
 
-impl std::error::Error for Trouble {}
+/// What a failed connection or call means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetFault {
+    Stopped,
+    /// No waiting mends it: no CA certificates, a proxy of a kind that can't be used.
+    Hopeless,
+    /// The request certainly did not leave.
+    NotSent,
+    /// Sent, but the answer did not come, or not to its end.
+    Unanswered,
+}
+
+/// What is inside an `io::Error` of ours that carries a `NetFault`.
+#[derive(Debug)]
+struct Marked(NetFault, String);
+
+impl fmt::Display for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.1)
+    }
+}
+
+impl std::error::Error for Marked {}
+
+impl NetFault {
+    fn mark(self, why: &impl fmt::Display) -> io::Error {
+        io::Error::other(Marked(self, why.to_string()))
+    }
+
+    /// The mark, however deep ureq or rustls wrapped it.
+    pub(crate) fn of(err: &(dyn std::error::Error + 'static)) -> NetFault {
+        if let Some(Marked(fault, _)) = err.downcast_ref() {
+            return *fault;
+        }
+        let inner = match (err.downcast_ref::<io::Error>(), err.downcast_ref()) {
+            (Some(err), _) => err.get_ref().map(|inner| inner as _),
+            (_, Some(ureq::Error::Io(inner))) => Some(inner as _),
+            (_, Some(ureq::Error::BadUri(_))) => return NetFault::NotSent,
+            _ => err.source(),
+        };
+        inner.map_or(NetFault::Unanswered, NetFault::of)
+    }
+}
+
+/// What went wrong with a call, as a sentence that names the server.
+pub(crate) fn explain(server: &str, err: &(dyn std::error::Error + 'static)) -> String {
+    let text = err.to_string();
+    let why = text.trim_start_matches("io: ");
+    match NetFault::of(err) {
+        NetFault::Stopped => "stopped".to_owned(),
+        NetFault::Hopeless | NetFault::NotSent => format!("cannot reach {server}: {why}"),
+        NetFault::Unanswered if why.contains("in time") => {
+            format!("no answer from {server}: {why}")
+        }
+        NetFault::Unanswered => format!("the connection to {server} broke off: {why}"),
+    }
+}
 
 fn hopeless(why: impl Into<String>) -> io::Error {
-    io::Error::other(Trouble::Hopeless(why.into()))
-}
-
-/// Whether such a trouble is in there, however deep ureq or rustls wrapped it.
-fn any_trouble(err: &(dyn std::error::Error + 'static), is_it: fn(&Trouble) -> bool) -> bool {
-    if let Some(trouble) = err.downcast_ref::<Trouble>() {
-        return is_it(trouble)
-            || matches!(trouble, Trouble::NotConnected(inner) if any_trouble(inner, is_it));
-    }
-    if let Some(err) = err.downcast_ref::<io::Error>() {
-        return err.get_ref().is_some_and(|inner| any_trouble(inner, is_it));
-    }
-    match err.downcast_ref::<ureq::Error>() {
-        Some(ureq::Error::Io(inner)) => any_trouble(inner, is_it),
-        _ => err
-            .source()
-            .is_some_and(|source| any_trouble(source, is_it)),
-    }
-}
-
-/// Whether a stop ended it.
-pub(crate) fn stopped(err: &(dyn std::error::Error + 'static)) -> bool {
-    any_trouble(err, |trouble| matches!(trouble, Trouble::Stopped))
-}
-
-/// Whether no waiting mends it: no CA certificates, a proxy of a kind we can't use.
-pub(crate) fn is_hopeless(err: &(dyn std::error::Error + 'static)) -> bool {
-    any_trouble(err, |trouble| matches!(trouble, Trouble::Hopeless(_)))
-}
-
-/// Whether the request of a failed call certainly did not leave.
-pub(crate) fn not_sent(err: &ureq::Error) -> bool {
-    matches!(err, ureq::Error::BadUri(_))
-        || any_trouble(err, |trouble| matches!(trouble, Trouble::NotConnected(_)))
-}
-
-/// Tries the host's addresses in turn.
-fn connect(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::other(format!("{host} has no address"));
-    for address in look_up(host, port, stop, until)? {
-        match connect_one(address, stop, until) {
-            Ok(tcp) => return Ok(tcp),
-            Err(err) if stopped(&err) => return Err(err),
-            Err(err) => last = err,
-        }
-    }
-    Err(last)
+    NetFault::Hopeless.mark(&why.into())
 }
 
 fn connect_one(address: SocketAddr, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
@@ -381,7 +462,7 @@ fn connect_one(address: SocketAddr, stop: &Stop, until: Instant) -> io::Result<T
 }
 
 /// getaddrinfo(3) knows neither limits nor stops: it gets a thread of its own, which outlives
-/// a stop by the resolver's own time limit and then ends unheard.
+/// a stop by the resolver's own time limit; its result is dropped then.
 fn look_up(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
@@ -408,24 +489,43 @@ fn look_up(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Vec
         .map_err(|err| io::Error::other(format!("cannot look up {bare}: {err}")))
 }
 
-fn tunnel(wire: &mut Wire, proxy: &Proxy, target: &Target) -> io::Result<()> {
-    let address = format!("{}:{}", target.host, target.port);
+/// A connection to the destination through the proxy.
+fn through(proxy: &Proxy, to: &Destination, stop: &Stop, until: Instant) -> io::Result<Wire> {
+    if proxy.protocol() != ProxyProtocol::Http {
+        return Err(hopeless(
+            "only http:// proxies can be used (see ALL_PROXY, HTTPS_PROXY)",
+        ));
+    }
+    let (host, port) = (proxy.host(), proxy.port());
+    let opened = Wire::connect(host, port, stop, until).and_then(|mut wire| {
+        tunnel(&mut wire, proxy, to)?;
+        Ok(wire)
+    });
+    opened.map_err(|err| match NetFault::of(&err) {
+        NetFault::Stopped => err,
+        _ => {
+            let name = proxy_variable().unwrap_or_else(|| PROXY_VARIABLES[1].to_owned());
+            let text = format!("the proxy {host}:{port} (from {name}) does not work: {err}");
+            io::Error::new(err.kind(), text)
+        }
+    })
+}
+
+fn tunnel(wire: &mut Wire, proxy: &Proxy, to: &Destination) -> io::Result<()> {
+    let address = format!("{}:{}", to.host, to.port);
     let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
-    if let Some(user) = proxy.username() {
-        let pair = format!("{user}:{}", proxy.password().unwrap_or_default());
-        let pair = BASE64_STANDARD.encode(pair);
-        request.push_str(&format!("Proxy-Authorization: Basic {pair}\r\n"));
+    if proxy.username().is_some() {
+        request += &format!("Proxy-Authorization: Basic {}\r\n", basic(proxy));
     }
     request.push_str("\r\n");
     wire.write_all(request.as_bytes())?;
     let (head, rest) = read_head(wire)?;
-    let what = match status_of(&head) {
+    let why = match status_of(&head) {
         Some(200..=299) if rest.is_empty() => return Ok(()),
-        Some(407) => "wants another user and password than HTTPS_PROXY has".to_owned(),
-        _ => format!("answered {:?}", head.lines().next().unwrap_or_default()),
+        Some(407) => "it wants another user and password".to_owned(),
+        _ => format!("it answered {:?}", head.lines().next().unwrap_or_default()),
     };
-    let (host, port) = (proxy.host(), proxy.port());
-    Err(io::Error::other(format!("the proxy {host}:{port} {what}")))
+    Err(io::Error::other(why))
 }
 
 /// A response head without its empty line, and what came after it.
@@ -463,7 +563,7 @@ fn accept_key(key: &str) -> String {
 
 /// Where a URL points to.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct Destination {
     tls: bool,
     /// With brackets for IPv6, as in the URL.
     host: String,
@@ -471,8 +571,8 @@ pub(super) struct Target {
     uri: Uri,
 }
 
-impl Target {
-    pub(super) fn of(uri: &Uri) -> Option<Target> {
+impl Destination {
+    pub(super) fn of(uri: &Uri) -> Option<Destination> {
         let tls = match uri.scheme_str()? {
             "https" | "wss" => true,
             "http" | "ws" => false,
@@ -481,17 +581,12 @@ impl Target {
         let host = uri.host().filter(|host| !host.is_empty())?;
         let port = match uri.port_u16() {
             Some(port) => port,
-            None if uri.authority()?.as_str().ends_with(host) => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
             // More than 65535.
-            None => return None,
+            None if !uri.authority()?.as_str().ends_with(host) => return None,
+            None if tls => 443,
+            None => 80,
         };
-        Some(Target {
+        Some(Destination {
             tls,
             host: host.to_owned(),
             port,
@@ -499,8 +594,8 @@ impl Target {
         })
     }
 
-    fn parse(url: &str) -> Option<Target> {
-        Target::of(&url.parse().ok()?)
+    fn parse(url: &str) -> Option<Destination> {
+        Destination::of(&url.parse().ok()?)
     }
 
     fn path(&self) -> String {
@@ -528,12 +623,12 @@ impl Target {
 
 /// The host of a URL, for messages: paths and queries may hold tickets.
 pub(crate) fn host_of(url: &str) -> String {
-    Target::parse(url).map_or_else(|| "(no host)".to_owned(), |target| target.authority())
+    Destination::parse(url).map_or_else(|| "(no host)".to_owned(), |to| to.authority())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, retry_after};
+    use super::super::{HttpLimits, retry_after};
     use super::testing::*;
     use super::*;
     use crate::base::stop::Cause;
@@ -544,7 +639,7 @@ mod tests {
     #[test]
     fn targets() {
         let of = |url| {
-            Target::parse(url).map(|t| format!("{} {} {} {}", t.tls, t.host, t.port, t.path()))
+            Destination::parse(url).map(|t| format!("{} {} {} {}", t.tls, t.host, t.port, t.path()))
         };
         for (url, want) in [
             ("https://slack.com/api", Some("true slack.com 443 /api")),
@@ -613,7 +708,7 @@ mod tests {
                 }
             }
             let text = String::from_utf8_lossy(input);
-            if let Some(target) = Target::parse(&text) {
+            if let Some(target) = Destination::parse(&text) {
                 let odd = |c: char| c.is_ascii_control() || c == ' ';
                 assert!(!host_of(&text).contains(odd) && !target.path().contains(odd));
                 target.is_loopback();
@@ -625,8 +720,8 @@ mod tests {
         });
     }
 
-    const FOREVER: Limits = Limits {
-        first_byte: Duration::from_secs(3600),
+    const FOREVER: HttpLimits = HttpLimits {
+        head: Duration::from_secs(3600),
         idle: Duration::from_secs(3600),
         total: None,
     };
@@ -655,10 +750,9 @@ mod tests {
                     let answer = net.agent(&remote, FOREVER).get(&url).call();
                     let body = answer.and_then(|mut answer| answer.body_mut().read_to_string());
                     let err = body.unwrap_err();
-                    if stopped(&err) {
-                        Error::Stopped
-                    } else {
-                        Error::failed(err.to_string())
+                    match NetFault::of(&err) {
+                        NetFault::Stopped => Error::Stopped,
+                        _ => Error::failed(err.to_string()),
                     }
                 }
             });
@@ -688,26 +782,26 @@ mod tests {
         let remote = stop.clone();
         let call = thread::spawn(move || {
             let later = Instant::now() + Duration::from_secs(3600);
-            connect("127.0.0.1", address.port(), &remote, later)
+            Wire::connect("127.0.0.1", address.port(), &remote, later)
         });
         stop.set(Cause::Asked);
-        assert!(stopped(&call.join().unwrap().unwrap_err()));
+        let err = call.join().unwrap().unwrap_err();
+        assert_eq!(NetFault::of(&err), NetFault::Stopped);
     }
 
     #[test]
     fn a_limit_is_worth_another_try() {
         let (hold, held) = mpsc::channel();
         let address = serve(move |tcp| hold.send(tcp).unwrap());
-        let limits = Limits {
-            first_byte: Duration::from_millis(20),
+        let limits = HttpLimits {
+            head: Duration::from_millis(20),
             ..FOREVER
         };
         let url = format!("http://{address}/?secret");
         let err = net(None).agent(&Stop::new(), limits).get(&url).call();
         let err = err.unwrap_err();
-        assert!(!not_sent(&err));
-        assert!(!stopped(&err) && !is_hopeless(&err));
-        assert_eq!(err.to_string(), "io: no answer in time");
+        assert_eq!(NetFault::of(&err), NetFault::Unanswered);
+        assert_eq!(explain("it", &err), "no answer from it: no answer in time");
         drop(held);
     }
 
@@ -874,7 +968,7 @@ pub(crate) mod testing {
         proxy: Option<&str>,
         tls: std::result::Result<Arc<ClientConfig>, String>,
     ) -> Net {
-        Net(Arc::new(Inner {
+        Net(Arc::new(NetShared {
             proxy: proxy.map(|url| Proxy::new(url).unwrap()),
             tls: OnceLock::from(tls),
         }))

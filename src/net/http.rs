@@ -1,4 +1,4 @@
-//! HTTP by ureq over our connections: its limits and stops, and what headers tell.
+//! HTTP by ureq over our connections, with our limits and stops; what headers tell.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::connect::{Net, OPEN_MAX, Stream, Target, Trouble, USER_AGENT};
+use super::connect::{Destination, Net, NetStream, OPEN_MAX, USER_AGENT};
 use crate::base::json;
 use crate::base::stop::{Stop, poll_for};
 use crate::base::time;
@@ -25,9 +25,9 @@ const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
 /// What a request may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Until the first byte of the answer.
-    pub(crate) first_byte: Duration,
+pub(crate) struct HttpLimits {
+    /// Until the head of the answer is complete.
+    pub(crate) head: Duration,
     /// Between two reads after that.
     pub(crate) idle: Duration,
     /// The whole call; `None` for streams, which may go on as long as bytes come.
@@ -37,7 +37,7 @@ pub(crate) struct Limits {
 impl Net {
     /// An HTTP client whose calls end with the stop. It follows no redirects and takes every
     /// status as an answer.
-    pub(crate) fn agent(&self, stop: &Stop, limits: Limits) -> Agent {
+    pub(crate) fn agent(&self, stop: &Stop, limits: HttpLimits) -> Agent {
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -45,6 +45,7 @@ impl Net {
             .max_redirects_will_error(false)
             .user_agent(USER_AGENT)
             .timeout_global(limits.total)
+            .timeout_recv_response(Some(limits.head))
             .max_idle_connections(2)
             .input_buffer_size(READ_BUFFER_BYTES)
             .output_buffer_size(WRITE_BUFFER_BYTES)
@@ -83,33 +84,29 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_millis(wait.max(0) as u64))
 }
 
-/// ureq's way to a connection: ours.
+/// Opens our connections for ureq.
 struct Dial {
     net: Net,
     stop: Stop,
-    limits: Limits,
+    limits: HttpLimits,
 }
 
 impl Connector for Dial {
-    type Out = Line;
+    type Out = HttpConnection;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
-    ) -> result::Result<Option<Line>, ureq::Error> {
-        let target = Target::of(details.uri)
+    ) -> result::Result<Option<HttpConnection>, ureq::Error> {
+        let to = Destination::of(details.uri)
             .ok_or_else(|| ureq::Error::BadUri("not an http address".to_owned()))?;
         let left = details.timeout.not_zero();
         let left = left.map_or(OPEN_MAX, |left| OPEN_MAX.min(*left));
-        let opened = self
-            .net
-            .open(&target, &self.stop, Instant::now() + left)
-            .map_err(|err| io::Error::new(err.kind(), Trouble::NotConnected(err)));
-        let stream = opened?;
+        let stream = self.net.open(&to, &self.stop, Instant::now() + left)?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Line {
+        Ok(Some(HttpConnection {
             stream,
             buffers,
             limits: self.limits,
@@ -119,29 +116,31 @@ impl Connector for Dial {
 }
 
 /// One connection as ureq drives it.
-struct Line {
-    stream: Stream,
+struct HttpConnection {
+    stream: NetStream,
     buffers: LazyBuffers,
-    limits: Limits,
+    limits: HttpLimits,
     /// The answer to what was written last has begun.
     answering: bool,
 }
 
-impl Line {
-    /// ureq's own limit is the one for the whole call.
-    fn set_limit(&mut self, next: &NextTimeout) {
-        let limits = self.limits;
-        let idle = if self.answering {
-            limits.idle
-        } else {
-            limits.first_byte
+impl HttpConnection {
+    /// ureq's own limits are those for the head and for the whole call.
+    fn set_limit(&mut self, next: &NextTimeout) -> result::Result<(), ureq::Error> {
+        if next.after.is_zero() {
+            return Err(ureq::Error::Timeout(next.reason));
+        }
+        let idle = match self.answering {
+            true => self.limits.idle,
+            false => self.limits.head,
         };
         let left = next.not_zero().map_or(idle, |left| idle.min(*left));
         self.stream.wire().until = Some(Instant::now() + left);
+        Ok(())
     }
 }
 
-impl Transport for Line {
+impl Transport for HttpConnection {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -152,16 +151,17 @@ impl Transport for Line {
         timeout: NextTimeout,
     ) -> result::Result<(), ureq::Error> {
         self.answering = false;
-        self.set_limit(&timeout);
+        self.set_limit(&timeout)?;
         self.stream.write_all(&self.buffers.output()[..amount])?;
         self.stream.flush()?;
         Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> result::Result<bool, ureq::Error> {
-        self.set_limit(&timeout);
+        self.set_limit(&timeout)?;
         let read = match self.stream.read(self.buffers.input_append_buf()) {
-            // A server that skips TLS's goodbye: the body's own framing tells what is missing.
+            // A server that does not end TLS as it should: the body's own framing tells what is
+            // missing.
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => 0,
             read => read?,
         };
@@ -177,24 +177,24 @@ impl Transport for Line {
     }
 
     fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, NetStream::Tls(_))
     }
 }
 
-/// Names are looked up in `connect`, where a stop is heard and a proxy may do it instead.
+/// Names are looked up in `connect`, where a stop ends it and a proxy may do it instead.
 #[derive(Debug)]
 struct NoLookup;
 
-// ureq wants them; derived, they would bring those of all of rustls along.
+// Required by ureq; derived ones would link those of all of rustls.
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Dial")
     }
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for HttpConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Line")
+        f.write_str("HttpConnection")
     }
 }
 

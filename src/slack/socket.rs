@@ -1,7 +1,10 @@
-//! Socket Mode: one thread owns the sockets, reads envelopes, has them written down, acks
-//! them. It sleeps in poll(2) until something comes or a ping is due. A connection that is
-//! to be recycled stays open until its successor has said hello, so that nothing falls
-//! between them.
+//! Socket Mode: one thread owns the WebSockets to Slack, reads envelopes, hands them over to
+//! be logged, and acks them. It sleeps in poll(2) until something comes or a ping is due. A
+//! connection that Slack recycles stays open until its successor has said hello, so that no
+//! envelope falls between them. What an envelope says is `inbound`'s.
+//!
+//! The far end may be anyone's: each round reads a bounded number of frames and bytes from
+//! each connection, and reads no more from one that does not take its acks.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
 use crate::base::stop::{Stop, poll_for};
-use crate::net::{Net, Stream};
+use crate::net::{Net, NetStream};
 use crate::systemd::Systemd;
 
 use super::Envelope;
@@ -27,8 +30,8 @@ use super::web::Web;
 struct Pace {
     /// Our own pings; they also keep NAT tables warm.
     ping_every: Duration,
-    /// Without any frame, or without a hello at first, for so long the connection is dead,
-    /// whatever TCP thinks.
+    /// Without any whole message, or without a hello at first, for so long the connection is
+    /// dead, whatever TCP thinks.
     silence_max: Duration,
 }
 
@@ -43,15 +46,23 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A connection that ends sooner than this counts as a failed attempt.
 const LIFE_MIN: Duration = Duration::from_secs(5);
-/// Envelopes handed on together, and bytes of them; more wait in the socket.
-const BATCH_MAX: usize = 256;
-const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What is read from one connection in a round, before the stop, the clock and the other
+/// connections are looked at. Envelopes read together are logged with one sync.
+const FRAMES_MAX: usize = 512;
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Acks and pongs that wait for a far end which does not read. Nothing more is read from it
+/// until it has taken them.
+const UNSENT_BYTES_MAX: usize = 256 * 1024;
+/// Around a payload: the longest header of a frame of ours, and its mask.
+const FRAME_BYTES: usize = 14;
+/// RFC 6455: the payload of a ping or pong.
+const PONG_BYTES_MAX: usize = 125;
 
-/// Hands over a batch. The callee writes it down, acks by envelope id, then acts.
+/// Hands over a batch. The callee logs it, acks by envelope id, then acts.
 pub(crate) type Receive<'a> = dyn FnMut(Vec<Envelope>, &mut dyn FnMut(&[String])) + 'a;
 
 /// Runs until the stop is set (`Ok`) or a fault that waiting does not mend (`Err`).
-/// `connected` is called after each hello.
+/// `connected` is called when a connection has said hello.
 pub(crate) fn run(
     web: &Arc<Web>,
     net: &Net,
@@ -59,54 +70,7 @@ pub(crate) fn run(
     receive: &mut Receive<'_>,
     connected: &mut dyn FnMut(),
 ) -> Result<()> {
-    run_at(PACE, web, net, stop, receive, connected)
-}
-
-fn run_at(
-    pace: Pace,
-    web: &Arc<Web>,
-    net: &Net,
-    stop: &Stop,
-    receive: &mut Receive<'_>,
-    connected: &mut dyn FnMut(),
-) -> Result<()> {
-    let mut sockets = Sockets {
-        pace,
-        web: web.clone(),
-        net: net.clone(),
-        stop: stop.clone(),
-        links: Vec::new(),
-        opening: None,
-        backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
-        not_before: uptime(),
-        down_said: false,
-        crowd_said: false,
-    };
-    let systemd = Systemd::from_env();
-    let connected = &mut || {
-        systemd.tell("READY=1");
-        connected();
-    };
-    while !stop.is_set() {
-        // Alive is whoever still goes around here, connected or not: a network that is gone
-        // for a day is no reason to be started again.
-        systemd.tell("WATCHDOG=1");
-        sockets.open_if_needed();
-        sockets.wait();
-        sockets.take_opened()?;
-        for index in 0..sockets.links.len() {
-            sockets.pump(index, receive, connected)?;
-        }
-        sockets.tidy();
-    }
-    for link in &mut sockets.links {
-        // Best effort: the process is ending.
-        link.socket
-            .close(None)
-            .and_then(|()| link.socket.flush())
-            .ok();
-    }
-    Ok(())
+    Sockets::new(PACE, web, net, stop).run(receive, connected)
 }
 
 /// Since boot, the time asleep included: what a laptop woken up holds for open is dead.
@@ -115,6 +79,7 @@ fn uptime() -> Duration {
     Duration::try_from(now).unwrap_or_default()
 }
 
+/// All points in time are `uptime`s.
 struct Sockets {
     pace: Pace,
     web: Arc<Web>,
@@ -123,40 +88,110 @@ struct Sockets {
     links: Vec<Link>,
     opening: Option<Opening>,
     backoff: Backoff,
-    /// All points in time are `uptime`s.
+    /// When the next connection may be opened.
     not_before: Duration,
-    /// That Slack is out of reach was logged.
-    down_said: bool,
-    crowd_said: bool,
+    notices: Notices,
 }
 
-/// A connection on its way, on a thread of its own: the others go on meanwhile.
+/// What was logged already and is not logged again.
+#[derive(Default)]
+struct Notices {
+    down: bool,
+    other_connections: bool,
+    not_json: bool,
+}
+
+/// A connection being opened, on a thread of its own: the others go on meanwhile.
 struct Opening {
-    result: Receiver<Result<WebSocket<Stream>>>,
+    result: Receiver<Result<WebSocket<NetStream>>>,
     /// Readable (at its end) when the result is there.
     done: OwnedFd,
 }
 
+/// One connection.
 struct Link {
-    socket: WebSocket<Stream>,
+    socket: WebSocket<NetStream>,
+    stage: Stage,
     opened: Duration,
-    last_frame: Duration,
+    last_message: Duration,
     last_ping: Duration,
-    /// Hello was seen.
-    ready: bool,
-    /// Slack will end it: a successor is wanted.
-    leaving: bool,
-    /// Close was sent; gone at this time at the latest.
-    closing: Option<Duration>,
+    /// Bytes written since everything was last sent; 0 when nothing waits.
+    unsent: usize,
+    /// The round ended before everything was read that has arrived.
+    has_more: bool,
     lost: bool,
-    /// A flush would have blocked.
-    unsent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    /// Hello was not seen yet.
+    New,
+    Ready,
+    /// Slack will end it: a successor is wanted.
+    Leaving,
+    /// Close was sent; gone at this time at the latest.
+    Closing(Duration),
+}
+
+enum SocketRead {
+    Text(String),
+    /// A ping, a pong, a binary message: a sign of life.
+    Other,
+    Nothing,
+    Lost(String),
 }
 
 impl Sockets {
+    fn new(pace: Pace, web: &Arc<Web>, net: &Net, stop: &Stop) -> Sockets {
+        Sockets {
+            pace,
+            web: web.clone(),
+            net: net.clone(),
+            stop: stop.clone(),
+            links: Vec::new(),
+            opening: None,
+            backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
+            not_before: uptime(),
+            notices: Notices::default(),
+        }
+    }
+
+    fn run(&mut self, receive: &mut Receive<'_>, connected: &mut dyn FnMut()) -> Result<()> {
+        let systemd = Systemd::from_env();
+        let connected = &mut || {
+            systemd.tell("READY=1");
+            connected();
+        };
+        while !self.stop.is_set() {
+            // This loop is what has to stay alive; a network that is gone for a day is no
+            // reason for systemd to restart mom.
+            systemd.tell("WATCHDOG=1");
+            self.open_if_needed();
+            self.wait();
+            self.take_opened()?;
+            for index in 0..self.links.len() {
+                self.read_round(index, receive, connected)?;
+            }
+            self.tidy();
+        }
+        for link in &mut self.links {
+            // Best effort: the process is ending.
+            link.socket
+                .close(None)
+                .and_then(|()| link.socket.flush())
+                .ok();
+        }
+        Ok(())
+    }
+
+    /// A connection serves until Slack has announced its end.
+    fn is_served(&self) -> bool {
+        let serves = |link: &Link| matches!(link.stage, Stage::New | Stage::Ready);
+        self.links.iter().any(serves)
+    }
+
     fn open_if_needed(&mut self) {
-        let served = self.links.iter().any(|link| !link.leaving);
-        if served || self.opening.is_some() || uptime() < self.not_before {
+        if self.is_served() || self.opening.is_some() || uptime() < self.not_before {
             return;
         }
         match self.open() {
@@ -184,33 +219,29 @@ impl Sockets {
     }
 
     fn wait(&self) {
-        let now = uptime();
-        let mut deadline: Option<Duration> = None;
-        let mut at =
-            |time: Duration| deadline = Some(deadline.map_or(time, |other| other.min(time)));
-        for link in &self.links {
-            at(link.last_ping + self.pace.ping_every);
-            at(link.last_sign() + self.pace.silence_max);
-            if let Some(closing) = link.closing {
-                at(closing);
-            }
-        }
-        if self.opening.is_none() && !self.links.iter().any(|link| !link.leaving) {
-            at(self.not_before);
-        }
         let mut fds = vec![PollFd::from_borrowed_fd(self.stop.fd(), PollFlags::IN)];
         if let Some(opening) = &self.opening {
             fds.push(PollFd::new(&opening.done, PollFlags::IN));
         }
         for link in &self.links {
-            let flags = if link.unsent {
-                PollFlags::IN | PollFlags::OUT
-            } else {
-                PollFlags::IN
-            };
-            fds.push(PollFd::new(link.socket.get_ref(), flags));
+            fds.push(PollFd::new(link.socket.get_ref(), link.flags()));
         }
-        poll_for(&mut fds, deadline.map(|time| time.saturating_sub(now)));
+        let pause = self.next_deadline().map(|at| at.saturating_sub(uptime()));
+        poll_for(&mut fds, pause);
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let reopen = self.opening.is_none() && !self.is_served();
+        let of_links = self.links.iter().map(|link| {
+            let ping = link.last_ping + self.pace.ping_every;
+            let silence = link.last_sign() + self.pace.silence_max;
+            match link.stage {
+                _ if link.has_more && !link.is_clogged() => Duration::ZERO,
+                Stage::Closing(end) => end.min(ping).min(silence),
+                _ => ping.min(silence),
+            }
+        });
+        of_links.chain(reopen.then_some(self.not_before)).min()
     }
 
     fn take_opened(&mut self) -> Result<()> {
@@ -224,78 +255,60 @@ impl Sockets {
         };
         self.opening = None;
         match opened {
-            Ok(socket) => {
-                let now = uptime();
-                self.links.push(Link {
-                    socket,
-                    opened: now,
-                    last_frame: now,
-                    last_ping: now,
-                    ready: false,
-                    leaving: false,
-                    closing: None,
-                    lost: false,
-                    unsent: false,
-                });
-                Ok(())
-            }
-            Err(Error::Retry { after, why, .. }) => {
-                self.failed(&why, after);
-                Ok(())
-            }
-            Err(Error::Stopped) => Ok(()),
-            Err(err) => Err(err),
+            Ok(socket) => self.links.push(Link::new(socket)),
+            Err(Error::Retry { after, why, .. }) => self.failed(&why, after),
+            Err(Error::Stopped) => {}
+            Err(err) => return Err(err),
         }
+        Ok(())
     }
 
+    /// Sets when the next connection is opened. The first failure is the routine end of a
+    /// connection; the second in a row is logged.
     fn failed(&mut self, why: &str, after: Option<Duration>) {
         let pause = self.backoff.next_pause();
         self.not_before = uptime() + after.unwrap_or_default().max(pause);
-        if self.down_said || self.backoff.failures() < 2 {
+        if self.notices.down || self.backoff.failures() < 2 {
             log::debug!("", "no connection to Slack: {why}");
         } else {
-            self.down_said = true;
+            self.notices.down = true;
             log::warning!("", "no connection to Slack: {why}; I keep trying");
         }
     }
 
-    /// Reads one link dry and hands on what came.
-    fn pump(
+    /// Reads from one connection what has arrived, within the bounds of a round, and hands it
+    /// on.
+    fn read_round(
         &mut self,
         index: usize,
         receive: &mut Receive<'_>,
         connected: &mut dyn FnMut(),
     ) -> Result<()> {
-        loop {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            let mut dry = false;
-            while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX && !dry {
-                match self.links[index].read() {
-                    Read::Nothing => dry = true,
-                    Read::Other => {}
-                    Read::Text(text) => {
-                        bytes += text.len();
-                        self.text(index, &text, &mut batch, connected)?;
-                    }
-                    Read::Lost(why) => {
-                        dry = true;
-                        let link = &mut self.links[index];
-                        link.lost = true;
-                        if link.closing.is_none() {
-                            log::debug!("", "the connection ended: {why}");
-                        }
-                    }
+        let mut batch = Vec::new();
+        let link = &mut self.links[index];
+        link.socket.get_mut().allow(READ_BYTES_MAX);
+        link.has_more = true;
+        for _ in 0..FRAMES_MAX {
+            let link = &mut self.links[index];
+            match link.read() {
+                SocketRead::Nothing => {
+                    link.has_more = link.is_clogged();
+                    break;
+                }
+                SocketRead::Other => {}
+                SocketRead::Text(text) => self.text(index, &text, &mut batch, connected)?,
+                SocketRead::Lost(why) => {
+                    log::debug!("", "the connection to Slack ended: {why}");
+                    link.lost = true;
+                    break;
                 }
             }
-            if !batch.is_empty() {
-                let link = &mut self.links[index];
-                receive(batch, &mut |ids| link.ack(ids));
-            }
-            if dry {
-                return Ok(());
-            }
         }
+        if !batch.is_empty() {
+            let link = &mut self.links[index];
+            receive(batch, &mut |ids| link.ack(ids));
+        }
+        Ok(())
     }
 
     fn text(
@@ -306,67 +319,78 @@ impl Sockets {
         connected: &mut dyn FnMut(),
     ) -> Result<()> {
         let Ok(frame) = json::parse_lenient(text) else {
-            log::warning!(
-                "",
-                "Slack sent {} bytes that are not JSON; left out",
-                text.len()
-            );
+            if !self.notices.not_json {
+                self.notices.not_json = true;
+                let bytes = text.len();
+                log::warning!("", "Slack sent {bytes} bytes that are not JSON; left out");
+            }
             return Ok(());
         };
         match frame["type"].as_str().unwrap_or_default() {
-            "hello" => {
+            // Once for each connection: work hangs on it.
+            "hello" if self.links[index].stage == Stage::New => {
                 self.hello(index, &frame);
                 connected();
             }
-            "disconnect" => match frame["reason"].as_str().unwrap_or_default() {
-                "link_disabled" => {
-                    return Err(Error::failed(
-                        "Slack ended the connection: Socket Mode is switched off for this app; \
-                         switch it on in the app's settings (Socket Mode)",
-                    ));
-                }
-                "too_many_websockets" => {
-                    if !self.down_said {
-                        self.down_said = true;
-                        log::warning!(
-                            "",
-                            "Slack allows this app no further connection: stop the other \
-                             programs that use its tokens; I keep trying"
-                        );
-                    }
-                    self.failed("too many connections for this app", Some(PAUSE_MAX));
-                    self.links[index].lost = true;
-                }
-                reason => {
-                    log::debug!("", "Slack recycles the connection ({reason})");
-                    self.links[index].leaving = true;
-                }
-            },
+            "hello" => {}
+            "disconnect" => {
+                return self.disconnect(index, frame["reason"].as_str().unwrap_or_default());
+            }
             _ => batch.extend(Envelope::of(frame)),
         }
         Ok(())
     }
 
+    fn disconnect(&mut self, index: usize, reason: &str) -> Result<()> {
+        let link = &mut self.links[index];
+        match reason {
+            "link_disabled" => {
+                return Err(Error::failed(
+                    "Slack ended the connection: Socket Mode is switched off for this app; \
+                     switch it on in the app's settings (Socket Mode)",
+                ));
+            }
+            "too_many_websockets" if !link.lost => {
+                link.lost = true;
+                if !self.notices.down {
+                    self.notices.down = true;
+                    log::warning!(
+                        "",
+                        "Slack allows this app no further connection: stop the other programs \
+                         that use its tokens; I keep trying"
+                    );
+                }
+                self.failed("too many connections for this app", Some(PAUSE_MAX));
+            }
+            reason if matches!(link.stage, Stage::New | Stage::Ready) => {
+                log::debug!("", "Slack recycles the connection ({reason})");
+                link.stage = Stage::Leaving;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn hello(&mut self, index: usize, frame: &Value) {
-        self.links[index].ready = true;
-        let others = frame["num_connections"].as_u64().unwrap_or(1);
+        self.links[index].stage = Stage::Ready;
+        let connections = frame["num_connections"].as_u64().unwrap_or(1);
         // While one connection takes over from another there are two of our own.
         let own = self.links.iter().filter(|link| !link.lost).count() as u64;
-        if others > own && !self.crowd_said {
-            self.crowd_said = true;
+        if connections > own && !self.notices.other_connections {
+            self.notices.other_connections = true;
             log::warning!(
                 "",
-                "{others} connections use this app's token, {own} of them mine: a second mom \
-                 would take half of the messages; stop it or give it an app of its own"
+                "{connections} connections use this app's token, {own} of them mine: a second \
+                 mom would take half of the messages; stop it or give it an app of its own"
             );
         }
-        if self.down_said {
+        if self.notices.down {
             log::info!("", "connected to Slack again");
         }
-        self.down_said = false;
+        self.notices.down = false;
         for link in &mut self.links {
-            if link.leaving && link.closing.is_none() {
-                link.closing = Some(uptime() + CLOSE_MAX);
+            if link.stage == Stage::Leaving {
+                link.stage = Stage::Closing(uptime() + CLOSE_MAX);
                 // A link that is gone already needs no goodbye.
                 link.socket.close(None).ok();
                 link.flush();
@@ -374,39 +398,41 @@ impl Sockets {
         }
     }
 
-    /// Pings, notices the dead, forgets the lost.
+    /// Pings, notices dead connections and removes the lost ones.
     fn tidy(&mut self) {
         let now = uptime();
         for link in &mut self.links {
             let silence = now.saturating_sub(link.last_sign());
             if silence >= self.pace.silence_max && !link.lost {
-                let what = if link.ready { "sign" } else { "hello" };
+                let what = match link.stage {
+                    Stage::New => "hello",
+                    _ => "sign",
+                };
                 log::warning!("", "no {what} from Slack for {} s", silence.as_secs());
                 link.lost = true;
             }
-            if link.closing.is_some_and(|closing| now >= closing) {
+            if matches!(link.stage, Stage::Closing(end) if now >= end) {
                 link.lost = true;
             }
             if !link.lost && now >= link.last_ping + self.pace.ping_every {
                 link.last_ping = now;
-                link.write(Message::Ping(tungstenite::Bytes::new()));
-            } else if link.unsent {
+                link.write(Message::Ping(tungstenite::Bytes::new()), 0);
+                link.flush();
+            } else if link.unsent > 0 {
                 link.flush();
             }
         }
-        let gone: Vec<Link> = {
-            let (gone, kept) = std::mem::take(&mut self.links)
-                .into_iter()
-                .partition(|l| l.lost);
-            self.links = kept;
-            gone
-        };
-        for link in gone {
-            if link.leaving || link.closing.is_some() {
-                continue;
-            }
-            if link.ready && now.saturating_sub(link.opened) >= LIFE_MIN {
-                self.backoff.reset();
+        let (lost, kept) = std::mem::take(&mut self.links)
+            .into_iter()
+            .partition(|link| link.lost);
+        self.links = kept;
+        let lost: Vec<Link> = lost;
+        for link in lost {
+            let lasted = now.saturating_sub(link.opened) >= LIFE_MIN;
+            match link.stage {
+                Stage::Leaving | Stage::Closing(_) => continue,
+                Stage::Ready if lasted => self.backoff.reset(),
+                _ => {}
             }
             if self.not_before <= now {
                 self.failed("the connection ended", None);
@@ -415,82 +441,105 @@ impl Sockets {
     }
 }
 
-enum Read {
-    Text(String),
-    /// A ping, a pong: a sign of life.
-    Other,
-    Nothing,
-    Lost(String),
-}
-
 impl Link {
-    /// When it last showed that it works.
-    fn last_sign(&self) -> Duration {
-        if self.ready {
-            self.last_frame
-        } else {
-            self.opened
+    fn new(socket: WebSocket<NetStream>) -> Link {
+        let now = uptime();
+        Link {
+            socket,
+            stage: Stage::New,
+            opened: now,
+            last_message: now,
+            last_ping: now,
+            unsent: 0,
+            has_more: false,
+            lost: false,
         }
     }
 
-    fn read(&mut self) -> Read {
-        if self.lost {
-            return Read::Nothing;
+    /// When it last showed that it works.
+    fn last_sign(&self) -> Duration {
+        match self.stage {
+            Stage::New => self.opened,
+            _ => self.last_message,
+        }
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.unsent > UNSENT_BYTES_MAX
+    }
+
+    /// What poll(2) is to wait for.
+    fn flags(&self) -> PollFlags {
+        match self.unsent {
+            0 => PollFlags::IN,
+            _ if self.is_clogged() => PollFlags::OUT,
+            _ => PollFlags::IN | PollFlags::OUT,
+        }
+    }
+
+    fn read(&mut self) -> SocketRead {
+        if self.lost || self.is_clogged() {
+            return SocketRead::Nothing;
         }
         let message = self.socket.read();
         if message.is_ok() {
-            self.last_frame = uptime();
+            self.last_message = uptime();
         }
         match message {
-            Ok(Message::Text(text)) => Read::Text(text.as_str().to_owned()),
+            Ok(Message::Text(text)) => SocketRead::Text(text.as_str().to_owned()),
             Ok(Message::Close(_)) => {
                 self.flush();
-                Read::Lost("closed by Slack".to_owned())
+                SocketRead::Lost("closed by Slack".to_owned())
             }
             Ok(_) => {
-                // The answer to a ping is queued by the read.
+                // The answer to a ping was queued by the read.
+                self.unsent += FRAME_BYTES + PONG_BYTES_MAX;
                 self.flush();
-                Read::Other
+                SocketRead::Other
             }
             Err(tungstenite::Error::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                Read::Nothing
+                SocketRead::Nothing
             }
-            Err(err) => Read::Lost(err.to_string()),
+            Err(err) => SocketRead::Lost(err.to_string()),
         }
     }
 
+    /// Flushed once for all of them.
     fn ack(&mut self, ids: &[String]) {
         for id in ids {
-            let text = crate::base::json::Obj::new().str("envelope_id", id).end();
-            // Flushed once for all of them; a full socket is written on when it can be.
-            if let Err(err) = self.socket.write(Message::text(text)) {
-                self.note(&err);
-            }
+            let text = json::Obj::new().str("envelope_id", id).end();
+            let bytes = text.len();
+            self.write(Message::text(text), bytes);
         }
         self.flush();
     }
 
-    fn write(&mut self, message: Message) {
+    /// Queues a message of so many bytes.
+    fn write(&mut self, message: Message, bytes: usize) {
+        self.unsent += FRAME_BYTES + bytes;
         if let Err(err) = self.socket.write(message) {
             self.note(&err);
         }
-        self.flush();
     }
 
+    /// A full socket is written on when it can be.
     fn flush(&mut self) {
-        self.unsent = false;
-        if let Err(err) = self.socket.flush() {
-            self.note(&err);
+        match self.socket.flush() {
+            Ok(()) => self.unsent = 0,
+            Err(err) => self.note(&err),
         }
     }
 
     fn note(&mut self, err: &tungstenite::Error) {
         match err {
             tungstenite::Error::Io(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                self.unsent = true;
+                self.unsent = self.unsent.max(1);
             }
-            // The next read reports it.
-            err => log::debug!("", "cannot write to Slack: {err}"),
+            err => {
+                // Nothing can be sent any more; the next read reports the end.
+                self.unsent = 0;
+                log::debug!("", "cannot write to Slack: {err}");
+            }
         }
     }
 }
@@ -555,7 +604,7 @@ mod tests {
                 ack(&ids);
             };
             let mut hello = || connected.send("connected".to_owned()).unwrap();
-            run_at(pace, &web, &net(None), &ours, &mut receive, &mut hello)
+            Sockets::new(pace, &web, &net(None), &ours).run(&mut receive, &mut hello)
         });
         Mom {
             stop,
@@ -633,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_gets_every_ack_later() {
+    fn who_does_not_read_is_not_read_from_and_gets_every_ack_later() {
         // No ping that would push them out.
         let pace = Pace {
             ping_every: Duration::from_secs(3600),
@@ -646,13 +695,22 @@ mod tests {
         let id = |n: usize| format!("{n:0>500}");
         // More than the buffers between the two hold.
         let count = 20_000;
-        for n in 0..count {
-            far.write(Message::text(envelope(&id(n)))).unwrap();
-        }
-        far.flush().unwrap();
+        let tcp = far.get_ref().try_clone().unwrap();
+        let writer = thread::spawn(move || {
+            let mut far = Far::from_raw_socket(tcp, Role::Server, None);
+            for n in 0..count {
+                far.write(Message::text(envelope(&id(n)))).unwrap();
+            }
+            far.flush().unwrap();
+        });
+        // Until mom takes no more: its acks have nowhere to go.
+        let taken = |told: &Receiver<String>| told.recv_timeout(Duration::from_millis(500));
+        while taken(&mom.told).is_ok() {}
+        assert!(!writer.is_finished());
         for n in 0..count {
             assert_eq!(hear(&mut far), format!(r#"{{"envelope_id":"{}"}}"#, id(n)));
         }
+        writer.join().unwrap();
         mom.stop.set(Cause::Restart);
         assert_eq!(mom.run.join().unwrap(), Ok(()));
     }

@@ -19,7 +19,7 @@ use crate::base::log;
 use crate::base::secret::{self, Secret};
 use crate::base::stop::Stop;
 use crate::base::time;
-use crate::net::{self, Limits, Net};
+use crate::net::{self, HttpLimits, Net, NetFault};
 
 use super::inbound::Me;
 use super::is_ts;
@@ -222,8 +222,8 @@ pub(crate) struct Web {
 impl Web {
     /// `stop` ends calls at once: set it last, when what must be said is said.
     pub(crate) fn new(url: &str, app: Secret, bot: Secret, net: &Net, stop: &Stop) -> Web {
-        let limits = |total| Limits {
-            first_byte: Duration::from_secs(30),
+        let limits = |total| HttpLimits {
+            head: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             total,
         };
@@ -540,7 +540,7 @@ impl Web {
             return match std::io::copy(&mut body, sink) {
                 Ok(bytes) if bytes <= bytes_max => Ok(bytes),
                 Ok(_) => Err(Error::failed("the file is larger than the limit")),
-                Err(err) if net::stopped(&err) => Err(Error::Stopped),
+                Err(err) if NetFault::of(&err) == NetFault::Stopped => Err(Error::Stopped),
                 Err(err) => Err(Error::retry(format!("the download broke off: {err}"))),
             };
         }
@@ -658,9 +658,9 @@ impl Web {
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
         let text = body
             .read_to_string()
-            .map_err(|err| match net::stopped(&err) {
-                true => Failure::Stopped,
-                false => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
+            .map_err(|err| match NetFault::of(&err) {
+                NetFault::Stopped => Failure::Stopped,
+                _ => Failure::Unknown(format!("{method}: the answer broke off: {err}")),
             })?;
         let without = |what| Failure::Unknown(format!("{method}: HTTP {status} without {what}"));
         let answer = json::parse_lenient(&text).map_err(|_| without("JSON"))?;
@@ -685,13 +685,12 @@ fn backoff() -> Backoff {
 }
 
 fn fault(what: &str, url: &str, err: &ureq::Error) -> Failure {
-    let host = net::host_of(url);
-    let unreached = format!("{what}: cannot reach {host}: {err}");
-    match () {
-        () if net::stopped(err) => Failure::Stopped,
-        () if net::is_hopeless(err) => Failure::Hopeless(unreached),
-        () if net::not_sent(err) => Failure::Failed(unreached),
-        () => Failure::Unknown(format!("{what}: no answer from {host}: {err}")),
+    let why = format!("{what}: {}", net::explain(&net::host_of(url), err));
+    match NetFault::of(err) {
+        NetFault::Stopped => Failure::Stopped,
+        NetFault::Hopeless => Failure::Hopeless(why),
+        NetFault::NotSent => Failure::Failed(why),
+        NetFault::Unanswered => Failure::Unknown(why),
     }
 }
 

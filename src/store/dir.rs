@@ -14,8 +14,9 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, UCred};
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
@@ -33,8 +34,8 @@ pub(crate) struct Dir {
 #[derive(Debug)]
 struct Root {
     handle: Arc<OwnedFd>,
-    /// While it lives, no other mom gets the lock of the same directory.
-    lock: Option<UnixListener>,
+    /// Held, when it is, with the `flock` on `handle`: see `Dir::lock`.
+    lock: Option<Lock>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ impl Dir {
         if fs::fstat(&root.handle)?.st_nlink == 0 {
             let handle = open_root(&self.path).map_err(|_| Errno::STALE)?;
             if root.lock.is_some() {
-                root.lock = Some(lock_name(&handle).map_err(|_| Errno::STALE)?);
+                root.lock = Some(Lock::take(&handle, &self.path).map_err(|_| Errno::STALE)?);
             }
             root.handle = Arc::new(handle);
             log::warning!(
@@ -306,22 +307,12 @@ impl Dir {
         }
     }
 
-    /// Refuses when another mom on this machine has it. A name in the kernel, not a file: the
-    /// agent can neither take it from inside a container, nor remove or replace it, and it
-    /// goes with the process.
+    /// Refuses when another mom on this machine has it. Nothing is left in the directory that
+    /// the agent could remove, and the lock goes with the process.
     pub(crate) fn lock(&self) -> Result<()> {
         let mut root = self.root.lock().unwrap();
-        match lock_name(&root.handle) {
-            Ok(name) => {
-                root.lock = Some(name);
-                Ok(())
-            }
-            Err(err) if err.kind() == io::ErrorKind::AddrInUse => Err(Error::failed(format!(
-                "another mom works on {}; stop that one first",
-                self.path.display()
-            ))),
-            Err(err) => Err(Error::io("lock", &self.path, &err)),
-        }
+        root.lock = Some(Lock::take(&root.handle, &self.path)?);
+        Ok(())
     }
 
     /// At most `max` entries of a directory, sorted by name, names that are not UTF-8 left
@@ -493,6 +484,12 @@ impl Dir {
 }
 
 fn no_root(path: &Path, err: &io::Error) -> Error {
+    if path.is_file() {
+        return Error::failed(format!(
+            "{} is a file; name a directory, for instance: mom ./data",
+            path.display()
+        ));
+    }
     Error::failed(format!(
         "cannot make the data directory {}: {err}; name one that you may write to",
         path.display()
@@ -504,10 +501,80 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     fs::open(path, flags, Mode::empty())
 }
 
-fn lock_name(root: &OwnedFd) -> io::Result<UnixListener> {
-    let stat = fs::fstat(root)?;
-    let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
-    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+/// What keeps a second mom away beside the lock on the directory's handle: a name in the
+/// kernel. Each alone has a gap. Whoever may open the directory can lock its handle, root in
+/// the container too, while no mom runs. The name is out of the container's reach, but any
+/// user of this machine can take it, and another network namespace does not see it.
+#[derive(Debug)]
+struct Lock {
+    /// `None`: someone else has taken it.
+    _name: Option<UnixListener>,
+}
+
+impl Lock {
+    /// `path` is for messages.
+    fn take(root: &OwnedFd, path: &Path) -> Result<Lock> {
+        let shown = path.display();
+        let failed = |err: io::Error| Error::io("lock", path, &err);
+        let stat = fs::fstat(root).map_err(|err| failed(err.into()))?;
+        let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
+        let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
+        let listener = match UnixListener::bind_addr(&address) {
+            Ok(listener) => Some(listener),
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse => None,
+            Err(err) => return Err(failed(err)),
+        };
+        let owner = match listener {
+            Some(_) => None,
+            None => owner_of(&name),
+        };
+        if let Some(owner) = owner.filter(|owner| owner.uid == rustix::process::getuid()) {
+            let pid = owner.pid.as_raw_pid();
+            return Err(Error::failed(format!(
+                "another mom works on {shown}; stop that one first (process {pid})"
+            )));
+        }
+        match fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
+                "{} has locked {shown}: a mom in another container or network namespace, or a program \
+                 in mom's own container; stop it (`lslocks` as root shows it, `./docker.sh stop` \
+                 ends what runs in the container)",
+                lock_holder(stat.st_ino as u64)
+            ))),
+            Err(err) if listener.is_none() => Err(failed(err.into())),
+            // Not every network file system has such locks.
+            Ok(()) | Err(_) => Ok(Lock { _name: listener }),
+        }
+    }
+}
+
+/// The process that took an abstract name. Does not wait when it takes no connections.
+fn owner_of(name: &str) -> Option<UCred> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    let address = net::SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
+    net::connect(&socket, &address).ok()?;
+    net::sockopt::socket_peercred(&socket).ok()
+}
+
+/// Whoever /proc/locks says has locked the directory of this inode.
+fn lock_holder(inode: u64) -> String {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let end = format!(":{inode}");
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
+    let pid = locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let kind = words.next()?;
+        let pid = words.nth(2)?;
+        (kind == "FLOCK" && words.next()?.ends_with(&end)).then_some(pid)
+    });
+    match pid.filter(|pid| pid.parse().is_ok_and(|pid: u32| pid > 0)) {
+        None => "something".to_owned(),
+        Some(pid) => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", name.trim())
+        }
+    }
 }
 
 /// Lines that are in the file, but perhaps not yet on the disk.

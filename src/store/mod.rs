@@ -893,8 +893,9 @@ pub(crate) mod tests {
         let store = scratch.store();
         let err = Store::open(&scratch.0).err().unwrap().to_string();
         let want = format!(
-            "another mom works on {}; stop that one first",
-            scratch.0.display()
+            "another mom works on {}; stop that one first (process {})",
+            scratch.0.display(),
+            std::process::id()
         );
         assert_eq!(err, want);
         // The same directory by another name.

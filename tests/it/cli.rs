@@ -36,6 +36,8 @@ fn usage_errors_exit_with_2_and_name_the_mend() {
         (&["--sandbx=host", "d"][..], "--sandbox"),
         (&["a", "b"], "two data directories"),
         (&["--sandbox=docker", "d"], "needs the container's name"),
+        (&["chat", "d"], "mom --chat DIR"),
+        (&["-v"], "--version"),
         (&["--model"], "--model"),
         (&[], "data directory"),
     ] {
@@ -56,6 +58,7 @@ fn what_is_missing_is_named() {
         ("MOM_SLACK_BOT_TOKEN", "", "MOM_SLACK_BOT_TOKEN"),
         ("MOM_SLACK_APP_TOKEN", "xoxb-test", "xapp-"),
         ("MOM_SLACK_BOT_TOKEN", "xapp-1-test", "xoxb-"),
+        ("MOM_SLACK_APP_TOKEN", "xapp-...", "placeholder"),
         ("ANTHROPIC_API_KEY", "", "ANTHROPIC_API_KEY"),
         ("MOM_MODEL", "nobody/nothing", "nobody"),
     ] {
@@ -78,14 +81,17 @@ fn what_is_missing_is_named() {
 fn a_data_directory_that_cannot_be_made_is_named() {
     let home = Arc::new(Scratch::new());
     home.write("file", "");
-    let path = home.path("file/data");
-    let ended = Call::new(&home)
-        .arg("--chat")
-        .arg("--model=offline")
-        .arg(path.to_str().unwrap())
-        .run("");
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains(path.to_str().unwrap()), "{ended:?}");
+    for (name, want) in [
+        ("file/data", "name one that you may write to"),
+        ("file", "is a file; name a directory"),
+    ] {
+        let path = home.path(name).to_str().unwrap().to_owned();
+        let call = Call::new(&home).arg("--chat").arg("--model=offline");
+        let ended = call.arg(&path).run("");
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let told = ended.stderr.contains(&path) && ended.stderr.contains(want);
+        assert!(told, "{ended:?}");
+    }
 }
 
 #[test]

@@ -6,29 +6,33 @@
 //! - twins, redelivery, mentions by an edit: `twins_are_one..`, `a_mention_added_by_an_edit..`
 //! - runs survive, answers stand once: `crash`, `a_restart_in_the_middle..`, `recover`
 //! - missed time: `what_was_missed..`, and the histories in `recover`
-//! - sockets: the tests of `slack::socket`; no network: `a_network_that_is_down..`; a second
-//!   mom: `a_second_mom_on_the_same_directory_is_refused`
+//! - sockets: the tests of `slack::socket`, `a_flood_on_one_socket..`; servers without end:
+//!   `an_answer_that_never_begins..`; no network: `a_network_that_is_down..`, `a_dead_proxy..`;
+//!   a second mom: `a_second_mom_on_the_same_directory..`, `a_name_that_a_stranger_took..`
 //! - rate limits, slow or failing Slack: `whatever_call_fails..`, `show`
 //! - disks and directories: `a_full_or_read_only_disk..`, `a_directory_that..`
 //! - signals: `a_restart_in_the_middle..` (SIGHUP too), `stop`
 
 use std::fs;
-use std::process::Command;
-use std::sync::Arc;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::SystemTime;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::http::Gate;
-use crate::llm::{FakeLlm, Reply};
+use crate::http::{Answer, Gate, Peer, Request, Scheme, Server};
+use crate::llm::{self, FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::mutate::survive_some;
 use crate::scratch::Scratch;
 use crate::slack::{BOT, FakeSlack, Fault, Message};
 use crate::tether::Tether;
-use crate::watch::show;
+use crate::watch::{GUARD, show};
 
 fn lines_of(mom: &Mom, channel: &str, ts: &str) -> usize {
     let lines = mom.jsonl(&format!("{channel}/log.jsonl"));
@@ -294,17 +298,156 @@ fn a_network_that_is_down_at_boot_and_in_the_middle() {
     assert!(said <= 2, "{}", mom.log());
 }
 
+/// Frames that a server can send without end, each flood with its first frame.
+const FLOODS: [(&str, &[u8], &[u8]); 4] = [
+    ("pings", b"", b"\x89\x00"),
+    ("empty fragments", b"\x01\x00", b"\x00\x00"),
+    ("hellos", b"", b"\x81\x10{\"type\":\"hello\"}"),
+    ("no JSON", b"", b"\x81\x01{"),
+];
+
+#[test]
+fn a_flood_on_one_socket_holds_up_nothing() {
+    for (name, first, rest) in FLOODS {
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        let mom = Mom::start(&slack, &llm);
+        llm.reply_text("Dry.");
+        slack.disconnect("refresh_requested");
+        slack.flood(first, rest);
+        slack.wait_connected();
+        slack.mention("C01", "U07", "hi");
+        slack.wait_answer("C01", "Dry.");
+        slack.flood(first, rest);
+        let peak = mom.status_kb("VmHWM");
+        assert!(peak < 100_000, "{name}: {peak} kB");
+        let ended = mom.terminate();
+        assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+        assert!(ended.stderr.lines().count() < 100, "{name}");
+    }
+}
+
+/// A model server that says `100 Continue` for ever.
+#[test]
+fn an_answer_that_never_begins_does_not_hold_up_a_stop() {
+    let slack = FakeSlack::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (begin, begun) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
+    let answer = move |_: &Request, _: &Peer<'_>| {
+        let (begin, end) = (begin.clone(), end.clone());
+        Answer::Upgrade(Box::new(move |mut conn| {
+            let lines = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000);
+            conn.write_all(&lines).unwrap();
+            begin.send(()).unwrap();
+            while conn.write_all(&lines).is_ok() {}
+            end.send(()).ok();
+        }))
+    };
+    let model = Server::start("model", Scheme::Http, listener, Arc::new(answer));
+    let home = Arc::new(Scratch::new());
+    let call = Call::new(&home).slack(&slack);
+    let call = call.env("ANTHROPIC_API_KEY", llm::KEY);
+    let mom = call.env("ANTHROPIC_BASE_URL", &model.url()).data().spawn();
+    slack.wait_connected();
+    slack.mention("C01", "U07", "hi");
+    begun.recv_timeout(GUARD).unwrap();
+    slack.mention("C01", "U07", "stop");
+    slack.wait_channel("C01", |channel| channel.to_string().contains("_Stopped"));
+    ended.recv_timeout(GUARD).unwrap();
+    assert_eq!(mom.terminate().code, Some(0));
+}
+
+#[test]
+fn a_dead_proxy_is_named_and_its_password_is_not() {
+    let (slack, llm) = (FakeSlack::start_tls(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    for mode in ["--check", "--log-level=debug"] {
+        let call = Call::new(&home).slack(&slack).llm(&llm).arg(mode);
+        let call = call.env("HTTPS_PROXY", "http://user:hunter2-hunter2@127.0.0.1:1");
+        let mom = call.data().spawn();
+        let named = "the proxy 127.0.0.1:1 (from HTTPS_PROXY) does not work";
+        let shown = match mode {
+            "--check" => mom.ended(),
+            _ => {
+                mom.wait_log(named);
+                mom.terminate()
+            }
+        };
+        let shown = shown.stdout + &shown.stderr;
+        assert!(shown.contains(named), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
 #[test]
 fn a_second_mom_on_the_same_directory_is_refused() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     let mom = Mom::start(&slack, &llm);
-    let second = Call::new(&mom.home).slack(&slack).llm(&llm).data().run("");
-    assert_eq!(second.code, Some(1));
+    let second = |call: Call| {
+        let ended = call.arg("--chat").arg("--model=offline").data().run("");
+        (ended.code, ended.stderr)
+    };
+    let (code, text) = second(Call::new(&mom.home));
+    assert_eq!(code, Some(1), "{text}");
+    let whose = format!("stop that one first (process {})", mom.pid());
     assert!(
-        second.stderr.contains("another mom works on"),
-        "{}",
-        second.stderr
+        text.contains("another mom works on") && text.contains(&whose),
+        "{text}"
     );
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    // Another network namespace does not see the name, but the lock.
+    let mut unshare = Command::new("unshare");
+    unshare.arg("--net");
+    let (code, text) = second(Call::under(unshare, &mom.home));
+    assert_eq!(code, Some(1), "{text}");
+    let whose = format!("process {} (mom) has locked", mom.pid());
+    assert!(text.contains(&whose) && text.contains("lslocks"), "{text}");
+}
+
+/// Any user of the machine can take a name that mom's lock uses: that keeps nobody away.
+#[test]
+fn a_name_that_a_stranger_took_is_no_lock() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let home = Arc::new(Scratch::new());
+    home.write("data/MEMORY.md", "");
+    let meta = fs::metadata(home.path("data")).unwrap();
+    let name = format!("mom/{:x}/{:x}", meta.dev(), meta.ino());
+    let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) && bind(S, pack('Sa*', 1, \"\\0$ARGV[0]\")) \
+                  && listen(S, 1) || die $!; print \"taken\\n\"; close STDOUT; <STDIN>";
+    let mut stranger = Command::new("setpriv");
+    stranger.args([
+        "--reuid=65534",
+        "--clear-groups",
+        "perl",
+        "-e",
+        script,
+        &name,
+    ]);
+    let spawned = stranger
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut stranger = spawned.unwrap();
+    let mut told = String::new();
+    stranger
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut told)
+        .unwrap();
+    assert_eq!(told, "taken\n");
+    let call = Call::new(&home).arg("--chat").arg("--model=offline");
+    let ended = call.data().run("echo hi\n");
+    assert!(
+        ended.code == Some(0) && ended.stdout.contains("hi"),
+        "{ended:?}"
+    );
+    drop(stranger.stdin.take());
+    stranger.wait().unwrap();
 }
 
 /// A small file system of its own for the data directory.

@@ -203,6 +203,13 @@ impl Mom {
         self.home.jsonl(&format!("data/{file}"))
     }
 
+    /// A field of /proc/PID/status: VmRSS now, VmHWM at most so far.
+    pub(crate) fn status_kb(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

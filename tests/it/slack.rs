@@ -597,6 +597,14 @@ impl FakeSlack {
         self.to_sockets(|socket| socket.push(Frame::Text(text.to_owned())));
     }
 
+    /// Raw frames without end, on every open socket.
+    pub(crate) fn flood(&self, first: &'static [u8], rest: &'static [u8]) {
+        self.to_sockets(|socket| {
+            socket.push(Frame::Flood(first, rest));
+            socket.retired = true;
+        });
+    }
+
     pub(crate) fn ping(&self) {
         self.to_sockets(|socket| socket.push(Frame::Ping));
     }

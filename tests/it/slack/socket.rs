@@ -2,7 +2,7 @@
 //! at once and let any of them fall silent.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub(crate) enum Frame {
     Ping,
     Cut,
     Freeze,
+    /// The first bytes once, then the others without end.
+    Flood(&'static [u8], &'static [u8]),
 }
 
 pub(crate) struct Sent {
@@ -149,6 +151,10 @@ fn run(
                 Frame::Text(text) => socket.write(Message::text(text)),
                 Frame::Ping => socket.write(Message::Ping("slack".into())),
                 Frame::Cut => return Ok(()),
+                Frame::Flood(first, rest) => {
+                    socket.flush()?;
+                    return flood(socket.get_mut(), first, rest);
+                }
                 Frame::Freeze => {
                     state.change(|state| state.sockets[n].frozen = true);
                     return frozen(socket.get_ref());
@@ -176,6 +182,16 @@ fn run(
 
 fn would_block(err: &tungstenite::Error) -> bool {
     matches!(err, tungstenite::Error::Io(err) if err.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Until mom is gone; nothing is read meanwhile.
+fn flood(conn: &mut Conn, first: &[u8], rest: &[u8]) -> tungstenite::Result<()> {
+    conn.tcp().set_nonblocking(false)?;
+    conn.write_all(first)?;
+    let rest = rest.repeat(10_000);
+    loop {
+        conn.write_all(&rest)?;
+    }
 }
 
 fn frozen(conn: &Conn) -> tungstenite::Result<()> {

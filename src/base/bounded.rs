@@ -42,6 +42,13 @@ impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
     {
         self.entries.get(key).map(|(_, value)| value)
     }
+
+    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.entries.remove(key).map(|(_, value)| value)
+    }
 }
 
 #[cfg(test)]
@@ -59,5 +66,6 @@ mod tests {
             ["a", "b", "c"].map(|key| map.get(key).copied()),
             [Some(3), None, Some(4)]
         );
+        assert_eq!((map.remove("a"), map.get("a")), (Some(3), None));
     }
 }

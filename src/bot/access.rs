@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::base::log;
-use crate::slack::inbound::Incoming;
+use crate::slack::inbound::{Author, Incoming};
 use crate::slack::users::Standing;
 
 use super::Services;
@@ -37,6 +37,13 @@ impl Access {
         Ok(())
     }
 
+    /// Whether a program wrote it, which is never answered; without a call to Slack.
+    pub(super) fn is_program(&self, message: &Incoming) -> bool {
+        let known = self.services.names.known(&message.user);
+        matches!(message.author, Author::Program(_))
+            || known.is_some_and(|user| user.standing == Standing::Program)
+    }
+
     /// By the lists alone.
     pub(super) fn allowed(
         &self,
@@ -66,11 +73,15 @@ impl Access {
     }
 
     /// Refuses an outsider, after asking Slack who that is, unless there is a list: those on it
-    /// passed already.
+    /// passed already. Programs are left without a word.
     pub(super) fn refuses(&self, channel: &str, thread_ts: Option<&str>, user: &str) -> bool {
         let open = self.services.agent.config.allow_users.is_none();
-        let known = || self.services.names.user(user);
-        let outsider = open && known().is_some_and(|user| user.standing != Standing::Member);
+        let known = self.services.names.user(user).map(|user| user.standing);
+        if known == Some(Standing::Program) {
+            log::info!(channel, "{user} is a program: not answered");
+            return true;
+        }
+        let outsider = open && known.is_some_and(|standing| standing != Standing::Member);
         if outsider {
             self.refuse(channel, thread_ts, user, GUEST);
         }

@@ -14,7 +14,7 @@ use crate::base::secret;
 use crate::base::text;
 use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
-use crate::slack::inbound::{self, Inbound, Incoming};
+use crate::slack::inbound::{self, Author, Inbound, Incoming};
 use crate::slack::web::Failure;
 use crate::slack::{Envelope, history};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
@@ -95,12 +95,10 @@ impl Intake {
         let mut messages = Vec::new();
         let mut others = Vec::new();
         for envelope in batch {
-            match inbound::parse(&envelope.kind, &envelope.payload, self.services.me()) {
+            let inbound = inbound::parse(&envelope.kind, &envelope.payload, self.services.me());
+            self.note(&envelope.kind, &inbound);
+            match inbound {
                 Inbound::Message(message) => messages.push((envelope.id, message)),
-                Inbound::Ignored(why) => {
-                    log::debug!("", "left out {}: {why}", envelope.kind);
-                    ids.push(envelope.id);
-                }
                 other => {
                     ids.push(envelope.id);
                     others.push(other);
@@ -130,6 +128,19 @@ impl Intake {
         let others = others.into_iter();
         let revised: Vec<Incoming> = others.filter_map(|other| self.apply(other)).collect();
         self.log_revised(&revised);
+    }
+
+    /// What is no message: changes of users and channels, and why something is not read.
+    fn note(&self, kind: &str, inbound: &Inbound) {
+        match inbound {
+            Inbound::UserChanged(user) => self.services.names.user_changed(user),
+            Inbound::ChannelChanged(channel) => self.services.names.forget_channel(channel),
+            Inbound::Dropped { channel, ts, why } => {
+                log::info!(channel, "left out the message {ts}: {why}");
+            }
+            Inbound::Ignored(why) => log::debug!("", "left out {kind}: {why}"),
+            _ => {}
+        }
     }
 
     /// Someone waits for an answer that can't come: posted once, until it works again.
@@ -226,7 +237,11 @@ impl Intake {
 
     /// A log line that asks nothing.
     fn entry(&self, message: &Incoming, files: &[Download]) -> LogEntry {
-        let user = self.services.names.known(&message.user);
+        let names = &self.services.names;
+        if let Author::Program(name) = &message.author {
+            names.remember(&message.user, name);
+        }
+        let user = names.last_known(&message.user);
         let attachments = files.iter().map(|download| Attachment {
             original: download.file.name.clone(),
             local: download.local.clone(),
@@ -249,17 +264,11 @@ impl Intake {
         let (Some(root), Some(request)) = (&job.thread_ts, job.requests.first()) else {
             return Ok(());
         };
-        let Services {
-            web, names, files, ..
-        } = &*self.services;
+        let Services { web, files, .. } = &*self.services;
+        let me = self.services.me();
         history::thread(web, &job.channel, root, &request.ts, &mut |page| {
-            let messages = page.iter().filter_map(|message| {
-                let overheard = inbound::overheard(message, &job.channel, self.services.me())?;
-                if let Some(name) = inbound::program_name(message) {
-                    names.remember(&overheard.user, name);
-                }
-                Some(overheard)
-            });
+            let messages = page.iter();
+            let messages = messages.filter_map(|m| inbound::overheard(m, &job.channel, me));
             let (logged, failed) = self.log_new(messages.collect(), &self.lock());
             for download in logged.into_iter().flat_map(|logged| logged.files) {
                 files.fetch(download);
@@ -317,13 +326,19 @@ impl Intake {
         for download in files {
             self.services.files.fetch(download);
         }
+        let channel = message.channel.clone();
+        if self.access.is_program(&message) {
+            if message.mention {
+                log::info!(&channel, "{} is a program: not answered", message.user);
+            }
+            return None;
+        }
         // `stop` needs no mention; anything else that is not for mom is only logged.
         let is_running = || self.commands.queue.running(&message.channel).is_some();
         let stops = command == Some(Command::Stop) && is_running();
         if !message.mention && !stops {
             return None;
         }
-        let channel = message.channel.clone();
         let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
         if let Err(why) = self.access.may(&message) {
             if message.mention {
@@ -421,7 +436,7 @@ impl Intake {
                 self.stop_pressed(channel, user, run);
                 None
             }
-            Inbound::Message(_) | Inbound::Ignored(_) => None,
+            _ => None,
         }
     }
 

@@ -2,18 +2,22 @@
 //! to disk. Whoever needs a file waits for it here.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::Stop;
+use crate::base::text;
 use crate::store::Store;
 
-use super::inbound::SlackFile;
-use super::web::Web;
+use super::web::{Downloaded, Web};
 
 /// Bytes of one attachment (PRODUCT.md, section 6).
 const FILE_BYTES_MAX: u64 = 100 * 1024 * 1024;
@@ -23,8 +27,94 @@ const WAITING_MAX: usize = 256;
 const KEPT_MAX: usize = 1_000;
 const TRIES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Modes and types of files whose content Slack gives as HTML.
+const DOCUMENTS: [&str; 6] = ["quip", "canvas", "docs", "post", "space", "email"];
+/// How much of a file shows whether it is a login page.
+const HEAD_BYTES: usize = 4_096;
 /// How often a waiting run looks at its stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A file that people shared.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SlackFile {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Bytes; 0 when Slack does not say.
+    pub(crate) size: u64,
+    /// Empty when only files.info tells it (Slack Connect).
+    pub(crate) url: String,
+    /// A canvas, post, list or e-mail, or a web page: its content is HTML.
+    pub(crate) is_html: bool,
+}
+
+impl SlackFile {
+    /// # Errors
+    /// There is nothing to fetch: what people see in its place.
+    pub(crate) fn parse(file: &Value) -> std::result::Result<SlackFile, String> {
+        let text = |key: &str| file[key].as_str().unwrap_or_default();
+        let first = |keys: &[&'static str]| {
+            let mut texts = keys.iter().map(|key| text(key));
+            texts.find(|text| !text.is_empty()).unwrap_or_default()
+        };
+        let (mode, access) = (text("mode"), text("file_access"));
+        let mut name = first(&["name", "title", "id"]).to_owned();
+        let shown_name = text::escape(&name);
+        match (mode, access) {
+            ("tombstone", _) => return Err("a file that was deleted".to_owned()),
+            ("hidden_by_limit", _) => {
+                return Err("a file that Slack hides: it is beyond the limit of the \
+                            workspace's plan"
+                    .to_owned());
+            }
+            (_, "access_denied" | "file_not_found") => {
+                return Err(format!(
+                    "the file {shown_name}, which Slack does not give out"
+                ));
+            }
+            _ => {}
+        }
+        let is_list = mode == "list" || text("filetype") == "list";
+        let url = match is_list {
+            true => text("list_csv_download_url"),
+            false => first(&["url_private_download", "url_private"]),
+        };
+        let link = first(&["external_url", "url_private", "permalink"]);
+        if mode == "external" || file["is_external"] == true {
+            return Err(format!("a file outside Slack: <{link}|{shown_name}>"));
+        }
+        let is_stub = mode == "file_access" || access == "check_file_info";
+        if url.is_empty() && !is_stub || text("id").is_empty() {
+            let what = if is_list { "list" } else { "file" };
+            return Err(format!(
+                "a {what} that can't be fetched: <{link}|{shown_name}>"
+            ));
+        }
+        let is_document = DOCUMENTS.contains(&mode) || DOCUMENTS.contains(&text("filetype"));
+        if is_list {
+            name.push_str(".csv");
+        } else if is_document && !name.contains('.') {
+            name.push_str(".html");
+        }
+        Ok(SlackFile {
+            id: text("id").to_owned(),
+            name,
+            size: file["size"].as_u64().unwrap_or(0),
+            url: url.to_owned(),
+            is_html: is_document || text("mimetype").starts_with("text/html"),
+        })
+    }
+
+    /// The whole transcript of a clip, in WebVTT.
+    pub(crate) fn transcript(file: &Value, url: &str) -> SlackFile {
+        let text = |key: &str| file[key].as_str().unwrap_or_default();
+        SlackFile {
+            id: text("id").to_owned(),
+            name: format!("{}.vtt", text("name")),
+            url: url.to_owned(),
+            ..SlackFile::default()
+        }
+    }
+}
 
 pub(crate) struct Download {
     pub(crate) file: SlackFile,
@@ -34,17 +124,17 @@ pub(crate) struct Download {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Files(Arc<Inner>);
+pub(crate) struct Files(Arc<FilesInner>);
 
-struct Inner {
+struct FilesInner {
     /// In boxes: the channel keeps a place for each that may wait.
     queue: SyncSender<Box<Download>>,
-    state: Mutex<HashMap<String, State>>,
+    state: Mutex<HashMap<String, FileState>>,
     changed: Condvar,
 }
 
 #[derive(Clone)]
-enum State {
+enum FileState {
     Waiting,
     Here,
     Failed(String),
@@ -53,7 +143,7 @@ enum State {
 impl Files {
     pub(crate) fn new() -> (Files, Receiver<Box<Download>>) {
         let (queue, downloads) = sync_channel(WAITING_MAX);
-        let inner = Inner {
+        let inner = FilesInner {
             queue,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -69,13 +159,13 @@ impl Files {
 
     /// It will not come.
     pub(crate) fn give_up(&self, local: &str, why: &str) {
-        self.set(local, State::Failed(why.to_owned()));
+        self.set(local, FileState::Failed(why.to_owned()));
     }
 
     /// Never waits.
     pub(crate) fn fetch(&self, download: Download) {
         let local = download.local.clone();
-        self.set(&local, State::Waiting);
+        self.set(&local, FileState::Waiting);
         if self.0.queue.try_send(Box::new(download)).is_err() {
             self.give_up(&local, "too many files at once");
         }
@@ -87,11 +177,11 @@ impl Files {
         let mut failed = Vec::new();
         let mut state = self.0.state.lock().unwrap();
         for local in locals {
-            while let Some(State::Waiting) = state.get(local) {
+            while let Some(FileState::Waiting) = state.get(local) {
                 stop.check()?;
                 state = self.0.changed.wait_timeout(state, LOOK_EVERY).unwrap().0;
             }
-            if let Some(State::Failed(why)) = state.get(local) {
+            if let Some(FileState::Failed(why)) = state.get(local) {
                 failed.push(format!("The file {local} could not be fetched: {why}"));
             }
         }
@@ -111,20 +201,20 @@ impl Files {
                 return;
             }
             let state = match fetch(&download, web, store, stop) {
-                Ok(()) => State::Here,
+                Ok(()) => FileState::Here,
                 Err(err) => {
                     log::warning!("", "cannot fetch {}: {err}", download.local);
-                    State::Failed(err.to_string())
+                    FileState::Failed(err.to_string())
                 }
             };
             self.set(&download.local, state);
         }
     }
 
-    fn set(&self, local: &str, to: State) {
+    fn set(&self, local: &str, to: FileState) {
         let mut state = self.0.state.lock().unwrap();
         if state.len() >= KEPT_MAX {
-            state.retain(|_, state| matches!(state, State::Waiting));
+            state.retain(|_, state| matches!(state, FileState::Waiting));
         }
         state.insert(local.to_owned(), to);
         self.0.changed.notify_all();
@@ -146,30 +236,69 @@ fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<(
 }
 
 fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result<()> {
-    // A stub of a shared channel says nothing but its id.
-    let file = match file.url.is_empty() {
-        true => &super::inbound::file(&web.files_info(&file.id)?)
-            .filter(|file| !file.url.is_empty())
-            .ok_or_else(|| Error::failed("Slack does not give the file out"))?,
-        false => file,
-    };
-    if file.external {
-        return Err(Error::failed(
-            "it is kept outside Slack; open its link instead",
-        ));
+    let looked_up;
+    let mut file = file;
+    if file.url.is_empty() {
+        looked_up = SlackFile::parse(&web.files_info(&file.id)?).map_err(Error::failed)?;
+        file = &looked_up;
+        if file.url.is_empty() {
+            return Err(Error::failed("Slack does not give the file out"));
+        }
     }
     if file.size > FILE_BYTES_MAX {
         return Err(Error::failed("it is larger than 100 MB"));
     }
-    let mut sink = store.create_attachment(local)?;
-    let html_expected = file.mimetype.starts_with("text/html");
-    let fetched = web.download(&file.url, html_expected, FILE_BYTES_MAX, &mut sink);
+    let mut sink = WithHead {
+        file: store.create_attachment(local)?,
+        head: Vec::new(),
+    };
+    let fetched = web.download(&file.url, FILE_BYTES_MAX, &mut sink);
+    let fetched = fetched.and_then(|fetched| match is_login_page(file, &fetched, &sink.head) {
+        true => Err(Error::failed(
+            "Slack sent its login page in place of the file (the scope files:read is missing, or \
+             the file was not shared with mom)",
+        )),
+        false => Ok(()),
+    });
     match fetched {
-        Ok(_) => store.finish_attachment(local),
+        Ok(()) => store.finish_attachment(local),
         Err(err) => {
             // Half a file is worse than none.
             store.drop_attachment(local)?;
             Err(err)
         }
+    }
+}
+
+/// Slack answers with its login page, and 200, where it does not give a file out.
+fn is_login_page(file: &SlackFile, fetched: &Downloaded, head: &[u8]) -> bool {
+    if !fetched.is_html || file.size > 0 && fetched.bytes == file.size {
+        return false;
+    }
+    let head = String::from_utf8_lossy(head).to_lowercase();
+    let title = head.split_once("<title").map_or("", |(_, rest)| rest);
+    let title = title.split("</title").next().unwrap_or_default();
+    let names_login = ["sign in", "log in", "login"]
+        .iter()
+        .any(|word| title.contains(word));
+    !file.is_html || names_login && title.contains("slack")
+}
+
+/// Writes to a file and keeps its beginning.
+struct WithHead {
+    file: File,
+    head: Vec<u8>,
+}
+
+impl Write for WithHead {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = HEAD_BYTES - self.head.len();
+        self.head.extend(&bytes[..bytes.len().min(room)]);
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod inbound;
 mod inline;
 pub(crate) mod manifest;
 pub(crate) mod markdown;
+pub(crate) mod message;
 pub(crate) mod socket;
 pub(crate) mod steps;
 pub(crate) mod users;

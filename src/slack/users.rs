@@ -101,6 +101,9 @@ impl Names {
 
     /// Keeps what a program calls itself in its messages: users.info knows only people.
     pub(crate) fn remember(&self, id: &str, name: &str) {
+        if name.is_empty() {
+            return;
+        }
         // So that it does not pass for a person of that name.
         let name = format!("{} (app)", clean(name));
         let user = User {
@@ -142,6 +145,22 @@ impl Names {
         let (at, known) = users.get(id)?;
         let kept_for = known.as_ref().map_or(REFUSAL_KEPT_FOR, |_| KEPT_FOR);
         (at.elapsed() < kept_for).then(|| known.clone())
+    }
+
+    /// Takes what Slack tells of a user who is known here; nobody else is kept.
+    pub(crate) fn user_changed(&self, value: &Value) {
+        let Some(user) = self.parse(value) else {
+            return;
+        };
+        let mut users = self.users.lock().unwrap();
+        if users.get(&user.id).is_some() {
+            users.insert(user.id.clone(), (Instant::now(), Ok(user)));
+        }
+    }
+
+    /// It is looked up again when it is needed next.
+    pub(crate) fn forget_channel(&self, id: &str) {
+        self.channels.lock().unwrap().remove(id);
     }
 
     /// `Err` when Slack says that mom can't be there.

@@ -172,6 +172,14 @@ pub(crate) struct Identity {
     pub(crate) date_ms: Option<i64>,
 }
 
+/// What came of a file's address.
+#[derive(Debug)]
+pub(crate) struct Downloaded {
+    pub(crate) bytes: u64,
+    /// By its Content-Type; Slack's login page is.
+    pub(crate) is_html: bool,
+}
+
 /// Codes that pass by themselves.
 #[rustfmt::skip]
 const TRANSIENT: &[&str] = &[
@@ -488,15 +496,13 @@ impl Web {
         }
     }
 
-    /// Streams a file's bytes into `sink`. The token goes to Slack's own hosts only; a login
-    /// page in place of the file is an error.
+    /// Streams a file's bytes into `sink`. The token goes to Slack's own hosts only.
     pub(crate) fn download(
         &self,
         url: &str,
-        html_expected: bool,
         bytes_max: u64,
         sink: &mut dyn Write,
-    ) -> Result<u64> {
+    ) -> Result<Downloaded> {
         let mut url = url.to_owned();
         for _ in 0..5 {
             // Plain only where the whole of Slack is (a test).
@@ -530,15 +536,10 @@ impl Web {
             if !status.is_success() {
                 return Err(Error::Failed(why));
             }
-            if response.body().mime_type() == Some("text/html") && !html_expected {
-                return Err(Error::failed(
-                    "Slack sent its login page in place of the file (the scope files:read is \
-                     missing, or the file was not shared with mom)",
-                ));
-            }
+            let is_html = response.body().mime_type() == Some("text/html");
             let mut body = response.body_mut().as_reader().take(bytes_max + 1);
             return match std::io::copy(&mut body, sink) {
-                Ok(bytes) if bytes <= bytes_max => Ok(bytes),
+                Ok(bytes) if bytes <= bytes_max => Ok(Downloaded { bytes, is_html }),
                 Ok(_) => Err(Error::failed("the file is larger than the limit")),
                 Err(err) if NetFault::of(&err) == NetFault::Stopped => Err(Error::Stopped),
                 Err(err) => Err(Error::retry(format!("the download broke off: {err}"))),
@@ -1067,18 +1068,20 @@ mod tests {
             Answers(
                 "200 OK",
                 "Content-Type: text/html; charset=utf-8\r\n",
-                "<html>",
+                "<p>",
             ),
             Answers("302 Go", "Location: http://localhost:1/x\r\n", ""),
             Answers("404 No", "", ""),
             Answers("503 Later", "Retry-After: 7\r\n", ""),
         ]);
         let url = web.url.replace("/api", "/f");
-        let mut get = || web.download(&url, false, 5, &mut sink);
-        assert_eq!(get(), Ok(5));
+        let mut get = || web.download(&url, 5, &mut sink);
+        let got = get().unwrap();
+        assert_eq!((got.bytes, got.is_html), (5, false));
+        let err = get().unwrap_err();
+        assert!(err.to_string().contains("larger than the limit"), "{err}");
+        assert!(get().is_ok_and(|got| got.is_html));
         for (want, retry) in [
-            ("larger than the limit", false),
-            ("login page", false),
             ("cannot reach localhost:1", true),
             ("HTTP 404", false),
             ("HTTP 503", true),
@@ -1095,7 +1098,7 @@ mod tests {
         assert_eq!(&sink[..5], b"12345");
         let secure = self::web("https://slack.com/api", &Stop::new());
         let err = secure
-            .download("http://127.0.0.1:1/x", false, 5, &mut sink)
+            .download("http://127.0.0.1:1/x", 5, &mut sink)
             .unwrap_err();
         assert!(err.to_string().contains("https"), "{err}");
     }

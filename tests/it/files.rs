@@ -83,8 +83,16 @@ fn an_image_goes_to_the_model_as_an_image() {
 fn what_cannot_be_fetched_is_told() {
     let (slack, llm, mom) = start();
     type Change = fn(&mut crate::slack::File);
-    let cases: [(&str, Change, &str); 4] = [
+    let cases: [(&str, Change, &str); 5] = [
         ("login.txt", |file| file.login_page = true, "login page"),
+        (
+            "login.canvas",
+            |file| {
+                file.login_page = true;
+                file.object["mode"] = "quip".into();
+            },
+            "login page",
+        ),
         (
             "large.txt",
             |file| file.object["size"] = (100 * 1024 * 1024 + 1).into(),
@@ -157,20 +165,64 @@ fn files_that_come_with_the_later_twin_reach_the_run() {
     assert_eq!(mom.data(local), "late");
 }
 
+/// A message, and what of it the model and the log are to say.
 #[test]
-fn a_stub_is_looked_up() {
-    let (slack, llm, _mom) = start();
-    slack.wait_looked_back("C01");
-    let file = slack.file("shared.txt", "text/plain", b"from elsewhere");
-    let stub = json!([{"id": file, "mode": "file_access", "file_access": "check_file_info"}]);
-    llm.reply_text("Seen.");
-    let say = slack.say("C01", "U07", &format!("<@{BOT}> look"));
-    say.file(&file).with("files", stub).send();
-    let text = llm.next_request().message_text(0);
-    let path = text.split("<slack_attachments>\n").nth(1).expect("a path");
-    let path = path.lines().next().unwrap();
-    assert_eq!(std::fs::read_to_string(path).unwrap(), "from elsewhere");
-    slack.wait_channel("C01", |channel| channel.to_string().contains("Seen."));
+fn what_a_message_shows_is_read() {
+    let (slack, llm, mom) = start();
+    let notes = slack.file("notes.txt", "text/plain", b"of the forwarded message");
+    let notes = slack.change(|state| state.files[&notes].object.clone());
+    let shared = slack.file("shared.txt", "text/plain", b"of another workspace");
+    let stub = json!([{"id": shared, "mode": "file_access", "file_access": "check_file_info"}]);
+    let canvas = slack.file(
+        "Runbook",
+        "application/vnd.slack-docs",
+        b"<h1>of the canvas</h1>",
+    );
+    let canvas = slack.change(|state| {
+        let file = state.files.get_mut(&canvas).unwrap();
+        file.html = true;
+        file.object["mode"] = "quip".into();
+        file.object["filetype"] = "quip".into();
+        file.object["size"] = 4096.into();
+        file.object.clone()
+    });
+    let cases = [
+        (
+            "attachments",
+            json!([{"is_share": true, "author_name": "Bob", "text": "ends on Friday", "files": [notes]}]),
+            "[message from Bob]\nends on Friday",
+            Some("of the forwarded message"),
+        ),
+        ("files", stub, "", Some("of another workspace")),
+        ("files", json!([canvas]), "", Some("<h1>of the canvas</h1>")),
+        (
+            "files",
+            json!([{"id": "F0OLD", "mode": "hidden_by_limit"}]),
+            "[a file that Slack hides",
+            None,
+        ),
+        (
+            "blocks",
+            json!([{"type": "table", "rows": [[{"type": "raw_text", "text": "db1"}, {"type": "raw_text", "text": "91 %"}]]}]),
+            "db1 | 91 %",
+            None,
+        ),
+    ];
+    for (n, (key, value, text, file)) in cases.into_iter().enumerate() {
+        llm.reply_text(&format!("Read {n}."));
+        let ask = slack.say("C01", "U07", &format!("<@{BOT}> what now?"));
+        let ts = ask.with(key, value).send();
+        let told = llm.next_request().message_text(0);
+        assert!(told.contains("what now?") && told.contains(text), "{told}");
+        let path = told.split("<slack_attachments>\n").nth(1);
+        let content =
+            path.map(|path| std::fs::read_to_string(path.lines().next().unwrap()).unwrap());
+        assert_eq!(content.as_deref(), file, "{told}");
+        slack.wait_answer("C01", &format!("Read {n}."));
+        let log = mom.jsonl("C01/log.jsonl");
+        let line = log.iter().find(|line| line["ts"] == ts).expect("a line");
+        assert!(line["text"].as_str().unwrap().contains(text), "{line}");
+    }
 }
 
 #[test]

@@ -181,21 +181,76 @@ fn guests_steer_and_stop_nothing() {
 
 #[test]
 fn other_workspaces_other_bots_and_workflows() {
-    let (slack, llm, _mom) = start();
-    // The history of the fake does not have the odd fields.
-    slack.wait_looked_back("C01");
-    let mention = || slack.say("C01", "U08", &format!("<@{BOT}> do this"));
-    mention().with("user_team", "T99".into()).send();
+    let (slack, llm, mom) = start();
+    slack.change(|state| {
+        state.add_user("U09", "ci");
+        state.users.get_mut("U09").unwrap()["is_bot"] = true.into();
+    });
+    let mention = |user: &str| slack.say("C01", user, &format!("<@{BOT}> do this"));
+    mention("U08").with("user_team", "T99".into()).send();
     wait_said(&slack, "C01", "_Sorry, I can't help here");
-    mention().with("bot_id", "B0CI".into()).send();
-    mention()
-        .with("subtype", "bot_message".into())
-        .with("user", Value::Null)
+    mention("U09").with("bot_id", "B0CI".into()).send();
+    mom.wait_log("U09 is a program: not answered");
+    mention("B0CI").send();
+    slack
+        .say("C01", "USLACKBOT", &format!("<@{BOT}> do this"))
         .send();
+    let join = slack.say("C01", "U08", "<@U08> has joined the channel");
+    let join = join.with("subtype", "channel_join".into()).send();
+    mom.wait_log(&format!("left out the message {join}: channel_join"));
     wait_handled(&slack);
+    // A person whose app posts with her user token.
     llm.reply_text("For Lena.");
-    slack.mention("C01", "U07", "hi");
+    mention("U07").with("bot_id", "B0APP".into()).send();
     let seen = wait_said(&slack, "C01", "For Lena.");
     assert_eq!(seen.answers().len(), 2, "{seen}");
-    assert_eq!(llm.requests().len(), 1);
+    let requests = llm.requests();
+    assert_eq!(requests.len(), 1);
+    // What the programs said is read.
+    let read = requests[0].body["messages"].to_string();
+    assert!(read.contains("[ci (app)]: do this"), "{read}");
+    assert!(!read.contains("has joined"), "{read}");
+}
+
+#[test]
+fn colleagues_of_the_same_organisation_are_members_and_changes_are_heard() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.change(|state| {
+        state.enterprise = Some("E01");
+        let otto = state.users.get_mut("U08").unwrap();
+        otto["team_id"] = "T99".into();
+        otto["enterprise_user"] = json!({"enterprise_id": "E01", "teams": ["T99"]});
+    });
+    let home = Arc::new(Scratch::new());
+    let mom = Call::new(&home).slack(&slack).llm(&llm).data().spawn();
+    let say = |user: &str| slack.say("C01", user, &format!("<@{BOT}> hi"));
+    llm.reply_text("For Otto.");
+    say("U08").with("user_team", "T99".into()).send();
+    wait_said(&slack, "C01", "For Otto.");
+    let change = |change: fn(&mut Value)| {
+        let user = slack.change(|state| {
+            let user = state.users.get_mut("U08").unwrap();
+            change(user);
+            user.clone()
+        });
+        slack.emit(json!({"type": "user_change", "user": user, "event_ts": "1.1"}));
+    };
+    change(|user| user["real_name"] = "Otto Ohm".into());
+    llm.reply_text("Renamed.");
+    say("U08").send();
+    wait_said(&slack, "C01", "Renamed.");
+    let log = mom.jsonl("C01/log.jsonl");
+    let said = log.iter().rfind(|line| line["user"] == "U08").unwrap();
+    assert_eq!(said["displayName"], "Otto Ohm");
+    change(|user| user["is_restricted"] = true.into());
+    say("U08").send();
+    wait_said(&slack, "C01", "_Sorry, I can't help here");
+    assert_eq!(llm.requests().len(), 2);
+    slack.change(|state| "lounge".clone_into(&mut state.channels.get_mut("C01").unwrap().name));
+    slack.emit(json!({"type": "channel_rename", "channel": {"id": "C01", "name": "lounge"}}));
+    llm.reply_text("Here.");
+    say("U07").send();
+    wait_said(&slack, "C01", "Here.");
+    let request = llm.requests().pop().unwrap();
+    assert!(request.system().contains("#lounge"), "{}", request.system());
 }

@@ -121,6 +121,8 @@ pub(crate) struct Message {
     pub(crate) tombstone: bool,
     /// The `parse` argument: `none` keeps Slack from linking @here and #names.
     pub(crate) parse: String,
+    /// Further fields as Slack might send them, laid over the rest.
+    pub(crate) extra: Map<String, Value>,
 }
 
 impl Message {
@@ -267,6 +269,8 @@ pub(crate) struct File {
     pub(crate) bytes: Vec<u8>,
     /// What the download answers: the bytes, or Slack's HTML login page.
     pub(crate) login_page: bool,
+    /// A canvas: whatever its mimetype, the bytes come as text/html.
+    pub(crate) html: bool,
     complete: bool,
 }
 
@@ -282,6 +286,8 @@ pub(crate) struct State {
     pub(crate) scopes: BTreeSet<String>,
     /// Assistant statuses set, as `channel/thread_ts: status`.
     pub(crate) statuses: Vec<String>,
+    /// The Enterprise Grid organisation of the workspace.
+    pub(crate) enterprise: Option<&'static str>,
     /// What real Slack refuses, found so far.
     pub(crate) complaints: Vec<String>,
     /// `(method, calls to go, fault)`; 0 to go: every call.
@@ -481,7 +487,6 @@ impl FakeSlack {
             slack: self,
             channel: channel.into(),
             message,
-            extra: Map::new(),
         }
     }
 
@@ -533,6 +538,7 @@ impl FakeSlack {
                 object,
                 bytes: bytes.to_vec(),
                 login_page: false,
+                html: false,
                 complete: true,
             };
             state.files.insert(id.clone(), file);
@@ -801,7 +807,6 @@ pub(crate) struct Say<'a> {
     slack: &'a FakeSlack,
     channel: String,
     message: Message,
-    extra: Map<String, Value>,
 }
 
 impl Say<'_> {
@@ -816,9 +821,9 @@ impl Say<'_> {
         self
     }
 
-    /// A field of the event as Slack might send it: `bot_id`, `subtype`, broken ones.
+    /// A field of the message as Slack might send it: `bot_id`, `subtype`, broken ones.
     pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
-        self.extra.insert(key.into(), value);
+        self.message.extra.insert(key.into(), value);
         self
     }
 
@@ -833,11 +838,10 @@ impl Say<'_> {
     pub(crate) fn send_late(self) -> String {
         let slack = self.slack;
         slack.state.change(|state| {
-            let (channel, extra) = (self.channel.clone(), self.extra.clone());
+            let channel = self.channel.clone();
             let ts = self.store(state);
             let message = state.channels[&channel].message(&ts).clone();
             let mut event = web::message_event(&state.channels[&channel], &message);
-            event.as_object_mut().unwrap().extend(extra);
             let mut events = VecDeque::from([event.clone()]);
             let mentioned = message.text.contains(&format!("<@{BOT}>"));
             if mentioned && state.channels[&channel].kind != Kind::Im {

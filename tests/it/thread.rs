@@ -53,11 +53,16 @@ fn a_threads_earlier_messages_are_known() {
     // She has looked for what she missed and does not hear what follows.
     slack.wait_looked_back("C01");
     // Alerts come from other programs.
-    let root = slack.say("C01", "U08", "deploy 41 failed").send_unheard();
-    slack.change(|state| {
-        let channel = state.channels.get_mut("C01").expect("#general");
-        channel.messages[0].user = "B0CI".into();
-    });
+    let root = slack.say("C01", "B0CI", "").with(
+        "blocks",
+        json!([{"type": "section", "text": {"type": "mrkdwn", "text": "deploy 41 failed"}}]),
+    );
+    let root = root.send_unheard();
+    let alert = slack.say("C01", "B0CI", "").thread(&root).with(
+        "attachments",
+        json!([{"title": "disk", "fields": [{"title": "use", "value": "91 %"}]}]),
+    );
+    alert.send_unheard();
     let first = slack.say("C01", "U08", "it was the <database>");
     first.thread(&root).send_unheard();
     let second = slack.say("C01", "U07", "which one?");
@@ -70,6 +75,7 @@ fn a_threads_earlier_messages_are_known() {
     let messages = request.body["messages"].to_string();
     let order: Vec<_> = [
         "[ci (app)]: deploy 41",
+        "[ci (app)]: disk\\nuse: 91 %",
         "the <database>",
         "which one?",
         "what happened",

@@ -364,7 +364,7 @@ fn connections_open(state: &mut State, _: &Args) -> Outcome {
 fn auth_test(state: &mut State, _: &Args) -> Outcome {
     Ok(
         json!({"url": "https://fake.slack.com/", "team": "Fake", "user": "mom", "team_id": "T01", "user_id": BOT,
-        "bot_id": BOT_ID, "app_id": "A01", "is_enterprise_install": false, "fake": state.base}),
+        "bot_id": BOT_ID, "app_id": "A01", "enterprise_id": state.enterprise, "is_enterprise_install": false, "fake": state.base}),
     )
 }
 
@@ -567,6 +567,8 @@ impl Message {
         if all_metadata && !self.metadata.is_null() {
             json["metadata"] = self.metadata.clone();
         }
+        let extra = self.extra.clone();
+        json.as_object_mut().expect("a message").extend(extra);
         json
     }
 }
@@ -583,6 +585,8 @@ pub(super) fn message_event(channel: &Channel, message: &Message) -> Value {
     if !message.files.is_empty() {
         event["subtype"] = "file_share".into();
     }
+    let extra = message.extra.clone();
+    event.as_object_mut().expect("a message").extend(extra);
     event
 }
 
@@ -993,6 +997,7 @@ fn upload_url(state: &mut State, args: &Args) -> Outcome {
         object,
         bytes: Vec::new(),
         login_page: false,
+        html: false,
         complete: false,
     };
     state.files.insert(id.clone(), file);
@@ -1096,9 +1101,9 @@ fn download(state: &State, path: &str, request: &Request) -> Reply {
             "<!DOCTYPE html><html><title>Sign in | Slack</title></html>",
         );
     }
-    Reply::new(
-        200,
-        file.object["mimetype"].as_str().unwrap_or(""),
-        file.bytes.clone(),
-    )
+    let kind = match file.html {
+        true => "text/html",
+        false => file.object["mimetype"].as_str().unwrap_or(""),
+    };
+    Reply::new(200, kind, file.bytes.clone())
 }

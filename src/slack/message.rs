@@ -1,0 +1,670 @@
+//! What people see of a message, as one text in Slack's own encoding (mrkdwn, with `&amp;`,
+//! `&lt;` and `&gt;`), and the files that belong to it. Whoever reads messages (events,
+//! threads, catching up, --download) reads them through `shown`. Pure.
+//! https://docs.slack.dev/reference/block-kit/blocks and
+//! https://docs.slack.dev/legacy/legacy-messaging/legacy-secondary-message-attachments
+
+use serde_json::Value;
+
+use crate::base::text;
+use crate::base::time;
+
+use super::files::SlackFile;
+
+/// Characters and lines read of a message beside its `text`.
+const CHARS_MAX: usize = 40_000;
+const LINES_MAX: usize = 2_000;
+/// Files of one message, those of forwarded messages included.
+const FILES_MAX: usize = 50;
+/// Where blocks without a rule of their own keep what they show, in reading order.
+#[rustfmt::skip]
+const SHOWN_KEYS: [&str; 18] = [
+    "author_name", "title", "subtitle", "caption", "text", "description", "label", "body",
+    "fields", "elements", "blocks", "child_blocks", "cards", "tasks", "details", "output",
+    "sources", "accessory",
+];
+
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Shown {
+    /// What its author wrote: `text` and blocks.
+    pub(crate) body: String,
+    /// What came with it: attachments, forwarded messages, words for files.
+    pub(crate) beside: String,
+    /// What can be fetched, also of forwarded messages.
+    pub(crate) files: Vec<SlackFile>,
+}
+
+impl Shown {
+    pub(crate) fn text(&self) -> String {
+        match (self.body.as_str(), self.beside.as_str()) {
+            (text, "") | ("", text) => text.to_owned(),
+            (body, beside) => format!("{body}\n{beside}"),
+        }
+    }
+}
+
+/// A message as events, conversations.history and conversations.replies have it.
+pub(crate) fn shown(message: &Value) -> Shown {
+    let mut blocks = Lines::default();
+    blocks.show(&message["blocks"]);
+    let body = merged(string(&message["text"]), &blocks);
+    let mut reader = Reader::default();
+    let room = &message["room"];
+    if room.is_object() {
+        reader.lines.push(&mark("huddle", &[&room["name"]]));
+    }
+    reader.files(&message["files"]);
+    for attachment in list(&message["attachments"]) {
+        reader.attachment(attachment, &words(&body));
+    }
+    reader.files.truncate(FILES_MAX);
+    Shown {
+        body,
+        beside: reader.lines.joined("\n"),
+        files: reader.files,
+    }
+}
+
+/// `text` and what the blocks say beyond it: Slack sends most messages in both ways.
+fn merged(text: &str, blocks: &Lines) -> String {
+    let known = words(text);
+    let is_new = |line: &&String| {
+        let number = line.split_once(". ");
+        let number = number.filter(|(number, _)| number.trim().parse::<u32>().is_ok());
+        let words = words(number.map_or(line, |(_, item)| item));
+        !words.is_empty() && !known.contains(&words)
+    };
+    let new: Vec<&String> = blocks.lines.iter().filter(is_new).collect();
+    if new.is_empty() && !text.trim().is_empty() {
+        return text.to_owned();
+    }
+    let whole = blocks.joined("\n");
+    if words(&whole).contains(&known) {
+        return whole;
+    }
+    new.iter()
+        .fold(text.to_owned(), |text, line| text + "\n" + line)
+}
+
+/// The words of a text in lower case, a space around each, without formatting and without the
+/// names in `<#C1|name>`: equal for what reads alike.
+fn words(text: &str) -> String {
+    let mut out = String::new();
+    let (mut in_name, mut token) = (false, String::new());
+    for c in text.chars() {
+        match c {
+            '<' => token.clear(),
+            '>' => in_name = false,
+            '|' if token.starts_with(['@', '#', '!']) => in_name = true,
+            _ => token.push(c),
+        }
+        if in_name {
+            continue;
+        }
+        if c.is_alphanumeric() {
+            if out.is_empty() {
+                out.push(' ');
+            }
+            out.extend(c.to_lowercase());
+        } else if !out.is_empty() && !out.ends_with(' ') {
+            out.push(' ');
+        }
+    }
+    if !out.is_empty() && !out.ends_with(' ') {
+        out.push(' ');
+    }
+    out
+}
+
+/// `[a video: name, address]`: stands for what text can't show.
+fn mark(kind: &str, details: &[&Value]) -> String {
+    let kind = text::one_line(&kind.replace('_', " "), 40);
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
+    let details = details.iter().map(|value| match value["text"].as_str() {
+        Some(text) => text,
+        None => string(value),
+    });
+    let details: Vec<&str> = details.filter(|text| !text.is_empty()).collect();
+    let colon = if details.is_empty() { "" } else { ": " };
+    format!("[{article} {kind}{colon}{}]", details.join(", "))
+}
+
+fn string(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The first of these keys that holds a text.
+fn first<'a>(value: &'a Value, keys: &[&str]) -> &'a str {
+    let mut texts = keys.iter().map(|key| string(&value[*key]).trim());
+    texts.find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+/// Lines of text up to the limits above.
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    chars: usize,
+}
+
+impl Lines {
+    fn push(&mut self, text: &str) {
+        for line in text
+            .trim_end()
+            .split('\n')
+            .filter(|_| !text.trim().is_empty())
+        {
+            if self.chars > CHARS_MAX || self.lines.len() > LINES_MAX {
+                return;
+            }
+            let line = text::cut(line, CHARS_MAX + 1 - self.chars);
+            self.chars += line.chars().count();
+            self.lines.push(line.into_owned());
+            if self.chars > CHARS_MAX || self.lines.len() > LINES_MAX {
+                self.lines
+                    .push("[the rest is too long to be shown]".to_owned());
+            }
+        }
+    }
+
+    fn joined(&self, separator: &str) -> String {
+        self.lines.join(separator)
+    }
+
+    /// A string, a block, a text object, an element, or a list of these.
+    fn show(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.push(text),
+            Value::Array(items) => items.iter().for_each(|item| self.show(item)),
+            Value::Object(_) => self.block(value),
+            _ => {}
+        }
+    }
+
+    fn block(&mut self, block: &Value) {
+        match string(&block["type"]) {
+            "divider" => {}
+            "image" => {
+                let title = &block["title"];
+                self.push(&mark("image", &[title, &block["alt_text"]]));
+            }
+            "video" => {
+                let details = ["title", "title_url", "description"].map(|key| &block[key]);
+                self.push(&mark("video", &details));
+            }
+            "call" => {
+                let call = &block["call"]["v1"];
+                self.push(&mark("video call", &[&call["name"], &call["join_url"]]));
+            }
+            "file" => self.push(&mark(
+                "file",
+                &[&block["file"]["name"], &block["external_id"]],
+            )),
+            "button" | "workflow_button" => {
+                self.push(&format!("[{}]", first(&block["text"], &["text"])));
+            }
+            "url" => self.push(&element(block)),
+            "raw_number" => match &block["text"] {
+                Value::String(text) => self.push(text),
+                _ => self.push(&block["value"].to_string()),
+            },
+            "table" | "data_table" => {
+                self.show(&block["caption"]);
+                for row in list(&block["rows"]) {
+                    let cells = list(row).map(|cell| {
+                        let mut lines = Lines::default();
+                        lines.show(cell);
+                        lines.joined(" ")
+                    });
+                    self.push(&cells.collect::<Vec<_>>().join(" | "));
+                }
+            }
+            kind if kind.starts_with("rich_text_") => self.rich(block, kind),
+            kind => {
+                let before = self.lines.len();
+                SHOWN_KEYS.iter().for_each(|key| self.show(&block[*key]));
+                if self.lines.len() == before && !matches!(kind, "" | "mrkdwn" | "plain_text") {
+                    self.push(&mark(kind, &[]));
+                }
+            }
+        }
+    }
+
+    /// A part of a rich_text block.
+    fn rich(&mut self, part: &Value, kind: &str) {
+        let inline = |part: &Value| list(&part["elements"]).map(element).collect::<String>();
+        match kind {
+            "rich_text_list" => {
+                let indent = part["indent"].as_u64().unwrap_or_default().min(8);
+                let first = part["offset"].as_u64().unwrap_or_default() + 1;
+                for (number, item) in (first..).zip(list(&part["elements"])) {
+                    let bullet = match string(&part["style"]) {
+                        "ordered" => format!("{number}. "),
+                        _ => "• ".to_owned(),
+                    };
+                    self.push(&format!(
+                        "{}{bullet}{}",
+                        "   ".repeat(indent as usize),
+                        inline(item)
+                    ));
+                }
+            }
+            "rich_text_quote" => {
+                self.push(&format!("&gt; {}", inline(part).replace('\n', "\n&gt; ")));
+            }
+            "rich_text_preformatted" => self.push(&format!("```\n{}\n```", inline(part))),
+            _ => self.push(&inline(part)),
+        }
+    }
+}
+
+/// An element of rich text; its strings are not encoded, unlike those of other blocks.
+fn element(value: &Value) -> String {
+    let text = |key: &str| text::escape(string(&value[key]));
+    let kind = string(&value["type"]);
+    let shown = match kind {
+        "user" => format!("<@{}>", text("user_id")),
+        "usergroup" => format!("<!subteam^{}>", text("usergroup_id")),
+        "channel" => format!("<#{}>", text("channel_id")),
+        "broadcast" => format!("<!{}>", text("range")),
+        "emoji" => match value["skin_tone"].as_u64() {
+            Some(tone) => format!(":{}::skin-tone-{tone}:", text("name")),
+            None => format!(":{}:", text("name")),
+        },
+        "date" if string(&value["fallback"]).is_empty() => {
+            let seconds = value["timestamp"].as_i64().unwrap_or_default();
+            time::utc_stamp(seconds.saturating_mul(1000)) + " UTC"
+        }
+        _ => {
+            let label = text::escape(first_raw(value));
+            match text("url") {
+                url if url.is_empty() && label.is_empty() => mark(kind, &[]),
+                url if url.is_empty() => label,
+                url if label.is_empty() => format!("<{url}>"),
+                url => format!("<{url}|{label}>"),
+            }
+        }
+    };
+    if shown.trim().is_empty() || shown.contains('\n') {
+        return shown;
+    }
+    let styles = [
+        ("code", '`'),
+        ("bold", '*'),
+        ("italic", '_'),
+        ("strike", '~'),
+    ];
+    let styles = styles
+        .iter()
+        .filter(|(name, _)| value["style"][name] == true);
+    styles.fold(shown, |shown, (_, sign)| format!("{sign}{shown}{sign}"))
+}
+
+/// Spaces at its ends separate it from the elements around it.
+fn first_raw(element: &Value) -> &str {
+    let keys = [
+        "text", "label", "title", "fallback", "value", "name", "team_id", "file_id",
+    ];
+    let mut texts = keys.iter().map(|key| string(&element[*key]));
+    texts.find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+/// What came with a message.
+#[derive(Default)]
+struct Reader {
+    lines: Lines,
+    files: Vec<SlackFile>,
+}
+
+impl Reader {
+    /// `known`: the words of the message itself, which many attachments repeat.
+    fn attachment(&mut self, attachment: &Value, known: &str) {
+        let mut blocks = Lines::default();
+        let originals = list(&attachment["message_blocks"]).map(|part| &part["message"]);
+        let originals: Vec<&Value> = originals.collect();
+        for original in &originals {
+            blocks.show(&original["blocks"]);
+        }
+        blocks.show(&attachment["blocks"]);
+        let text = merged(string(&attachment["text"]), &blocks);
+        let fallback = string(&attachment["fallback"]);
+        let fallback = if fallback == "[no preview available]" {
+            ""
+        } else {
+            fallback
+        };
+        let flags = ["is_share", "is_msg_unfurl", "is_reply_unfurl"];
+        let is_forwarded = flags.iter().any(|flag| attachment[*flag] == true);
+        if is_forwarded || attachment["message_blocks"].is_array() {
+            self.lines.push(&forwarder(attachment));
+            self.lines.push(if text.trim().is_empty() {
+                fallback
+            } else {
+                &text
+            });
+        } else {
+            let mut lines = Lines::default();
+            lines.show(&attachment["pretext"]);
+            lines.show(&attachment["author_name"]);
+            match (
+                string(&attachment["title"]),
+                string(&attachment["title_link"]),
+            ) {
+                (title, "") => lines.push(title),
+                ("", link) => lines.push(&format!("<{link}>")),
+                (title, link) => lines.push(&format!("<{link}|{title}>")),
+            }
+            lines.push(&text);
+            for field in list(&attachment["fields"]) {
+                let parts = [string(&field["title"]), string(&field["value"])];
+                let parts = parts.into_iter().filter(|part| !part.is_empty());
+                lines.push(&parts.collect::<Vec<_>>().join(": "));
+            }
+            for action in list(&attachment["actions"]) {
+                lines.push(&format!("[{}]", string(&action["text"])));
+            }
+            if lines.lines.is_empty() {
+                lines.push(fallback);
+            }
+            if lines.lines.is_empty() {
+                lines.push(&mark("attachment", &[&attachment["image_url"]]));
+            }
+            lines.show(&attachment["footer"]);
+            let is_new = |line: &&String| {
+                let words = words(line);
+                words.is_empty() || !known.contains(&words)
+            };
+            for line in lines.lines.iter().filter(is_new) {
+                self.lines.push(line);
+            }
+        }
+        for part in originals.into_iter().chain([attachment]) {
+            list(&part["attachments"]).for_each(|inner| self.attachment(inner, ""));
+            self.files(&part["files"]);
+        }
+    }
+
+    fn files(&mut self, files: &Value) {
+        for value in list(files) {
+            match SlackFile::parse(value) {
+                Ok(file) => self.files.push(file),
+                Err(why) => self.lines.push(&format!("[{why}]")),
+            }
+            self.file_text(value);
+        }
+    }
+
+    /// What Slack itself shows of a file's content.
+    fn file_text(&mut self, file: &Value) {
+        let escaped = |text: &Value| text::escape(string(text));
+        let speech = &file["transcription"];
+        match (
+            string(&speech["status"]),
+            string(&speech["preview"]["content"]),
+        ) {
+            ("", "") => {}
+            (_, "") => self.lines.push("[a clip of which Slack has no transcript]"),
+            (_, said) => {
+                let more = speech["preview"]["has_more"] == true;
+                let end = if more {
+                    " ... (the rest is in the file)"
+                } else {
+                    ""
+                };
+                self.lines
+                    .push(&format!("[transcript: {}{end}]", text::escape(said)));
+                let vtt = string(&file["vtt"]);
+                if more && !vtt.is_empty() {
+                    self.files.push(SlackFile::transcript(file, vtt));
+                }
+            }
+        }
+        if string(&file["alt_txt"]) != "" {
+            self.lines.push(&format!(
+                "[the picture shows: {}]",
+                escaped(&file["alt_txt"])
+            ));
+        }
+        let mail = first(file, &["plain_text", "preview_plain_text"]);
+        if !mail.is_empty() {
+            self.lines
+                .push(&format!("[e-mail: {}]", escaped(&file["subject"])));
+            self.lines.push(&text::escape(mail));
+        }
+    }
+}
+
+/// `[message from Bob in ops]`
+fn forwarder(attachment: &Value) -> String {
+    let author = match first(attachment, &["author_name", "author_subname"]) {
+        "" => match string(&attachment["author_id"]) {
+            "" => "someone".to_owned(),
+            id => format!("<@{id}>"),
+        },
+        name => name.to_owned(),
+    };
+    match string(&attachment["channel_name"]) {
+        "" => format!("[message from {author}]"),
+        channel => format!("[message from {author} in {channel}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn shows_what_people_see() {
+        let rich = |elements: Value| json!([{"type": "rich_text", "elements": elements}]);
+        let section =
+            |elements: Value| rich(json!([{"type": "rich_text_section", "elements": elements}]));
+        let words = |text: &str| json!([{"type": "text", "text": text}]);
+        let attached = |attachment: Value| json!({"text": "", "attachments": [attachment]});
+        let of_file = |file: Value| json!({"text": "", "files": [file]});
+        for (name, message, want) in [
+            (
+                "plain",
+                json!({"text": "a &lt;b&gt; *c*"}),
+                "a &lt;b&gt; *c*",
+            ),
+            ("nothing", json!({}), ""),
+            (
+                "the same twice",
+                json!({"text": "1. a *b* <#C1|ops>\n2. c", "blocks": rich(json!([{"type": "rich_text_list",
+                    "style": "ordered", "elements": [{"type": "rich_text_section", "elements": [
+                    {"type": "text", "text": "a "}, {"type": "text", "text": "b", "style": {"bold": true}},
+                    {"type": "text", "text": " "}, {"type": "channel", "channel_id": "C1"}]},
+                    {"type": "rich_text_section", "elements": words("c")}]}]))}),
+                "1. a *b* <#C1|ops>\n2. c",
+            ),
+            (
+                "rich text alone",
+                json!({"text": "", "blocks": section(json!([
+                    {"type": "text", "text": "a<b ", "style": {"code": true}},
+                    {"type": "user", "user_id": "U7"}, {"type": "usergroup", "usergroup_id": "S1"},
+                    {"type": "broadcast", "range": "here"}, {"type": "emoji", "name": "wave", "skin_tone": 2},
+                    {"type": "date", "timestamp": 0, "format": "{date}"}, {"type": "color", "value": "#fff"},
+                    {"type": "link", "url": "https://x", "text": "y"}, {"type": "link", "url": "https://z"},
+                    {"type": "message_mention", "url": "https://m"}, {"type": "canvas", "file_id": "F1"},
+                    {"type": "new_thing"}]))}),
+                "`a&lt;b `<@U7><!subteam^S1><!here>:wave::skin-tone-2:1970-01-01 00:00:00 UTC#fff\
+                 <https://x|y><https://z><https://m>F1[a new thing]",
+            ),
+            (
+                "quotes, code and lists",
+                json!({"blocks": rich(json!([
+                    {"type": "rich_text_quote", "elements": words("a\nb")},
+                    {"type": "rich_text_preformatted", "elements": words("c")},
+                    {"type": "rich_text_list", "style": "bullet", "indent": 1, "elements": [
+                        {"type": "rich_text_section", "elements": words("d")}]}]))}),
+                "&gt; a\n&gt; b\n```\nc\n```\n   • d",
+            ),
+            (
+                "text is the start of the blocks",
+                json!({"text": "Build failed", "blocks": [
+                    {"type": "header", "text": {"type": "plain_text", "text": "Build failed"}},
+                    {"type": "divider"},
+                    {"type": "section", "text": {"type": "mrkdwn", "text": "on *db1*"},
+                     "fields": [{"type": "mrkdwn", "text": "at\nnine"}],
+                     "accessory": {"type": "image", "alt_text": "a chart", "image_url": "https://x"}},
+                    {"type": "context", "elements": [{"type": "mrkdwn", "text": "by ci"}]},
+                    {"type": "actions", "elements": [{"type": "button", "text": {"text": "Retry"}}]}]}),
+                "Build failed\non *db1*\nat\nnine\n[an image: a chart]\nby ci\n[Retry]",
+            ),
+            (
+                "text that the blocks lack",
+                json!({"text": "An alert", "blocks": [{"type": "markdown", "text": "**disk** is full"}]}),
+                "An alert\n**disk** is full",
+            ),
+            (
+                "a table",
+                json!({"blocks": [{"type": "table", "rows": [
+                    [{"type": "raw_text", "text": "host"}, {"type": "raw_text", "text": "use"}],
+                    [section(words("db1"))[0], {"type": "raw_number", "value": 91}]]}]}),
+                "host | use\ndb1 | 91",
+            ),
+            (
+                "blocks of other kinds",
+                json!({"blocks": [
+                    {"type": "call", "call": {"v1": {"name": "Stand-up", "join_url": "https://z"}}},
+                    {"type": "video", "title": {"text": "Demo"}, "title_url": "https://v"},
+                    {"type": "image", "title": {"text": "Graph"}, "alt_text": "it falls"},
+                    {"type": "card", "title": {"text": "T"}, "body": {"text": "B"}},
+                    {"type": "container", "child_blocks": [{"type": "section", "text": {"text": "in"}}]},
+                    {"type": "data_visualization"}]}),
+                "[a video call: Stand-up, https://z]\n[a video: Demo, https://v]\n\
+                 [an image: Graph, it falls]\nT\nB\nin\n[a data visualization]",
+            ),
+            (
+                "an alert",
+                json!({"text": "disk", "attachments": [{"pretext": "disk", "title": "db1", "title_link": "https://x",
+                    "text": "the whole text", "fallback": "short", "fields": [{"title": "use", "value": "91"}],
+                    "actions": [{"text": "Ack"}], "footer": "grafana"}]}),
+                "disk\n<https://x|db1>\nthe whole text\nuse: 91\n[Ack]\ngrafana",
+            ),
+            (
+                "a fallback",
+                attached(json!({"fallback": "short"})),
+                "short",
+            ),
+            (
+                "no fallback",
+                attached(json!({"fallback": "[no preview available]"})),
+                "[an attachment]",
+            ),
+            (
+                "forwarded",
+                json!({"text": "see: yes", "attachments": [{"is_share": true, "author_id": "U8", "channel_name": "ops",
+                    "text": "yes", "fallback": "[9:12] bob: yes", "footer": "Posted in #ops"}]}),
+                "see: yes\n[message from <@U8> in ops]\nyes",
+            ),
+            (
+                "forwarded as blocks, with another inside",
+                attached(
+                    json!({"is_msg_unfurl": true, "author_name": "Bob", "message_blocks": [
+                    {"message": {"blocks": section(words("deep"))}}],
+                    "attachments": [{"is_share": true, "author_name": "Eve", "text": "deeper"}]}),
+                ),
+                "[message from Bob]\ndeep\n[message from Eve]\ndeeper",
+            ),
+            (
+                "a huddle",
+                json!({"text": "", "room": {"name": ""}}),
+                "[a huddle]",
+            ),
+            (
+                "deleted",
+                of_file(json!({"id": "F1", "mode": "tombstone"})),
+                "[a file that was deleted]",
+            ),
+            (
+                "hidden",
+                of_file(json!({"id": "F1", "mode": "hidden_by_limit"})),
+                "[a file that Slack hides: it is beyond the limit of the workspace's plan]",
+            ),
+            (
+                "elsewhere",
+                of_file(
+                    json!({"id": "F1", "name": "Plan", "is_external": true, "url_private": "https://d"}),
+                ),
+                "[a file outside Slack: <https://d|Plan>]",
+            ),
+            (
+                "a list",
+                of_file(
+                    json!({"id": "F1", "title": "Jobs", "mode": "list", "permalink": "https://l"}),
+                ),
+                "[a list that can't be fetched: <https://l|Jobs>]",
+            ),
+            (
+                "a mail",
+                of_file(
+                    json!({"id": "F1", "mode": "email", "subject": "Hi", "plain_text": "a\nb",
+                    "url_private": "https://m"}),
+                ),
+                "[e-mail: Hi]\na\nb",
+            ),
+            (
+                "a clip too new",
+                of_file(
+                    json!({"id": "F1", "url_private": "x", "transcription": {"status": "processing"}}),
+                ),
+                "[a clip of which Slack has no transcript]",
+            ),
+        ] {
+            assert_eq!(shown(&message).text(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn files_are_those_of_forwarded_messages_too() {
+        let file = |id: &str| json!({"id": id, "name": "a.txt", "url_private": "https://x"});
+        let message = json!({"files": [file("F1"), {"id": "F2", "mode": "file_access"},
+            {"id": "F3", "name": "Runbook", "mode": "quip", "url_private": "https://q"},
+            {"id": "F4", "name": "clip.mp4", "url_private": "https://c", "vtt": "https://v",
+             "transcription": {"status": "complete", "preview": {"content": "one", "has_more": true}}}],
+            "attachments": [{"is_share": true, "text": "b", "files": [file("F5")]}]});
+        let shown = shown(&message);
+        let files: Vec<_> = shown
+            .files
+            .iter()
+            .map(|file| (&*file.name, &*file.url))
+            .collect();
+        let want = [
+            ("a.txt", "https://x"),
+            ("F2", ""),
+            ("Runbook.html", "https://q"),
+            ("clip.mp4", "https://c"),
+            ("clip.mp4.vtt", "https://v"),
+            ("a.txt", "https://x"),
+        ];
+        assert_eq!(files, want);
+        let want = "[transcript: one ... (the rest is in the file)]\n[message from someone]\nb";
+        assert_eq!(shown.beside, want);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let long = "x ".repeat(CHARS_MAX);
+        let many: Vec<Value> = (0..3 * LINES_MAX)
+            .map(|n| json!({"text": format!("{n}")}))
+            .collect();
+        for message in [
+            json!({"attachments": [{"text": long}]}),
+            json!({"blocks": [{"type": "section", "text": {"text": long}}]}),
+            json!({"blocks": [{"type": "context", "elements": many}]}),
+        ] {
+            let text = shown(&message).text();
+            assert!(text.ends_with("[the rest is too long to be shown]"));
+            assert!(text.chars().count() < CHARS_MAX + 100);
+        }
+    }
+}

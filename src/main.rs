@@ -41,6 +41,7 @@ use crate::cli::{Call, Options};
 use crate::config::{Config, Keys};
 use crate::host::sandbox::Sandbox;
 use crate::modes::chat::Ended;
+use crate::modes::check::Verdict;
 use crate::modes::{chat, check, download, usage};
 use crate::slack::manifest;
 
@@ -91,10 +92,10 @@ fn start() -> Result<ExitCode> {
         }
         Call::Usage(dir) => print(&usage::usage(&dir)?),
         Call::Check(dir, options) => {
-            // What would be logged is among the findings.
-            log::set_level(log::Level::Error);
             let (config, keys) = configure(options)?;
-            if !check::check(dir.as_deref(), &config, &keys) {
+            // From here on what would be logged is among the findings.
+            log::set_level(log::Level::Error);
+            if check::check(dir.as_deref(), &config, &keys) == Verdict::Failures {
                 return Ok(ExitCode::FAILURE);
             }
         }

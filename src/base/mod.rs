@@ -8,6 +8,7 @@ pub(crate) mod backoff;
 pub(crate) mod bounded;
 pub(crate) mod command;
 pub(crate) mod error;
+pub(crate) mod finding;
 pub(crate) mod json;
 pub(crate) mod log;
 pub(crate) mod random;

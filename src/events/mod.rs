@@ -792,25 +792,6 @@ enum Changes {
     Lost,
 }
 
-/// Why event files would be set aside, one sentence each, sorted; nothing is changed.
-pub(crate) fn check(dir: &Dir) -> Result<Vec<String>> {
-    let entries = dir.list(DIR, ENTRIES_MAX)?.unwrap_or_default();
-    let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
-    names.retain(|name| name.ends_with(".json"));
-    let mut out = Vec::new();
-    for name in names {
-        let path = format!("{DIR}/{name}");
-        let Some(stamp) = dir.stamp_link(&path)? else {
-            continue;
-        };
-        let checked = read(dir, &path, &stamp).and_then(|(text, _)| parse(&text));
-        if let Err(why) = checked {
-            out.push(format!("{path}: {why}"));
-        }
-    }
-    Ok(out)
-}
-
 /// Names a run: the same after a restart, and another one for each file of a moment.
 fn run_ts(due_ms: i64, name: &str) -> String {
     format!("{due_ms}:{name}")
@@ -1282,9 +1263,7 @@ mod tests {
         .unwrap();
         let long = format!("{}.json", "n".repeat(250));
         fs::write(world.path(&long), "no").unwrap();
-        assert_eq!(check(&world.events.0.dir).unwrap().len(), 6);
         assert_eq!(world.at(START, Phase::Start), [""; 0]);
-        assert_eq!(check(&world.events.0.dir), Ok(vec![]));
         for (name, want) in [
             ("binary", "UTF-8"),
             ("huge", "larger than"),

@@ -281,21 +281,6 @@ impl Sandbox {
         (finished.end == ExecEnd::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
     }
 
-    /// Those of these programs that a tool would not find, with blanks between.
-    pub(crate) fn lacking(&self, programs: &[&str]) -> Result<String> {
-        const SCRIPT: &str = r#"
-shift; for name; do command -v "$name" >/dev/null || printf '%s ' "$name"; done; say 0
-"#;
-        let mark = crate::base::random::random_word()?;
-        let command = self.command(&[SCRIPT], &mark, programs);
-        let finished = self.check_run(command, Some(mark))?;
-        let text = String::from_utf8_lossy(&finished.output.tail);
-        match finished.end {
-            ExecEnd::Exited(0) => Ok(text.trim().to_owned()),
-            _ => Err(self.unusable(&text, None)),
-        }
-    }
-
     fn check_run(&self, command: Command, mark: Option<String>) -> Result<ExecResult> {
         let program = command.get_program().to_string_lossy().into_owned();
         let run = Exec {

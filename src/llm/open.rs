@@ -45,22 +45,17 @@ pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider
     })
 }
 
-/// The cheapest question that shows whether `open` would give a provider that answers: the
-/// model, and what time it is at the server when it tells.
+/// The cheapest question that shows whether `open` would give a provider that answers.
 ///
 /// # Errors
 /// Those of `open`, and what the server has against key or model.
-pub(crate) fn check(
-    spec: &str,
-    sources: &Sources<'_>,
-    stop: &Stop,
-) -> Result<(Model, Option<i64>)> {
+pub(crate) fn check(spec: &str, sources: &Sources<'_>, stop: &Stop) -> Result<Model> {
     if spec == "offline" {
-        return Ok((Offline::new().model().clone(), None));
+        return Ok(Offline::new().model().clone());
     }
     let (endpoint, model) = endpoint(spec, sources)?;
-    let date_ms = probe::check(&endpoint, &model, stop)?;
-    Ok((model, date_ms))
+    probe::check(&endpoint, &model, stop)?;
+    Ok(model)
 }
 
 /// Where `spec` is served, and what is known of the model.

@@ -12,7 +12,6 @@ use crate::base::json::Obj;
 use crate::base::log;
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::net;
 
 /// For an answer that someone waits for.
 const CHECK_MAX: Duration = Duration::from_secs(10);
@@ -48,15 +47,14 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
 }
 
 /// Asks the server, at no cost, whether it takes the key and has the model.
-/// What time it is there, when it tells.
-pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<Option<i64>> {
+pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<()> {
     let (service, id) = (endpoint.service, model.id.as_str());
     let url = match service.name {
         "anthropic" => format!("{}/v1/models/{id}", endpoint.base_url),
         _ => format!("{}/models", endpoint.base_url),
     };
     let answered = endpoint.fetch(&url, None, CHECK_MAX, stop);
-    let (answer, headers) = answered.map_err(|fault| fault.into_error(endpoint, model))?;
+    let (answer, _) = answered.map_err(|fault| fault.into_error(endpoint, model))?;
     // Ollama's default tag, OpenRouter's variants of one model.
     let listed_as = match (service.name, id.split_once(':')) {
         ("ollama", None) => format!("{id}:latest"),
@@ -76,7 +74,7 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<O
         let text = format!("{} has no model {id}; {mend}", endpoint.base_url);
         return Err(Error::failed(text));
     }
-    Ok(net::date_ms(&headers))
+    Ok(())
 }
 
 /// The window, and whether the model sees images.

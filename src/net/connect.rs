@@ -27,6 +27,7 @@ use ureq::{Proxy, ProxyProtocol};
 
 use super::tls;
 use crate::base::error::{Error, Result};
+use crate::base::log;
 use crate::base::random;
 use crate::base::secret::Secret;
 use crate::base::stop::{Stop, poll_for};
@@ -57,8 +58,16 @@ struct NetShared {
 impl Net {
     /// A proxy serves every address that NO_PROXY does not name, by CONNECT.
     pub(crate) fn from_env() -> Net {
+        let proxy = Proxy::try_from_env();
+        if let (None, Some(name)) = (&proxy, proxy_variable()) {
+            log::warning!(
+                "",
+                "{name} is set to something that is no proxy's address, so none is used; write \
+                 it like http://proxy.example:3128"
+            );
+        }
         Net(Arc::new(NetShared {
-            proxy: Proxy::try_from_env(),
+            proxy,
             tls: OnceLock::new(),
         }))
     }
@@ -156,28 +165,6 @@ impl Net {
             session.complete_io(&mut wire).map_err(tls::with_hint)?;
         }
         Ok(NetStream::Tls(Box::new(StreamOwned::new(session, wire))))
-    }
-
-    /// Host and port of the proxy that is used; else why the one that is set can't be.
-    pub(crate) fn check_proxy(&self) -> std::result::Result<Option<String>, String> {
-        match (&self.0.proxy, proxy_variable()) {
-            (Some(proxy), _) if proxy.protocol() == ProxyProtocol::Http => {
-                Ok(Some(format!("{}:{}", proxy.host(), proxy.port())))
-            }
-            (None, None) => Ok(None),
-            (_, name) => {
-                let name = name.unwrap_or_else(|| PROXY_VARIABLES[1].to_owned());
-                Err(format!(
-                    "{name} is set to something I can't use; write it like \
-                     http://proxy.example:3128"
-                ))
-            }
-        }
-    }
-
-    /// Whether there are CA certificates; what is wrong with them, else.
-    pub(crate) fn check_ca(&self) -> std::result::Result<(), String> {
-        self.tls().map(drop)
     }
 
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {

@@ -66,11 +66,6 @@ pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// The server's clock, by its `Date` header: milliseconds since 1970, to the second.
-pub(crate) fn date_ms(headers: &HeaderMap) -> Option<i64> {
-    time::parse_http_date(header(headers, "date")?)
-}
-
 /// `Retry-After` (seconds or an HTTP date) or `retry-after-ms`.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     if let Some(ms) = header(headers, "retry-after-ms").and_then(|ms| ms.parse().ok()) {

@@ -9,4 +9,4 @@ mod http;
 mod tls;
 
 pub(crate) use connect::*;
-pub(crate) use http::{HttpLimits, date_ms, header, retry_after};
+pub(crate) use http::{HttpLimits, header, retry_after};

@@ -1,6 +1,7 @@
 //! Slack: ids and envelopes as Socket Mode delivers them.
 //! https://docs.slack.dev/apis/events-api/using-socket-mode
 
+pub(crate) mod check;
 pub(crate) mod display;
 pub(crate) mod files;
 pub(crate) mod history;

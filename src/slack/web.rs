@@ -168,8 +168,6 @@ pub(crate) struct Identity {
     pub(crate) team: String,
     /// Granted scopes; empty when Slack does not tell.
     pub(crate) scopes: Vec<String>,
-    /// What time it is at Slack, when it tells.
-    pub(crate) date_ms: Option<i64>,
 }
 
 /// What came of a file's address.
@@ -263,7 +261,6 @@ impl Web {
             },
             user: text("user"),
             team: text("team"),
-            date_ms: net::date_ms(&headers),
             scopes: scopes.map(str::to_owned).collect(),
         })
     }

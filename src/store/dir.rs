@@ -116,7 +116,10 @@ impl Dir {
     /// # Errors
     /// Also when the kernel has no openat2: nothing would keep mom inside then.
     pub(crate) fn open(path: &Path) -> Result<Dir> {
-        let root = open_root(path).map_err(|err| Error::io("open", path, &err.into()))?;
+        let root = open_root(path).map_err(|err| match path.is_file() {
+            true => is_a_file(path),
+            false => Error::io("open", path, &err.into()),
+        })?;
         let dir = Dir {
             root: Mutex::new(Root {
                 handle: Arc::new(root),
@@ -483,12 +486,16 @@ impl Dir {
     }
 }
 
+fn is_a_file(path: &Path) -> Error {
+    let shown = path.display();
+    Error::failed(format!(
+        "{shown} is a file; name a directory, for instance: mom ./data"
+    ))
+}
+
 fn no_root(path: &Path, err: &io::Error) -> Error {
     if path.is_file() {
-        return Error::failed(format!(
-            "{} is a file; name a directory, for instance: mom ./data",
-            path.display()
-        ));
+        return is_a_file(path);
     }
     Error::failed(format!(
         "cannot make the data directory {}: {err}; name one that you may write to",

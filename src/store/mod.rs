@@ -2,6 +2,7 @@
 //! attachments, spilled output, the lock. Formats are the original's, so that a directory
 //! works with either program; every open goes through `dir`.
 
+pub(crate) mod check;
 pub(crate) mod dir;
 pub(crate) mod kept;
 

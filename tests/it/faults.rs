@@ -451,10 +451,10 @@ fn a_name_that_a_stranger_took_is_no_lock() {
 }
 
 /// A small file system of its own for the data directory.
-struct Disk(Arc<Scratch>);
+pub(crate) struct Disk(Arc<Scratch>);
 
 impl Disk {
-    fn new(home: &Arc<Scratch>) -> Option<Disk> {
+    pub(crate) fn new(home: &Arc<Scratch>) -> Option<Disk> {
         home.write("data/MEMORY.md", "");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]);
@@ -467,7 +467,7 @@ impl Disk {
         None
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut size = 64 * 1024;
         for n in 0.. {
             if fs::write(self.0.path(&format!("data/fill-{n}")), vec![b'x'; size]).is_err() {

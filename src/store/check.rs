@@ -1,0 +1,72 @@
+//! What `mom --check` says of the data directory: whether it can be written to, has room, and
+//! is nobody else's at the moment.
+
+use std::path::Path;
+
+use super::dir::Dir;
+use crate::base::finding::{Finding, Grade};
+use crate::base::text;
+
+const WHAT: &str = "data directory";
+/// Bytes free below which mom's owner should know.
+const FREE_MIN: u64 = 200 << 20;
+/// Written as a probe: an empty file fits on a full disk.
+const PROBE_BYTES: usize = 16 * 1024;
+
+/// The directory as well, when it can be opened.
+pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
+    let alone = |finding| (vec![finding], None);
+    let Some(path) = path else {
+        let fix = "mkdir data, then: mom --check ./data";
+        return alone(Finding::fail(WHAT, "none given", fix));
+    };
+    let shown = path.display();
+    if !path.exists() {
+        return alone(match Dir::try_root(path) {
+            Err(err) => Finding::failed(WHAT, &err, ""),
+            Ok(()) => Finding::warn(
+                WHAT,
+                format!("{shown} is not there yet; mom makes it at its start"),
+                &format!("mkdir -p {shown}, to check what follows from it"),
+            ),
+        });
+    }
+    let dir = match Dir::open(path) {
+        Ok(dir) => dir,
+        Err(err) => {
+            let fix = "name a directory that mom's user may open";
+            return alone(Finding::failed(WHAT, &err, fix));
+        }
+    };
+    let probe = format!(".mom-check-{}", std::process::id());
+    let written = dir.replace(&probe, &[b' '; PROBE_BYTES]);
+    // Also after a failure, and then best effort.
+    let removed = dir.remove(&probe);
+    let mut findings = vec![match written.and(removed) {
+        Ok(()) => Finding::ok(WHAT, format!("{shown} can be written to")),
+        Err(err) => {
+            let fix = "let mom's user own it (chown), and make room on a full disk (df)";
+            Finding::failed(WHAT, &err, fix)
+        }
+    }];
+    findings.extend(room(&dir));
+    findings.push(match dir.lock() {
+        Ok(()) => Finding::ok("lock", "no other mom works on this directory"),
+        Err(err) => Finding::of("lock", Grade::Warn, &err, ""),
+    });
+    (findings, Some(dir))
+}
+
+fn room(dir: &Dir) -> Option<Finding> {
+    let stat = dir.root().and_then(rustix::fs::fstatfs).ok()?;
+    let free = (stat.f_bavail as u64).saturating_mul(stat.f_bsize as u64);
+    let fact = format!("{} free", text::bytes(free));
+    let fix = "make room: mom stops writing when the disk is full";
+    Some(if free >= FREE_MIN {
+        Finding::ok("disk", fact)
+    } else if free >= PROBE_BYTES as u64 {
+        Finding::warn("disk", fact, fix)
+    } else {
+        Finding::fail("disk", fact, fix)
+    })
+}

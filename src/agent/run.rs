@@ -70,7 +70,6 @@ pub(crate) enum Update {
         more: bool,
     },
     /// The model has asked for this call, which has not begun.
-    #[expect(dead_code, reason = "not shown yet")]
     ToolWaiting(ToolStep),
     ToolStart(ToolStep),
     ToolEnd(ToolReport),
@@ -86,7 +85,6 @@ pub(crate) enum Update {
 #[derive(Clone, Debug)]
 pub(crate) struct ToolStep {
     /// Counts the calls of this run.
-    #[expect(dead_code, reason = "not shown yet")]
     pub(crate) number: usize,
     /// Of the tool.
     pub(crate) name: String,
@@ -100,7 +98,6 @@ pub(crate) struct ToolReport {
     pub(crate) step: ToolStep,
     pub(crate) result: String,
     /// What an `edit` changed.
-    #[expect(dead_code, reason = "not shown yet")]
     pub(crate) diff: Option<String>,
     pub(crate) is_error: bool,
     pub(crate) duration: Duration,

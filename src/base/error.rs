@@ -43,6 +43,20 @@ pub(crate) enum ModelFault {
     NoAnswer(String),
 }
 
+/// One sentence for the people in a channel.
+impl fmt::Display for ModelFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ModelFault::KeyRefused => "the model's key is refused",
+            ModelFault::OutOfCredit => "there is no credit left for the model",
+            ModelFault::Overloaded => "the model is overloaded: try again later",
+            ModelFault::NoAnswer(host) => {
+                return write!(f, "no answer from {host}: try again later");
+            }
+        })
+    }
+}
+
 impl Error {
     pub(crate) fn failed(what: impl Into<String>) -> Error {
         Error::Failed(what.into())

@@ -208,9 +208,12 @@ pub(crate) fn tokens(count: u64) -> String {
     }
 }
 
-/// `0.3 s`, `12.4 s`, `41 s`, `1m 40s`, `2h 5m`.
+/// `< 0.1 s`, `0.3 s`, `12.4 s`, `41 s`, `1m 40s`, `2h 5m`.
 pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
+    if seconds < 0.1 {
+        return "< 0.1 s".to_owned();
+    }
     // 59.96 s would read `60.0 s`.
     if seconds < 59.95 {
         return rounded(seconds) + " s";
@@ -371,7 +374,7 @@ mod tests {
             assert_eq!(tokens(count), want);
         }
         for (ms, want) in [
-            (0, "0 s"),
+            (0, "< 0.1 s"),
             (41_000, "41 s"),
             (312, "0.3 s"),
             (59_940, "59.9 s"),

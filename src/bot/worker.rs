@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 use crate::base::time;
-use crate::slack::display::{Left, Milestone, Posted, Show, Target};
+use crate::slack::display::{Left, Posted, Show, Target};
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};
 use crate::store::kept::MISSED_MS;
@@ -148,15 +148,16 @@ impl Worker {
             }
         }
         let status_ts = Arc::new(Mutex::new(target.left.status_ts.clone()));
-        let told = {
+        let on_status = {
             let status_ts = status_ts.clone();
-            move |milestone: Milestone<'_>| {
-                if let Milestone::Status(ts) = milestone {
-                    *status_ts.lock().unwrap() = Some(ts.to_owned());
-                }
-            }
+            move |ts: &str| *status_ts.lock().unwrap() = Some(ts.to_owned())
         };
-        let show = Show::start(services.web.clone(), target, running.stop.clone(), told)?;
+        let show = Show::start(
+            services.web.clone(),
+            target,
+            running.stop.clone(),
+            on_status,
+        )?;
         let stopper = show.stopper();
         running.on_stop(move |by| stopper.stopping(by));
         let mut refused = false;
@@ -181,7 +182,10 @@ impl Worker {
             let user = services.names.user(id);
             user.map_or_else(|| id.to_owned(), |user| user.display)
         };
-        let posted = show.finish(&outcome, &running.stop, &name_of)?;
+        let posted = match refused {
+            true => show.withdraw()?,
+            false => show.finish(&outcome, &running.stop, &name_of)?,
+        };
         // Nothing was done, and nothing was said that the context should have.
         let outcome = if refused {
             Ok(Outcome::Stopped)

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::agent::prompt::Place;
 use crate::agent::run::{Job, Outcome, Request, Update};
@@ -175,7 +174,7 @@ impl Conversation for Terminal<'_> {
             Update::ToolStart(step) => progress(&format!("→ {}\n", step.label)),
             Update::ToolEnd(report) => {
                 let mark = if report.is_error { '✗' } else { '✓' };
-                let took = text::duration(report.duration.max(Duration::from_millis(1)));
+                let took = text::duration(report.duration);
                 progress(&format!("{mark} {} {took}\n", report.step.name));
                 if report.is_error {
                     progress(&format!("  {}\n", text::one_line(&report.result, 200)));

@@ -1,7 +1,7 @@
 //! The display of one run in Slack, on a thread of its own beside the run.
 //!
-//! The run hands over updates and never waits; `Board` says what is due, this thread makes
-//! the call. One call at a time keeps the order, and the answer waits for one call in flight
+//! The run hands over updates and never waits; `Board` says which call is due, this thread
+//! makes it. One call at a time keeps the order, and the answer waits for one call in flight
 //! at most. At the end: first the answer, then the rest of an answer too long for one
 //! message, then the status of a long run, then the details that were still waiting.
 //!
@@ -9,9 +9,9 @@
 //! run was long (an edit rings no bell) or Slack refuses the edit. A post without an answer
 //! from Slack is looked for by its metadata before it is repeated.
 //!
-//! assistant.threads.setStatus is not used: it shows in threads only, our own first message
-//! there clears it, and set after that it stays under the answer for two minutes unless a
-//! further call clears it.
+//! A step that waits for a person is shown as pending from `Update::ToolWaiting` until
+//! `Update::ToolStart`. A question with buttons is a message of its own in the thread: a
+//! further `Next` that this thread posts under `Display::root`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -27,8 +27,10 @@ use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
+use crate::slack::blocks::{self, SentAs, Shown, words};
+use crate::slack::details::DetailsPage;
 use crate::slack::markdown::{self, Piece};
-use crate::slack::steps::{Board, Next, words};
+use crate::slack::steps::{Board, Home, Next, Progress};
 use crate::slack::web::{Answer, Content, Failure, Urgency, Web};
 
 /// After a run of this length the answer is a new message, because an edit rings no bell.
@@ -101,15 +103,6 @@ pub(crate) struct Posted {
     pub(crate) status_ts: Option<String>,
 }
 
-/// Told from the display's thread as soon as it is so.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Milestone<'a> {
-    /// The status message stands.
-    Status(&'a str),
-    /// The first message of the answer stands.
-    Answer(&'a str),
-}
-
 /// Handle of the run's worker.
 pub(crate) struct Show {
     shared: Arc<Shared>,
@@ -123,11 +116,11 @@ pub(crate) struct Show {
 pub(crate) struct Stopper(Arc<Shared>);
 
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<ShowState>,
     changed: Condvar,
 }
 
-struct State {
+struct ShowState {
     board: Board,
     /// Who stopped the run: the id, at the end the name.
     by: Option<String>,
@@ -140,24 +133,23 @@ enum End {
     Silent,
     Stopped,
     Interrupted,
-    Failed(String),
+    Failed(Error),
+    /// Nothing was to be shown.
+    Withdrawn,
     /// Nobody called `finish`.
     Dropped,
 }
 
 impl Show {
-    /// Posts the first message at once, on the new thread. `stop` is the run's.
+    /// Posts the first message at once, on the new thread. `stop` is the run's. `on_status` is
+    /// called there with the ts of the status message as soon as it is posted.
     pub(crate) fn start(
         web: Arc<Web>,
         target: Target,
         stop: Stop,
-        told: impl FnMut(Milestone<'_>) + Send + 'static,
+        on_status: impl FnMut(&str) + Send + 'static,
     ) -> Result<Show> {
-        let head = match &target.event {
-            Some(event) => format!("_Starting event: {}_", words(event, 100)),
-            None => "_Thinking_".to_owned(),
-        };
-        let display = Display::new(head, Arc::clone(&web), target.clone(), stop, told);
+        let display = Display::new(Arc::clone(&web), target.clone(), stop, on_status);
         let shared = Arc::clone(&display.shared);
         let thread = thread::Builder::new()
             .name(format!("show-{}", target.channel))
@@ -171,14 +163,14 @@ impl Show {
         })
     }
 
-    /// The end of a run that was over before a crash: says what of it does not stand yet.
+    /// The end of a run that was over before a crash: posts what of it is not posted yet.
     pub(crate) fn conclude(
         web: Arc<Web>,
         target: Target,
         outcome: &Result<Outcome>,
         stop: &Stop,
     ) -> Result<Posted> {
-        let display = Display::new(String::new(), web, target, stop.clone(), |_| {});
+        let display = Display::new(web, target, stop.clone(), |_| {});
         display.finish(End::of(outcome, stop))
     }
 
@@ -202,6 +194,11 @@ impl Show {
             .web
             .files_upload(channel, thread_ts, name, title, bytes);
         uploaded.map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
+    }
+
+    /// Removes what was posted: there is nothing to be shown of this run.
+    pub(crate) fn withdraw(mut self) -> Result<Posted> {
+        self.end(End::Withdrawn)
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
@@ -248,7 +245,7 @@ impl End {
                 Some(Cause::Restart) => End::Interrupted,
                 _ => End::Stopped,
             },
-            Err(err) => End::Failed(err.to_string()),
+            Err(err) => End::Failed(err.clone()),
         }
     }
 }
@@ -273,7 +270,7 @@ impl Stopper {
 
 impl Shared {
     /// Wakes the display when `change` says so.
-    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut ShowState) -> bool) {
         let wake = change(&mut self.state.lock().unwrap());
         if wake {
             self.changed.notify_one();
@@ -287,39 +284,49 @@ struct Display {
     web: Arc<Web>,
     target: Target,
     stop: Stop,
-    told: Box<dyn FnMut(Milestone<'_>) + Send>,
+    on_status: Box<dyn FnMut(&str) + Send>,
     /// Details posted, oldest first.
     detail_ts: Vec<String>,
-    /// Slack refuses the blocks of the status.
-    plain_status: bool,
 }
 
 impl Display {
     fn new(
-        head: String,
         web: Arc<Web>,
         target: Target,
         stop: Stop,
-        told: impl FnMut(Milestone<'_>) + Send + 'static,
+        on_status: impl FnMut(&str) + Send + 'static,
     ) -> Display {
-        let (status_ts, in_thread) = (target.left.status_ts.clone(), target.thread_ts.is_some());
-        let board = Board::new(head, status_ts, in_thread, target.since, Instant::now());
-        let state = Mutex::new(State {
+        let head = match &target.event {
+            Some(event) => format!("Starting event: {event}"),
+            None => "Thinking".to_owned(),
+        };
+        let home = match &target.thread_ts {
+            Some(_) => Home::Thread,
+            None => Home::Channel,
+        };
+        let detail_ts = target.left.detail_ts.clone();
+        let board = Board::new(
+            Progress::new(head, target.run.clone()),
+            home,
+            target.left.status_ts.clone(),
+            detail_ts.len(),
+            target.since,
+        );
+        let state = ShowState {
             board,
             by: None,
             end: None,
-        });
+        };
         Display {
             shared: Arc::new(Shared {
-                state,
+                state: Mutex::new(state),
                 changed: Condvar::new(),
             }),
             web,
-            detail_ts: target.left.detail_ts.clone(),
             target,
             stop,
-            told: Box::new(told),
-            plain_status: false,
+            on_status: Box::new(on_status),
+            detail_ts,
         }
     }
 
@@ -353,65 +360,103 @@ impl Display {
     fn call(&mut self, next: Next) {
         match next {
             Next::Wait(_) => {}
-            Next::Post(text) => {
-                let content = self.status(&text);
-                match &self.post(STATUS, self.place(), content, Urgency::Optional) {
+            Next::Post(shown) => {
+                let post = |content| self.post(STATUS, self.place(), content, Urgency::Optional);
+                match self.with_or_without_blocks(&shown, post) {
                     Ok(ts) => {
-                        self.board(|board, now| board.status_posted(ts, text, now));
-                        (self.told)(Milestone::Status(ts));
+                        self.board(|board, now| board.status_posted(&ts, shown, now));
+                        (self.on_status)(&ts);
                     }
-                    Err(failure) => self.status_failed(failure),
-                }
-            }
-            Next::Update { ts, text } => {
-                let content = self.status(&text);
-                match self.edit(&ts, &content, Urgency::Optional) {
-                    Ok(()) => self.board(|board, now| board.status_updated(text, now)),
                     Err(failure) => self.status_failed(&failure),
                 }
             }
-            Next::Detail(text) => self.detail(text),
+            Next::Update { ts, shown } => {
+                let edit = |content| self.edit(&ts, content, Urgency::Optional);
+                match self.with_or_without_blocks(&shown, edit) {
+                    Ok(()) => self.board(|board, now| board.status_updated(shown, now)),
+                    Err(failure) => self.status_failed(&failure),
+                }
+            }
+            Next::Details(page) => self.details(&page),
+            Next::ThreadLine(line) => self.thread_line(line),
         }
     }
 
     fn status_failed(&mut self, failure: &Failure) {
-        if is_about_blocks(failure) && !self.plain_status {
-            // The board still holds it for changed and not shown: it comes again at once.
-            self.plain_status = true;
-            return;
-        }
         if !matches!(failure, Failure::Limited(_)) {
             log::warning!(&self.target.channel, "cannot show the progress: {failure}");
         }
         self.board(|board, now| board.status_failed(failure, now));
     }
 
-    fn detail(&mut self, text: String) {
-        let root = match &self.target.thread_ts {
-            Some(ts) => Some(ts.clone()),
-            None => self.board(|board, _| board.status_ts().map(str::to_owned)),
-        };
-        let Some(root) = root else { return };
-        match self.post_detail(&root, &text) {
-            Ok(()) => self.board(|board, now| board.detail_posted(now)),
-            Err(failure) if failure.stays() => {
-                log::warning!(&self.target.channel, "cannot post details: {failure}");
-                self.board(|board, now| board.detail_posted(now));
+    fn details(&mut self, page: &DetailsPage) {
+        let Some(root) = self.root(None) else { return };
+        if let Err(failure) = self.show_details(&root, page) {
+            if failure.stays() {
+                log::warning!(&self.target.channel, "cannot show details: {failure}");
+                self.board(|board, now| board.details_done(page, None, now));
+            } else {
+                self.board(|board, now| board.details_failed(&failure, now));
             }
-            Err(failure) => self.board(|board, now| board.detail_failed(text, &failure, now)),
         }
     }
 
-    fn post_detail(&mut self, root: &str, text: &str) -> Answer<()> {
-        let part = format!("detail-{}", self.detail_ts.len());
-        let ts = self.post(&part, Some(root), Content::plain(text), Urgency::Optional)?;
-        self.detail_ts.push(ts);
+    /// Posts or edits one message of details. When Slack refuses its blocks, it comes again
+    /// from the board, as texts.
+    fn show_details(&mut self, root: &str, page: &DetailsPage) -> Answer<()> {
+        let sent_as = self.board(|board, _| board.sent_as());
+        let content = page.shown.content(sent_as);
+        let shown = match &page.ts {
+            Some(ts) => self
+                .edit(ts, content, Urgency::Optional)
+                .map(|()| ts.clone()),
+            None => {
+                let part = format!("detail-{}", page.number);
+                self.post(&part, Some(root), content, Urgency::Optional)
+            }
+        };
+        let ts = match shown {
+            Err(failure) if sent_as == SentAs::Blocks && is_about_blocks(&failure) => {
+                self.go_on_in_text(&failure);
+                return Ok(());
+            }
+            shown => shown?,
+        };
+        if page.ts.is_none() {
+            self.detail_ts.push(ts.clone());
+        }
+        self.board(|board, now| board.details_done(page, Some(ts), now));
         Ok(())
+    }
+
+    fn thread_line(&self, line: String) {
+        if let Err(failure) = self.set_thread_line(&blocks::title(&line)) {
+            log::debug!(
+                &self.target.channel,
+                "cannot set the thread's status: {failure}"
+            );
+            return self.board(|board, _| board.thread_line_refused());
+        }
+        self.board(|board, now| board.thread_line_set(line, now));
+    }
+
+    fn set_thread_line(&self, line: &str) -> Answer<()> {
+        let root = self.place().unwrap_or_default();
+        self.web
+            .assistant_threads_set_status(&self.target.channel, root, line)
     }
 
     /// The thread the run lives in.
     fn place(&self) -> Option<&str> {
         self.target.thread_ts.as_deref()
+    }
+
+    /// The message that what belongs in the thread goes under: where the run lives, else the
+    /// status, else the answer.
+    fn root(&self, answer_ts: Option<&str>) -> Option<String> {
+        let status_ts = self.board(|board, _| board.status_ts().map(str::to_owned));
+        let answer_ts = answer_ts.map(str::to_owned);
+        self.target.thread_ts.clone().or(status_ts).or(answer_ts)
     }
 
     fn board<R>(&self, act: impl FnOnce(&mut Board, Instant) -> R) -> R {
@@ -421,87 +466,123 @@ impl Display {
     // The end.
 
     fn finish(mut self, end: End) -> Result<Posted> {
-        let status_ts = self.board(|board, _| board.status_ts().map(str::to_owned));
         let mut posted = Posted {
             answer_ts: Vec::new(),
-            status_ts,
+            status_ts: self.board(|board, _| board.status_ts().map(str::to_owned)),
         };
+        let ended = self.show_end(end, &mut posted);
+        if self.board(|board, _| board.has_thread_line()) {
+            // Slack takes it away by itself in two minutes.
+            self.set_thread_line("").ok();
+        }
+        ended.map(|()| posted)
+    }
+
+    fn show_end(&mut self, end: End, posted: &mut Posted) -> Result<()> {
         match end {
             End::Dropped => {}
-            End::Answer(answer) => self.answer(&answer, &mut posted)?,
-            End::Silent => {
-                self.erase(&mut posted);
-                return Ok(posted);
-            }
+            End::Answer(answer) => self.answer(&answer, posted)?,
+            End::Withdrawn => return self.erase(None, posted),
+            End::Silent if self.target.event.is_some() => return self.erase(None, posted),
+            End::Silent => return self.erase(Some("_(nothing to say)_"), posted),
             End::Interrupted => {
-                // There is no time to wait, and nothing to say where nothing stands.
+                // There is no time to wait, and nothing to say where nothing was posted.
                 if posted.status_ts.is_some() {
                     let line = "_Interrupted: mom is restarting_";
-                    self.settle(line, Urgency::Optional, &mut posted)?;
+                    self.end_with(line, Urgency::Optional, posted)?;
                 }
-                return Ok(posted);
+                return Ok(());
             }
             End::Stopped => {
-                self.board(|board, now| board.keep_words(now));
+                self.board(|board, _| board.keep_words());
                 let by = self.shared.state.lock().unwrap().by.take();
                 let by = by.filter(|by| !by.is_empty());
                 let by = by.map_or(String::new(), |by| format!(" by {}", words(&by, 80)));
-                self.settle(&format!("_Stopped_{by}"), Urgency::Must, &mut posted)?;
+                self.end_with(&format!("_Stopped_{by}"), Urgency::Must, posted)?;
             }
-            End::Failed(why) => {
-                let why = text::escape(&text::cut_middle(why.trim(), 600));
-                self.board(|board, now| board.detail(format!("_Error:_ {why}"), now));
-                self.settle("_Sorry, something went wrong_", Urgency::Must, &mut posted)?;
+            End::Failed(err) => {
+                let why = text::cut_middle(err.to_string().trim(), 600).into_owned();
+                self.board(|board, _| {
+                    board.keep_words();
+                    board.note(&format!("_Error:_ {}", text::escape(&why)));
+                });
+                self.end_with(&sorry(&err), Urgency::Must, posted)?;
             }
         }
-        self.rest(&posted);
-        Ok(posted)
+        self.rest(posted);
+        Ok(())
     }
 
     fn answer(&mut self, answer: &str, posted: &mut Posted) -> Result<()> {
-        let mut pieces = markdown::pieces(answer).into_iter();
-        let Some(first) = pieces.next() else {
-            return Ok(());
-        };
-        let long = self.board(|board, now| board.age(now) > BELL_AFTER);
-        let in_place_of = posted.status_ts.clone().filter(|_| !long);
-        let mut contents = vec![in_blocks(&first)];
-        let ts = match self.stand(&contents[0], in_place_of.clone(), posted) {
-            Err(failure) if is_about_blocks(&failure) => {
-                contents = first.mrkdwn().into_iter().map(Content::plain).collect();
-                self.stand(&contents[0], in_place_of, posted)?
-            }
-            stood => stood?,
-        };
-        (self.told)(Milestone::Answer(&ts));
-        let root = self.target.thread_ts.clone().unwrap_or_else(|| ts.clone());
-        posted.answer_ts.push(ts);
-        for content in contents.split_off(1) {
-            self.follow(content, &root, posted)?;
-        }
-        for piece in pieces {
-            match self.follow(in_blocks(&piece), &root, posted) {
+        for piece in markdown::pieces(answer) {
+            match self.answer_part(in_blocks(&piece), posted) {
                 Err(failure) if is_about_blocks(&failure) => {
-                    for text in piece.mrkdwn() {
-                        self.follow(Content::plain(text), &root, posted)?;
+                    for text in piece.texts() {
+                        self.answer_part(Content::plain(text), posted)?;
                     }
                 }
-                followed => followed?,
+                done => done?,
             }
         }
-        if let Some(status_ts) = posted.status_ts.clone() {
-            if posted.answer_ts.first() != Some(&status_ts) {
-                let done = worded(&self.board(|board, now| board.done_line(now)));
-                if let Err(failure) = self.edit(&status_ts, &done, Urgency::Must) {
-                    log::warning!(&self.target.channel, "cannot close the status: {failure}");
-                    self.retire(posted);
-                }
+        let Some(status_ts) = posted.status_ts.clone() else {
+            return Ok(());
+        };
+        if posted.answer_ts.first() != Some(&status_ts) {
+            let done = line(self.board(|board, now| board.done_line(now)));
+            let edit = |content| self.edit(&status_ts, content, Urgency::Must);
+            if let Err(failure) = self.with_or_without_blocks(&done, edit) {
+                log::warning!(&self.target.channel, "cannot close the status: {failure}");
+                self.retire(posted);
             }
         }
         Ok(())
     }
 
-    /// A status that cannot be edited and still says `Thinking` would lie.
+    /// The next message of the answer, unless an earlier try has posted it.
+    fn answer_part(&mut self, content: Content, posted: &mut Posted) -> Answer<()> {
+        let number = posted.answer_ts.len();
+        let existing = self.target.left.answer_ts.get(&number).cloned();
+        let ts = match (existing, posted.answer_ts.first()) {
+            (Some(ts), _) => ts,
+            (None, None) => self.first_part(content, posted)?,
+            (None, Some(first)) => {
+                let root = self.place().unwrap_or(first);
+                self.post(
+                    &format!("answer-{number}"),
+                    Some(root),
+                    content,
+                    Urgency::Must,
+                )?
+            }
+        };
+        posted.answer_ts.push(ts);
+        Ok(())
+    }
+
+    /// In the place of the status, or as a message of its own.
+    fn first_part(&mut self, mut content: Content, posted: &mut Posted) -> Answer<String> {
+        const PART: &str = "answer-0";
+        let is_long = self.board(|board, now| board.age(now) > BELL_AFTER);
+        let Some(ts) = posted.status_ts.clone().filter(|_| !is_long) else {
+            return self.post(PART, self.place(), content, Urgency::Must);
+        };
+        content.metadata = Some(metadata(&self.target.run, PART));
+        match self.edit(&ts, content.clone(), Urgency::Must) {
+            Ok(()) => return Ok(ts),
+            Err(failure) if !failure.stays() => return Err(failure),
+            Err(failure) if is_about_blocks(&failure) && content.blocks.is_some() => {
+                return Err(failure);
+            }
+            Err(failure) => {
+                log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
+            }
+        }
+        let new_ts = self.post(PART, self.place(), content, Urgency::Must)?;
+        self.retire(posted);
+        Ok(new_ts)
+    }
+
+    /// Deletes a status that can't be edited: it must not say `Thinking` for ever.
     fn retire(&self, posted: &mut Posted) {
         if let Some(ts) = posted.status_ts.take() {
             self.delete(&ts, Urgency::Optional);
@@ -515,99 +596,87 @@ impl Display {
         }
     }
 
-    /// A further message of the answer.
-    fn follow(&self, content: Content, root: &str, posted: &mut Posted) -> Answer<()> {
-        let number = posted.answer_ts.len();
-        let ts = match self.target.left.answer_ts.get(&number) {
-            Some(ts) => ts.clone(),
-            None => {
-                let part = format!("answer-{number}");
-                self.post(&part, Some(root), content, Urgency::Must)?
-            }
-        };
-        posted.answer_ts.push(ts);
-        Ok(())
-    }
-
-    /// Puts the final word in the place of the status, or posts it.
-    fn stand(
-        &mut self,
-        content: &Content,
-        status_ts: Option<String>,
-        posted: &mut Posted,
-    ) -> Answer<String> {
-        if let Some(ts) = self.target.left.answer_ts() {
-            return Ok(ts.to_owned());
-        }
-        let mut content = content.clone();
-        content.metadata = Some(metadata(&self.target.run, "answer-0"));
-        let Some(ts) = status_ts else {
-            return self.post("answer-0", self.place(), content, Urgency::Must);
-        };
-        match self.edit(&ts, &content, Urgency::Must) {
-            Ok(()) => return Ok(ts),
-            Err(failure) if !failure.stays() => return Err(failure),
-            Err(failure) if is_about_blocks(&failure) && content.blocks.is_some() => {
-                return Err(failure);
-            }
-            Err(failure) => {
-                log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
-            }
-        }
-        let new_ts = self.post("answer-0", self.place(), content, Urgency::Must)?;
-        self.retire(posted);
-        Ok(new_ts)
-    }
-
-    /// The status becomes its last word, which is no answer.
-    fn settle(&mut self, line: &str, urgency: Urgency, posted: &mut Posted) -> Result<()> {
-        let content = worded(line);
+    /// The status becomes the run's last line, which is no answer.
+    fn end_with(&mut self, text: &str, urgency: Urgency, posted: &mut Posted) -> Result<()> {
+        let line = line(text.to_owned());
         if let Some(ts) = &posted.status_ts {
-            match self.edit(ts, &content, urgency) {
+            let edit = |content| self.edit(ts, content, urgency);
+            match self.with_or_without_blocks(&line, edit) {
                 Ok(()) => return Ok(()),
                 Err(failure) if failure.stays() => self.retire(posted),
                 Err(failure) => return Err(failure.into()),
             }
         }
-        let ts = self.post("end", self.place(), content, urgency)?;
-        self.board(|board, now| board.status_posted(&ts, String::new(), now));
+        let post = |content| self.post("end", self.place(), content, urgency);
+        let ts = self.with_or_without_blocks(&line, post)?;
+        self.board(|board, now| board.status_posted(&ts, line, now));
         posted.status_ts = Some(ts);
         Ok(())
     }
 
-    /// `[SILENT]`: the newest first, so that no message without a root is seen.
-    fn erase(&mut self, posted: &mut Posted) {
-        let status_ts = posted.status_ts.take();
-        for ts in self.detail_ts.iter().rev().chain(&status_ts) {
+    /// Deletes the run's messages, the newest first, so that no reply is seen without its
+    /// root. `line` takes the place of the status.
+    fn erase(&mut self, line: Option<&str>, posted: &mut Posted) -> Result<()> {
+        for ts in self.detail_ts.iter().rev() {
             self.delete(ts, Urgency::Must);
         }
+        if let Some(line) = line {
+            return self.end_with(line, Urgency::Must, posted);
+        }
+        if let Some(ts) = posted.status_ts.take() {
+            self.delete(&ts, Urgency::Must);
+        }
+        Ok(())
     }
 
     /// Details that were still waiting.
     fn rest(&mut self, posted: &Posted) {
-        // Where the status stood; else under the answer.
-        let places = [&self.target.thread_ts, &posted.status_ts];
-        let root = places.into_iter().flatten().chain(&posted.answer_ts).next();
-        let Some(root) = root.cloned() else { return };
+        let answer_ts = posted.answer_ts.first().map(String::as_str);
+        let status_ts = posted.status_ts.clone();
+        let root = self.target.thread_ts.clone().or(status_ts);
+        let Some(root) = root.as_deref().or(answer_ts) else {
+            return;
+        };
         let mut patience = DETAILS_PATIENCE;
-        while let Some(text) = self.board(|board, _| board.take_detail()) {
-            while let Err(failure) = self.post_detail(&root, &text) {
-                match failure {
-                    Failure::Limited(after)
-                        if after <= patience && self.stop.wait(after).is_ok() =>
-                    {
-                        patience -= after;
-                    }
-                    failure => {
-                        log::warning!(&self.target.channel, "details left out: {failure}");
-                        return;
-                    }
+        while let Some(page) = self.board(|board, _| board.rest()) {
+            match self.show_details(root, &page) {
+                Ok(()) => {}
+                Err(Failure::Limited(after))
+                    if after <= patience && self.stop.wait(after).is_ok() =>
+                {
+                    patience -= after;
+                }
+                Err(failure) => {
+                    log::warning!(&self.target.channel, "details left out: {failure}");
+                    return;
                 }
             }
         }
     }
 
     // Calls.
+
+    /// With blocks as long as Slack takes them, else with the text alone, at once.
+    fn with_or_without_blocks<T>(
+        &self,
+        shown: &Shown,
+        call: impl Fn(Content) -> Answer<T>,
+    ) -> Answer<T> {
+        let sent_as = self.board(|board, _| board.sent_as());
+        match call(shown.content(sent_as)) {
+            Err(failure) if sent_as == SentAs::Blocks && is_about_blocks(&failure) => {
+                self.go_on_in_text(&failure);
+                call(Content::plain(&shown.text))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn go_on_in_text(&self, failure: &Failure) {
+        let channel = &self.target.channel;
+        log::warning!(channel, "this run is shown as text: {failure}");
+        self.board(|board, _| board.go_on_in_text());
+    }
 
     /// Posts once: when Slack's answer was lost, the message is looked for.
     fn post(
@@ -619,7 +688,7 @@ impl Display {
     ) -> Answer<String> {
         let (channel, run) = (&self.target.channel, &self.target.run);
         content.metadata = Some(metadata(run, part));
-        self.insist(urgency, || {
+        self.persist(urgency, || {
             let web = &self.web;
             let posted = web.chat_post_message(channel, thread_ts, &content, urgency);
             let Err(Failure::Unknown(why)) = &posted else {
@@ -630,18 +699,17 @@ impl Display {
         })
     }
 
-    /// Blocks that are not said are removed.
-    fn edit(&self, ts: &str, content: &Content, urgency: Urgency) -> Answer<()> {
-        let mut content = content.clone();
+    /// Blocks that are left out are removed.
+    fn edit(&self, ts: &str, mut content: Content, urgency: Urgency) -> Answer<()> {
         content.blocks.get_or_insert_with(|| "[]".to_owned());
         let channel = &self.target.channel;
-        self.insist(urgency, || {
+        self.persist(urgency, || {
             self.web.chat_update(channel, ts, &content, urgency)
         })
     }
 
     /// What must be said is tried again while the network is away, unless the run is stopped.
-    fn insist<T>(&self, urgency: Urgency, mut call: impl FnMut() -> Answer<T>) -> Answer<T> {
+    fn persist<T>(&self, urgency: Urgency, mut call: impl FnMut() -> Answer<T>) -> Answer<T> {
         let mut pause = Duration::from_secs(1);
         loop {
             let failure = match call() {
@@ -655,16 +723,6 @@ impl Display {
             pause *= 2;
         }
     }
-
-    /// With the Stop button; what is read stands in a block then.
-    fn status(&self, text: &str) -> Content {
-        if self.plain_status {
-            return Content::plain(text);
-        }
-        let button = json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
-            "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": self.target.run}]});
-        Content::blocks(text, &json!([section(text), button]))
-    }
 }
 
 /// By which `left` knows a message again.
@@ -673,7 +731,7 @@ pub(crate) fn metadata(run: &str, part: &str) -> String {
     json!({"event_type": "mom", "event_payload": payload}).to_string()
 }
 
-/// The ts of the message that a run posted as `part`, if it stands in the channel or thread.
+/// The ts of the message that a run posted as `part`, if it is in the channel or thread.
 pub(crate) fn find(
     web: &Web,
     channel: &str,
@@ -687,14 +745,14 @@ pub(crate) fn find(
     Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
 }
 
-/// What stands of a run that was cut.
+/// What a run that was cut has posted.
 pub(crate) fn left(web: &Web, channel: &str, thread_ts: Option<&str>, run: &str) -> Answer<Left> {
     let mut left = Left::default();
     web.find_message(channel, thread_ts, began_ms(run), |message| {
         left.note(message, run)
     })?;
     if thread_ts.is_none() {
-        // What follows them stands in their threads.
+        // What follows them is in their threads.
         let roots = [left.status_ts.clone(), left.answer_ts.get(&0).cloned()];
         for root in roots.iter().flatten() {
             web.find_message(channel, Some(root), began_ms(run), |message| {
@@ -721,25 +779,40 @@ fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
 }
 
 fn in_blocks(piece: &Piece) -> Content {
-    let block = json!({"type": "markdown", "text": piece.markdown});
-    Content::blocks(&piece.fallback, &json!([block]))
+    let block = blocks::markdown(&piece.markdown);
+    Content::blocks(&piece.fallback(), &json!([block]))
 }
 
 /// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
-fn worded(line: &str) -> Content {
-    Content::blocks(line, &json!([section(line)]))
+fn line(text: String) -> Shown {
+    Shown {
+        blocks: json!([blocks::section(&text)]),
+        text,
+    }
 }
 
-/// `verbatim`: Slack is not to look for names and channels in it.
-fn section(text: &str) -> Value {
-    let text = json!({"type": "mrkdwn", "text": text, "verbatim": true});
-    json!({"type": "section", "expand": true, "text": text})
+/// What a failure means for the people in the channel; its details go into the thread.
+fn sorry(err: &Error) -> String {
+    match err {
+        Error::Model { fault, .. } => {
+            let fault = text::escape(&fault.to_string());
+            format!("_Sorry, {fault}_")
+        }
+        _ => "_Sorry, something went wrong_ (the details are in the thread)".to_owned(),
+    }
 }
 
-/// The same text without these blocks may pass.
+/// What Slack says of the message, its place and mom's rights; any other refusal is blamed on
+/// the blocks, and the same text without them may pass.
+#[rustfmt::skip]
+const REFUSED_ANYWAY: &[&str] = &[
+    "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
+    "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
+];
+
 fn is_about_blocks(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(code) if code.contains("block") || code == "msg_too_long"
-        || code == "invalid_arguments")
+    matches!(failure, Failure::Refused(code) if failure.stays()
+        && !REFUSED_ANYWAY.iter().any(|start| code.starts_with(start)))
 }
 
 #[cfg(test)]
@@ -799,9 +872,9 @@ mod tests {
             };
             format!("{method}{ts} {}", said.unwrap_or_default())
         });
-        // Whether progress was shown before the end is chance.
+        // Whether progress was shown before the end is chance; the details come last.
         named
-            .filter(|call| !call.starts_with("/chat.update 1 Thinking"))
+            .filter(|call| !call.starts_with("/chat.update 1 Thinking") && !call.ends_with(' '))
             .collect()
     }
 

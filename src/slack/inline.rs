@@ -1,29 +1,46 @@
-//! Markdown within a line, as `markdown` wants it: emphasis, code, links, and the tokens of
-//! Slack's that stay alive. Pure.
+//! What stays alive within a line of the model's Markdown: people, channels and links to the
+//! web. Everything else that Slack could read as a mention is broken. Pure.
+//!
+//! Slack reads `<@U01>`, `<#C01>`, `<!here>` and `<https://..>` in `markdown` blocks as well as
+//! in mrkdwn; an entity (`&lt;`) never becomes a mention. In code an entity would show as it
+//! is written, so there a zero-width space breaks the mention.
 
 use super::{is_channel_id, is_user_id};
 use crate::base::text::{self, ZERO_WIDTH_SPACE};
 
-/// How far the end of a link or an emphasis is looked for, in bytes: hostile text must not
-/// cost quadratic time.
+/// How far the end of a link or of code is looked for, in bytes: hostile text must not cost
+/// quadratic time.
 const LOOK_AHEAD: usize = 2_000;
 
-/// What is written.
+/// What a line is written as.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Dialect {
-    /// Markdown stays Markdown.
-    Block,
+pub(super) enum Form {
+    /// For a `markdown` block: the source, made safe.
+    Markdown,
+    /// For `text`: the escaped source, with Slack's marks for bold and links.
     Mrkdwn,
-    Plain,
 }
 
-/// Code, in a fence or a span.
-pub(super) fn push_code(out: &mut String, code: &str, dialect: Dialect) {
-    if dialect != Dialect::Block {
-        out.push_str(&text::fence_safe(&text::escape(code)));
-        return;
+/// Appends code: a line of a fence, or the inside of a span.
+pub(super) fn push_code(out: &mut String, code: &str, form: Form) {
+    match form {
+        Form::Markdown => push_pingless(out, code),
+        Form::Mrkdwn => out.push_str(&text::fence_safe(&text::escape(code))),
     }
-    let mut rest = code;
+}
+
+/// The text of a title, which Slack shows as it is: nothing in it can become a mention or a
+/// link.
+pub(super) fn dead(text: &str) -> String {
+    let mut out = text.replace('<', &format!("<{ZERO_WIDTH_SPACE}"));
+    for word in BROADCASTS {
+        out = out.replace(word, &format!("@{ZERO_WIDTH_SPACE}{}", &word[1..]));
+    }
+    out
+}
+
+fn push_pingless(out: &mut String, text: &str) {
+    let mut rest = text;
     while let Some(at) = rest.find('<') {
         let (head, tail) = rest.split_at(at + 1);
         out.push_str(head);
@@ -35,7 +52,7 @@ pub(super) fn push_code(out: &mut String, code: &str, dialect: Dialect) {
     out.push_str(rest);
 }
 
-/// After a `<`: would Slack ring or link someone?
+/// After a `<`: would Slack notify or link someone?
 pub(super) fn is_ping(tail: &str) -> bool {
     let mut chars = tail.chars();
     let kinds = match chars.next() {
@@ -53,37 +70,36 @@ pub(super) fn is_ping(tail: &str) -> bool {
             .is_some_and(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
 }
 
+const BROADCASTS: [&str; 3] = ["@channel", "@here", "@everyone"];
+
 /// In any case.
 fn starts(text: &str, word: &str) -> bool {
     let start = text.get(..word.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
-/// A line without its block marks.
-pub(super) fn inline(line: &str, dialect: Dialect) -> String {
-    let mut writer = Inline {
+/// A line outside of fenced code.
+pub(super) fn inline(line: &str, form: Form) -> String {
+    let mut scan = InlineScan {
         line,
-        dialect,
+        form,
         at: 0,
         out: String::with_capacity(line.len()),
-        closers: Vec::new(),
     };
-    while writer.step() {}
-    writer.out
+    while scan.step() {}
+    scan.out
 }
 
 const ENTITIES: [&str; 3] = ["&amp;", "&lt;", "&gt;"];
 
-struct Inline<'a> {
+struct InlineScan<'a> {
     line: &'a str,
-    dialect: Dialect,
+    form: Form,
     at: usize,
     out: String,
-    /// Where an emphasis ends, how long its mark is, and what is written for it.
-    closers: Vec<(usize, usize, &'static str)>,
 }
 
-impl<'a> Inline<'a> {
+impl<'a> InlineScan<'a> {
     fn rest(&self) -> &'a str {
         &self.line[self.at..]
     }
@@ -105,26 +121,23 @@ impl<'a> Inline<'a> {
             '`' => self.code(),
             '<' => self.token(),
             '@' if self.is_broadcast() => {
-                self.copy('@');
+                self.copy(1);
                 self.out.push(ZERO_WIDTH_SPACE);
             }
-            'h' if !self.before().is_some_and(char::is_alphanumeric) && is_url(rest) => self.url(),
-            ']' if self.dialect == Dialect::Block => {
-                self.copy(']');
+            ']' if self.form == Form::Markdown => {
+                self.copy(1);
                 // A link to anything but the web shows as it is written.
                 let target = rest.strip_prefix("](");
                 if target.is_some_and(|target| !is_link(target.trim_start_matches([' ', '<']))) {
                     self.out.push(ZERO_WIDTH_SPACE);
                 }
             }
-            _ if self.dialect == Dialect::Block => self.copy(c),
+            _ if self.form == Form::Markdown => self.copy(c.len_utf8()),
             '!' if next == Some('[') && link(&rest[1..]).is_some() => self.at += 1,
-            '[' => match link(rest) {
-                Some((label, target, length)) => self.link(label, target, length),
-                None => self.copy(c),
-            },
-            '*' | '_' | '~' => self.emphasis(c),
-            '&' if ENTITIES.iter().any(|entity| rest.starts_with(entity)) => self.copy(c),
+            '[' => self.link(),
+            'h' if is_url(rest) && !self.before().is_some_and(char::is_alphanumeric) => self.url(),
+            '*' => self.stars(),
+            '&' if ENTITIES.iter().any(|entity| rest.starts_with(entity)) => self.copy(1),
             _ => self.escape(c),
         }
         true
@@ -135,9 +148,9 @@ impl<'a> Inline<'a> {
         self.at += c.len_utf8();
     }
 
-    fn copy(&mut self, c: char) {
-        self.out.push(c);
-        self.at += c.len_utf8();
+    fn copy(&mut self, bytes: usize) {
+        self.out.push_str(&self.rest()[..bytes]);
+        self.at += bytes;
     }
 
     fn backslash(&mut self, next: Option<char>) {
@@ -145,10 +158,10 @@ impl<'a> Inline<'a> {
         match next {
             // Markdown knows the backslash, Slack's tokens do not.
             Some('<') | None => {}
-            Some(next) if self.dialect == Dialect::Block => {
+            Some(next) if self.form == Form::Markdown => {
                 self.out.push('\\');
                 if next != '@' && next != ']' {
-                    self.copy(next);
+                    self.copy(next.len_utf8());
                 }
             }
             Some(next) => self.escape(next),
@@ -160,20 +173,17 @@ impl<'a> Inline<'a> {
         let rest = self.rest();
         let run = rest.len() - rest.trim_start_matches('`').len();
         let (ticks, inner) = rest.split_at(run);
-        self.at += run;
         let Some(end) = closing_ticks(inner, run) else {
-            self.out.push_str(ticks);
-            return;
+            return self.copy(run);
         };
-        let mark = match self.dialect {
-            Dialect::Block => ticks,
-            Dialect::Mrkdwn => "`",
-            Dialect::Plain => "",
+        let mark = match self.form {
+            Form::Markdown => ticks,
+            Form::Mrkdwn => "`",
         };
         self.out.push_str(mark);
-        push_code(&mut self.out, &inner[..end], self.dialect);
+        push_code(&mut self.out, &inner[..end], self.form);
         self.out.push_str(mark);
-        self.at += end + run;
+        self.at += end + 2 * run;
     }
 
     /// `<@U01>`, `<#C01|ops>`, `<https://x|label>` live; any other `<` is only a sign.
@@ -182,103 +192,53 @@ impl<'a> Inline<'a> {
         let end = rest.bytes().take(LOOK_AHEAD).position(|byte| byte == b'>');
         let inner = end.map(|end| &rest[1..end]).filter(|inner| is_live(inner));
         let Some(inner) = inner else {
-            self.escape('<');
-            return;
+            return self.escape('<');
         };
-        self.at += inner.len() + 2;
-        if self.dialect == Dialect::Block || inner.starts_with(['@', '#']) {
-            self.out.push_str(&format!("<{inner}>"));
-        } else {
-            let (target, label) = inner.split_once('|').unwrap_or((inner, inner));
-            self.push_link(&text::escape(label), target);
+        if self.form == Form::Markdown || inner.starts_with(['@', '#']) {
+            return self.copy(inner.len() + 2);
         }
+        let (target, label) = inner.split_once('|').unwrap_or((inner, ""));
+        self.push_link(label, target);
+        self.at += inner.len() + 2;
     }
 
     fn url(&mut self) {
         let rest = self.rest();
-        let mut depth = 0;
-        let end = rest.find(|c: char| {
-            match c {
-                '(' => depth += 1,
-                ')' => depth -= 1,
-                _ => {}
-            }
-            depth < 0 || c.is_whitespace() || c.is_control() || "<>\"`|*]\\".contains(c)
-        });
-        let url = &rest[..end.unwrap_or(rest.len())];
+        let is_end = |c: char| c.is_whitespace() || c.is_control() || "<>\"`|*)]\\".contains(c);
+        let url = &rest[..rest.find(is_end).unwrap_or(rest.len())];
         let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '_', '~']);
+        self.push_link("", url);
         self.at += url.len();
-        match self.dialect {
-            Dialect::Block => self.out.push_str(url),
-            _ => self.push_link(&text::escape(url), url),
-        }
     }
 
-    fn link(&mut self, label: &str, target: &str, length: usize) {
-        let label = inline(label, Dialect::Plain);
-        // Tokens within a label would end the link.
-        let label = label.replace('<', "&lt;").replace('>', "&gt;");
-        if is_link(target) {
-            self.push_link(&label, target);
-        } else {
-            let target = text::escape(target);
-            self.out.push_str(&match label == target {
-                true => label,
-                false => format!("{label} ({target})"),
-            });
-        }
+    fn link(&mut self) {
+        let found = link(self.rest()).filter(|(_, target, _)| is_link(target));
+        let Some((label, target, length)) = found else {
+            return self.copy(1);
+        };
+        self.push_link(label, target);
         self.at += length;
     }
 
-    /// `label` is escaped, `target` is not.
     fn push_link(&mut self, label: &str, target: &str) {
-        let target = text::escape(target).replace('|', "%7C");
-        let bare = label.is_empty() || label == target;
-        self.out.push_str(&match (self.dialect, bare) {
-            (Dialect::Mrkdwn, true) => format!("<{target}>"),
-            (Dialect::Mrkdwn, false) => format!("<{target}|{}>", label.replace('|', "¦")),
-            (_, true) => target,
-            (_, false) => format!("{label} ({target})"),
+        let escape = |text: &str| text::escape(&text::unescape(text));
+        let target = escape(target).replace('|', "%7C");
+        let label = escape(label).replace('|', "¦");
+        self.out.push_str(&match label.trim().is_empty() {
+            true => format!("<{target}>"),
+            false => format!("<{target}|{label}>"),
         });
     }
 
-    fn emphasis(&mut self, c: char) {
+    /// `**bold**` is `*bold*` in mrkdwn.
+    fn stars(&mut self) {
         let rest = self.rest();
-        // Those that a span of code has swallowed.
-        self.closers.retain(|(at, ..)| *at >= self.at);
-        if let Some(index) = self.closers.iter().position(|(at, ..)| *at == self.at) {
-            let (_, length, mark) = self.closers.remove(index);
-            self.out.push_str(mark);
-            self.at += length;
-            return;
+        let run = rest.len() - rest.trim_start_matches('*').len();
+        match run {
+            2 | 3 => self.out.push('*'),
+            _ => self.out.push_str(&rest[..run]),
         }
-        let run = rest.len() - rest.trim_start_matches(c).len();
-        let (length, mark) = match (c, run) {
-            ('~', 2) => (2, "~"),
-            ('*' | '_', 1) => (1, "_"),
-            ('*' | '_', 2..) => (2, "*"),
-            _ => (0, ""),
-        };
-        let mark = if self.dialect == Dialect::Mrkdwn {
-            mark
-        } else {
-            ""
-        };
-        // Within a word only `**` means something; `snake_case` does not.
-        let word_before = self.before().is_some_and(char::is_alphanumeric);
-        let opens = length > 0 && (!word_before || (c == '*' && length == 2));
-        let end = opens.then(|| closer(rest, c, length)).flatten();
-        match end {
-            Some(end) => {
-                self.closers.push((self.at + end, length, mark));
-                self.out.push_str(mark);
-                self.at += length;
-            }
-            None => {
-                self.out.push_str(&rest[..run]);
-                self.at += run;
-            }
-        }
+        self.at += run;
     }
 
     /// `@channel`, `@here` or `@everyone` as a word of its own.
@@ -286,48 +246,14 @@ impl<'a> Inline<'a> {
         if self.before().is_some_and(|c| c.is_alphanumeric()) {
             return false;
         }
-        let mut words = ["@channel", "@here", "@everyone"].iter();
-        words.any(|word| {
-            let rest = self.rest();
+        let rest = self.rest();
+        BROADCASTS.iter().any(|word| {
             starts(rest, word)
                 && !rest[word.len()..]
                     .trim_start_matches('_')
                     .starts_with(char::is_alphanumeric)
         })
     }
-}
-
-/// Where the mark of `length` `c`s that opens `rest` is closed again.
-fn closer(rest: &str, c: char, length: usize) -> Option<usize> {
-    let mut before = c;
-    let mut chars = rest.char_indices().skip(length).peekable();
-    if chars.peek().is_none_or(|(_, first)| first.is_whitespace()) {
-        return None;
-    }
-    while let Some((at, found)) = chars.next() {
-        if at > LOOK_AHEAD {
-            return None;
-        }
-        if found == c {
-            let mut run = 1;
-            while chars.next_if(|(_, next)| *next == c).is_some() {
-                run += 1;
-            }
-            let ends_word =
-                c == '*' || !chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
-            // A longer run closes the inner emphasis first: `**a *b***`.
-            if run >= length
-                && (run == length || run >= 3)
-                && !before.is_whitespace()
-                && before != c
-                && ends_word
-            {
-                return Some(if length == 1 { at } else { at + run - 2 });
-            }
-        }
-        before = found;
-    }
-    None
 }
 
 /// Where `run` backticks, not more and not fewer, close a span of code.

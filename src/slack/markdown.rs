@@ -1,20 +1,18 @@
-//! The model's Markdown as Slack shows it: pieces that fit a message each, and the same
-//! text in Slack's own mrkdwn and in plain words. Pure.
+//! The model's Markdown on its way to Slack: made safe, split into messages, and beside each
+//! `markdown` block the `text` that stands for it. Pure.
 //!
-//! Nobody is pinged by accident. Slack reads its `<...>` tokens in `markdown` blocks too,
-//! and decodes entities without reading the result as a token. So of what stands in angle
-//! brackets only people, channels and http(s) or mailto links stay alive; the rest is
-//! escaped. In code, where an entity would show as it is, a zero-width space breaks the
-//! token instead. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
+//! The text is the escaped source; only headings, lists, bold and links are written with
+//! Slack's marks. It is what notifications show, and the whole message where Slack refuses
+//! the block. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
 
-use super::inline::{Dialect, inline, push_code};
+use super::inline::{Form, inline, push_code};
 use crate::base::text;
 
 /// UTF-16 units of all `markdown` blocks of a message (Slack docs, markdown block).
 const MARKDOWN_UNITS_MAX: usize = 12_000;
 /// For `text`: chat.update refuses more than 4,000, chat.postMessage advises it.
-pub(crate) const MRKDWN_UNITS_MAX: usize = 3_900;
-/// For notifications and screen readers; the limit is 4,000.
+pub(crate) const TEXT_UNITS_MAX: usize = 3_900;
+/// Beside a block, for notifications and screen readers.
 const FALLBACK_UNITS_MAX: usize = 3_000;
 /// What a heading or a fence weighs on top. Slack makes blocks of its own of a markdown
 /// block (these two end the run of text before them), allows 50 of them, and adds about
@@ -24,48 +22,84 @@ const BLOCK_UNITS: usize = 500;
 /// One message of an answer.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Piece {
-    /// For a `markdown` block.
+    /// For a `markdown` block; never blank.
     pub(crate) markdown: String,
-    /// The plain text beside the block; never blank.
-    pub(crate) fallback: String,
 }
 
 impl Piece {
-    /// The same for when Slack refuses the block: texts of at most `MRKDWN_UNITS_MAX`.
-    pub(crate) fn mrkdwn(&self) -> Vec<String> {
+    /// For `text` beside the block.
+    pub(crate) fn fallback(&self) -> String {
         let text = mrkdwn(&self.markdown);
-        match text.trim().is_empty() {
-            true => split(&self.fallback, MRKDWN_UNITS_MAX),
-            false => split(&text, MRKDWN_UNITS_MAX),
+        match cut_at(&text, FALLBACK_UNITS_MAX) {
+            at if at == text.len() => text,
+            at => format!("{}…", &text[..at]),
         }
+    }
+
+    /// The same without a block: texts of at most `TEXT_UNITS_MAX`.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        split(&mrkdwn(&self.markdown), TEXT_UNITS_MAX)
     }
 }
 
 /// The answer in order, nothing cut; at least one piece.
 pub(crate) fn pieces(markdown: &str) -> Vec<Piece> {
-    let piece = |mut markdown: String| {
-        let fallback = plain(&markdown);
-        if markdown.trim().is_empty() {
-            markdown.clone_from(&fallback);
+    let mut parts = split(&safe(markdown), MARKDOWN_UNITS_MAX);
+    if parts.is_empty() {
+        parts.push("_(an answer without words)_".to_owned());
+    }
+    let pieces = parts.into_iter().map(|markdown| Piece { markdown });
+    pieces.collect()
+}
+
+/// Markdown in which only people, channels and links to the web are alive.
+pub(crate) fn safe(markdown: &str) -> String {
+    let markdown = text::printable(markdown);
+    let mut fences = Fences::default();
+    let mut out = String::with_capacity(markdown.len());
+    for line in markdown.split_inclusive('\n') {
+        match fences.line(line) {
+            FenceLine::Text => out.push_str(&inline(line, Form::Markdown)),
+            _ => push_code(&mut out, line, Form::Markdown),
         }
-        Piece { markdown, fallback }
-    };
-    let parts = split(&neutralise(markdown), MARKDOWN_UNITS_MAX);
-    parts.into_iter().map(piece).collect()
+    }
+    out
 }
 
-/// Slack's own markup. An open fence is closed.
+/// The escaped source with Slack's marks. An open fence is closed.
 pub(crate) fn mrkdwn(markdown: &str) -> String {
-    convert(markdown, Dialect::Mrkdwn)
+    let mut out = String::with_capacity(markdown.len());
+    let mut fences = Fences::default();
+    for line in markdown.lines() {
+        match fences.line(line) {
+            FenceLine::Text => push_line(&mut out, line),
+            FenceLine::Code => push_code(&mut out, line, Form::Mrkdwn),
+            FenceLine::Opens | FenceLine::Closes => out.push_str("```"),
+        }
+        out.push('\n');
+    }
+    if fences.open.is_some() {
+        out.push_str("```\n");
+    }
+    out.truncate(out.trim_end().len());
+    out
 }
 
-fn plain(markdown: &str) -> String {
-    let text = convert(markdown, Dialect::Plain);
-    let text = text.trim();
-    match cut_at(text, FALLBACK_UNITS_MAX) {
-        0 => "(an answer without words)".to_owned(),
-        at if at == text.len() => text.to_owned(),
-        at => format!("{}…", &text[..at]),
+fn push_line(out: &mut String, line: &str) {
+    let body = line.trim_start();
+    let indent = &line[..line.len() - body.len()];
+    let mut bullets = ["- ", "* ", "+ "].iter();
+    let bullet = bullets.find_map(|bullet| body.strip_prefix(bullet));
+    if is_heading(line) {
+        let title = inline(body.trim_matches('#').trim(), Form::Mrkdwn);
+        let mark = if title.contains('*') { "" } else { "*" };
+        out.push_str(&format!("{mark}{title}{mark}"));
+    } else if let Some(item) = bullet {
+        out.push_str(&format!("{indent}• {}", inline(item, Form::Mrkdwn)));
+    } else if let Some(quote) = body.strip_prefix('>') {
+        out.push_str(&format!(">{}", inline(quote, Form::Mrkdwn)));
+    } else {
+        out.push_str(&format!("{indent}{}", inline(body, Form::Mrkdwn)));
     }
 }
 
@@ -75,8 +109,8 @@ struct Fences {
     open: Option<(char, usize)>,
 }
 
-#[derive(PartialEq)]
-enum Line {
+#[derive(Clone, Copy, PartialEq)]
+enum FenceLine {
     Text,
     Opens,
     Code,
@@ -84,7 +118,7 @@ enum Line {
 }
 
 impl Fences {
-    fn line(&mut self, line: &str) -> Line {
+    fn line(&mut self, line: &str) -> FenceLine {
         let line = line.trim();
         let mark = line.chars().next().filter(|c| matches!(c, '`' | '~'));
         let run = line.chars().take_while(|c| Some(*c) == mark).count();
@@ -93,37 +127,57 @@ impl Fences {
                 if mark == open && run >= least && line.len() == run =>
             {
                 self.open = None;
-                Line::Closes
+                FenceLine::Closes
             }
-            (Some(_), _) => Line::Code,
+            (Some(_), _) => FenceLine::Code,
             (None, Some(mark))
                 if run >= 3
                     && !(mark == '`' && line.get(run..).is_some_and(|info| info.contains('`'))) =>
             {
                 self.open = Some((mark, run));
-                Line::Opens
+                FenceLine::Opens
             }
-            (None, _) => Line::Text,
+            (None, _) => FenceLine::Text,
         }
+    }
+}
+
+/// The end of a text that is still being written: whole lines where possible, code that
+/// began before them opened again. At most `units_max` after `safe` and as mrkdwn.
+pub(crate) fn tail(markdown: &str, units_max: usize) -> String {
+    let markdown = markdown.trim();
+    let mut kept = units_max;
+    loop {
+        let mut tail = text::utf16_suffix(markdown, kept);
+        if tail.len() < markdown.len() {
+            tail = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
+        }
+        let mut fences = Fences::default();
+        for line in markdown[..markdown.len() - tail.len()].lines() {
+            fences.line(line);
+        }
+        let fence = if fences.open.is_some() { "```\n" } else { "" };
+        let out = safe(&format!("{fence}{tail}"));
+        if units(&out) <= units_max && units(&mrkdwn(&out)) <= units_max {
+            return out;
+        }
+        kept /= 2;
     }
 }
 
 // Splitting.
 
 /// Parts of at most `units_max`, at paragraphs where possible, else at lines, else at words.
-/// A fence that is cut is closed and opened again. White space at the seams is dropped.
-fn split(text: &str, units_max: usize) -> Vec<String> {
+/// A fence that is cut is closed and opened again. White space at the cuts is dropped.
+pub(super) fn split(text: &str, units_max: usize) -> Vec<String> {
     let mut parts = Parts {
         units_max,
         ..Parts::default()
     };
-    for block in blocks(text) {
-        parts.add(block);
+    for line in text.split_inclusive('\n') {
+        parts.line(line);
     }
     parts.flush();
-    if parts.done.is_empty() {
-        parts.done.push(String::new());
-    }
     parts.done
 }
 
@@ -133,86 +187,129 @@ struct Parts {
     done: Vec<String>,
     part: String,
     units: usize,
-    /// The part holds more than white space and the mark that opens its fence again.
-    words: bool,
+    /// Bytes and units before the last place in `part` that is good for a cut.
+    seam: (usize, usize),
+    fences: Fences,
+    /// The line that opens the fence again, and the one that closes it.
+    fence: Option<(String, String)>,
+    /// Of the line before.
+    last: LastLine,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum LastLine {
+    #[default]
+    Text,
+    Heading,
+    /// A blank line or the end of a fence: what follows is a paragraph of its own.
+    Gap,
 }
 
 impl Parts {
-    fn add(&mut self, block: &str) {
-        let units = weigh(block);
-        if self.units + units <= self.units_max {
-            self.push(block, units);
-        } else if units <= self.units_max {
-            self.flush();
-            self.push(block, units);
-        } else {
-            self.add_lines(block);
-        }
-    }
-
-    /// A block that is too long for one part.
-    fn add_lines(&mut self, block: &str) {
-        if self.units > self.units_max / 2 {
-            self.flush();
-        }
-        let opener = block.lines().next().unwrap_or_default();
-        let mut fences = Fences::default();
-        fences.line(opener);
-        // A fence too long to be meant is split like text.
-        let open = fences.open.filter(|(_, run)| *run < 80);
-        let mark = open.map(|(mark, run)| mark.to_string().repeat(run));
-        // A hostile opener may be as long as a part: it is opened again without its words.
-        let again = match &mark {
-            Some(mark) if opener.len() > 80 => mark.as_str(),
-            _ => opener,
+    fn line(&mut self, line: &str) {
+        let kind = self.fences.line(line);
+        let blank = line.trim().is_empty();
+        let heading = kind == FenceLine::Text && is_heading(line);
+        // A heading stays with what follows it.
+        let is_seam = match kind {
+            FenceLine::Opens => self.last != LastLine::Heading,
+            FenceLine::Text => heading || !blank && self.last == LastLine::Gap,
+            FenceLine::Code | FenceLine::Closes => false,
         };
-        let room = self.units_max - mark.as_ref().map_or(0, |mark| mark.len() + 1);
-        let opening = mark.as_ref().map(|_| format!("{again}\n"));
-        for (number, line) in block.split_inclusive('\n').enumerate() {
-            let before = self.words;
-            let mut rest = line;
-            while !rest.is_empty() {
-                let mut at = rest.len();
-                let left = room.saturating_sub(self.units);
-                if is_over(rest, left) {
-                    // A line too long for any part fills this one first.
-                    let fills = left > room / 4 && is_over(rest, room);
-                    let opened = opening.as_deref().map_or(0, units);
-                    if !fills && (self.words || self.units > opened) {
-                        match &mark {
-                            _ if !self.words => self.part.clear(),
-                            Some(mark) => {
-                                self.part.truncate(self.part.trim_end().len());
-                                self.push(&format!("\n{mark}"), 0);
-                            }
-                            None => {}
-                        }
-                        self.flush();
-                        self.push(opening.as_deref().unwrap_or_default(), opened);
-                        self.words = false;
-                        continue;
-                    }
-                    at = cut_at(rest, left.max(1));
+        if is_seam {
+            self.seam = (self.part.len(), self.units);
+        }
+        let weight = match kind {
+            FenceLine::Opens => BLOCK_UNITS,
+            FenceLine::Text if heading => BLOCK_UNITS,
+            _ => 0,
+        };
+        match (kind, self.fence.take()) {
+            (FenceLine::Closes, Some((_, mark))) => {
+                // Room was kept for it.
+                self.part.push_str(&mark);
+                self.part.push('\n');
+                self.units += mark.len() + 1;
+            }
+            (_, fence) => {
+                self.fence = fence;
+                self.push(line, weight);
+            }
+        }
+        if kind == FenceLine::Opens {
+            self.fence = self.fence_of(line);
+        }
+        self.last = match self.last {
+            _ if heading => LastLine::Heading,
+            LastLine::Heading if blank => LastLine::Heading,
+            _ if blank || kind == FenceLine::Closes => LastLine::Gap,
+            _ => LastLine::Text,
+        };
+    }
+
+    /// A fence too long to be meant is split like text; a long opener comes again without
+    /// its words.
+    fn fence_of(&self, opener: &str) -> Option<(String, String)> {
+        let (mark, run) = self.fences.open.filter(|(_, run)| *run < 80)?;
+        let mark = mark.to_string().repeat(run);
+        let opener = match opener.len() {
+            0..=80 => opener.trim_end(),
+            _ => &mark,
+        };
+        Some((format!("{opener}\n"), mark))
+    }
+
+    fn push(&mut self, line: &str, weight: usize) {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let fence = self.fences.open.filter(|(_, run)| *run < 80);
+            let closing = fence.map_or(0, |(_, run)| run + 1);
+            let room = self.units_max - closing;
+            let left = room.saturating_sub(self.units + weight);
+            let mut at = rest.len();
+            if is_over(rest, left) {
+                // A line too long for any part fills this one first.
+                let fills = left > room / 4 && is_over(rest, room);
+                if !fills && self.cut() {
+                    continue;
                 }
-                let (head, tail) = rest.split_at(at);
-                self.push(head, units(head));
-                rest = tail;
+                at = cut_at(rest, left.max(1));
             }
-            if number == 0 && mark.is_some() {
-                self.words = before;
-            }
+            let (head, tail) = rest.split_at(at);
+            self.part.push_str(head);
+            self.units += units(head) + weight;
+            rest = tail;
         }
     }
 
-    fn push(&mut self, text: &str, units: usize) {
-        self.part.push_str(text);
-        self.units += units;
-        self.words |= !text.trim().is_empty();
+    /// Ends the part; false when there is nothing in it yet.
+    fn cut(&mut self) -> bool {
+        let opening = self.fence.clone();
+        if self.seam.1 > self.units_max / 2 {
+            let rest = self.part.split_off(self.seam.0);
+            let units = self.units - self.seam.1;
+            self.flush();
+            (self.part, self.units) = (rest, units);
+            return true;
+        }
+        let (opener, mark) = opening.unwrap_or_default();
+        if self.part.is_empty() || self.part == opener {
+            return false;
+        }
+        if !mark.is_empty() && !self.part.trim().is_empty() {
+            self.part.truncate(self.part.trim_end().len());
+            self.part.push('\n');
+            self.part.push_str(&mark);
+        }
+        self.flush();
+        self.units = units(&opener);
+        self.part = opener;
+        true
     }
 
     fn flush(&mut self) {
         let part = std::mem::take(&mut self.part);
-        (self.units, self.words) = (0, false);
+        (self.units, self.seam) = (0, (0, 0));
         let part = part.trim_end().trim_start_matches(['\n', '\r']);
         if !part.is_empty() {
             self.done.push(part.to_owned());
@@ -220,47 +317,10 @@ impl Parts {
     }
 }
 
-/// Paragraphs, headings with what follows them, fenced code: together they are the text.
-fn blocks(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut fences = Fences::default();
-    let (mut start, mut at) = (0, 0);
-    let (mut after_blank, mut after_heading) = (false, false);
-    for line in text.split_inclusive('\n') {
-        let kind = fences.line(line);
-        let blank = line.trim().is_empty();
-        let is_seam = match kind {
-            Line::Opens => !after_heading,
-            Line::Text => !blank && (after_blank && !after_heading || is_heading(line)),
-            Line::Code | Line::Closes => false,
-        };
-        if is_seam && at > start {
-            found.push(&text[start..at]);
-            start = at;
-        }
-        at += line.len();
-        // What follows a fence is a block of its own, blank line or not.
-        after_blank = blank || kind == Line::Closes;
-        after_heading = is_heading(line) && kind == Line::Text || after_heading && blank;
-    }
-    found.push(&text[start..]);
-    found
-}
-
 fn is_heading(line: &str) -> bool {
     let line = line.trim_start();
     let rest = line.trim_start_matches('#');
     (1..=6).contains(&(line.len() - rest.len())) && rest.starts_with([' ', '\t'])
-}
-
-fn weigh(block: &str) -> usize {
-    let mut fences = Fences::default();
-    let extra = block.lines().filter(|line| match fences.line(line) {
-        Line::Opens => true,
-        Line::Text => is_heading(line),
-        Line::Code | Line::Closes => false,
-    });
-    units(block) + BLOCK_UNITS * extra.count()
 }
 
 /// UTF-16 units after escaping.
@@ -314,141 +374,6 @@ fn cut_at(text: &str, units_max: usize) -> usize {
     }
 }
 
-// Safe Markdown, mrkdwn and plain text: one walk, three ways to write.
-
-fn neutralise(markdown: &str) -> String {
-    let mut fences = Fences::default();
-    let mut out = String::with_capacity(markdown.len());
-    for line in markdown.split_inclusive('\n') {
-        match fences.line(line) {
-            Line::Text => out.push_str(&inline(line, Dialect::Block)),
-            _ => push_code(&mut out, line, Dialect::Block),
-        }
-    }
-    out
-}
-
-fn convert(markdown: &str, dialect: Dialect) -> String {
-    let mut out = String::with_capacity(markdown.len());
-    let mut fences = Fences::default();
-    let mut lines = markdown.lines().peekable();
-    while let Some(line) = lines.next() {
-        match fences.line(line) {
-            Line::Text => {
-                if line.contains('|') && lines.peek().is_some_and(|next| is_table_rule(next)) {
-                    let mut rows = vec![cells(line)];
-                    lines.next();
-                    let is_row = |row: &&str| row.contains('|') && !row.contains("```");
-                    while let Some(row) = lines.next_if(is_row) {
-                        rows.push(cells(row));
-                    }
-                    push_table(&mut out, &rows, dialect);
-                } else {
-                    push_line(&mut out, line, dialect);
-                }
-            }
-            Line::Code => {
-                push_code(&mut out, line, dialect);
-                out.push('\n');
-            }
-            Line::Opens | Line::Closes if dialect == Dialect::Mrkdwn => out.push_str("```\n"),
-            Line::Opens | Line::Closes => {}
-        }
-    }
-    if fences.open.is_some() && dialect == Dialect::Mrkdwn {
-        out.push_str("```\n");
-    }
-    out.truncate(out.trim_end().len());
-    out
-}
-
-fn push_line(out: &mut String, line: &str, dialect: Dialect) {
-    let body = line.trim_start();
-    let indent = &line[..line.len() - body.len()];
-    let mut bullets = ["- ", "* ", "+ "].iter();
-    let bullet = bullets.find_map(|bullet| body.strip_prefix(bullet));
-    if is_rule(body) {
-        if dialect == Dialect::Mrkdwn {
-            out.push_str("──────────");
-        }
-    } else if is_heading(line) {
-        let title = inline(body.trim_matches('#').trim(), dialect);
-        let mark = match dialect {
-            Dialect::Mrkdwn if !title.is_empty() && !title.contains('*') => "*",
-            _ => "",
-        };
-        out.push_str(&format!("{mark}{title}{mark}"));
-    } else if let Some(item) = bullet {
-        out.push_str(&format!("{indent}• {}", inline(item, dialect)));
-    } else if let Some(quote) = body.strip_prefix('>') {
-        let mark = if dialect == Dialect::Mrkdwn { "> " } else { "" };
-        out.push_str(&format!("{mark}{}", inline(quote.trim_start(), dialect)));
-    } else {
-        out.push_str(&format!("{indent}{}", inline(body, dialect)));
-    }
-    out.push('\n');
-}
-
-/// `---`, `* * *`, `___`
-fn is_rule(body: &str) -> bool {
-    let mark = body.chars().next().unwrap_or_default();
-    matches!(mark, '-' | '*' | '_')
-        && body.chars().all(|c| c == mark || c.is_whitespace())
-        && body.chars().filter(|c| *c == mark).count() >= 3
-}
-
-/// `| --- | :-: |`
-fn is_table_rule(line: &str) -> bool {
-    let is_mark = |c| matches!(c, '|' | '-' | ':' | ' ' | '\t');
-    line.contains('-') && line.contains('|') && line.chars().all(is_mark)
-}
-
-fn cells(row: &str) -> Vec<String> {
-    let row = row.trim();
-    let row = row.strip_prefix('|').unwrap_or(row);
-    let row = row.strip_suffix('|').unwrap_or(row);
-    let mut cells = vec![String::new()];
-    let mut chars = row.chars().peekable();
-    while let Some(c) = chars.next() {
-        match (c, cells.last_mut()) {
-            ('\\', Some(cell)) if chars.next_if_eq(&'|').is_some() => cell.push('|'),
-            ('|', _) => cells.push(String::new()),
-            (c, Some(cell)) => cell.push(c),
-            (_, None) => {}
-        }
-    }
-    let cell = |cell: &String| {
-        // What is still alive here are tokens: code pings too.
-        let cell = inline(cell.trim(), Dialect::Plain);
-        text::fence_safe(&cell.replace('<', "&lt;").replace('>', "&gt;")).into_owned()
-    };
-    cells.iter().map(cell).collect()
-}
-
-fn push_table(out: &mut String, rows: &[Vec<String>], dialect: Dialect) {
-    if dialect != Dialect::Mrkdwn {
-        out.extend(rows.iter().map(|row| row.join(", ") + "\n"));
-        return;
-    }
-    let width = |cell: &String| text::unescape(cell).chars().count();
-    let mut widths = vec![0; rows.iter().map(Vec::len).max().unwrap_or_default()];
-    for (widest, cell) in rows.iter().flat_map(|row| row.iter().enumerate()) {
-        // One endless cell must not pad all the others.
-        widths[widest] = width(cell).min(60).max(widths[widest]);
-    }
-    let rules = widths.iter().map(|widest| "-".repeat(*widest)).collect();
-    let (head, body) = rows.split_at(1);
-    out.push_str("```\n");
-    for row in head.iter().chain([&rules]).chain(body) {
-        let pad = |(cell, widest): (&String, &usize)| {
-            format!("{cell}{}", " ".repeat(widest.saturating_sub(width(cell))))
-        };
-        let padded: Vec<String> = row.iter().zip(&widths).map(pad).collect();
-        out.push_str(&format!("{}\n", padded.join("  ").trim_end()));
-    }
-    out.push_str("```\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::inline::{is_live, is_ping};
@@ -465,49 +390,45 @@ mod tests {
     }
 
     #[test]
-    fn writes_mrkdwn() {
+    fn text_is_the_escaped_source_with_slacks_marks() {
         for (markdown, want) in [
             ("# Disk **full**\n\ntext", "Disk *full*\n\ntext"),
             ("## Title ##", "*Title*"),
             (
-                "a **bold** and *it* and __b__ and _i_ ~~no~~",
-                "a *bold* and _it_ and *b* and _i_ ~no~",
-            ),
-            ("***both***", "*_both_*"),
-            ("**a *b***", "*a _b_*"),
-            (
-                "2 * 3 * 4 and snake_case_name and *args",
-                "2 * 3 * 4 and snake_case_name and *args",
+                "a **bold**, ***both***, _i_, 2 * 3, **** ",
+                "a *bold*, *both*, _i_, 2 * 3, ****",
             ),
             ("- one\n  * two\n3. three", "• one\n  • two\n3. three"),
-            ("> said <b>\n---", "> said &lt;b&gt;\n──────────"),
-            ("`a < b` ``x ` y``", "`a &lt; b` `x ` y`"),
-            (
-                "```rust\nlet a = b < c; **x**\n```",
-                "```\nlet a = b &lt; c; **x**\n```",
-            ),
+            ("> said <b>\n---", "> said &lt;b&gt;\n---"),
+            ("`a < b**` ``x ` y``", "`a &lt; b**` `x ` y`"),
+            ("```rust\na < b; **x**\n```", "```\na &lt; b; **x**\n```"),
             ("~~~\n```\n~~~", "```\n``\u{200B}`\n```"),
             ("```\nopen", "```\nopen\n```"),
             (
-                "[docs](https://x.de/a_(b)?c=1&d=2 \"t\") ![pic](http://y.de)",
-                "<https://x.de/a_(b)?c=1&amp;d=2|docs> <http://y.de|pic>",
+                "[docs](https://x.de/a_(b)?c=1&d=2 \"t\") ![pic](http://y.de) [](mailto:a@b.de)",
+                "<https://x.de/a_(b)?c=1&amp;d=2|docs> <http://y.de|pic> <mailto:a@b.de>",
             ),
             (
                 "see https://x.de/_a_?b=<c>, **https://y.de**.",
                 "see <https://x.de/_a_?b=>&lt;c&gt;, *<https://y.de>*.",
             ),
             (
-                "[a](README.md) [b](javascript:alert(1))",
-                "a (README.md) b (javascript:alert(1))",
+                "[a](README.md) [b](javascript:x)",
+                "[a](README.md) [b](javascript:x)",
             ),
             ("\\*no\\* a & b &lt;", "*no* a &amp; b &lt;"),
             (
-                "| name | size |\n|---|--:|\n| a\\|b | **1** |\n| `<!here>` | [x](http://z) |\nend",
-                "```\nname     size\n-------  ------------\na|b      1\n&lt;!here&gt;  x (http://z)\n```\nend",
+                "| a | b |\n|---|--:|\n| `<!here>` | 1 |",
+                "| a | b |\n|---|--:|\n| `&lt;!here&gt;` | 1 |",
             ),
         ] {
             assert_eq!(mrkdwn(markdown), want, "{markdown}");
         }
+        let long = pieces(&"word & ".repeat(1_000))[0].fallback();
+        assert!(
+            text::utf16_len(&long) <= 3_001 && long.ends_with("word &amp; …"),
+            "{long}"
+        );
     }
 
     #[test]
@@ -536,35 +457,25 @@ mod tests {
             ("``` <!channel>\n<!here>", &[]),
             ("    <!channel>\n\t<!here>", &[]),
             (
-                "| <!here> | <@U01> |\n|---|---|\n| `<!channel>` | <#C01> |",
-                &[],
+                "| <!here> | <@U01> |\n|---|---|\n| `<!channel>` | b |",
+                &["@U01"],
             ),
             ("[x]: <!here>\n![<!here>](x.de/<!here>)", &[]),
         ] {
             let piece = &pieces(markdown)[0];
-            let mrkdwn = piece.mrkdwn().join("\n");
-            assert_eq!(alive(&mrkdwn), want, "{mrkdwn}");
-            assert!(
-                !alive(&piece.fallback)
-                    .iter()
-                    .any(|token| token.starts_with('!')),
-                "{}",
-                piece.fallback
-            );
+            let texts = piece.texts().join("\n");
+            assert_eq!(alive(&texts), want, "{texts}");
+            assert_eq!(alive(&piece.fallback()), want, "{texts}");
             for token in alive(&piece.markdown) {
                 let known = want.iter().any(|known| known.starts_with(token));
-                assert!(
-                    known || markdown.starts_with('|') && !token.starts_with('!'),
-                    "{token} in {}",
-                    piece.markdown
-                );
+                assert!(known, "{token} in {}", piece.markdown);
             }
         }
         for (markdown, want) in [
             ("@channel @here, (@everyone) _@here_", true),
             ("a@here.com @channels @heretic", false),
         ] {
-            for text in [neutralise(markdown), mrkdwn(markdown), plain(markdown)] {
+            for text in [safe(markdown), mrkdwn(markdown)] {
                 assert_eq!(text.contains("@\u{200B}"), want, "{text}");
                 assert!(!want || !text.contains("@h"), "{text}");
             }
@@ -574,31 +485,10 @@ mod tests {
     #[test]
     fn markdown_stays_markdown() {
         let markdown = "# T\n\n**b** `a<b` [x](https://y.de/a&b) | <https://x.de> &amp; 1 > 0\n> q\n```html\n<!DOCTYPE html>\n<a @here>\n```\n";
-        assert_eq!(neutralise(markdown), markdown);
+        assert_eq!(safe(markdown), markdown);
         assert_eq!(
-            neutralise("a < b [x](javascript:y) <br>"),
+            safe("a < b [x](javascript:y) <br>"),
             "a &lt; b [x]\u{200B}(javascript:y) &lt;br>"
-        );
-    }
-
-    #[test]
-    fn fallback_is_a_sentence() {
-        for (markdown, want) in [
-            (
-                "## Disk\nThe **backup** disk is `91 %` full, see [x](http://y.de).",
-                "Disk\nThe backup disk is 91 % full, see x (http://y.de).",
-            ),
-            ("```sh\nls < a\n```", "ls &lt; a"),
-            ("| a | b |\n|---|---|\n| 1 | 2 |", "a, b\n1, 2"),
-            ("---", "(an answer without words)"),
-            ("", "(an answer without words)"),
-        ] {
-            assert_eq!(plain(markdown), want, "{markdown}");
-        }
-        let long = plain(&"word & ".repeat(10_000));
-        assert!(
-            text::utf16_len(&long) <= 3_001 && long.ends_with("word &amp; …"),
-            "{long}"
         );
     }
 
@@ -643,7 +533,7 @@ mod tests {
                 3..=4,
             ),
         ] {
-            let safe = neutralise(&markdown);
+            let safe = safe(&markdown);
             let pieces = pieces(&markdown);
             assert!(
                 messages.contains(&pieces.len()),
@@ -658,11 +548,12 @@ mod tests {
                     "{name}"
                 );
                 assert!(
-                    !piece.fallback.trim().is_empty() && text::utf16_len(&piece.fallback) <= 4_000,
+                    !piece.fallback().trim().is_empty()
+                        && text::utf16_len(&piece.fallback()) <= 4_000,
                     "{name}"
                 );
-                for part in piece.mrkdwn() {
-                    assert!(text::utf16_len(&part) <= MRKDWN_UNITS_MAX, "{name}");
+                for part in piece.texts() {
+                    assert!(text::utf16_len(&part) <= TEXT_UNITS_MAX, "{name}");
                     assert!(
                         part.matches("```").count() % 2 == 0 || name == "hostile fence",
                         "{name}: {part}"
@@ -684,7 +575,7 @@ mod tests {
                 assert_eq!(seen, bare(&safe), "{name}");
             }
         }
-        assert_eq!(pieces(" \n")[0].mrkdwn(), ["(an answer without words)"]);
+        assert_eq!(pieces(" \n")[0].texts(), ["_(an answer without words)_"]);
         // Not between a heading and its text, not inside a token.
         let text = format!("{}\n\n## Head\n\n{}", "a ".repeat(5_600), "b ".repeat(200));
         assert!(
@@ -738,9 +629,9 @@ mod tests {
             );
             assert!(
                 pieces[0]
-                    .mrkdwn()
+                    .texts()
                     .iter()
-                    .all(|part| text::utf16_len(part) <= MRKDWN_UNITS_MAX),
+                    .all(|part| text::utf16_len(part) <= TEXT_UNITS_MAX),
                 "{unit}"
             );
         }
@@ -762,12 +653,9 @@ mod tests {
             assert!(!pieces.is_empty());
             for piece in &pieces {
                 assert!(text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX);
-                assert!(!piece.markdown.trim().is_empty() && !piece.fallback.trim().is_empty());
-                let mrkdwn = piece.mrkdwn();
-                for text in [&piece.markdown, &piece.fallback]
-                    .into_iter()
-                    .chain(&mrkdwn)
-                {
+                assert!(!piece.markdown.trim().is_empty());
+                let texts = piece.texts();
+                for text in std::iter::once(&piece.markdown).chain(&texts) {
                     for (at, _) in text.match_indices('<') {
                         let tail = &text[at + 1..];
                         let live = tail
@@ -776,9 +664,9 @@ mod tests {
                         assert!(live || !is_ping(tail), "{text}");
                     }
                 }
-                let mut sizes = mrkdwn.iter().map(|part| text::utf16_len(part));
-                assert!(sizes.all(|size| size <= MRKDWN_UNITS_MAX));
-                assert!(text::utf16_len(&piece.fallback) <= FALLBACK_UNITS_MAX + 1);
+                let mut sizes = texts.iter().map(|part| text::utf16_len(part));
+                assert!(sizes.all(|size| size <= TEXT_UNITS_MAX));
+                assert!(text::utf16_len(&piece.fallback()) <= FALLBACK_UNITS_MAX + 1);
             }
             // Nothing is lost; the fences are what may come twice.
             let max = 900 + random.below(200);

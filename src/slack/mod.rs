@@ -1,17 +1,19 @@
 //! Slack: ids and envelopes as Socket Mode delivers them.
 //! https://docs.slack.dev/apis/events-api/using-socket-mode
 
+mod blocks;
 pub(crate) mod check;
+mod details;
 pub(crate) mod display;
 pub(crate) mod files;
 pub(crate) mod history;
 pub(crate) mod inbound;
 mod inline;
 pub(crate) mod manifest;
-pub(crate) mod markdown;
+mod markdown;
 pub(crate) mod message;
 pub(crate) mod socket;
-pub(crate) mod steps;
+mod steps;
 pub(crate) mod users;
 pub(crate) mod web;
 

@@ -1,136 +1,152 @@
-//! What a run's messages should say, and when it is time to say it. Pure: updates and the
-//! time go in, the next call to Slack comes out, and the outcome of that call goes in again.
+//! What the status message of a run says, and when which of the run's messages is to be
+//! posted or edited. Pure: updates and the time go in, the next call to Slack comes out, and
+//! the outcome of that call goes in again.
 //!
-//! It is state, not a queue. The status message has one newest text; what it said in between
-//! is never caught up. Details for the thread are collected into messages, and their number
-//! is bounded: the oldest give way when Slack is slow.
+//! It is state, not a queue: each message has one newest content, and what it said in between
+//! is never sent later. All calls of a run share one pace: at most one a second, slower as the
+//! run goes on, because all channels together have about 50 edits a minute.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::agent::run::{ToolReport, Update};
-use crate::base::text;
-use crate::slack::markdown::{self, MRKDWN_UNITS_MAX};
-use crate::slack::web::Failure;
+use serde_json::{Value, json};
 
-/// UTF-16 units of the status: a section block takes 3,000, chat.update a text of 4,000.
-const STATUS_UNITS_MAX: usize = 2_900;
-/// Of these, what the model is writing just now.
+use super::blocks::{self, SentAs, Shown, StepStatus, words};
+use super::details::{BLOCKS_WEIGHT_MAX, CARDS_MAX, Details, DetailsPage};
+use super::markdown::{self, TEXT_UNITS_MAX};
+use super::web::Failure;
+use crate::agent::run::Update;
+use crate::base::text;
+
+/// UTF-16 units of what the model is writing just now, in the status.
 const WORDS_UNITS_MAX: usize = 1_800;
-/// Between two updates of a message (Slack's advice). Longer runs are updated more rarely:
-/// all channels together have about 50 a minute.
-const UPDATE_EVERY: Duration = Duration::from_secs(1);
-const UPDATE_EVERY_MAX: Duration = Duration::from_secs(3);
-/// Details wait this long for others to share their message.
-const DETAILS_GATHER: Duration = Duration::from_secs(2);
-/// Between two messages of details, unless there is more than one to post.
-const DETAILS_EVERY: Duration = Duration::from_secs(4);
-/// Between two messages in a channel (Slack, chat.postMessage).
-const POST_EVERY: Duration = Duration::from_secs(1);
-/// Messages of details that may wait: 160 KB at most.
-const DETAILS_MAX: usize = 40;
-/// Lines the status remembers; far fewer fit.
-const LINES_MAX: usize = 100;
-/// The model's words that are kept for the status, in bytes.
+/// What is kept of it, in bytes.
 const WORDS_BYTES_MAX: usize = 64 << 10;
+/// Between two calls (Slack's advice), what each update adds to it, and its end.
+const PACE: Duration = Duration::from_secs(1);
+const PACE_STEP: Duration = Duration::from_millis(250);
+const PACE_MAX: Duration = Duration::from_secs(3);
+/// Details wait this long for others to share their edit.
+const DETAILS_EVERY: Duration = Duration::from_secs(4);
 /// After a failure that may pass.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Slack forgets the line below a thread after two minutes.
+const THREAD_LINE_AGE_MAX: Duration = Duration::from_secs(90);
 
-/// What is to be done now.
+/// The next call to Slack.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
     /// The first status message.
-    Post(String),
+    Post(Shown),
     Update {
         ts: String,
-        text: String,
+        shown: Shown,
     },
-    /// A message in the thread.
-    Detail(String),
+    Details(DetailsPage),
+    /// The line below the thread that the run lives in.
+    ThreadLine(String),
     /// Nothing until then, or until the next change.
     Wait(Option<Instant>),
 }
 
+/// Whether the run lives in a thread.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Home {
+    Channel,
+    Thread,
+}
+
 #[derive(Clone, Debug, PartialEq)]
-enum Status {
+enum StatusMessage {
     Wanted,
-    Stands(String),
+    Posted(String),
     /// Slack refuses it: deleted, or too old to be edited, or no right to post at all.
     Lost(Option<String>),
 }
 
-impl Status {
+impl StatusMessage {
     fn ts(&self) -> Option<&str> {
         match self {
-            Status::Wanted => None,
-            Status::Stands(ts) => Some(ts),
-            Status::Lost(ts) => ts.as_deref(),
+            StatusMessage::Wanted => None,
+            StatusMessage::Posted(ts) => Some(ts),
+            StatusMessage::Lost(ts) => ts.as_deref(),
         }
     }
 }
 
 pub(crate) struct Board {
     begun: Instant,
-    head: String,
-    lines: VecDeque<String>,
-    words: String,
-    steps: usize,
-    stopping: bool,
-    status: Status,
+    home: Home,
+    status: StatusMessage,
+    progress: Progress,
+    /// There may be something new to show.
     changed: bool,
-    shown: String,
-    /// Neither post nor update before this.
+    /// What the status message says now; `None` before the first.
+    shown: Option<Shown>,
+    details: Details,
+    /// When the oldest change of the details has waited long enough.
+    details_at: Option<Instant>,
+    pace: Pace,
+    thread_line: ThreadLine,
+}
+
+/// No call before `free_at`, no update of the status before `status_at`.
+struct Pace {
+    free_at: Instant,
     status_at: Instant,
-    details: VecDeque<String>,
-    details_lost: usize,
-    /// When the oldest has waited long enough for others.
-    gathered_at: Instant,
-    /// When the last one was posted.
-    detail_posted_at: Option<Instant>,
-    /// No detail before this: Slack said so.
-    detail_refused_until: Instant,
-    /// The thread is not there before the status is.
-    in_thread: bool,
+    updates: u32,
+}
+
+struct ThreadLine {
+    shown: String,
+    shown_at: Option<Instant>,
+    refused: bool,
 }
 
 impl Board {
-    /// `head` is mrkdwn: `_Thinking_`. `status_ts` is a message of an earlier try to go on
-    /// with. `in_thread`: the run lives in a thread. `begun`: since when someone waits.
+    /// `status_ts` is a message of an earlier try to go on with, `earlier_details` how many it
+    /// left in the thread. `begun`: since when someone waits.
     pub(crate) fn new(
-        head: String,
+        progress: Progress,
+        home: Home,
         status_ts: Option<String>,
-        in_thread: bool,
+        earlier_details: usize,
         begun: Instant,
-        now: Instant,
     ) -> Board {
         Board {
             begun,
-            head,
-            lines: VecDeque::new(),
-            words: String::new(),
-            steps: 0,
-            stopping: false,
-            status: status_ts.map_or(Status::Wanted, Status::Stands),
+            home,
+            status: status_ts.map_or(StatusMessage::Wanted, StatusMessage::Posted),
+            progress,
             changed: true,
-            shown: String::new(),
-            status_at: now,
-            details: VecDeque::new(),
-            details_lost: 0,
-            gathered_at: now,
-            detail_posted_at: None,
-            detail_refused_until: now,
-            in_thread,
+            shown: None,
+            details: Details::new(earlier_details),
+            details_at: None,
+            pace: Pace {
+                free_at: begun,
+                status_at: begun,
+                updates: 0,
+            },
+            thread_line: ThreadLine {
+                shown: String::new(),
+                shown_at: None,
+                refused: false,
+            },
         }
     }
 
     /// Tells whether someone who waits must look again.
     pub(crate) fn apply(&mut self, update: Update, now: Instant) -> bool {
-        let wake = !self.changed;
+        let progress = &mut self.progress;
         match update {
             Update::TextDelta(delta) => {
-                self.words.push_str(&delta);
-                if self.words.len() > WORDS_BYTES_MAX {
-                    self.words = text::utf16_suffix(&self.words, WORDS_BYTES_MAX / 8).to_owned();
+                progress.note = None;
+                if std::mem::take(&mut progress.words_are_old) {
+                    progress.words.clear();
+                }
+                progress.words.push_str(&delta);
+                if progress.words.len() > WORDS_BYTES_MAX {
+                    let kept = text::utf16_suffix(&progress.words, WORDS_BYTES_MAX / 8);
+                    progress.words = kept.to_owned();
                 }
             }
             Update::TurnEnd {
@@ -138,166 +154,179 @@ impl Board {
                 thinking,
                 more,
             } => {
-                if !thinking.trim().is_empty() {
-                    self.line(format!("_{}_", words(&thinking, 200)));
-                    self.detail(thinking_detail(&thinking), now);
-                }
-                // The last turn's words stay until the answer takes their place.
-                self.words = text;
                 if more {
-                    self.keep_words(now);
+                    self.details.said(&thinking, &text);
                 }
+                // They stay until others take their place.
+                progress.words_are_old = true;
+                progress.words = text;
             }
-            Update::ToolWaiting(_) => return false,
+            Update::ToolWaiting(step) => {
+                progress.set(step.number, &step.label, StepStatus::Pending)
+            }
             Update::ToolStart(step) => {
-                self.steps += 1;
-                self.line(format!("_→ {}_", words(&step.label, 150)));
+                progress.note = None;
+                progress.started += 1;
+                progress.set(step.number, &step.label, StepStatus::InProgress);
+                self.details.start(step);
             }
             Update::ToolEnd(report) => {
-                if report.is_error {
-                    self.line(format!("_Error: {}_", words(&report.result, 200)));
-                }
-                self.detail(tool_detail(&report), now);
+                let status = match report.is_error {
+                    true => StepStatus::Error,
+                    false => StepStatus::Complete,
+                };
+                progress.set(report.step.number, &report.step.label, status);
+                self.details.end(&report);
             }
-            Update::Note(note) => self.line(format!("_{}_", words(&note, 200))),
-            Update::Usage(usage) => self.detail(format!("_{}_", usage.line()), now),
-            // Done by the caller's thread; it says so by a note.
-            Update::Upload { .. } => return false,
+            Update::Note(note) => progress.note = Some(note),
+            Update::Usage(usage) => self.details.note(&format!("_{}_", usage.line())),
+            // Done by the caller's thread, which adds a note.
+            Update::Upload { .. } => {}
         }
-        self.changed = true;
-        wake
+        if self.details.is_changed() {
+            self.details_at.get_or_insert(now + DETAILS_EVERY);
+        }
+        !std::mem::replace(&mut self.changed, true)
     }
 
-    /// What the model wrote in this turn goes into the lines and the thread.
-    pub(crate) fn keep_words(&mut self, now: Instant) {
-        let words = std::mem::take(&mut self.words);
-        if words.trim().is_empty() {
-            return;
-        }
-        self.line(live_words(&words, WORDS_UNITS_MAX / 3));
-        for piece in markdown::pieces(&words) {
-            for part in piece.mrkdwn() {
-                self.detail(part, now);
-            }
-        }
-    }
-
-    /// Someone said `stop`: told at once.
+    /// Someone said `stop`: shown at once.
     pub(crate) fn stopping(&mut self, now: Instant) {
-        self.stopping = true;
+        self.progress.stopping = true;
         self.changed = true;
-        self.status_at = self.status_at.min(now);
+        self.pace.status_at = self.pace.status_at.min(now);
+        self.pace.free_at = self.pace.free_at.min(now);
     }
 
-    fn line(&mut self, line: String) {
-        if self.lines.len() == LINES_MAX {
-            self.lines.pop_front();
-        }
-        self.lines.push_back(line);
+    /// Of a run that ended without an answer: what the model wrote goes into the thread.
+    pub(crate) fn keep_words(&mut self) {
+        let words = match self.progress.words_are_old {
+            true => "",
+            false => &self.progress.words,
+        };
+        self.details.keep_words(words);
     }
 
-    /// `detail` is mrkdwn of at most `MRKDWN_UNITS_MAX`.
-    pub(crate) fn detail(&mut self, detail: String, now: Instant) {
-        if self.details.is_empty() {
-            self.gathered_at = now + DETAILS_GATHER;
-        }
-        match self.details.back_mut() {
-            Some(last) if fits(last, &detail) => {
-                last.push('\n');
-                last.push_str(&detail);
-            }
-            _ => self.details.push_back(detail),
-        }
-        if self.details.len() > DETAILS_MAX {
-            self.details.pop_front();
-            self.details_lost += 1;
-        }
+    /// A line of mrkdwn for the thread.
+    pub(crate) fn note(&mut self, line: &str) {
+        self.details.note(line);
     }
 
     pub(crate) fn next(&mut self, now: Instant) -> Next {
-        let mut wake = None;
-        if self.changed && now < self.status_at {
-            wake = Some(self.status_at);
-        } else if self.changed {
-            let text = self.status_text();
-            match &self.status {
-                Status::Stands(ts) if text != self.shown => {
-                    let ts = ts.clone();
-                    return Next::Update { ts, text };
-                }
-                Status::Wanted => return Next::Post(text),
-                Status::Stands(_) | Status::Lost(_) => self.changed = false,
+        let mut wake: Option<Instant> = None;
+        let mut later = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
+        let has_thread =
+            self.home == Home::Thread || matches!(self.status, StatusMessage::Posted(_));
+        // Before the status, which is changed all the time.
+        if let Some(at) = self.details_at.filter(|_| has_thread) {
+            let at = at.max(self.pace.free_at);
+            match self.details.changed() {
+                Some(page) if at <= now => return Next::Details(page),
+                Some(_) => later(at),
+                None => self.details_at = None,
             }
         }
-        let has_thread = self.in_thread || matches!(self.status, Status::Stands(_));
-        if has_thread && !self.details.is_empty() {
-            // A full message has nothing to wait for but its turn.
-            let (gathered, every) = match self.details.len() > 1 {
-                true => (now, POST_EVERY),
-                false => (self.gathered_at, DETAILS_EVERY),
-            };
-            let turn = self.detail_posted_at.map_or(now, |at| at + every);
-            let at = gathered.max(turn).max(self.detail_refused_until);
-            if now >= at {
-                if let Some(text) = self.take_detail() {
-                    return Next::Detail(text);
+        let lost = matches!(self.status, StatusMessage::Lost(_));
+        let at = self.pace.status_at.max(self.pace.free_at);
+        if self.changed && !lost && now < at {
+            later(at);
+        } else if self.changed && !lost {
+            let shown = self.progress.shown();
+            match &self.status {
+                _ if self.shown.as_ref() == Some(&shown) => self.changed = false,
+                StatusMessage::Posted(ts) => {
+                    let ts = ts.clone();
+                    return Next::Update { ts, shown };
                 }
+                _ => return Next::Post(shown),
             }
-            wake = Some(wake.map_or(at, |wake| at.min(wake)));
+        } else {
+            self.changed = false;
+        }
+        let line = &self.thread_line;
+        if self.home == Home::Thread && !line.refused && self.shown.is_some() {
+            let label = self.progress.now();
+            let at = line.shown_at.map(|at| match label == line.shown {
+                true => at + THREAD_LINE_AGE_MAX,
+                false => at + PACE_MAX,
+            });
+            match at.filter(|at| now < *at) {
+                Some(at) => later(at),
+                None => return Next::ThreadLine(label),
+            }
         }
         Next::Wait(wake)
     }
 
-    /// The oldest message of details.
-    pub(crate) fn take_detail(&mut self) -> Option<String> {
-        let detail = self.details.pop_front()?;
-        let lost = std::mem::take(&mut self.details_lost);
-        if lost == 0 {
-            return Some(detail);
+    /// All that is still to be said in the thread, message by message.
+    pub(crate) fn rest(&mut self) -> Option<DetailsPage> {
+        self.details.end_all();
+        self.details.changed()
+    }
+
+    pub(crate) fn details_done(&mut self, page: &DetailsPage, ts: Option<String>, now: Instant) {
+        if page.ts.is_none() {
+            // A new message in the thread takes the line away.
+            self.thread_line.shown.clear();
         }
-        let lost = text::count(lost, "message");
-        let note = format!("_({lost} of details left out: Slack was too slow)_");
-        if fits(&note, &detail) {
-            return Some(format!("{note}\n{detail}"));
-        }
-        self.details.push_front(detail);
-        Some(note)
+        self.details.done(page, ts);
+        self.details_at = self.details.is_changed().then_some(now + PACE);
+        self.called(now);
     }
 
-    /// The message of details comes back: it was not posted.
-    pub(crate) fn detail_failed(&mut self, detail: String, failure: &Failure, now: Instant) {
-        self.details.push_front(detail);
-        self.detail_refused_until = now + pause(failure);
+    pub(crate) fn details_failed(&mut self, failure: &Failure, now: Instant) {
+        self.details_at = Some(now + pause(failure));
     }
 
-    pub(crate) fn detail_posted(&mut self, now: Instant) {
-        self.detail_posted_at = Some(now);
+    /// Slack refuses blocks: everything goes out as text from now on.
+    pub(crate) fn go_on_in_text(&mut self) {
+        self.details.go_on_in_text();
     }
 
-    pub(crate) fn status_posted(&mut self, ts: &str, text: String, now: Instant) {
-        self.status = Status::Stands(ts.to_owned());
-        self.shown = text;
-        // The first change may follow at once.
-        self.status_at = now;
+    pub(super) fn sent_as(&self) -> SentAs {
+        self.details.sent_as()
     }
 
-    pub(crate) fn status_updated(&mut self, text: String, now: Instant) {
-        self.shown = text;
-        self.status_at = now + (UPDATE_EVERY + self.age(now) / 30).min(UPDATE_EVERY_MAX);
+    pub(crate) fn status_posted(&mut self, ts: &str, shown: Shown, now: Instant) {
+        self.status = StatusMessage::Posted(ts.to_owned());
+        self.status_updated(shown, now);
+    }
+
+    pub(crate) fn status_updated(&mut self, shown: Shown, now: Instant) {
+        self.shown = Some(shown);
+        self.called(now);
+    }
+
+    fn called(&mut self, now: Instant) {
+        self.pace.free_at = now + (PACE + PACE_STEP * self.pace.updates).min(PACE_MAX);
+        self.pace.updates += 1;
     }
 
     pub(crate) fn status_failed(&mut self, failure: &Failure, now: Instant) {
-        self.status_at = now + pause(failure);
+        self.pace.status_at = now + pause(failure);
         if failure.stays() {
             self.status = match &self.status {
                 // That of an earlier try is gone: a new one.
-                Status::Stands(_) if self.shown.is_empty() => {
-                    self.status_at = now;
-                    Status::Wanted
+                StatusMessage::Posted(_) if self.shown.is_none() => {
+                    self.pace.status_at = now;
+                    StatusMessage::Wanted
                 }
-                status => Status::Lost(status.ts().map(str::to_owned)),
+                status => StatusMessage::Lost(status.ts().map(str::to_owned)),
             };
         }
+    }
+
+    pub(crate) fn thread_line_set(&mut self, line: String, now: Instant) {
+        self.thread_line.shown = line;
+        self.thread_line.shown_at = Some(now);
+    }
+
+    pub(crate) fn thread_line_refused(&mut self) {
+        self.thread_line.refused = true;
+    }
+
+    /// The line that Slack may still show below the thread.
+    pub(crate) fn has_thread_line(&self) -> bool {
+        !self.thread_line.shown.is_empty()
     }
 
     /// The status message, even if Slack refuses its updates.
@@ -311,148 +340,226 @@ impl Board {
 
     /// `_Done: 12 steps, 1m 40s_`
     pub(crate) fn done_line(&self, now: Instant) -> String {
-        let seconds = Duration::from_secs(self.age(now).as_secs());
-        let steps = text::count(self.steps, "step");
-        format!("_Done: {steps}, {}_", text::duration(seconds))
-    }
-
-    fn status_text(&self) -> String {
-        if self.stopping {
-            return "_Stopping..._".to_owned();
+        let time = text::duration(Duration::from_secs(self.age(now).as_secs()));
+        match self.progress.started {
+            0 => format!("_Done: {time}_"),
+            steps => format!("_Done: {}, {time}_", text::count(steps, "step")),
         }
-        let words = live_words(&self.words, WORDS_UNITS_MAX);
-        let end = match words.is_empty() {
-            true => " ...".to_owned(),
-            false => format!("\n{words}▌"),
-        };
-        let fixed = text::utf16_len(&self.head) + text::utf16_len(&end) + 3;
-        let mut room = STATUS_UNITS_MAX.saturating_sub(fixed);
-        let newest = self.lines.iter().rev().take_while(|line| {
-            let units = text::utf16_len(line) + 1;
-            let fits = units <= room;
-            room = room.saturating_sub(units);
-            fits
-        });
-        let lines: Vec<&str> = newest.map(String::as_str).collect();
-        let mut out = self.head.clone();
-        if lines.len() < self.lines.len() {
-            out.push_str("\n…");
-        }
-        out.extend(lines.iter().rev().flat_map(|line| ["\n", line]));
-        out + &end
     }
 }
 
 fn pause(failure: &Failure) -> Duration {
     match failure {
-        Failure::Limited(after) => (*after).max(UPDATE_EVERY),
+        Failure::Limited(after) => (*after).max(PACE),
         _ => RETRY_AFTER,
     }
 }
 
-/// Someone's words within a line of ours: one line, no mention, no fence.
-pub(crate) fn words(text: &str, chars_max: usize) -> String {
-    let line = text::escape(&text::one_line(text, chars_max));
-    text::fence_safe(&line).into_owned()
+/// What goes on, as the status message shows it.
+pub(crate) struct Progress {
+    head: String,
+    run: String,
+    steps: Vec<Step>,
+    /// Older steps that are only counted.
+    folded: usize,
+    /// Calls that have begun.
+    started: usize,
+    /// The model's words, safe or not.
+    words: String,
+    /// They are those of a turn that is over.
+    words_are_old: bool,
+    note: Option<String>,
+    stopping: bool,
 }
 
-fn fits(a: &str, b: &str) -> bool {
-    text::utf16_len(a) + 1 + text::utf16_len(b) <= MRKDWN_UNITS_MAX
+struct Step {
+    number: usize,
+    label: String,
+    status: StepStatus,
 }
 
-/// The end of what the model has written so far, as mrkdwn of at most `units_max`.
-fn live_words(words: &str, units_max: usize) -> String {
-    let words = words.trim();
-    // `[SILENT]` is not for the channel's eyes, not even its beginning.
-    if is_silent_start(words) {
-        return String::new();
-    }
-    let mut kept = units_max;
-    loop {
-        let mut tail = text::utf16_suffix(words, kept);
-        if tail.len() < words.len() {
-            tail = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
+impl Progress {
+    /// `head` says what goes on before the first step: `Thinking`. `run` names the run for the
+    /// Stop button.
+    pub(crate) fn new(head: String, run: String) -> Progress {
+        Progress {
+            head,
+            run,
+            steps: Vec::new(),
+            folded: 0,
+            started: 0,
+            words: String::new(),
+            words_are_old: false,
+            note: None,
+            stopping: false,
         }
-        let cut = words[..words.len() - tail.len()].lines();
-        let fences = cut.filter(|line| line.trim_start().starts_with("```"));
-        let fence = if fences.count() % 2 == 0 { "" } else { "```\n" };
-        let out = markdown::mrkdwn(&format!("{fence}{tail}"));
-        if text::utf16_len(&out) <= units_max {
-            return out;
+    }
+
+    fn set(&mut self, number: usize, label: &str, status: StepStatus) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.number == number) {
+            step.status = status;
+            return;
         }
-        kept /= 2;
+        // One card says how many were folded.
+        while self.steps.len() + usize::from(self.folded > 0) >= CARDS_MAX {
+            let oldest = self.steps.iter().position(|step| step.status.is_over());
+            match oldest {
+                Some(oldest) => {
+                    self.steps.remove(oldest);
+                    self.folded += 1;
+                }
+                // It is shown once it begins.
+                None if status == StepStatus::Pending => return,
+                None => drop(self.steps.pop()),
+            }
+        }
+        let label = text::one_line(label, 200);
+        let at = self.steps.partition_point(|step| step.number < number);
+        self.steps.insert(
+            at,
+            Step {
+                number,
+                label,
+                status,
+            },
+        );
+    }
+
+    /// What goes on now, in a few words: plain text.
+    fn now(&self) -> String {
+        if let Some(note) = &self.note {
+            return note.clone();
+        }
+        let with = |status| move |step: &&Step| step.status == status;
+        let mut running = self.steps.iter().rev().filter(with(StepStatus::InProgress));
+        if let Some(step) = running.next() {
+            return match running.count() {
+                0 => step.label.clone(),
+                more => format!("{} (and {more} more)", step.label),
+            };
+        }
+        match self.steps.iter().find(with(StepStatus::Pending)) {
+            Some(step) => format!("Waiting: {}", step.label),
+            None => self.head.clone(),
+        }
+    }
+
+    fn shown(&self) -> Shown {
+        if self.stopping {
+            let line = "_Stopping..._".to_owned();
+            return Shown {
+                blocks: json!([blocks::section(&line)]),
+                text: line,
+            };
+        }
+        let writing = match is_silent_start(self.words.trim()) {
+            true => String::new(),
+            false => markdown::tail(&self.words, WORDS_UNITS_MAX),
+        };
+        let writing = match self.words_are_old || writing.is_empty() {
+            true => writing,
+            false => writing + "▌",
+        };
+        Shown {
+            text: self.text(&writing),
+            blocks: self.blocks(&writing),
+        }
+    }
+
+    /// The same in words: as many of the newest steps as there is room for.
+    fn text(&self, writing: &str) -> String {
+        let head = format!("_{}_ ...", words(&self.now(), 120));
+        let end = match writing.is_empty() {
+            true => String::new(),
+            false => format!("\n{}", markdown::mrkdwn(writing)),
+        };
+        let line = |step: &Step| format!("\n{} {}", step.status.mark(), words(&step.label, 120));
+        let fixed = text::utf16_len(&head) + text::utf16_len(&end) + 40;
+        let mut room = TEXT_UNITS_MAX.saturating_sub(fixed);
+        let mut lines: Vec<String> = Vec::new();
+        for line in self.steps.iter().rev().map(line) {
+            let units = text::utf16_len(&line);
+            if units > room {
+                break;
+            }
+            room -= units;
+            lines.push(line);
+        }
+        let earlier = match self.folded + self.steps.len() - lines.len() {
+            0 => String::new(),
+            earlier => format!("\n… {}", text::count(earlier, "earlier step")),
+        };
+        lines.reverse();
+        head + &earlier + &lines.concat() + &end
+    }
+
+    fn blocks(&self, writing: &str) -> Value {
+        let mut named_max = CARDS_MAX;
+        loop {
+            let blocks = self.blocks_naming(named_max, writing);
+            if named_max == 0 || blocks::weight(&blocks) <= BLOCKS_WEIGHT_MAX {
+                return blocks;
+            }
+            named_max -= 5;
+        }
+    }
+
+    /// The newest steps have a card of their own.
+    fn blocks_naming(&self, named_max: usize, writing: &str) -> Value {
+        let mut out = Vec::new();
+        if !writing.is_empty() {
+            out.push(blocks::markdown(writing));
+        } else if self.steps.is_empty() {
+            out.push(blocks::markdown(&format!(
+                "_{}_ ...",
+                words(&self.now(), 120)
+            )));
+        }
+        let named = &self.steps[self.steps.len().saturating_sub(named_max)..];
+        let folded = self.folded + self.steps.len() - named.len();
+        let mut cards: Vec<Value> = Vec::new();
+        if folded > 0 {
+            let earlier = text::count(folded, "earlier step");
+            cards.push(blocks::card("earlier", &earlier, StepStatus::Complete));
+        }
+        cards.extend(named.iter().map(|step| {
+            let (id, label) = (step.number.to_string(), blocks::title(&step.label));
+            blocks::card(&id, &label, step.status)
+        }));
+        if !cards.is_empty() {
+            out.push(blocks::plan(&blocks::title(&self.now()), cards));
+        }
+        out.push(blocks::stop_button(&self.run));
+        Value::Array(out)
     }
 }
 
+/// `[SILENT]` is not to be seen in the channel, not even its beginning.
 fn is_silent_start(words: &str) -> bool {
     const MARK: &str = "[SILENT]";
     words.starts_with(MARK) || MARK.starts_with(words)
 }
-
-/// `✓ *bash*  Check disk usage · 0.3 s`, arguments and result as code.
-fn tool_detail(report: &ToolReport) -> String {
-    let mark = if report.is_error { "✗" } else { "✓" };
-    let (name, label) = (words(&report.step.name, 60), words(&report.step.label, 200));
-    let time = text::duration(report.duration);
-    let head = format!("{mark} *{name}*  {label} · {time}");
-    let block = |text: &str, max| match text.trim().is_empty() {
-        true => String::new(),
-        false => format!("\n{}", text::code_block(&text::cut_middle(text, max))),
-    };
-    // Escaping can make a text five times as long.
-    let sizes = [(1_000, 2_400), (400, 1_200), (200, 400), (100, 100)];
-    let mut details = sizes.into_iter().map(|(arguments_max, result_max)| {
-        let arguments = block(&report.step.arguments, arguments_max);
-        format!("{head}{arguments}{}", block(&report.result, result_max))
-    });
-    let fitting = details.find(|detail| text::utf16_len(detail) <= MRKDWN_UNITS_MAX);
-    fitting.unwrap_or(head.clone())
-}
-
-fn thinking_detail(thinking: &str) -> String {
-    let quote = |max| {
-        let lines = text::escape(&text::cut_middle(thinking.trim(), max)).replace('\n', "\n> ");
-        format!("_Thinking_\n> {lines}")
-    };
-    let detail = quote(2_500);
-    match text::utf16_len(&detail) <= MRKDWN_UNITS_MAX {
-        true => detail,
-        // All of it escaped, every character a line.
-        false => quote(400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::details::tests::{report, step};
     use super::*;
-    use crate::agent::run::{ToolStep, UsageReport};
-    use crate::llm::{Cost, Usage};
+    use std::collections::VecDeque;
 
-    fn board(start: Instant) -> Board {
-        Board::new("_Thinking_".into(), None, false, start, start)
+    const HOSTILE: [&str; 7] = ["&", "```\n<!here>", "👍", "\n", "x", "\"\\", "\0"];
+
+    fn board(start: Instant, status_ts: Option<&str>) -> Board {
+        let progress = Progress::new("Thinking".into(), "1.0".into());
+        let status_ts = status_ts.map(str::to_owned);
+        Board::new(progress, Home::Channel, status_ts, 0, start)
     }
 
-    fn tool(label: &str) -> Update {
-        Update::ToolStart(step(label, ""))
+    fn begins(number: usize) -> Update {
+        Update::ToolStart(step(number, &format!("step {number}"), "true"))
     }
 
-    fn step(label: &str, arguments: &str) -> ToolStep {
-        ToolStep {
-            number: 1,
-            name: "bash".into(),
-            label: label.into(),
-            arguments: arguments.into(),
-        }
-    }
-
-    fn report(result: &str) -> ToolReport {
-        ToolReport {
-            step: step("Check disk usage", "df -h /srv"),
-            result: result.into(),
-            diff: None,
-            is_error: false,
-            duration: Duration::from_millis(312),
-        }
+    fn fits(shown: &Shown) -> bool {
+        blocks::weight(&shown.blocks) <= BLOCKS_WEIGHT_MAX
+            && text::utf16_len(&shown.text) <= TEXT_UNITS_MAX
     }
 
     /// Plays Slack with calls that take `latency_ms`: what was called at which time.
@@ -483,9 +590,10 @@ mod tests {
                     now = wake.into_iter().chain(change).min().unwrap_or(until_ms + 1);
                     continue;
                 }
-                Next::Post(text) => board.status_posted("1.0", text.clone(), at(end)),
-                Next::Update { text, .. } => board.status_updated(text.clone(), at(end)),
-                Next::Detail(_) => board.detail_posted(at(end)),
+                Next::Post(shown) => board.status_posted("1.0", shown.clone(), at(end)),
+                Next::Update { shown, .. } => board.status_updated(shown.clone(), at(end)),
+                Next::Details(page) => board.details_done(page, Some("2.0".into()), at(end)),
+                Next::ThreadLine(line) => board.thread_line_set(line.clone(), at(end)),
             }
             calls.push((now, next));
             now = end;
@@ -496,228 +604,145 @@ mod tests {
     #[test]
     fn first_at_once_then_one_a_second_and_the_newest_last() {
         let start = Instant::now();
-        let mut board = board(start);
-        let updates = (0..100).map(|i| (10 + i * 30, tool(&format!("step {i}"))));
-        let calls = play(&mut board, start, 20, updates.collect(), 10_000);
+        let mut board = board(start, None);
+        let updates = (1..=100).flat_map(|n| {
+            let at = 10 + n as u64 * 30;
+            [(at, begins(n)), (at, Update::ToolEnd(report(n, "x")))]
+        });
+        let calls = play(&mut board, start, 20, updates.collect(), 20_000);
         let times: Vec<u64> = calls.iter().map(|(ms, _)| *ms).collect();
-        assert_eq!(calls[0], (0, Next::Post("_Thinking_ ...".into())));
-        assert_eq!(times[1], 20, "the first change follows at once");
+        assert!(matches!(calls[0], (0, Next::Post(_))));
         assert!(
-            times
-                .windows(2)
-                .skip(1)
-                .all(|pair| pair[1] - pair[0] >= 1_000),
+            times.windows(2).all(|pair| pair[1] - pair[0] >= 1_000),
             "{times:?}"
         );
-        assert!(calls.len() <= 6, "{times:?}");
-        match &calls.last().unwrap().1 {
-            Next::Update { ts, text } => {
-                assert_eq!(ts, "1.0");
-                assert!(text.ends_with("_→ step 98_\n_→ step 99_ ..."), "{text}");
-            }
-            other => panic!("{other:?}"),
-        }
+        assert!(calls.len() <= 12, "{times:?}");
+        let updates = calls.iter().filter_map(|(_, next)| match next {
+            Next::Update { shown, .. } => Some(&shown.text),
+            _ => None,
+        });
+        let text = updates.last().unwrap();
+        assert!(text.ends_with("✓ step 99\n✓ step 100"), "{text}");
     }
 
     #[test]
     fn ten_tools_cost_few_calls() {
-        for (name, every_ms, most) in [("fast", 100, 5), ("a second each", 1_000, 13)] {
+        // The answer and the last details come on top: 8 in all.
+        for (name, every_ms, most) in [("fast", 100, 3), ("a second each", 1_000, 6)] {
             let start = Instant::now();
-            let mut board = board(start);
+            let mut board = board(start, None);
             let mut updates = VecDeque::new();
-            for i in 0..10 {
-                updates.push_back((i * every_ms + 1, tool(&format!("step {i}"))));
-                updates.push_back(((i + 1) * every_ms, Update::ToolEnd(report("ok"))));
+            for n in 0..10 {
+                updates.push_back((n * every_ms + 1, begins(n as usize)));
+                let report = report(n as usize, "ok");
+                updates.push_back(((n + 1) * every_ms, Update::ToolEnd(report)));
             }
             let calls = play(&mut board, start, 150, updates, 10 * every_ms);
-            // The answer and the last details come on top.
-            assert!(calls.len() <= most, "{name}: {calls:?}");
+            assert!(calls.len() <= most, "{name}: {}: {calls:?}", calls.len());
         }
     }
 
     #[test]
-    fn details_wait_for_each_other_and_are_bounded() {
+    fn the_status_stays_small_and_names_the_newest() {
         let start = Instant::now();
-        let mut board = board(start);
-        for _ in 0..3 {
-            board.apply(Update::ToolEnd(report("x")), start);
+        let mut board = board(start, None);
+        for n in 1..=100 {
+            let label = format!("step {n} <!channel>\n{}", "ä&\"".repeat(100));
+            board.apply(Update::ToolStart(step(n, &label, "")), start);
+            if n < 98 {
+                board.apply(Update::ToolEnd(report(n, "x")), start);
+            }
         }
-        assert!(matches!(board.next(start), Next::Post(_)));
-        board.status_posted("1.0", board.status_text(), start);
-        assert_eq!(board.next(start), Next::Wait(Some(start + DETAILS_GATHER)));
-        // Whoever waits for that is woken by a change of the status, once.
-        assert!(board.apply(Update::Note("a".into()), start));
-        assert!(!board.apply(Update::Note("b".into()), start));
-        let Next::Update { text, .. } = board.next(start) else {
-            panic!("no update")
-        };
-        board.status_updated(text, start);
-        let later = start + DETAILS_GATHER;
-        let Next::Detail(detail) = board.next(later) else {
-            panic!("no details")
-        };
-        assert_eq!(
-            detail
-                .matches("✓ *bash*  Check disk usage · 0.3 s\n```\ndf -h /srv\n```\n```\nx\n```")
-                .count(),
-            3
+        let shown = board.progress.shown();
+        assert!(
+            fits(&shown) && shown.text.contains("\n… 8"),
+            "{}",
+            shown.text
         );
-        // Not posted: it comes again after the pause, in front of what is new.
-        board.detail_failed(
-            detail.clone(),
-            &Failure::Limited(Duration::from_secs(9)),
-            later,
+        let plan = &shown.blocks[0];
+        let cards = plan["tasks"].as_array().unwrap();
+        assert!(
+            cards.len() <= CARDS_MAX && cards[0]["title"].as_str().unwrap().contains("earlier")
         );
-        let at = later + Duration::from_secs(9);
-        assert_eq!(board.next(later), Next::Wait(Some(at)));
-        assert_eq!(board.next(at), Next::Detail(detail));
-        for _ in 0..1_000 {
-            board.apply(Update::ToolEnd(report(&"long ".repeat(1_000))), at);
-        }
-        assert_eq!(board.details.len(), DETAILS_MAX);
-        let first = board.take_detail().unwrap();
-        assert!(first.contains("messages of details left out"), "{first}");
-        while let Some(detail) = board.take_detail() {
-            assert!(text::utf16_len(&detail) <= MRKDWN_UNITS_MAX);
-        }
-    }
-
-    #[test]
-    fn status_stays_short_and_shows_the_newest() {
-        let start = Instant::now();
-        let mut board = board(start);
-        for i in 0..500 {
-            board.apply(
-                tool(&format!("step {i} <!channel>\n{}", "ä&".repeat(100))),
-                start,
-            );
-        }
-        board.apply(Update::Note("``` open".into()), start);
-        assert!(!board.status_text().contains("```"));
+        assert!(
+            plan["title"]
+                .as_str()
+                .unwrap()
+                .starts_with("step 100 <\u{200B}!channel>")
+        );
         board.apply(Update::TextDelta("**Most** of ".into()), start);
         board.apply(Update::TextDelta("it <!here>".into()), start);
-        let text = board.status_text();
-        assert!(text::utf16_len(&text) <= STATUS_UNITS_MAX, "{text}");
-        assert!(text.starts_with("_Thinking_\n…\n_→ step "), "{text}");
-        assert!(text.contains("step 499 &lt;!channel&gt;"), "{text}");
-        assert!(text.ends_with("\n*Most* of it &lt;!here&gt;▌"), "{text}");
+        let shown = board.progress.shown();
+        assert_eq!(shown.blocks[0]["text"], "**Most** of it &lt;!here>▌");
+        assert!(
+            shown.text.ends_with("\n*Most* of it &lt;!here&gt;▌"),
+            "{}",
+            shown.text
+        );
+        for hostile in HOSTILE {
+            board.progress.words.clear();
+            board.apply(Update::TextDelta(hostile.repeat(200_000)), start);
+            assert!(board.progress.words.len() <= WORDS_BYTES_MAX);
+            assert!(fits(&board.progress.shown()), "{hostile}");
+        }
+        // A note stands until something else goes on, and only the newest.
+        for n in 1..=3 {
+            board.apply(Update::Note(format!("Retrying ({n}/3)...")), start);
+        }
+        let text = board.progress.shown().text;
+        assert!(text.starts_with("_Retrying (3/3)..._ ..."), "{text}");
         for (words, want) in [
             ("[SIL", ""),
             ("[SILENT] nothing", ""),
             ("[SILK", "\n[SILK▌"),
         ] {
-            board.words = words.into();
-            board.lines.clear();
-            let want = format!("_Thinking_{}", if want.is_empty() { " ..." } else { want });
-            assert_eq!(board.status_text(), want);
+            let mut board = self::board(start, None);
+            board.apply(Update::TextDelta(words.into()), start);
+            let text = board.progress.shown().text;
+            assert_eq!(text, format!("_Thinking_ ...{want}"));
         }
-        for hostile in ["&", "```\n<", "👍", "\n", "x"] {
-            board.words = String::new();
-            board.apply(Update::TextDelta(hostile.repeat(200_000)), start);
-            assert!(board.words.len() <= WORDS_BYTES_MAX);
-            assert!(text::utf16_len(&board.status_text()) <= STATUS_UNITS_MAX);
-            board.apply(
-                Update::TurnEnd {
-                    text: hostile.repeat(9_000),
-                    thinking: hostile.repeat(9_000),
-                    more: true,
-                },
-                start,
-            );
-            assert!(text::utf16_len(&board.status_text()) <= STATUS_UNITS_MAX);
-        }
-        assert!(
-            board
-                .details
-                .iter()
-                .all(|detail| text::utf16_len(detail) <= MRKDWN_UNITS_MAX)
-        );
         board.stopping(start);
-        assert_eq!(board.status_text(), "_Stopping..._");
+        assert_eq!(board.progress.shown().text, "_Stopping..._");
+    }
+
+    #[test]
+    fn a_call_waits_runs_and_ends() {
+        let start = Instant::now();
+        let mut board = board(start, None);
+        let status = |board: &Board| {
+            let plan = board.progress.shown().blocks[0].clone();
+            (plan["title"].clone(), plan["tasks"][0]["status"].clone())
+        };
+        board.apply(Update::ToolWaiting(step(1, "Look", "ls")), start);
+        assert_eq!(status(&board), ("Waiting: Look".into(), "pending".into()));
+        board.apply(Update::ToolStart(step(1, "Look", "ls")), start);
+        assert_eq!(status(&board), ("Look".into(), "in_progress".into()));
+        board.apply(Update::ToolEnd(report(1, "x")), start);
+        assert_eq!(status(&board), ("Thinking".into(), "complete".into()));
     }
 
     #[test]
     fn failures_pass_or_end_the_status() {
         let start = Instant::now();
-        let mut board = board(start);
+        let mut board = board(start, None);
         board.status_failed(&Failure::Limited(Duration::from_secs(7)), start);
-        assert_eq!(
-            board.next(start),
-            Next::Wait(Some(start + Duration::from_secs(7)))
-        );
         let now = start + Duration::from_secs(7);
+        assert_eq!(board.next(start), Next::Wait(Some(now)));
         assert!(matches!(board.next(now), Next::Post(_)));
         board.status_failed(&Failure::Unknown("reset".into()), now);
         assert_eq!(board.next(now), Next::Wait(Some(now + RETRY_AFTER)));
         board.status_failed(&Failure::Refused("not_in_channel".into()), now);
         assert_eq!(board.next(now + RETRY_AFTER), Next::Wait(None));
-        assert!(board.apply(Update::ToolEnd(report("x")), now));
         assert_eq!(board.status_ts(), None);
         let gone = Failure::Refused("message_not_found".into());
-        let old = Some("1.0".to_owned());
-        let mut board = Board::new("_Thinking_".into(), old, false, start, start);
+        let mut board = self::board(start, Some("1.0"));
         assert!(matches!(board.next(start), Next::Update { .. }));
         board.status_failed(&gone, start);
         assert!(matches!(board.next(start), Next::Post(_)), "a new status");
-        board.status_posted("2.0", board.status_text(), start);
+        board.status_posted("2.0", board.progress.shown(), start);
         board.status_failed(&gone, start);
-        board.apply(tool("x"), start);
+        board.apply(begins(1), start);
         assert_eq!(board.next(now), Next::Wait(None));
         assert_eq!(board.status_ts(), Some("2.0"));
-    }
-
-    #[test]
-    fn says_what_tools_and_tokens_were() {
-        let long = format!(
-            "{}[full output: scratch/out-7f3a.txt]",
-            "line\n".repeat(2_000)
-        );
-        let detail = tool_detail(&ToolReport {
-            is_error: true,
-            ..report(&long)
-        });
-        assert!(detail.starts_with("✗ *bash*"), "{detail}");
-        assert!(
-            detail.contains(" lines left out)") && detail.contains("scratch/out-7f3a.txt"),
-            "{detail}"
-        );
-        for hostile in ["```<!channel>", "<", "&", "\n", "👍", "\0"] {
-            let detail = tool_detail(&ToolReport {
-                step: ToolStep {
-                    name: hostile.repeat(9_000),
-                    ..step(&hostile.repeat(9_000), &hostile.repeat(9_000))
-                },
-                ..report(&hostile.repeat(9_000))
-            });
-            assert!(
-                text::utf16_len(&detail) <= MRKDWN_UNITS_MAX && !detail.contains('<'),
-                "{detail}"
-            );
-        }
-        let usage = Usage {
-            output: 310,
-            input: 300,
-            cache_read: 3_900,
-            cache_write: 0,
-            cost: Some(Cost {
-                input: 0.01,
-                output: 0.001,
-                ..Cost::default()
-            }),
-        };
-        let mut usage = UsageReport {
-            run: usage,
-            context_tokens: 20_000,
-            context_window: 1_000_000,
-            cost_today: Some(0.42),
-        };
-        assert_eq!(
-            format!("_{}_", usage.line()),
-            "_4.2k in · 310 out · 3.9k cached · 2 % of 1M · $0.011 (today $0.42)_"
-        );
-        usage.run.cost = None;
-        usage.run.cache_read = 0;
-        usage.context_window = 0;
-        assert_eq!(format!("_{}_", usage.line()), "_300 in · 310 out_");
     }
 }

@@ -310,6 +310,24 @@ impl Web {
         self.call("chat.delete", channel, &args, urgency).map(drop)
     }
 
+    /// The line below a thread that says what goes on; empty: none. Slack takes it away after
+    /// two minutes, and with the next message there.
+    pub(crate) fn assistant_threads_set_status(
+        &self,
+        channel: &str,
+        thread_ts: &str,
+        status: &str,
+    ) -> Answer<()> {
+        let args = [
+            ("channel_id", channel),
+            ("thread_ts", thread_ts),
+            ("status", status),
+        ];
+        let method = "assistant.threads.setStatus";
+        self.call(method, channel, &args, Urgency::Optional)
+            .map(drop)
+    }
+
     pub(crate) fn reactions_add(&self, channel: &str, ts: &str, name: &str) -> Answer<()> {
         let args = [("channel", channel), ("timestamp", ts), ("name", name)];
         match self.call("reactions.add", channel, &args, Urgency::Must) {

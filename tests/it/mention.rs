@@ -155,6 +155,32 @@ fn a_failing_model_is_told_and_the_next_mention_works() {
             .iter()
             .any(|reply| reply.shown().contains("the sky fell"))
     });
+    for (status, kind, text, want) in [
+        (
+            401,
+            "authentication_error",
+            "invalid x-api-key",
+            "_Sorry, the model's key is refused_",
+        ),
+        (
+            400,
+            "invalid_request_error",
+            "Your credit balance is too low",
+            "no credit left",
+        ),
+    ] {
+        llm.reply(Reply::error(status, kind, text));
+        slack.mention("C01", "U07", "again");
+        let channel = slack.wait_channel("C01", |channel| channel.to_string().contains(want));
+        assert!(
+            !channel
+                .answers()
+                .iter()
+                .any(|answer| answer.shown().contains(text)),
+            "{channel}"
+        );
+        slack.wait_channel("C01", |channel| channel.to_string().contains(text));
+    }
     llm.reply_text("Back.");
     slack.mention("C01", "U07", "again");
     slack.wait_answer("C01", "Back.");

@@ -30,6 +30,8 @@ const BOT_ID: &str = "B0BOT";
 pub(crate) enum Fault {
     /// HTTP 200 and `ok:false` with this code, without the effect.
     Code(&'static str),
+    /// Likewise, if the call carries blocks.
+    Blocks(&'static str),
     /// HTTP 429 with this Retry-After in seconds.
     Limited(u32),
     /// A status with an HTML body.
@@ -162,10 +164,24 @@ impl Message {
             .collect()
     }
 
+    /// Text and blocks but for what is plain text by its type: what Slack reads for mentions
+    /// and links.
+    pub(crate) fn parsed(&self) -> String {
+        let mut blocks = self.blocks.clone();
+        let cards = blocks
+            .iter_mut()
+            .filter_map(|block| block["tasks"].as_array_mut());
+        for card in cards.flatten().filter_map(Value::as_object_mut) {
+            card.remove("details");
+            card.remove("output");
+        }
+        format!("{} {}", self.text, Value::from(blocks))
+    }
+
     /// Whom or what this message rings or links: `<@U07>`, `<!channel>`, `<#C01>`, and bare
     /// `@here` and its kin unless parse is none.
     pub(crate) fn pings(&self) -> Vec<String> {
-        let all = format!("{} {}", self.text, Value::from(self.blocks.clone()));
+        let all = self.parsed();
         let inside = all
             .split('<')
             .skip(1)
@@ -182,7 +198,30 @@ impl Message {
     }
 }
 
+/// A plan as its title and a line for each card, with what stands in it.
+fn plan_text(plan: &Value) -> String {
+    let mut text = plan["title"].as_str().unwrap_or("").to_owned();
+    for card in plan["tasks"].as_array().into_iter().flatten() {
+        let mark = match card["status"].as_str() {
+            Some("pending") => "○",
+            Some("in_progress") => "→",
+            Some("complete") => "✓",
+            _ => "✗",
+        };
+        text += &format!("\n{mark} {}", card["title"].as_str().unwrap_or(""));
+        for key in ["details", "output"] {
+            for part in card[key]["elements"].as_array().into_iter().flatten() {
+                text += &format!("\n{}", part["elements"][0]["text"].as_str().unwrap_or(""));
+            }
+        }
+    }
+    text
+}
+
 fn block_text(block: &Value) -> String {
+    if block["type"] == "plan" {
+        return plan_text(block);
+    }
     let elements = block["elements"].as_array().cloned().unwrap_or_default();
     let labels = elements
         .iter()

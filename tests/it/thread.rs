@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::llm::FakeLlm;
 use crate::mom::Mom;
-use crate::slack::{BOT, Channel, FakeSlack};
+use crate::slack::{BOT, Channel, FakeSlack, Fault};
 
 fn start() -> (FakeSlack, FakeLlm, Mom) {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -115,6 +115,37 @@ fn a_thread_that_cannot_be_read_stops_nothing() {
     ask.thread(&root).send();
     wait_usage(&slack, "C01", 1);
     mom.wait_log("cannot read the thread");
+}
+
+#[test]
+fn the_thread_shows_what_runs_until_it_is_over() {
+    for fails in [false, true] {
+        let (slack, llm, _mom) = start();
+        if fails {
+            slack.fault(
+                "assistant.threads.setStatus",
+                0,
+                Fault::Code("internal_error"),
+            );
+        }
+        let root = slack.say("C01", "U08", "the release").send();
+        llm.reply_tool(
+            "bash",
+            json!({"label": "Build <!here>", "command": "sleep 4"}),
+        );
+        llm.reply_text("Built.");
+        let ask = slack.say("C01", "U07", &format!("<@{BOT}> build it"));
+        ask.thread(&root).send();
+        wait_usage(&slack, "C01", 1);
+        if !fails {
+            let line = |text: &str| format!("C01/{root}: {text}");
+            slack.wait_until("an end of it", |state| {
+                (state.statuses.last() == Some(&line(""))).then_some(())
+            });
+            let shown = slack.change(|state| state.statuses.clone());
+            assert!(shown.contains(&line("Build <\u{200B}!here>")), "{shown:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The Web API of FakeSlack: one table of methods, each a function over the workspace.
 //! Rules and error codes are those of docs.slack.dev; lengths are counted in UTF-16.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -205,7 +206,9 @@ fn call(state: &Arc<Watched<State>>, method: &str, request: &Request, peer: &Pee
     }
     let failed = |name: &str| state.change(|state| record(state, name.into()));
     match &fault {
-        Some(Fault::Code(code)) => {
+        Some(Fault::Code(code) | Fault::Blocks(code))
+            if matches!(fault, Some(Fault::Code(_))) || args.get("blocks").len() > 2 =>
+        {
             let answer = json!({"ok": false, "error": code});
             state.change(|state| record(state, answer.clone()));
             return Answer::Reply(Reply::json(200, &answer));
@@ -700,7 +703,7 @@ fn check_blocks(blocks: &[Value]) -> Result<(), Value> {
     if blocks.len() > 50 {
         return wrong(format!("{} blocks, 50 are allowed", blocks.len()));
     }
-    let mut markdown = 0;
+    let (mut markdown, mut others) = (0, 0);
     for block in blocks {
         let kind = block["type"].as_str().unwrap_or("");
         let elements = block["elements"].as_array().map_or(0, Vec::len);
@@ -717,6 +720,7 @@ fn check_blocks(blocks: &[Value]) -> Result<(), Value> {
                 markdown += text;
                 style == "string" && text > 0
             }
+            "plan" => good_plan(block),
             "section" => {
                 let fields = block["fields"].as_array().map_or(0, Vec::len);
                 (matches!(style, "mrkdwn" | "plain_text") && (1..=3000).contains(&text))
@@ -743,11 +747,58 @@ fn check_blocks(blocks: &[Value]) -> Result<(), Value> {
         if !good || units(block["block_id"].as_str().unwrap_or("")) > 255 {
             return wrong(block.to_string());
         }
+        if kind != "markdown" {
+            others += units(&block.to_string());
+        }
     }
-    if markdown > 12_000 {
+    if markdown > 12_000 || markdown + others > 13_200 {
         return Err(no("msg_blocks_too_long"));
     }
     Ok(())
+}
+
+fn good_plan(plan: &Value) -> bool {
+    let named = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+    let Some(cards) = plan["tasks"].as_array() else {
+        return false;
+    };
+    let ids: BTreeSet<&str> = cards
+        .iter()
+        .filter_map(|card| card["task_id"].as_str())
+        .collect();
+    let good_card = |card: &Value| {
+        let status = card["status"].as_str().unwrap_or("");
+        card["type"] == "task_card"
+            && named(&card["task_id"])
+            && named(&card["title"])
+            && ["pending", "in_progress", "complete", "error"].contains(&status)
+            && ["details", "output"]
+                .iter()
+                .all(|key| good_rich_text(&card[key]))
+    };
+    named(&plan["title"])
+        && (1..=50).contains(&cards.len())
+        && ids.len() == cards.len()
+        && cards.iter().all(good_card)
+}
+
+/// One object, or none; of the elements only plain text, which can ping nobody.
+fn good_rich_text(value: &Value) -> bool {
+    let kinds = ["rich_text_section", "rich_text_preformatted"];
+    let text = |element: &Value| {
+        element["type"] == "text"
+            && element["text"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+    };
+    let list = |value: &Value, good: &dyn Fn(&Value) -> bool| {
+        value["elements"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty() && all.iter().all(good))
+    };
+    let part =
+        |part: &Value| kinds.contains(&part["type"].as_str().unwrap_or("")) && list(part, &text);
+    value.is_null() || value["type"] == "rich_text" && list(value, &part)
 }
 
 fn good_button(element: &Value) -> bool {
@@ -810,6 +861,10 @@ fn chat_post(state: &mut State, args: &Args) -> Outcome {
         .into(),
         ..Message::default()
     };
+    if let Some(root) = &message.thread_ts {
+        // The line below a thread goes with the app's next message there.
+        state.statuses.push(format!("{id}/{root}: "));
+    }
     post(state, &id, message.clone());
     Ok(json!({"channel": id, "ts": message.ts, "message": message.json(None, false)}))
 }

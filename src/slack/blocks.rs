@@ -1,0 +1,155 @@
+//! Blocks of a run's messages as Slack's JSON: the plan with its cards, the Stop button, lines
+//! of mom's own. Labels, arguments and output stand in them as plain text: they can neither
+//! notify nor link anyone, nor end the block they are in. Pure.
+//! Format: docs.slack.dev, "Plan block" and "Task card block".
+
+use serde_json::{Value, json};
+
+use super::inline::dead;
+use super::web::Content;
+use crate::base::text;
+
+/// Characters of a card's title.
+const TITLE_CHARS_MAX: usize = 120;
+
+/// How far a tool call is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum StepStatus {
+    /// It waits for its turn, or for a person.
+    Pending,
+    InProgress,
+    Complete,
+    Error,
+}
+
+impl StepStatus {
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, StepStatus::Complete | StepStatus::Error)
+    }
+
+    /// In front of the step where Slack takes no plan.
+    pub(super) fn mark(self) -> char {
+        match self {
+            StepStatus::Pending => '○',
+            StepStatus::InProgress => '→',
+            StepStatus::Complete => '✓',
+            StepStatus::Error => '✗',
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            StepStatus::Pending => "pending",
+            StepStatus::InProgress => "in_progress",
+            StepStatus::Complete => "complete",
+            StepStatus::Error => "error",
+        }
+    }
+}
+
+/// A message's text and the blocks that show the same.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shown {
+    pub(super) text: String,
+    /// An array.
+    pub(super) blocks: Value,
+}
+
+/// How a run's messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum SentAs {
+    Blocks,
+    /// Slack has refused blocks: for the rest of the run.
+    Text,
+}
+
+impl Shown {
+    pub(super) fn content(&self, sent_as: SentAs) -> Content {
+        match sent_as {
+            SentAs::Blocks => Content::blocks(&self.text, &self.blocks),
+            SentAs::Text => Content::plain(&self.text),
+        }
+    }
+}
+
+/// Someone's words in a line of mrkdwn: one line, no mention, no fence.
+pub(super) fn words(text: &str, chars_max: usize) -> String {
+    let line = text::escape(&text::one_line(text, chars_max));
+    text::fence_safe(&line).into_owned()
+}
+
+/// The title of a plan or a card: one line of plain text, never empty.
+pub(super) fn title(text: &str) -> String {
+    match dead(&text::one_line(text, TITLE_CHARS_MAX)) {
+        title if title.trim().is_empty() => "(no label)".to_owned(),
+        title => title,
+    }
+}
+
+pub(super) fn markdown(text: &str) -> Value {
+    json!({"type": "markdown", "text": text})
+}
+
+/// A line of mrkdwn. `verbatim`: Slack is not to look for names and channels in it.
+pub(super) fn section(text: &str) -> Value {
+    let text = json!({"type": "mrkdwn", "text": text, "verbatim": true});
+    json!({"type": "section", "expand": true, "text": text})
+}
+
+/// A small grey line of mrkdwn.
+pub(super) fn context(text: &str) -> Value {
+    json!({"type": "context", "elements": [{"type": "mrkdwn", "text": text, "verbatim": true}]})
+}
+
+pub(super) fn plan(title: &str, cards: Vec<Value>) -> Value {
+    json!({"type": "plan", "title": title, "tasks": cards})
+}
+
+/// `id` is unique within its plan.
+pub(super) fn card(id: &str, title: &str, status: StepStatus) -> Value {
+    json!({"type": "task_card", "task_id": id, "title": title, "status": status.name()})
+}
+
+/// What a card shows when it is unfolded: `None` without any text.
+pub(super) fn rich_text(parts: &[(RichText, &str)]) -> Option<Value> {
+    let filled = parts.iter().filter(|(_, text)| !text.trim().is_empty());
+    let elements: Vec<Value> = filled.map(|(kind, text)| kind.element(text)).collect();
+    (!elements.is_empty()).then(|| json!({"type": "rich_text", "elements": elements}))
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum RichText {
+    Plain,
+    Italic,
+    Code,
+}
+
+impl RichText {
+    fn element(self, text: &str) -> Value {
+        let text = text.trim_matches('\n');
+        let (kind, text) = match self {
+            RichText::Code => (
+                "rich_text_preformatted",
+                json!({"type": "text", "text": text}),
+            ),
+            RichText::Plain => ("rich_text_section", json!({"type": "text", "text": text})),
+            RichText::Italic => {
+                let style = json!({"italic": true});
+                let text = json!({"type": "text", "text": text, "style": style});
+                ("rich_text_section", text)
+            }
+        };
+        json!({"type": kind, "elements": [text]})
+    }
+}
+
+/// `run` comes back with the press.
+pub(super) fn stop_button(run: &str) -> Value {
+    json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
+        "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": run}]})
+}
+
+/// What blocks weigh in a message: Slack refuses more than about 13,200 characters of them.
+pub(super) fn weight(blocks: &Value) -> usize {
+    text::utf16_len(&blocks.to_string())
+}

@@ -15,15 +15,11 @@ const OTHER_CHANNELS: &str = "I don't work in this conversation";
 const GUEST: &str = "guests and people of other workspaces need to be on my list of allowed users";
 
 pub(super) struct Access {
-    services: Arc<Services>,
-    outbox: Outbox,
+    pub(super) services: Arc<Services>,
+    pub(super) outbox: Outbox,
 }
 
 impl Access {
-    pub(super) fn new(services: Arc<Services>, outbox: Outbox) -> Access {
-        Access { services, outbox }
-    }
-
     /// What can be said without a call to Slack; whoever is not known yet passes.
     pub(super) fn may(&self, message: &Incoming) -> std::result::Result<(), &'static str> {
         self.allowed(&message.user, &message.channel)?;

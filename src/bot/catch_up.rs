@@ -32,9 +32,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const RESUMED_MAX: usize = 200;
 
 pub(super) struct CatchUp {
-    services: Arc<Services>,
-    intake: Arc<Intake>,
-    worker: Arc<Worker>,
+    pub(super) services: Arc<Services>,
+    pub(super) intake: Arc<Intake>,
+    pub(super) worker: Arc<Worker>,
 }
 
 /// Wakes the thread that reads the history. Cheap to clone.
@@ -54,18 +54,6 @@ impl Wake {
 }
 
 impl CatchUp {
-    pub(super) fn new(
-        services: Arc<Services>,
-        intake: Arc<Intake>,
-        worker: Arc<Worker>,
-    ) -> CatchUp {
-        CatchUp {
-            services,
-            intake,
-            worker,
-        }
-    }
-
     /// A thread's whole life: after each connection, what was missed.
     pub(super) fn run(&self, wakes: &Receiver<()>) {
         let stop = &self.services.stop;

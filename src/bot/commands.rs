@@ -24,20 +24,12 @@ const STOPPED: &str = "octagonal_sign";
 const SCHEDULED_MAX: usize = 20;
 
 pub(super) struct Commands {
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
     pub(super) queue: Queue,
     pub(super) outbox: Outbox,
 }
 
 impl Commands {
-    pub(super) fn new(services: Arc<Services>, queue: Queue, outbox: Outbox) -> Commands {
-        Commands {
-            services,
-            queue,
-            outbox,
-        }
-    }
-
     /// The run's status message shows that it has stopped.
     pub(super) fn stop(&self, command: &CommandRequest) {
         let (channel, thread_ts) = (&command.channel, command.thread_ts.as_deref());
@@ -83,7 +75,7 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
             metadata: Some(display::metadata(&command.ts, display::STATUS)),
             ..Content::plain(text)
         };
-        post(&services.web, channel, thread_ts, content)
+        post(&services.web, channel, thread_ts, &content)
     };
     let ts = posted.map_or_else(post, Ok)?;
     let entry = LogEntry {

@@ -32,15 +32,15 @@ const CLOSED_FOR: Duration = Duration::from_secs(2);
 const TOGETHER_MAX: usize = 50;
 
 pub(super) struct Intake {
-    services: Arc<Services>,
-    pub(super) access: Arc<Access>,
+    pub(super) services: Arc<Services>,
+    pub(super) access: Access,
     pub(super) commands: Arc<Commands>,
-    wake: Wake,
+    pub(super) wake: Wake,
     /// Held from the look whether a message is new until it waits in the queue: the socket and
     /// the history may bring the same one, and a run takes over from the log what does not wait.
-    routing: Mutex<()>,
+    pub(super) routing: Mutex<()>,
     /// Channels whose messages can't be logged, and whether that was posted there.
-    unlogged: Mutex<HashMap<String, bool>>,
+    pub(super) unlogged: Mutex<HashMap<String, bool>>,
 }
 
 /// A message that was logged just now.
@@ -62,22 +62,6 @@ impl LoggedMessage {
 }
 
 impl Intake {
-    pub(super) fn new(
-        services: Arc<Services>,
-        access: Arc<Access>,
-        commands: Arc<Commands>,
-        wake: Wake,
-    ) -> Intake {
-        Intake {
-            services,
-            access,
-            commands,
-            wake,
-            routing: Mutex::default(),
-            unlogged: Mutex::default(),
-        }
-    }
-
     pub(super) fn lock(&self) -> Routing<'_> {
         self.routing.lock().unwrap()
     }

@@ -13,7 +13,8 @@ mod intake;
 mod outbox;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::base::stop::{Cause, Stop};
 use crate::config::{self, Keys};
 use crate::events::Events;
 use crate::signals::{self, SecondSignal};
-use crate::slack::files::Files;
+use crate::slack::files::{Download, Files};
 use crate::slack::inbound::Me;
 use crate::slack::users::Names;
 use crate::slack::web::{Identity, Web};
@@ -86,56 +87,66 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
         agent,
         web,
         files,
-        stop: stop.clone(),
+        stop,
     });
-    let queue = Queue::default();
-    let (outbox, posts) = Outbox::new(services.clone());
+    run(&services, downloads, &web_stop)
+}
+
+/// Makes the parts, runs them until the stop, and ends them in order. `web_stop` is set when the
+/// runs have ended.
+fn run(
+    services: &Arc<Services>,
+    downloads: Receiver<Box<Download>>,
+    web_stop: &Stop,
+) -> Result<()> {
+    let (outbox, posts) = Outbox::new(services.web.clone());
     let (wake, wakes) = Wake::new();
-    let access = Arc::new(Access::new(services.clone(), outbox.clone()));
-    let commands = Arc::new(Commands::new(
-        services.clone(),
-        queue.clone(),
-        outbox.clone(),
-    ));
-    let intake = Arc::new(Intake::new(
-        services.clone(),
-        access.clone(),
-        commands.clone(),
-        wake.clone(),
-    ));
-    let worker = Arc::new(Worker::new(
-        services.clone(),
-        intake.clone(),
-        access,
-        commands.clone(),
-    ));
-    let catch_up = CatchUp::new(services.clone(), intake.clone(), worker.clone());
+    let queue = Queue::default();
+    let commands = Arc::new(Commands {
+        services: services.clone(),
+        queue: queue.clone(),
+        outbox: outbox.clone(),
+    });
+    let intake = Arc::new(Intake {
+        services: services.clone(),
+        access: Access {
+            services: services.clone(),
+            outbox: outbox.clone(),
+        },
+        commands,
+        wake: wake.clone(),
+        routing: Mutex::default(),
+        unlogged: Mutex::default(),
+    });
+    let worker = Arc::new(Worker {
+        services: services.clone(),
+        intake: intake.clone(),
+        unposted: Mutex::default(),
+    });
+    let catch_up = CatchUp {
+        services: services.clone(),
+        intake: intake.clone(),
+        worker: worker.clone(),
+    };
     queue.start(move |running| worker.work(running));
     catch_up.resume();
+    let (fetcher, watcher) = (services.clone(), intake.clone());
     // It ends with its queue, and may be in one last read for a moment: it is not joined.
-    let fetcher = services.clone();
     spawn("files", move || {
-        let Services {
-            files,
-            web,
-            agent,
-            stop,
-            ..
-        } = &*fetcher;
-        files.work(&downloads, web, &agent.store, stop);
+        let store = &fetcher.agent.store;
+        (fetcher.files).work(&downloads, &fetcher.web, store, &fetcher.stop);
     })?;
-    let (poster, watcher) = (outbox.clone(), intake.clone());
     let threads = [
-        spawn("outbox", move || poster.run(&posts))?,
+        spawn("outbox", move || outbox::run(&posts))?,
         spawn("events", move || watcher.watch_events())?,
         spawn("catch-up", move || catch_up.run(&wakes))?,
     ];
-    let served = listen(&services, &intake, &wake);
-    stop.set(Cause::Restart);
+    let served = listen(services, &intake, &wake);
+    services.stop.set(Cause::Restart);
     wake.wake();
     queue.shutdown(SHUTDOWN_PATIENCE);
     web_stop.set(Cause::Restart);
-    // The posts before this one fail quickly now.
+    // What was added before fails quickly now.
     outbox.end();
     for thread in threads {
         // A panic there was printed when it happened.

@@ -18,9 +18,7 @@ use crate::store::kept::MISSED_MS;
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
-use super::access::Access;
 use super::catch_up::fetch_again;
-use super::commands::Commands;
 use super::intake::Intake;
 use super::outbox::earlier_posts;
 
@@ -32,12 +30,10 @@ const PEOPLE_MAX: usize = 50;
 const UNPOSTED_MAX: usize = 100;
 
 pub(super) struct Worker {
-    services: Arc<Services>,
-    intake: Arc<Intake>,
-    access: Arc<Access>,
-    commands: Arc<Commands>,
+    pub(super) services: Arc<Services>,
+    pub(super) intake: Arc<Intake>,
     /// Jobs whose end could not be posted.
-    unposted: Mutex<Vec<Job>>,
+    pub(super) unposted: Mutex<Vec<Job>>,
 }
 
 /// What an earlier try of a job has left to do.
@@ -50,21 +46,6 @@ enum EarlierTry {
 }
 
 impl Worker {
-    pub(super) fn new(
-        services: Arc<Services>,
-        intake: Arc<Intake>,
-        access: Arc<Access>,
-        commands: Arc<Commands>,
-    ) -> Worker {
-        Worker {
-            services,
-            intake,
-            access,
-            commands,
-            unposted: Mutex::default(),
-        }
-    }
-
     pub(super) fn take_unposted(&self) -> Vec<Job> {
         std::mem::take(&mut *self.unposted.lock().unwrap())
     }
@@ -73,7 +54,7 @@ impl Worker {
     pub(super) fn work(&self, running: &Running) {
         match &running.task {
             Task::NewConversation(command) => {
-                if let Err(err) = self.commands.new_conversation(command) {
+                if let Err(err) = self.intake.commands.new_conversation(command) {
                     log::warning!(&command.channel, "cannot answer `new`: {err}");
                 }
             }
@@ -166,8 +147,11 @@ impl Worker {
             let session = session.insert(begun);
             let thread_ts = job.thread_ts.as_deref();
             refused = job.event.is_none()
-                && (job.requests.iter())
-                    .any(|request| self.access.refuses(&job.channel, thread_ts, &request.user));
+                && (job.requests.iter()).any(|request| {
+                    self.intake
+                        .access
+                        .refuses(&job.channel, thread_ts, &request.user)
+                });
             if refused {
                 return Ok(Outcome::Silent);
             }
@@ -287,7 +271,7 @@ impl Worker {
         let old = stamp.is_none_or(|stamp| time::now_ms() - stamp.modified_ms() > DIRECTORY_AGE_MS);
         if old {
             let services = self.services.clone();
-            (self.commands.outbox)
+            (self.intake.commands.outbox)
                 .work(move || services.names.write_directory(services.agent.store.dir()));
         }
     }
@@ -384,10 +368,10 @@ impl Conversation for SlackConversation<'_> {
 
     fn steering(&self) -> Vec<Request> {
         let (channel, thread_ts) = (&self.job.channel, self.job.thread_ts.as_deref());
-        let queue = &self.worker.commands.queue;
+        let queue = &self.worker.intake.commands.queue;
         let mut requests = queue.take_steering(channel, thread_ts);
         requests.retain(|request| {
-            let access = &self.worker.access;
+            let access = &self.worker.intake.access;
             self.job.event.is_some() || !access.refuses(channel, thread_ts, &request.user)
         });
         requests

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{Read as _, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -221,6 +221,8 @@ pub(crate) struct Web {
     /// For uploads and downloads: no limit on the whole call.
     transfer: Agent,
     stop: Stop,
+    /// mom's user id and bot id, once auth.test has told them.
+    own_ids: OnceLock<[String; 2]>,
     /// (method, channel) -> not before.
     limited: Mutex<Bounded<(&'static str, String), Instant>>,
 }
@@ -240,6 +242,7 @@ impl Web {
             agent: net.agent(stop, limits(Some(Duration::from_secs(90)))),
             transfer: net.agent(stop, limits(None)),
             stop: stop.clone(),
+            own_ids: OnceLock::new(),
             limited: Mutex::new(Bounded::new(LIMITED_MAX)),
         }
     }
@@ -248,6 +251,8 @@ impl Web {
         let answered = self.request("auth.test", &self.bot, &[]);
         let (answer, headers) = answered.map_err(|failure| fatal(failure, "auth.test"))?;
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        self.own_ids
+            .get_or_init(|| [text("user_id"), text("bot_id")]);
         let scopes = net::header(&headers, "x-oauth-scopes").unwrap_or_default();
         let scopes = scopes
             .split(',')
@@ -354,8 +359,8 @@ impl Web {
         Ok(answer[what.0].take())
     }
 
-    /// Looks in a channel or thread for a message, as Slack tells it with its metadata, among
-    /// those since `since_ms` and of the last day.
+    /// Looks in a channel or thread for a message of mom's, as Slack has it with its metadata,
+    /// among those since `since_ms` and of the last day. Any app can post mom's metadata.
     pub(crate) fn find_message(
         &self,
         channel: &str,
@@ -379,12 +384,18 @@ impl Web {
         let mut cursor = None;
         for _ in 0..PAGES_MAX {
             let messages = self.page(method, &args, &mut cursor)?;
-            let found = messages.into_iter().find(&mut is_it);
+            let mut own = messages.into_iter().filter(|message| self.is_own(message));
+            let found = own.find(&mut is_it);
             if found.is_some() || cursor.is_none() {
                 return Ok(found);
             }
         }
         Ok(None)
+    }
+
+    fn is_own(&self, message: &Value) -> bool {
+        let mut ids = self.own_ids.get().into_iter().flatten();
+        ids.any(|id| !id.is_empty() && (message["user"] == **id || message["bot_id"] == **id))
     }
 
     /// The page of messages up to and including `latest`.

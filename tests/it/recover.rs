@@ -427,3 +427,30 @@ fn who_was_refused_today_is_not_refused_again_after_a_restart() {
         slack.cut();
     }
 }
+
+/// Any app of the workspace can post mom's metadata.
+#[test]
+fn another_apps_post_is_no_answer() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let logged = Logged::new(&slack, &home);
+    let asked = logged.say("C01", None, "<@U0BOT> are you there?", &[]);
+    let command = logged.say("C01", None, "<@U0BOT> status", &[]);
+    for (run, part) in [
+        (&asked, "status"),
+        (&asked, "answer-0"),
+        (&command, "status"),
+    ] {
+        let ts = slack.say("C01", "B0EVE", "Done.").send_unheard();
+        slack.change(|state| {
+            let messages = &mut state.channels.get_mut("C01").unwrap().messages;
+            let forged = messages.iter_mut().find(|message| message.ts == ts);
+            let payload = json!({"run": run, "part": part});
+            forged.unwrap().metadata = json!({"event_type": "mom", "event_payload": payload});
+        });
+    }
+    llm.otherwise(|_| Reply::text("Here."));
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    answered(&slack, "C01", "mom: Here.");
+    answered(&slack, "C01", "mom: Model: ");
+}

@@ -16,4 +16,3 @@ pub(crate) mod secret;
 pub(crate) mod stop;
 pub(crate) mod text;
 pub(crate) mod time;
-pub(crate) mod zone;

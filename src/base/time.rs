@@ -1,14 +1,21 @@
 //! Clock and calendar text: ISO 8601 for the files, local time for people and the prompt.
-//! The calendar itself is jiff's; its parser and formatter would bring 70 KB for these few
-//! forms.
+//! The calendar and the zones are jiff's; its parser and formatter would bring 70 KB for these
+//! few forms.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
-use jiff::tz::{Offset, TimeZone};
+use jiff::tz::{self, Offset, TimeZone};
 
-use crate::base::zone;
+/// This host's zone, as it was at the first question: TZ (a name, a file, POSIX rules), else
+/// /etc/localtime, else UTC.
+pub(crate) fn zone() -> TimeZone {
+    static ZONE: OnceLock<TimeZone> = OnceLock::new();
+    let find = || TimeZone::try_system().unwrap_or(TimeZone::UTC);
+    ZONE.get_or_init(find).clone()
+}
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
@@ -36,7 +43,7 @@ pub(crate) struct Written {
 pub(crate) fn parse(text: &str) -> Option<Written> {
     let in_brackets = text.strip_suffix(']').and_then(|text| text.split_once('['));
     let (text, zone) = match in_brackets {
-        Some((text, zone)) => (text, Some(zone::named(zone)?)),
+        Some((text, zone)) => (text, Some(tz::db().get(zone).ok()?)),
         None => (text, None),
     };
     let (date, rest) = text.split_at_checked("2026-01-05".len())?;
@@ -64,7 +71,7 @@ pub(crate) fn parse(text: &str) -> Option<Written> {
 }
 
 /// `Z`, `+01:00`, `+0100`, `+01`
-fn parse_offset(text: &str) -> Option<Offset> {
+pub(crate) fn parse_offset(text: &str) -> Option<Offset> {
     if text.eq_ignore_ascii_case("Z") {
         return Some(Offset::UTC);
     }
@@ -108,13 +115,13 @@ pub(crate) fn utc_stamp(ms: i64) -> String {
 
 /// `2026-01-05 10:12:45+01:00`: how a message's time stands in the prompt.
 pub(crate) fn prompt_stamp(ms: i64) -> String {
-    let offset = zone::system().to_offset(timestamp(ms));
+    let offset = zone().to_offset(timestamp(ms));
     stamp(offset.to_datetime(timestamp(ms)), ' ') + &offset_text(offset)
 }
 
 /// `2026-01-05 10:12:45` in local time: the start of a log line.
 pub(crate) fn log_stamp() -> String {
-    stamp(zone::system().to_datetime(timestamp(now_ms())), ' ')
+    stamp(zone().to_datetime(timestamp(now_ms())), ' ')
 }
 
 /// `1767604364.120019`
@@ -159,7 +166,7 @@ pub(crate) fn new_ts() -> String {
 
 /// The host's IANA zone name, or its offset where it has no name.
 pub(crate) fn zone_name() -> String {
-    let zone = zone::system();
+    let zone = zone();
     match zone.iana_name().filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),
         None => format!("UTC{}", offset_text(zone.to_offset(timestamp(now_ms())))),

@@ -10,10 +10,9 @@
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
-use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::tz::{self, AmbiguousOffset, Offset, TimeZone};
 
 use crate::base::time;
-use crate::base::zone;
 
 /// Longer schedules are not read. Characters.
 const SCHEDULE_CHARS_MAX: usize = 500;
@@ -27,18 +26,29 @@ pub(crate) struct Schedule {
     seconds: u64,
     minutes: u64,
     hours: u64,
-    days: u64,
-    /// `L`: the last day of the month.
-    last_day: bool,
+    days: DaysOfMonth,
     months: u64,
+    weekdays: Weekdays,
+    zone: TimeZone,
+}
+
+#[derive(Clone, Debug, Default)]
+struct DaysOfMonth {
+    days: u64,
+    /// `L`: the last one.
+    last: bool,
+    /// The field is `*`: only the weekdays decide.
+    any: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Weekdays {
     /// Bit 0 is Sunday.
-    weekdays: u64,
+    days: u64,
     /// `d#n`: bit d of entry n - 1; entry 5 is `d#L`.
     nth: [u64; 6],
-    /// The field is `*`: only the other one decides.
-    any_day: bool,
-    any_weekday: bool,
-    zone: TimeZone,
+    /// The field is `*`: only the days of the month decide.
+    any: bool,
 }
 
 const MONTHS: [&str; 12] = [
@@ -57,7 +67,7 @@ const NICKNAMES: [(&str, &str); 7] = [
 ];
 
 /// What a field may hold.
-struct Field {
+struct CronField {
     name: &'static str,
     min: u8,
     max: u8,
@@ -65,8 +75,8 @@ struct Field {
     names: &'static [&'static str],
 }
 
-const fn field(name: &'static str, min: u8, max: u8, names: &'static [&'static str]) -> Field {
-    Field {
+const fn field(name: &'static str, min: u8, max: u8, names: &'static [&'static str]) -> CronField {
+    CronField {
         name,
         min,
         max,
@@ -74,12 +84,12 @@ const fn field(name: &'static str, min: u8, max: u8, names: &'static [&'static s
     }
 }
 
-const SECOND: Field = field("second", 0, 59, &[]);
-const MINUTE: Field = field("minute", 0, 59, &[]);
-const HOUR: Field = field("hour", 0, 23, &[]);
-const DAY: Field = field("day of month", 1, 31, &[]);
-const MONTH: Field = field("month", 1, 12, &MONTHS);
-const WEEKDAY: Field = field("weekday", 0, 6, &WEEKDAYS);
+const SECOND: CronField = field("second", 0, 59, &[]);
+const MINUTE: CronField = field("minute", 0, 59, &[]);
+const HOUR: CronField = field("hour", 0, 23, &[]);
+const DAY: CronField = field("day of month", 1, 31, &[]);
+const MONTH: CronField = field("month", 1, 12, &MONTHS);
+const WEEKDAY: CronField = field("weekday", 0, 6, &WEEKDAYS);
 
 /// An error says what is wrong and which form comes nearest.
 pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
@@ -118,55 +128,127 @@ pub(crate) fn parse(text: &str, zone: &str) -> Result<Schedule, String> {
         seconds: values(&SECOND, second).map_err(bad)?,
         minutes: values(&MINUTE, minute).map_err(bad)?,
         hours: values(&HOUR, hour).map_err(bad)?,
-        days: 0,
-        last_day: false,
+        days: days_of_month(day).map_err(bad)?,
         months: values(&MONTH, month).map_err(bad)?,
-        weekdays: 0,
-        nth: [0; 6],
-        any_day: matches!(day, "*" | "?"),
-        any_weekday: matches!(weekday, "*" | "?"),
+        weekdays: weekdays(weekday).map_err(bad)?,
         zone,
     };
-    schedule.with_days(day, weekday).map_err(bad)
+    match schedule.next(Timestamp::UNIX_EPOCH) {
+        Some(_) => Ok(schedule),
+        None => Err(bad("no date ever matches, like 31 February".to_owned())),
+    }
+}
+
+fn days_of_month(list: &str) -> Result<DaysOfMonth, String> {
+    let mut out = DaysOfMonth {
+        any: matches!(list, "*" | "?"),
+        ..DaysOfMonth::default()
+    };
+    for item in list.split(',') {
+        if item.eq_ignore_ascii_case("L") {
+            out.last = true;
+        } else {
+            out.days |= values(&DAY, item)?;
+        }
+    }
+    Ok(out)
+}
+
+fn weekdays(list: &str) -> Result<Weekdays, String> {
+    let mut out = Weekdays {
+        any: matches!(list, "*" | "?"),
+        ..Weekdays::default()
+    };
+    for item in list.split(',') {
+        let (base, nth) = item.split_once('#').unwrap_or((item, ""));
+        let set = values(&WEEKDAY, base)?;
+        match (nth, nth.parse()) {
+            _ if base == item => out.days |= set,
+            ("L" | "l", _) => out.nth[5] |= set,
+            (_, Ok(n @ 1..=5_usize)) => out.nth[n - 1] |= set,
+            _ => return Err(format!("weekday {}: after # comes 1 to 5 or L", cut(item))),
+        }
+    }
+    Ok(out)
 }
 
 /// An IANA name, any case.
 pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
-    zone::named(name).ok_or_else(|| {
-        let names = zone::names();
-        if names.is_empty() {
-            return "this host has no time zones: install tzdata".to_owned();
-        }
-        let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
-        let fits = |known: &&String| known.to_ascii_lowercase().ends_with(&wanted);
-        let similar = names.iter().find(fits);
-        let (name, similar) = (cut(name), similar.map_or("Europe/Vienna", String::as_str));
-        format!("time zone \"{name}\": unknown, write it like {similar}")
-    })
+    if let Ok(zone) = tz::db().get(name) {
+        return Ok(zone);
+    }
+    let names = tz::db().available().map(|name| name.to_string());
+    // Lower case: tables, and the same zones again under posix/ and right/.
+    let mut names: Vec<String> = names
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
+        .collect();
+    names.sort_unstable();
+    if names.len() < 2 {
+        return Err("this host has no time zones: install tzdata".to_owned());
+    }
+    let unknown = format!("time zone \"{}\" is unknown", cut(name));
+    if let Some(offset) = written_offset(name) {
+        return Err(format!("{unknown}: {}", same_offset(offset, &names)));
+    }
+    let wanted = format!("/{}", name.to_ascii_lowercase().replace(' ', "_"));
+    let fits = |known: &&String| known.to_ascii_lowercase().ends_with(&wanted);
+    let similar = names.iter().find(fits);
+    let similar = similar.map_or("Europe/Vienna", String::as_str);
+    Err(format!("{unknown}, write it like {similar}"))
+}
+
+/// The offset that someone wrote in place of a zone: `GMT+2`, `UTC+05:30`, `-3`.
+fn written_offset(name: &str) -> Option<Offset> {
+    let name = name.trim().to_ascii_uppercase();
+    let offset = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let word = &name[..name.len() - offset.len()];
+    let (sign, digits) = offset.trim().split_at_checked(1)?;
+    let digits = digits.trim().replace(':', "");
+    let digits = match digits.len() {
+        1 | 3 => format!("0{digits}"),
+        _ => digits,
+    };
+    if !matches!(word, "" | "GMT" | "UTC" | "Z") || !matches!(sign, "+" | "-") {
+        return None;
+    }
+    time::parse_offset(&format!("{sign}{digits}"))
+}
+
+/// What to write for it. The names of Etc count the other way round: Etc/GMT-2 is two hours
+/// ahead of UTC.
+fn same_offset(offset: Offset, names: &[String]) -> String {
+    let (hours, rest) = (offset.seconds() / 3600, offset.seconds() % 3600);
+    if rest == 0 && (-12..=14).contains(&hours) {
+        let place = "or name a place, whose clock changes count, like Europe/Vienna";
+        return match hours {
+            0 => format!("write UTC, {place}"),
+            _ => format!(
+                "the zone with this offset is named Etc/GMT{:+}; write that, {place}",
+                -hours
+            ),
+        };
+    }
+    let now = Timestamp::now();
+    let has_it = |name: &&String| {
+        let zone = tz::db().get(name);
+        zone.is_ok_and(|zone| zone.to_offset(now) == offset)
+    };
+    let some: Vec<&str> = names
+        .iter()
+        .filter(has_it)
+        .map(String::as_str)
+        .take(3)
+        .collect();
+    match &some[..] {
+        [] => "no zone has this offset; name a place, like Europe/Vienna".to_owned(),
+        some => format!(
+            "zones with this offset are named by places, write {}",
+            some.join(" or ")
+        ),
+    }
 }
 
 impl Schedule {
-    fn with_days(mut self, days: &str, weekdays: &str) -> Result<Schedule, String> {
-        for item in days.split(',') {
-            if item.eq_ignore_ascii_case("L") {
-                self.last_day = true;
-            } else {
-                self.days |= values(&DAY, item)?;
-            }
-        }
-        for item in weekdays.split(',') {
-            let (base, nth) = item.split_once('#').unwrap_or((item, ""));
-            let set = values(&WEEKDAY, base)?;
-            match (nth, nth.parse()) {
-                _ if base == item => self.weekdays |= set,
-                ("L" | "l", _) => self.nth[5] |= set,
-                (_, Ok(n @ 1..=5_usize)) => self.nth[n - 1] |= set,
-                _ => return Err(format!("weekday {}: after # comes 1 to 5 or L", cut(item))),
-            }
-        }
-        Ok(self)
-    }
-
     /// The first run later than `after`; `None` when there is none within 41 years.
     pub(crate) fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let start = self.zone.to_datetime(after);
@@ -201,13 +283,14 @@ impl Schedule {
 
     fn day_matches(&self, date: Date) -> bool {
         let last = date.days_in_month();
-        let day = self.days & bit(date.day()) != 0 || self.last_day && date.day() == last;
+        let (days, weekdays) = (&self.days, &self.weekdays);
+        let day = days.days & bit(date.day()) != 0 || days.last && date.day() == last;
         let weekday = bit(date.weekday().to_sunday_zero_offset());
-        let nth = self.nth[(date.day() as usize - 1) / 7];
+        let nth = weekdays.nth[(date.day() as usize - 1) / 7];
         let in_last_week = date.day() > last - 7;
         let weekday =
-            (self.weekdays | nth) & weekday != 0 || in_last_week && self.nth[5] & weekday != 0;
-        match (self.any_day, self.any_weekday) {
+            (weekdays.days | nth) & weekday != 0 || in_last_week && weekdays.nth[5] & weekday != 0;
+        match (days.any, weekdays.any) {
             (true, _) => weekday,
             (_, true) => day,
             _ => day || weekday,
@@ -258,12 +341,12 @@ fn second_after(time: Time) -> Option<Time> {
 }
 
 /// Bits of the values that a list of one field names.
-fn values(field: &Field, list: &str) -> Result<u64, String> {
+fn values(field: &CronField, list: &str) -> Result<u64, String> {
     list.split(',')
         .try_fold(0, |set, item| Ok(set | item_values(field, item)?))
 }
 
-fn item_values(field: &Field, item: &str) -> Result<u64, String> {
+fn item_values(field: &CronField, item: &str) -> Result<u64, String> {
     let bad = |why: String| format!("{} \"{}\": {why}", field.name, cut(item));
     let (min, max, step_max) = (field.min, field.max, field.max - field.min + 1);
     let (base, step) = match item.split_once('/') {
@@ -284,14 +367,14 @@ fn item_values(field: &Field, item: &str) -> Result<u64, String> {
             };
             // 7 is the Sunday before Monday here.
             let low = if from > max { min } else { from };
-            match () {
-                () if from <= to => (from, to),
-                () if low <= to => return Err(bad(format!("runs backwards, write {low}-{to}"))),
-                () => {
-                    let split = format!("{from}-{max},{min}-{to}");
-                    return Err(bad(format!("runs backwards, write {split}")));
-                }
+            if from > to {
+                let forwards = match low <= to {
+                    true => format!("{low}-{to}"),
+                    false => format!("{from}-{max},{min}-{to}"),
+                };
+                return Err(bad(format!("runs backwards, write {forwards}")));
             }
+            (from, to)
         }
         (_, None) => match value(field, base).map_err(bad)? {
             from if step.is_some() => (from, max.max(from)),
@@ -307,7 +390,7 @@ fn item_values(field: &Field, item: &str) -> Result<u64, String> {
     })
 }
 
-fn value(field: &Field, text: &str) -> Result<u8, String> {
+fn value(field: &CronField, text: &str) -> Result<u8, String> {
     let (min, max) = (field.min, field.max);
     if let Some(number) = number(text) {
         if (min..=max).contains(&number) || max == 6 && number == 7 {
@@ -426,8 +509,6 @@ mod tests {
             ("@Yearly", "2027-01-01 00:00 2028-01-01 00:00"),
             ("@hourly", "2026-01-02 01:00 2026-01-02 02:00"),
             ("0 0 29 2 *", "2028-02-29 00:00 2032-02-29 00:00"),
-            ("0 0 31 4 *", ""),
-            ("0 0 30 2 *", ""),
             ("0 0 * 2 MON#5", "2044-02-29 00:00 2072-02-29 00:00"),
         ] {
             let got = runs(schedule, "UTC", "2026-01-02T00:00:00Z", 2);
@@ -586,6 +667,8 @@ mod tests {
             ("+5 9 * * *", "not a number"),
             ("1--2 9 * * *", "not a number"),
             ("@reboot", "@daily"),
+            ("0 9 31 2 *", "no date ever matches"),
+            ("0 0 31 4,6 *", "no date ever matches"),
             ("\u{1f600} 9 * * *", "not a number"),
             (&"1,".repeat(5_000), "longer than"),
         ] {
@@ -593,10 +676,21 @@ mod tests {
             assert!(got.contains(want), "{schedule}: {got}");
             assert!(got.len() < 400, "{got}");
         }
-        let zone = |name| parse("* * * * *", name).unwrap_err();
-        assert!(zone("vienna").contains("Europe/Vienna"));
-        assert!(zone("../../etc/passwd").contains("unknown"));
-        assert!(zone("").contains("unknown"));
+        for (zone, want) in [
+            ("vienna", "Europe/Vienna"),
+            ("../../etc/passwd", "unknown"),
+            ("", "unknown"),
+            ("GMT+2", "named Etc/GMT-2;"),
+            ("utc-05:00", "named Etc/GMT+5;"),
+            ("+0930", "write Australia/Darwin"),
+            ("UTC+5:30", "Asia/Calcutta or Asia/Colombo or Asia/Kolkata"),
+            ("UTC+00:00", "write UTC,"),
+            ("GMT+99", "write it like"),
+            ("UTC+13:37", "no zone has this offset"),
+        ] {
+            let got = parse("* * * * *", zone).unwrap_err();
+            assert!(got.contains(want), "{zone}: {got}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use crate::base::text::cut;
 use crate::base::time;
-use crate::base::zone;
 use crate::events::cron::{self, Schedule};
 use crate::store::dir::{Dir, Kind, Stamp};
 use crate::store::is_conversation;
@@ -116,7 +115,7 @@ fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
         let at = match written.offset {
             Some(offset) => offset.to_timestamp(written.clock),
             None => {
-                let zone = written.zone.unwrap_or_else(zone::system);
+                let zone = written.zone.unwrap_or_else(time::zone);
                 zone.to_ambiguous_timestamp(written.clock).compatible()
             }
         };
@@ -175,7 +174,7 @@ mod tests {
         }
         for (text, hour) in [("2026-01-05T09:00", 9), ("2026-01-05", 0)] {
             let local = jiff::civil::date(2026, 1, 5).at(hour, 0, 0, 0);
-            let want = local.to_zoned(zone::system()).unwrap().timestamp();
+            let want = local.to_zoned(time::zone()).unwrap().timestamp();
             assert_eq!(parse_at(text), Ok((want.as_millisecond(), true)), "{text}");
         }
     }

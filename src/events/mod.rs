@@ -527,11 +527,6 @@ impl Events {
             }
             When::Cron(schedule) => {
                 let next = next_run(&schedule, last, now_ms);
-                if next.is_none() {
-                    let note = format!("Event {name} never runs: no date matches `{}`", event.info);
-                    log::warning!(&event.channel, "{note}");
-                    state.note(&event.channel, note);
-                }
                 (
                     Plan::Periodic {
                         schedule,

@@ -296,6 +296,8 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
         ),
         ("zone.json", event("C01", cron("0 9 * * *", "Vienna"))),
         ("cron.json", event("C01", cron("0 24 * * *", "UTC"))),
+        ("never.json", event("C01", cron("0 9 31 2 *", "UTC"))),
+        ("offset.json", event("C01", cron("0 9 * * *", "GMT+2"))),
         ("unknown.json", event("C99", now.clone())),
         ("stranger.json", event("C02", now.clone())),
         ("path.json", event("../C01", now)),
@@ -312,6 +314,8 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
         ("field.json", "\"text\" is missing"),
         ("zone.json", "Europe/Vienna"),
         ("cron.json", "the nearest is 0"),
+        ("never.json", "no date ever matches"),
+        ("offset.json", "named Etc/GMT-2;"),
         ("unknown.json", "channel_not_found"),
         ("stranger.json", "not_in_channel"),
         ("path.json", "no channel id"),
@@ -603,16 +607,9 @@ fn status_lists_the_schedule_of_the_channel() {
         "other.json",
         &json!({"type": "one-shot", "channelId": "C02", "text": "x", "at": "2199-07-01T09:00:00Z"}),
     );
-    put(
-        &home,
-        "never.json",
-        &json!({"type": "periodic", "channelId": "C01", "text": "x", "schedule": "0 0 30 2 *",
-        "timezone": "UTC"}),
-    );
     let mom = Mom::start_in(&home, &slack, &llm);
     // Without an offset it is the host's time, and that is said.
     mom.wait_log("local.json: `at` has no UTC offset, taken as Europe/Berlin");
-    mom.wait_log("no date matches");
     let text = wait_status(&slack, "Scheduled: l");
     let next = text
         .find("Scheduled: late.json at 20")

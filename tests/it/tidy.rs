@@ -113,7 +113,6 @@ const OPENERS: &[(&str, &str)] = &[
     ("src/modes/download.rs", "a temporary file"),
     ("src/net/tls.rs", "CA certificates"),
     ("src/modes/usage.rs", "whether there is a data directory"),
-    ("src/base/zone.rs", "the files of time zones"),
 ];
 
 #[test]

@@ -219,6 +219,12 @@ impl Queue {
         state.lanes.get(channel)?.running.clone()
     }
 
+    /// A run is in work in any channel.
+    pub(crate) fn is_working(&self) -> bool {
+        let state = self.0.state.lock().unwrap();
+        state.lanes.values().any(|lane| lane.running.is_some())
+    }
+
     /// How many tasks wait in the channel behind the running one.
     pub(crate) fn waiting(&self, channel: &str) -> usize {
         let state = self.0.state.lock().unwrap();

@@ -23,7 +23,7 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
             .map(|pair| unit([pair[0], pair[1]]));
         let chars = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER));
         let text = chars.filter(|c| *c != '\0').collect();
-        return (text, Some("it is UTF-16"));
+        return (text, Some(UTF16));
     }
     let text = String::from_utf8_lossy(bytes);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -37,6 +37,9 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
         odd.then_some("some of its bytes are not UTF-8"),
     )
 }
+
+/// Why `decode` finds a file odd that it has read all the same.
+pub(crate) const UTF16: &str = "it is UTF-16";
 
 /// At most `chars_max` characters; what was longer ends in `…`.
 pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {

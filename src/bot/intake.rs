@@ -498,6 +498,8 @@ impl Intake {
         let mut outside = Outside {
             submit: &mut submit,
             channel: &mut channel,
+            is_working: &|| queue.is_working(),
+            post: &mut |channel, text| outbox.post(channel, None, text),
         };
         if let Err(err) = events.watch(stop, &mut outside) {
             log::error!("", "events are not watched any more: {err}");

@@ -281,6 +281,15 @@ impl Schedule {
         None
     }
 
+    /// Two of the next runs lie closer together than this, in milliseconds.
+    pub(crate) fn has_shorter_period(&self, now_ms: i64, period_ms: i64) -> bool {
+        let now = Timestamp::from_millisecond(now_ms).ok();
+        let first = now.and_then(|now| self.next(now));
+        let second = first.and_then(|first| self.next(first));
+        let [first, second] = [first, second].map(|at| at.map(Timestamp::as_millisecond));
+        matches!((first, second), (Some(first), Some(second)) if second - first < period_ms)
+    }
+
     fn day_matches(&self, date: Date) -> bool {
         let last = date.days_in_month();
         let (days, weekdays) = (&self.days, &self.weekdays);

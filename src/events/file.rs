@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::Value;
 
-use crate::base::text::cut;
+use crate::base::text::{self, cut};
 use crate::base::time;
 use crate::events::cron::{self, Schedule};
 use crate::store::dir::{Dir, Kind, Stamp};
@@ -21,6 +21,8 @@ pub(super) struct Event {
     pub(super) kind: &'static str,
     pub(super) info: String,
     pub(super) when: When,
+    /// Of the whole file but for comments and the line break at its end.
+    pub(super) hash: u64,
 }
 
 pub(super) enum When {
@@ -33,12 +35,26 @@ pub(super) enum When {
     Cron(Box<Schedule>),
 }
 
-/// The text of a file and its hash.
-pub(super) fn read(
-    dir: &Dir,
-    path: &str,
-    stamp: &Stamp,
-) -> std::result::Result<(String, u64), String> {
+/// Why a file can't run.
+pub(super) struct Unusable {
+    pub(super) why: String,
+    /// What is in it, if that is text.
+    pub(super) text: Option<String>,
+}
+
+/// The text of a file and what it says.
+pub(super) fn load(dir: &Dir, path: &str, stamp: &Stamp) -> Result<(String, Event), Unusable> {
+    let text = read(dir, path, stamp).map_err(|why| Unusable { why, text: None })?;
+    match parse(&text) {
+        Ok(event) => Ok((text, event)),
+        Err(why) => Err(Unusable {
+            why,
+            text: Some(text),
+        }),
+    }
+}
+
+fn read(dir: &Dir, path: &str, stamp: &Stamp) -> Result<String, String> {
     match stamp.kind {
         Kind::File => {}
         Kind::Dir => return Err("it is a directory".to_owned()),
@@ -47,17 +63,15 @@ pub(super) fn read(
     if stamp.bytes > FILE_BYTES_MAX as u64 {
         return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
     }
-    let bytes = match dir.read_head(path, FILE_BYTES_MAX) {
-        Ok(bytes) => bytes.unwrap_or_default(),
-        Err(err) => return Err(err.to_string()),
-    };
-    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    Ok((text, hasher.finish()))
+    let bytes = dir.read_head(path, FILE_BYTES_MAX);
+    let bytes = bytes.map_err(|err| err.to_string())?.unwrap_or_default();
+    match text::decode(&bytes) {
+        (text, None | Some(text::UTF16)) => Ok(text),
+        (_, Some(why)) => Err(format!("it is not UTF-8 text: {why}")),
+    }
 }
 
-pub(super) fn parse(text: &str) -> std::result::Result<Event, String> {
+pub(super) fn parse(text: &str) -> Result<Event, String> {
     let json = without_comments(text);
     let value: Value =
         serde_json::from_str(&json).map_err(|err| format!("not valid JSON: {err}"))?;
@@ -99,17 +113,20 @@ pub(super) fn parse(text: &str) -> std::result::Result<Event, String> {
             ));
         }
     };
+    let mut hasher = DefaultHasher::new();
+    json.hash(&mut hasher);
     Ok(Event {
         channel,
         text,
         kind,
         info,
         when,
+        hash: hasher.finish(),
     })
 }
 
 /// Milliseconds, and whether there was no offset: then it is local time of the host.
-fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
+fn parse_at(text: &str) -> Result<(i64, bool), String> {
     let at = time::parse(text.trim()).and_then(|written| {
         let is_local = written.offset.is_none() && written.zone.is_none();
         let at = match written.offset {
@@ -129,13 +146,29 @@ fn parse_at(text: &str) -> std::result::Result<(i64, bool), String> {
     })
 }
 
-/// Our own lines at the top of a mended file.
-pub(super) fn without_comments(text: &str) -> String {
+/// Without mom's own lines at the top of a corrected file.
+fn without_comments(text: &str) -> String {
     let lines = text.lines().skip_while(|line| line.starts_with('#'));
     let mut out: String = lines.flat_map(|line| [line, "\n"]).collect();
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
+}
+
+/// The text of a file that is set aside, to be corrected and renamed back.
+pub(super) fn corrigible(text: &str) -> String {
+    let how = "# Correct it and rename it back to a name that ends in .json. Lines that begin with # may stay.";
+    format!("{how}\n{}", without_comments(text))
+}
+
+/// The name of a file that is set aside, without its new ending: with one, and while it is
+/// written, a name may have 255 bytes.
+pub(super) fn base(name: &str) -> &str {
+    let mut end = name.len().min(240);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 /// The channel that a broken file seems to mean, or "".

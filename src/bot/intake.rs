@@ -465,7 +465,8 @@ impl Intake {
                     if notified.insert(channel.clone()) {
                         let event = text::escape(&event);
                         let text = format!(
-                            "_I left out the event {event}: too many events wait here. I leave                              out further ones until there is room_"
+                            "_I left out the event {event}: too many events wait here. I leave out \
+                             further ones until there is room_"
                         );
                         outbox.post(&channel, None, text);
                     }

@@ -429,7 +429,7 @@ fn five_wait_and_the_sixth_is_refused_aloud() {
         "C01",
         "Heard: [unknown]: [EVENT:5.json:immediate:immediate] 5",
     );
-    let refusals = channel.to_string().matches("was left out").count();
+    let refusals = channel.to_string().matches("I left out the event").count();
     assert_eq!(refusals, 1, "{channel}");
     for n in 1..=5 {
         assert!(told(&llm.next_request()).contains(&format!("[EVENT:{n}.json:")));

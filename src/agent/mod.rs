@@ -154,6 +154,18 @@ impl Agent {
         out.join("\n")
     }
 
+    /// The `help` command. `name`: what mom is called here.
+    pub(crate) fn help(&self, name: &str) -> String {
+        format!(
+            "I am {name}, an agent with a computer of my own. Write to me what you need: in a \
+             channel with a mention, here or in a direct message without.\n\
+             `stop` ends what I do now, `new` starts a fresh conversation (memory and files \
+             stay), `status` tells what I am up to, `help` shows this.\n\
+             My tools run in the sandbox {}.",
+            self.config.sandbox
+        )
+    }
+
     /// Says each sentence once.
     fn warn_once(&self, channel: &str, warnings: Vec<String>) {
         let mut warned = self.warned.lock().unwrap();

@@ -1,22 +1,85 @@
-//! The words that mom herself obeys, without a model: `stop`, `new`, `status`.
+//! The words that mom obeys without a model: `stop`, `new`, `status`, `help`. A word counts
+//! when nothing else is said but courtesy, however it is written or decorated.
+
+use super::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Stop,
     New,
     Status,
+    Help,
 }
 
+/// Bytes; a longer text is no command.
+const COMMAND_BYTES_MAX: usize = 300;
+/// What may stand before and after a command.
+#[rustfmt::skip]
+const BEFORE: [&str; 16] = [
+    "please", "pls", "plz", "kindly", "just", "now", "ok", "okay", "hey", "hi", "hello", "mom",
+    "can you", "could you", "would you", "will you",
+];
+#[rustfmt::skip]
+const AFTER: [&str; 14] = [
+    "please", "pls", "plz", "now", "immediately", "at once", "right away", "ok", "okay", "mom",
+    "thanks", "thank you", "thx", "for me",
+];
+
 impl Command {
-    /// The word alone, in any case; mentions are taken out already.
+    /// `text` is a message without mom's mention, or a line of the terminal.
     pub(crate) fn parse(text: &str) -> Option<Command> {
-        match text.trim().to_ascii_lowercase().as_str() {
-            "stop" => Some(Command::Stop),
+        if text.len() > COMMAND_BYTES_MAX {
+            return None;
+        }
+        let words = words(text);
+        let mut rest = words.as_str();
+        while let Some(shorter) = without_courtesy(rest) {
+            rest = shorter;
+        }
+        let word = rest.split(' ').next().unwrap_or_default();
+        if rest.split(' ').all(|other| other == word) {
+            rest = word;
+        }
+        match rest {
+            "stop" | "stop it" | "stop that" | "stop this" => Some(Command::Stop),
             "new" => Some(Command::New),
             "status" => Some(Command::Status),
+            "help" => Some(Command::Help),
             _ => None,
         }
     }
+}
+
+/// Letters and digits in lower case with one space between words. Emoji (`:pray:`) are left
+/// out.
+fn words(text: &str) -> String {
+    let text = text::unescape(text);
+    let is_emoji = |part: &&str| part.len() > 2 && part.starts_with(':') && part.ends_with(':');
+    let parts = text.split_whitespace().filter(|part| !is_emoji(part));
+    let parts = parts.map(|part| part.replace(is_invisible, "").to_lowercase());
+    let text = parts.collect::<Vec<_>>().join(" ");
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let words = words.filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Marks of direction, joiners, variation selectors, the byte order mark, soft hyphens: they
+/// may stand inside a word.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{180E}' | '\u{200B}'..='\u{200F}'
+            | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FE00}'..='\u{FE0F}'
+            | '\u{FEFF}' | '\u{E0000}'..='\u{E007F}'
+    )
+}
+
+/// `None` when there is none left to take away.
+fn without_courtesy(words: &str) -> Option<&str> {
+    let before = |phrase: &&str| words.strip_prefix(*phrase)?.strip_prefix(' ');
+    let after = |phrase: &&str| words.strip_suffix(*phrase)?.strip_suffix(' ');
+    let shorter = BEFORE.iter().find_map(before);
+    shorter.or_else(|| AFTER.iter().find_map(after))
 }
 
 #[cfg(test)]
@@ -24,15 +87,95 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alone_and_in_any_case() {
-        for (text, want) in [
-            (" Stop ", Some(Command::Stop)),
-            ("NEW", Some(Command::New)),
-            ("status", Some(Command::Status)),
-            ("stop it", None),
-            ("", None),
-        ] {
-            assert_eq!(Command::parse(text), want, "{text}");
+    fn read_however_they_are_written() {
+        let table: [(Option<Command>, &[&str]); 5] = [
+            (
+                Some(Command::Stop),
+                &[
+                    "stop",
+                    " Stop ",
+                    "STOP!!!",
+                    "stop.",
+                    "*stop*",
+                    "_stop_",
+                    "~stop~",
+                    "`stop`",
+                    "```stop```",
+                    "*_stop_*",
+                    "\"stop\"",
+                    "“stop”",
+                    "(stop)",
+                    "[stop]",
+                    "&gt; stop",
+                    "&lt;stop&gt;",
+                    "• stop",
+                    "/stop",
+                    "\u{feff}stop\u{200b}",
+                    "st\u{200d}op",
+                    "\u{200f}stop\u{a0}",
+                    "stop\u{fe0f}",
+                    "please stop",
+                    "stop, please!",
+                    "stop it",
+                    "Stop that now.",
+                    "ok stop",
+                    "hey mom, stop",
+                    "stop now",
+                    "can you stop?",
+                    "Could you please stop it, thanks",
+                    "stop stop STOP",
+                    "stop :pray:",
+                    "stop\n",
+                ],
+            ),
+            (
+                Some(Command::New),
+                &["new", "NEW", "*new*", "new, please", "New!"],
+            ),
+            (
+                Some(Command::Status),
+                &["status", "Status?", "`status`", "status please"],
+            ),
+            (
+                Some(Command::Help),
+                &["help", "Help!", "help, please", "_help_", "can you help?"],
+            ),
+            (
+                None,
+                &[
+                    "",
+                    " ",
+                    "please",
+                    "stop the web server",
+                    "don't stop",
+                    "non-stop",
+                    "stop 1",
+                    "stop and start again",
+                    "stopp",
+                    "stops",
+                    "never stop",
+                    "<@U2> stop",
+                    "new file",
+                    "new.txt",
+                    "are you new?",
+                    "it is new",
+                    "what's new",
+                    "status of the build",
+                    "the status",
+                    "help me with X",
+                    "help me",
+                    "I need help",
+                    "stop new",
+                    "s t o p",
+                    "<https://stop|stop>",
+                ],
+            ),
+        ];
+        for (want, texts) in table {
+            for text in texts {
+                assert_eq!(Command::parse(text), want, "{text:?}");
+            }
         }
+        assert_eq!(Command::parse(&format!("stop{}", " ".repeat(300))), None);
     }
 }

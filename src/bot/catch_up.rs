@@ -221,6 +221,7 @@ impl CatchUp {
                 Command::Stop => stop_before(&mut tasks, &command_request, &cut.asked),
                 Command::New => tasks.push(Task::NewConversation(command_request)),
                 Command::Status => self.intake.commands.status(command_request),
+                Command::Help => self.intake.commands.help(command_request),
             }
         }
         tasks

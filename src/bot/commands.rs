@@ -1,4 +1,4 @@
-//! The commands that mom carries out without a model: `stop`, `new`, `status`.
+//! The commands that mom carries out without a model: `stop`, `new`, `status`, `help`.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::outbox::{Outbox, earlier_posts, post};
 const NEW_CONVERSATION: &str =
     "_A fresh start: what was said before is left out from now on. Memory and files stay._";
 const NOTHING_RUNS: &str =
-    "_Nothing running_\nI also know `new` (a fresh start) and `status` (what I am up to).";
+    "_Nothing running_\nI also know `new` (a fresh start), `status` (what I am up to) and `help`.";
 /// Emoji under a `stop` that stopped something.
 const STOPPED: &str = "octagonal_sign";
 /// Scheduled events that `status` names.
@@ -58,6 +58,23 @@ impl Commands {
             let lines = status_lines(&services, &queue, &command.channel);
             let text = services.agent.status(&command.channel, &lines);
             answer(&services, &command, &text::escape(&text))
+        });
+    }
+
+    pub(super) fn help(&self, command: CommandRequest) {
+        let services = self.services.clone();
+        self.outbox.work(move || {
+            let who = match &services.agent.config.allow_users {
+                Some(users) => users
+                    .iter()
+                    .map(|id| format!("<@{id}>"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                None => "every member of this workspace".to_owned(),
+            };
+            let text = services.agent.help(&services.identity.user);
+            let text = format!("{}\nWho may use me: {who}.", text::escape(&text));
+            answer(&services, &command, &text)
         });
     }
 }

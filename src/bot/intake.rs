@@ -118,7 +118,9 @@ impl Intake {
     fn note(&self, kind: &str, inbound: &Inbound) {
         match inbound {
             Inbound::UserChanged(user) => self.services.names.user_changed(user),
-            Inbound::ChannelChanged(channel) => self.services.names.forget_channel(channel),
+            Inbound::ChannelChanged(channel) | Inbound::Joined { channel } => {
+                self.services.names.forget_channel(channel);
+            }
             Inbound::Dropped { channel, ts, why } => {
                 log::info!(channel, "left out the message {ts}: {why}");
             }
@@ -373,6 +375,7 @@ impl Intake {
             }
             Command::New => self.submit(Task::NewConversation(request)),
             Command::Status => self.commands.status(request),
+            Command::Help => self.commands.help(request),
         }
     }
 

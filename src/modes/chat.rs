@@ -74,6 +74,7 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
                 answer("A fresh start: what was said before is left out from now on.")?;
             }
             Some(Command::Status) => answer(&agent.status(TERMINAL, &[]))?,
+            Some(Command::Help) => answer(&agent.help("mom"))?,
             None => {
                 let stop = Stop::new();
                 *current.lock().unwrap() = Some(stop.clone());

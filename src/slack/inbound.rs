@@ -49,6 +49,15 @@ pub(crate) enum Inbound {
     UserChanged(Value),
     /// Its name, its members or its state changed.
     ChannelChanged(String),
+    /// mom was added to a channel.
+    Joined {
+        channel: String,
+    },
+    /// A person opened the direct messages with mom.
+    Opened {
+        channel: String,
+        user: String,
+    },
     /// Someone else's message that is not read.
     Dropped {
         channel: String,
@@ -215,6 +224,13 @@ fn event(payload: &Value, me: &Me) -> Inbound {
         }
         ("message", "message_deleted") => deleted(&event["deleted_ts"]),
         ("message" | "app_mention", _) => message(event, &channel, me),
+        ("member_joined_channel", _) if text("user") == me.user_id => Inbound::Joined { channel },
+        ("app_home_opened", _) if text("tab") == "messages" && is_user_id(text("user")) => {
+            Inbound::Opened {
+                channel,
+                user: text("user").to_owned(),
+            }
+        }
         _ if ["channel_", "group_", "member_"]
             .iter()
             .any(|start| kind.starts_with(start)) =>
@@ -387,6 +403,19 @@ mod tests {
             (
                 json!({"type": "member_left_channel", "channel": "C1", "user": "U0MOM"}),
                 Inbound::ChannelChanged("C1".into()),
+            ),
+            (
+                json!({"type": "member_joined_channel", "channel": "C1", "user": "U0MOM"}),
+                Inbound::Joined {
+                    channel: "C1".into(),
+                },
+            ),
+            (
+                json!({"type": "app_home_opened", "channel": "D1", "user": "U7", "tab": "messages"}),
+                Inbound::Opened {
+                    channel: "D1".into(),
+                    user: "U7".into(),
+                },
             ),
         ] {
             assert_eq!(parsed(event), want);

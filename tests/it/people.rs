@@ -111,6 +111,18 @@ fn who_may_not_ask_may_not_stop() {
     assert_eq!(llm.requests().len(), 1);
 }
 
+#[test]
+fn help_is_answered_without_a_model() {
+    let (slack, llm, _mom) = start_with(&["--allow-users=U07"]);
+    slack.mention("C01", "U07", "*Help*, please");
+    let seen = wait_said(&slack, "C01", "I am mom");
+    let said = seen.answers()[0].shown();
+    for word in ["`stop`", "`new`", "`status`", "sandbox host", "<@U07>"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(llm.requests().is_empty());
+}
+
 /// What users.info says of a guest, and of a stranger from a connected workspace.
 fn outsiders() -> [(&'static str, Value); 3] {
     [

@@ -56,7 +56,7 @@ pub(crate) fn write(message: &Message) -> String {
                 .str("toolCallId", &result.call_id)
                 .str("toolName", &result.name)
                 .raw("content", &content)
-                .bool("isError", result.is_error)
+                .value("isError", &result.is_error.into())
                 .num("timestamp", result.timestamp_ms)
                 .end()
         }
@@ -86,7 +86,7 @@ fn write_assistant<'a>(said: &'a Assistant, arguments: impl Fn(&'a str) -> &'a s
             let out = Obj::new().str("type", "thinking").str("thinking", shown);
             let out = out.str("thinkingSignature", signature);
             match redacted {
-                true => out.bool("redacted", true).end(),
+                true => out.raw("redacted", "true").end(),
                 false => out.end(),
             }
         }

@@ -110,10 +110,6 @@ impl Obj {
         self.raw(key, &number.into().to_string())
     }
 
-    pub(crate) fn bool(self, key: &str, value: bool) -> Obj {
-        self.raw(key, if value { "true" } else { "false" })
-    }
-
     pub(crate) fn value(self, key: &str, value: &Value) -> Obj {
         self.raw(key, &value.to_string())
     }
@@ -195,7 +191,7 @@ mod tests {
             .opt_str("none", None)
             .list("empty", [])
             .num("n", 3)
-            .bool("ok", true)
+            .raw("ok", "true")
             .end();
         assert_eq!(
             line,

@@ -22,10 +22,10 @@ pub(crate) enum Cause {
 
 /// Cheap to clone; all clones are one flag. Once set it stays set.
 #[derive(Clone, Debug)]
-pub(crate) struct Stop(Arc<Inner>);
+pub(crate) struct Stop(Arc<StopFlag>);
 
 #[derive(Debug)]
-struct Inner {
+struct StopFlag {
     cause: AtomicU8,
     fd: OwnedFd,
 }
@@ -36,7 +36,7 @@ impl Stop {
     pub(crate) fn new() -> Stop {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .expect("no file descriptor left for an eventfd");
-        Stop(Arc::new(Inner {
+        Stop(Arc::new(StopFlag {
             cause: AtomicU8::new(0),
             fd,
         }))

@@ -8,7 +8,7 @@ use crate::base::error::Result;
 use crate::base::text;
 use crate::base::time;
 use crate::slack::display;
-use crate::slack::web::Content;
+use crate::slack::web::PostContent;
 use crate::store::LogEntry;
 
 use super::Services;
@@ -88,9 +88,9 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
         None
     };
     let post = || {
-        let content = Content {
+        let content = PostContent {
             metadata: Some(display::metadata(&command.ts, display::STATUS)),
-            ..Content::plain(text)
+            ..PostContent::plain(text)
         };
         post(&services.web, channel, thread_ts, &content)
     };

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use crate::base::error::Result;
 use crate::base::log;
 use crate::slack::display::{self, Left};
-use crate::slack::web::{Content, Urgency, Web};
+use crate::slack::web::{PostContent, Urgency, Web};
 
 /// Items that wait; further ones are left out.
 const WAITING_MAX: usize = 512;
@@ -30,7 +30,7 @@ impl Outbox {
 
     /// mrkdwn.
     pub(super) fn post(&self, channel: &str, thread_ts: Option<&str>, text: impl Into<String>) {
-        let (web, content) = (self.web.clone(), Content::plain(text));
+        let (web, content) = (self.web.clone(), PostContent::plain(text));
         let (channel, thread_ts) = (channel.to_owned(), thread_ts.map(str::to_owned));
         self.work(move || post(&web, &channel, thread_ts.as_deref(), &content).map(drop));
     }
@@ -69,7 +69,7 @@ pub(super) fn post(
     web: &Web,
     channel: &str,
     thread_ts: Option<&str>,
-    content: &Content,
+    content: &PostContent,
 ) -> Result<String> {
     Ok(web.chat_post_message(channel, thread_ts, content, Urgency::Must)?)
 }

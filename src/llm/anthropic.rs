@@ -58,7 +58,7 @@ impl Anthropic {
         let mut request = Obj::new()
             .str("model", &self.model.id)
             .num("max_tokens", limit)
-            .bool("stream", true);
+            .raw("stream", "true");
         // These think on their own; without this their thinking comes without words.
         if self.model.price.is_some() && !self.model.id.contains("-4-") {
             let thinking = Obj::of("adaptive").str("display", "summarized");
@@ -138,7 +138,7 @@ fn result(answer: &Answer<'_>) -> String {
         .str("tool_use_id", &answer.call_id)
         .raw("content", &array(blocks));
     if answer.is_error {
-        return result.bool("is_error", true).end();
+        return result.raw("is_error", "true").end();
     }
     result.end()
 }

@@ -208,7 +208,9 @@ impl Endpoint {
     /// A connection that failed, stalled or broke off: all worth another try.
     fn broken(&self, stop: &Stop, err: &(dyn std::error::Error + 'static)) -> Error {
         let hint = match NetFault::of(err) {
-            NetFault::NotSent if self.service.local => "; is it running?",
+            NetFault::NotSent if self.service.local && err.to_string().contains("refused") => {
+                "; is it running?"
+            }
             _ => "",
         };
         let why = net::explain(&self.base_url, err) + hint;

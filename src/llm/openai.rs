@@ -163,7 +163,7 @@ impl OpenAi {
         let mut request = Obj::new()
             .str("model", &model.id)
             .num(self.tokens_field(learned), self.limit(turn, learned))
-            .bool("stream", true);
+            .raw("stream", "true");
         if service.stream_options && !learned.no_stream_options {
             request = request.raw("stream_options", r#"{"include_usage":true}"#);
         }

@@ -77,8 +77,8 @@ impl Responses {
         let mut request = Obj::new()
             .str("model", &self.model.id)
             .num("max_output_tokens", limit)
-            .bool("stream", true)
-            .bool("store", false)
+            .raw("stream", "true")
+            .raw("store", "false")
             .raw("include", r#"["reasoning.encrypted_content"]"#);
         if summary {
             request = request.raw("reasoning", r#"{"summary":"auto"}"#);
@@ -88,7 +88,7 @@ impl Responses {
             let about = about.str("description", tool.description);
             about
                 .raw("parameters", tool.schema)
-                .bool("strict", false)
+                .raw("strict", "false")
                 .end()
         };
         let system = Some(turn.system).filter(|system| !system.trim().is_empty());

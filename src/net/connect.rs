@@ -19,7 +19,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection};
 use tungstenite::WebSocket;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use ureq::http::Uri;
@@ -114,7 +114,7 @@ impl Net {
                 "the server's Sec-WebSocket-Accept is wrong",
             ));
         }
-        stream.wire().until = None;
+        stream.wire.until = None;
         let config = WebSocketConfig::default()
             .read_buffer_size(4096)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -146,9 +146,9 @@ impl Net {
             Some(proxy) => through(proxy, to, stop, until),
             None => Wire::connect(&to.host, to.port, stop, until),
         };
-        let secured = opened.and_then(|wire| match to.tls {
-            true => self.secure(wire, to),
-            false => Ok(NetStream::Plain(wire)),
+        let secured = opened.and_then(|mut wire| {
+            let tls = to.tls.then(|| self.handshake(&mut wire, to)).transpose()?;
+            Ok(NetStream { wire, tls })
         });
         secured.map_err(|err| match NetFault::of(&err) {
             NetFault::Unanswered => NetFault::NotSent.mark(&err),
@@ -156,15 +156,15 @@ impl Net {
         })
     }
 
-    fn secure(&self, mut wire: Wire, to: &Destination) -> io::Result<NetStream> {
+    fn handshake(&self, wire: &mut Wire, to: &Destination) -> io::Result<Box<ClientConnection>> {
         let name = ServerName::try_from(to.bare_host().to_owned())
             .map_err(|_| io::Error::other("not a host name that TLS can check"))?;
         let config = self.tls().map_err(hopeless)?;
         let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while session.is_handshaking() {
-            session.complete_io(&mut wire).map_err(tls::with_hint)?;
+            session.complete_io(wire).map_err(tls::with_hint)?;
         }
-        Ok(NetStream::Tls(Box::new(StreamOwned::new(session, wire))))
+        Ok(Box::new(session))
     }
 
     fn tls(&self) -> std::result::Result<Arc<ClientConfig>, String> {
@@ -200,57 +200,51 @@ fn basic(proxy: &Proxy) -> String {
 
 /// A plain or encrypted connection.
 #[derive(Debug)]
-pub(crate) enum NetStream {
-    Plain(Wire),
-    Tls(Box<StreamOwned<ClientConnection, Wire>>),
+pub(crate) struct NetStream {
+    pub(super) wire: Wire,
+    tls: Option<Box<ClientConnection>>,
 }
 
 impl NetStream {
-    pub(super) fn wire(&mut self) -> &mut Wire {
-        match self {
-            NetStream::Plain(wire) => wire,
-            NetStream::Tls(tls) => &mut tls.sock,
-        }
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Of a connection that never waits: after so many bytes reads answer `WouldBlock`,
     /// whatever has arrived, until this is called again. Whoever floods it can't keep its
     /// reader from everything else.
     pub(crate) fn allow(&mut self, bytes: usize) {
-        self.wire().allowed = bytes;
+        self.wire.allowed = bytes;
     }
 }
 
 impl AsFd for NetStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            NetStream::Plain(wire) => wire.tcp.as_fd(),
-            NetStream::Tls(tls) => tls.sock.tcp.as_fd(),
-        }
+        self.wire.tcp.as_fd()
     }
 }
 
 impl Read for NetStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            NetStream::Plain(wire) => wire.read(buf),
-            NetStream::Tls(tls) => tls.read(buf),
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.wire).read(buf),
+            None => self.wire.read(buf),
         }
     }
 }
 
 impl Write for NetStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            NetStream::Plain(wire) => wire.write(buf),
-            NetStream::Tls(tls) => tls.write(buf),
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.wire).write(buf),
+            None => self.wire.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            NetStream::Plain(wire) => wire.flush(),
-            NetStream::Tls(tls) => tls.flush(),
+        match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.wire).flush(),
+            None => Ok(()),
         }
     }
 }
@@ -822,7 +816,7 @@ mod tests {
         assert_eq!(socket.read().unwrap().to_text().unwrap(), "hello");
         socket.send("echo".into()).unwrap();
         // The socket does not wait by itself; now it may.
-        socket.get_mut().wire().until = Some(Instant::now() + Duration::from_secs(30));
+        socket.get_mut().wire.until = Some(Instant::now() + Duration::from_secs(30));
         assert_eq!(socket.read().unwrap().to_text().unwrap(), "echo");
     }
 
@@ -874,7 +868,7 @@ mod tests {
                 &other_ca,
                 format!("wss://{tls}/"),
                 false,
-                "UnknownIssuer; if something",
+                "UnknownIssuer; if it is self-signed",
             ),
             (
                 &direct,
@@ -941,7 +935,7 @@ pub(crate) mod testing {
 
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    use rustls::{ServerConfig, ServerConnection};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
     use std::net::TcpListener;
 
     pub(crate) const TEST_DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");

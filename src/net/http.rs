@@ -130,7 +130,7 @@ impl HttpConnection {
             false => self.limits.head,
         };
         let left = next.not_zero().map_or(idle, |left| idle.min(*left));
-        self.stream.wire().until = Some(Instant::now() + left);
+        self.stream.wire.until = Some(Instant::now() + left);
         Ok(())
     }
 }
@@ -172,7 +172,7 @@ impl Transport for HttpConnection {
     }
 
     fn is_tls(&self) -> bool {
-        matches!(self.stream, NetStream::Tls(_))
+        self.stream.is_tls()
     }
 }
 

@@ -68,7 +68,7 @@ impl KeyProvider for NoKeys {
     }
 }
 
-/// How to mend it, where it is about a certificate.
+/// With how to fix it, where it is about a certificate.
 pub(super) fn with_hint(err: io::Error) -> io::Error {
     let tls = err.get_ref().and_then(|err| err.downcast_ref());
     let Some(rustls::Error::InvalidCertificate(why)) = tls else {
@@ -76,7 +76,12 @@ pub(super) fn with_hint(err: io::Error) -> io::Error {
     };
     let hint = match why {
         CertificateError::UnknownIssuer => {
-            "if something here reads TLS on its way, name its CA file in SSL_CERT_FILE"
+            "if it is self-signed, or a firewall reads TLS on its way, name a file in \
+             SSL_CERT_FILE that has the CA's certificate beside those of the system"
+        }
+        CertificateError::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+            "the server shows a CA's certificate as its own; give it one that the CA has signed, \
+             and name a file with the CA's in SSL_CERT_FILE"
         }
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }

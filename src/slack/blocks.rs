@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::inline::dead;
-use super::web::Content;
+use super::web::PostContent;
 use crate::base::text;
 
 /// Characters of a card's title.
@@ -64,10 +64,10 @@ pub(super) enum SentAs {
 }
 
 impl Shown {
-    pub(super) fn content(&self, sent_as: SentAs) -> Content {
+    pub(super) fn content(&self, sent_as: SentAs) -> PostContent {
         match sent_as {
-            SentAs::Blocks => Content::blocks(&self.text, &self.blocks),
-            SentAs::Text => Content::plain(&self.text),
+            SentAs::Blocks => PostContent::blocks(&self.text, &self.blocks),
+            SentAs::Text => PostContent::plain(&self.text),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::slack::blocks::{self, SentAs, Shown, words};
 use crate::slack::details::DetailsPage;
 use crate::slack::markdown::{self, Piece};
 use crate::slack::steps::{Board, Home, Next, Progress};
-use crate::slack::web::{Answer, Content, Failure, Urgency, Web};
+use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
 /// After a run of this length the answer is a new message, because an edit rings no bell.
 const BELL_AFTER: Duration = Duration::from_secs(30);
@@ -403,7 +403,7 @@ impl Display {
 
     /// Posts or edits one message of details. When Slack refuses its blocks, it comes again
     /// from the board, as texts.
-    fn show_details(&mut self, root: &str, page: &DetailsPage) -> Answer<()> {
+    fn show_details(&mut self, root: &str, page: &DetailsPage) -> SlackResult<()> {
         let sent_as = self.board(|board, _| board.sent_as());
         let content = page.shown.content(sent_as);
         let shown = match &page.ts {
@@ -440,7 +440,7 @@ impl Display {
         self.board(|board, now| board.thread_line_set(line, now));
     }
 
-    fn set_thread_line(&self, line: &str) -> Answer<()> {
+    fn set_thread_line(&self, line: &str) -> SlackResult<()> {
         let root = self.place().unwrap_or_default();
         self.web
             .assistant_threads_set_status(&self.target.channel, root, line)
@@ -518,7 +518,7 @@ impl Display {
             match self.answer_part(in_blocks(&piece), posted) {
                 Err(failure) if is_about_blocks(&failure) => {
                     for text in piece.texts() {
-                        self.answer_part(Content::plain(text), posted)?;
+                        self.answer_part(PostContent::plain(text), posted)?;
                     }
                 }
                 done => done?,
@@ -539,7 +539,7 @@ impl Display {
     }
 
     /// The next message of the answer, unless an earlier try has posted it.
-    fn answer_part(&mut self, content: Content, posted: &mut Posted) -> Answer<()> {
+    fn answer_part(&mut self, content: PostContent, posted: &mut Posted) -> SlackResult<()> {
         let number = posted.answer_ts.len();
         let existing = self.target.left.answer_ts.get(&number).cloned();
         let ts = match (existing, posted.answer_ts.first()) {
@@ -560,7 +560,7 @@ impl Display {
     }
 
     /// In the place of the status, or as a message of its own.
-    fn first_part(&mut self, mut content: Content, posted: &mut Posted) -> Answer<String> {
+    fn first_part(&mut self, mut content: PostContent, posted: &mut Posted) -> SlackResult<String> {
         const PART: &str = "answer-0";
         let is_long = self.board(|board, now| board.age(now) > BELL_AFTER);
         let Some(ts) = posted.status_ts.clone().filter(|_| !is_long) else {
@@ -660,13 +660,13 @@ impl Display {
     fn with_or_without_blocks<T>(
         &self,
         shown: &Shown,
-        call: impl Fn(Content) -> Answer<T>,
-    ) -> Answer<T> {
+        call: impl Fn(PostContent) -> SlackResult<T>,
+    ) -> SlackResult<T> {
         let sent_as = self.board(|board, _| board.sent_as());
         match call(shown.content(sent_as)) {
             Err(failure) if sent_as == SentAs::Blocks && is_about_blocks(&failure) => {
                 self.go_on_in_text(&failure);
-                call(Content::plain(&shown.text))
+                call(PostContent::plain(&shown.text))
             }
             outcome => outcome,
         }
@@ -683,9 +683,9 @@ impl Display {
         &self,
         part: &str,
         thread_ts: Option<&str>,
-        mut content: Content,
+        mut content: PostContent,
         urgency: Urgency,
-    ) -> Answer<String> {
+    ) -> SlackResult<String> {
         let (channel, run) = (&self.target.channel, &self.target.run);
         content.metadata = Some(metadata(run, part));
         self.persist(urgency, || {
@@ -700,7 +700,7 @@ impl Display {
     }
 
     /// Blocks that are left out are removed.
-    fn edit(&self, ts: &str, mut content: Content, urgency: Urgency) -> Answer<()> {
+    fn edit(&self, ts: &str, mut content: PostContent, urgency: Urgency) -> SlackResult<()> {
         content.blocks.get_or_insert_with(|| "[]".to_owned());
         let channel = &self.target.channel;
         self.persist(urgency, || {
@@ -709,7 +709,11 @@ impl Display {
     }
 
     /// What must be said is tried again while the network is away, unless the run is stopped.
-    fn persist<T>(&self, urgency: Urgency, mut call: impl FnMut() -> Answer<T>) -> Answer<T> {
+    fn persist<T>(
+        &self,
+        urgency: Urgency,
+        mut call: impl FnMut() -> SlackResult<T>,
+    ) -> SlackResult<T> {
         let mut pause = Duration::from_secs(1);
         loop {
             let failure = match call() {
@@ -738,7 +742,7 @@ pub(crate) fn find(
     thread_ts: Option<&str>,
     run: &str,
     part: &str,
-) -> Answer<Option<String>> {
+) -> SlackResult<Option<String>> {
     let found = web.find_message(channel, thread_ts, began_ms(run), |message| {
         part_of(message, run) == Some(part)
     })?;
@@ -746,7 +750,12 @@ pub(crate) fn find(
 }
 
 /// What a run that was cut has posted.
-pub(crate) fn left(web: &Web, channel: &str, thread_ts: Option<&str>, run: &str) -> Answer<Left> {
+pub(crate) fn left(
+    web: &Web,
+    channel: &str,
+    thread_ts: Option<&str>,
+    run: &str,
+) -> SlackResult<Left> {
     let mut left = Left::default();
     web.find_message(channel, thread_ts, began_ms(run), |message| {
         left.note(message, run)
@@ -778,9 +787,9 @@ fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
     payload["part"].as_str().filter(|_| ours)
 }
 
-fn in_blocks(piece: &Piece) -> Content {
+fn in_blocks(piece: &Piece) -> PostContent {
     let block = blocks::markdown(&piece.markdown);
-    Content::blocks(&piece.fallback(), &json!([block]))
+    PostContent::blocks(&piece.fallback(), &json!([block]))
 }
 
 /// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.

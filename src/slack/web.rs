@@ -53,7 +53,7 @@ pub(crate) enum Failure {
     Stopped,
 }
 
-pub(crate) type Answer<T> = std::result::Result<T, Failure>;
+pub(crate) type SlackResult<T> = std::result::Result<T, Failure>;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,25 +123,25 @@ fn explain(code: &str) -> String {
 
 /// What a message says. `blocks` and `metadata` are JSON.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Content {
+pub(crate) struct PostContent {
     pub(crate) text: String,
     pub(crate) blocks: Option<String>,
     pub(crate) metadata: Option<String>,
 }
 
-impl Content {
-    pub(crate) fn plain(text: impl Into<String>) -> Content {
-        Content {
+impl PostContent {
+    pub(crate) fn plain(text: impl Into<String>) -> PostContent {
+        PostContent {
             text: text.into(),
-            ..Content::default()
+            ..PostContent::default()
         }
     }
 
     /// `text` stands for the blocks in notifications and for screen readers.
-    pub(crate) fn blocks(text: &str, blocks: &Value) -> Content {
-        Content {
+    pub(crate) fn blocks(text: &str, blocks: &Value) -> PostContent {
+        PostContent {
             blocks: Some(blocks.to_string()),
-            ..Content::plain(text)
+            ..PostContent::plain(text)
         }
     }
 
@@ -285,9 +285,9 @@ impl Web {
         &self,
         channel: &str,
         thread_ts: Option<&str>,
-        content: &Content,
+        content: &PostContent,
         urgency: Urgency,
-    ) -> Answer<String> {
+    ) -> SlackResult<String> {
         let mut args = content.args(channel);
         args.extend([("unfurl_links", "false"), ("unfurl_media", "false")]);
         args.extend(thread_ts.map(|ts| ("thread_ts", ts)));
@@ -302,15 +302,15 @@ impl Web {
         &self,
         channel: &str,
         ts: &str,
-        content: &Content,
+        content: &PostContent,
         urgency: Urgency,
-    ) -> Answer<()> {
+    ) -> SlackResult<()> {
         let mut args = content.args(channel);
         args.push(("ts", ts));
         self.call("chat.update", channel, &args, urgency).map(drop)
     }
 
-    pub(crate) fn chat_delete(&self, channel: &str, ts: &str, urgency: Urgency) -> Answer<()> {
+    pub(crate) fn chat_delete(&self, channel: &str, ts: &str, urgency: Urgency) -> SlackResult<()> {
         let args = [("channel", channel), ("ts", ts)];
         self.call("chat.delete", channel, &args, urgency).map(drop)
     }
@@ -322,7 +322,7 @@ impl Web {
         channel: &str,
         thread_ts: &str,
         status: &str,
-    ) -> Answer<()> {
+    ) -> SlackResult<()> {
         let args = [
             ("channel_id", channel),
             ("thread_ts", thread_ts),
@@ -333,7 +333,7 @@ impl Web {
             .map(drop)
     }
 
-    pub(crate) fn reactions_add(&self, channel: &str, ts: &str, name: &str) -> Answer<()> {
+    pub(crate) fn reactions_add(&self, channel: &str, ts: &str, name: &str) -> SlackResult<()> {
         let args = [("channel", channel), ("timestamp", ts), ("name", name)];
         match self.call("reactions.add", channel, &args, Urgency::Must) {
             Err(Failure::Refused(code)) if code == "already_reacted" => Ok(()),
@@ -341,20 +341,20 @@ impl Web {
         }
     }
 
-    pub(crate) fn users_info(&self, user: &str) -> Answer<Value> {
+    pub(crate) fn users_info(&self, user: &str) -> SlackResult<Value> {
         self.info("users.info", ("user", user))
     }
 
-    pub(crate) fn conversations_info(&self, channel: &str) -> Answer<Value> {
+    pub(crate) fn conversations_info(&self, channel: &str) -> SlackResult<Value> {
         self.info("conversations.info", ("channel", channel))
     }
 
-    pub(crate) fn files_info(&self, file: &str) -> Answer<Value> {
+    pub(crate) fn files_info(&self, file: &str) -> SlackResult<Value> {
         self.info("files.info", ("file", file))
     }
 
     /// What Slack knows of one thing, called the same in question and answer.
-    fn info(&self, method: &'static str, what: (&str, &str)) -> Answer<Value> {
+    fn info(&self, method: &'static str, what: (&str, &str)) -> SlackResult<Value> {
         let mut answer = self.call(method, "", &[what], Urgency::Must)?;
         Ok(answer[what.0].take())
     }
@@ -367,7 +367,7 @@ impl Web {
         thread_ts: Option<&str>,
         since_ms: i64,
         mut is_it: impl FnMut(&Value) -> bool,
-    ) -> Answer<Option<Value>> {
+    ) -> SlackResult<Option<Value>> {
         let oldest = (since_ms / 1000).max(time::now_ms() / 1000 - LOOK_BACK_S);
         let oldest = format!("{oldest}.000000");
         let mut args = vec![
@@ -399,7 +399,7 @@ impl Web {
     }
 
     /// The page of messages up to and including `latest`.
-    pub(crate) fn history_before(&self, channel: &str, latest: &str) -> Answer<Vec<Value>> {
+    pub(crate) fn history_before(&self, channel: &str, latest: &str) -> SlackResult<Vec<Value>> {
         let args = [
             ("channel", channel),
             ("latest", latest),
@@ -410,7 +410,12 @@ impl Web {
     }
 
     /// One message; `None` when it is gone. `root`: of its thread, or itself.
-    pub(crate) fn message(&self, channel: &str, root: &str, ts: &str) -> Answer<Option<Value>> {
+    pub(crate) fn message(
+        &self,
+        channel: &str,
+        root: &str,
+        ts: &str,
+    ) -> SlackResult<Option<Value>> {
         let args = [
             ("channel", channel),
             ("ts", root),
@@ -441,7 +446,7 @@ impl Web {
         method: &'static str,
         args: &[(&str, &str)],
         cursor: &mut Option<String>,
-    ) -> Answer<Vec<Value>> {
+    ) -> SlackResult<Vec<Value>> {
         let here = cursor.take();
         let mut args = args.to_vec();
         args.extend(here.as_deref().map(|cursor| ("cursor", cursor)));
@@ -468,7 +473,7 @@ impl Web {
         name: &str,
         title: &str,
         bytes: &[u8],
-    ) -> Answer<()> {
+    ) -> SlackResult<()> {
         if bytes.is_empty() {
             return Err(Failure::Failed("Slack takes no empty files".to_owned()));
         }
@@ -495,7 +500,7 @@ impl Web {
     }
 
     /// The bytes go to Slack's disk, where nobody sees them yet. The file's id.
-    fn upload(&self, name: &str, bytes: &[u8]) -> Answer<String> {
+    fn upload(&self, name: &str, bytes: &[u8]) -> SlackResult<String> {
         let length = bytes.len().to_string();
         let args = [("filename", name), ("length", &length)];
         let mut backoff = backoff();
@@ -589,7 +594,7 @@ impl Web {
         channel: &str,
         args: &[(&str, &str)],
         urgency: Urgency,
-    ) -> Answer<Value> {
+    ) -> SlackResult<Value> {
         // Doing these twice shows twice.
         let repeatable = !matches!(method, "chat.postMessage" | "files.completeUploadExternal");
         // Slack counts calls by method, posts by channel as well.
@@ -635,12 +640,12 @@ impl Web {
         }
     }
 
-    fn pause(&self, backoff: &mut Backoff) -> Answer<()> {
+    fn pause(&self, backoff: &mut Backoff) -> SlackResult<()> {
         let waited = backoff.wait(&self.stop, None);
         waited.map_err(|_| Failure::Stopped)
     }
 
-    fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> Answer<()> {
+    fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> SlackResult<()> {
         loop {
             let until = self.limited.lock().unwrap().get(key).copied();
             let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
@@ -665,7 +670,7 @@ impl Web {
         method: &str,
         token: &Secret,
         args: &[(&str, &str)],
-    ) -> Answer<(Value, HeaderMap)> {
+    ) -> SlackResult<(Value, HeaderMap)> {
         let url = format!("{}/{method}", self.url);
         let sent = self
             .agent
@@ -766,7 +771,7 @@ mod tests {
     const OK: Does = Answers("200 OK", "", r#"{"ok":true,"ts":"1.2"}"#);
     const LIMITED: Does = Answers("429 Slow", "Retry-After: 1\r\n", "");
     const BROKEN: Does = Answers("500 Oops", "Content-Type: text/html\r\n", "<html>");
-    const TEXT: Content = Content {
+    const TEXT: PostContent = PostContent {
         text: String::new(),
         blocks: None,
         metadata: None,
@@ -814,7 +819,7 @@ mod tests {
         );
         let post = |web: &Web, urgency| web.chat_post_message("C1", None, &TEXT, urgency).map(drop);
         let edit = |web: &Web, urgency| web.chat_update("C1", "1.2", &TEXT, urgency);
-        type Act<'a> = &'a dyn Fn(&Web, Urgency) -> Answer<()>;
+        type Act<'a> = &'a dyn Fn(&Web, Urgency) -> SlackResult<()>;
         let cases: [(&str, Act<'_>, Urgency, &'static [Does], &str); 12] = [
             ("edit", &edit, Must, &[BROKEN, HangsUp, OK], "done"),
             (
@@ -894,7 +899,7 @@ mod tests {
     #[test]
     fn a_post_as_it_is_sent() {
         let (web, requests) = slack(&[OK]);
-        let content = Content {
+        let content = PostContent {
             text: "a & b\n=é".to_owned(),
             blocks: Some("[]".to_owned()),
             metadata: Some("{}".to_owned()),

@@ -520,11 +520,11 @@ impl LogEntry {
             .opt_str("displayName", self.display_name.as_deref())
             .str("text", &self.text)
             .raw("attachments", &json::array(attachments))
-            .bool("isBot", self.is_bot)
+            .value("isBot", &self.is_bot.into())
             .opt_str("threadTs", self.thread_ts.as_deref())
             .opt_str("answers", self.answers.as_deref());
         if self.mention {
-            line = line.bool("mention", true);
+            line = line.raw("mention", "true");
         }
         line.end() + "\n"
     }

@@ -64,7 +64,7 @@ impl State {
                 .opt_str("status", run.status_ts.as_deref())
                 .opt_str("answer", run.answer_ts.as_deref())
                 .opt_str("before", run.before.as_deref())
-                .bool("done", run.done);
+                .value("done", &run.done.into());
             out = out.raw("run", &run.end());
         }
         out.num("logPosition", self.log_position)

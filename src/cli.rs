@@ -28,6 +28,7 @@ Options:
                               (default: anthropic/claude-sonnet-5-5; `offline` needs no key)
   --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
+  --since=2026-11-01|7d       with --usage: from this day on, or the last 7 days
   --log-level=LEVEL           error, warn, info (default) or debug
   --help, --version
 
@@ -49,6 +50,7 @@ pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("allow-users", Takes::Value),
     ("allow-channels", Takes::Value),
     ("log-level", Takes::Value),
+    ("since", Takes::Value),
     ("chat", Takes::Nothing),
     ("check", Takes::Nothing),
     ("manifest", Takes::Nothing),
@@ -72,7 +74,8 @@ pub(crate) enum Call {
     Manifest,
     /// Of this channel.
     Download(String, Options),
-    Usage(PathBuf),
+    /// Since a day, as typed.
+    Usage(PathBuf, Option<String>),
     Serve(PathBuf, Options),
     Chat(PathBuf, Options),
     Check(Option<PathBuf>, Options),
@@ -86,6 +89,7 @@ pub(crate) struct Options {
     pub(crate) allow_users: Option<String>,
     pub(crate) allow_channels: Option<String>,
     pub(crate) log_level: Option<Level>,
+    pub(crate) since: Option<String>,
 }
 
 /// `args` without the program's name. Errors are `Error::Usage`.
@@ -113,6 +117,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                     "model" => options.model = value,
                     "allow-users" => options.allow_users = value,
                     "allow-channels" => options.allow_channels = value,
+                    "since" => options.since = value,
                     "log-level" => options.log_level = value.map(level).transpose()?,
                     mode => modes.push((mode, value)),
                 }
@@ -152,6 +157,9 @@ fn command(
     dir: Option<PathBuf>,
     options: Options,
 ) -> Result<Call> {
+    if options.since.is_some() && mode != "usage" {
+        return wrong("--since goes with --usage: mom --usage --since=7d ./data".to_owned());
+    }
     Ok(match (mode, dir, channel) {
         ("manifest", None, _) => Call::Manifest,
         ("download", None, Some(channel)) => Call::Download(channel, options),
@@ -162,7 +170,7 @@ fn command(
             ));
         }
         ("check", dir, _) => Call::Check(dir, options),
-        ("usage", Some(dir), _) => Call::Usage(dir),
+        ("usage", Some(dir), _) => Call::Usage(dir, options.since),
         ("chat", Some(dir), _) => Call::Chat(dir, options),
         (_, Some(dir), _) => Call::Serve(dir, options),
         ("", None, _) => {
@@ -261,6 +269,7 @@ mod tests {
             ("--chat=x a", "--chat takes no value"),
             ("--chat --check a", "--chat and --check"),
             ("--log-level=loud a", "error, warn, info, debug"),
+            ("--since=7d a", "--since goes with --usage"),
             ("--manifest a", "--manifest takes no data directory"),
             ("-x a", "unknown option -x"),
             ("-v", "did you mean --version?"),

@@ -90,7 +90,7 @@ fn start() -> Result<ExitCode> {
             let (config, keys) = configure(options)?;
             download::download(&channel, &config, &keys)?;
         }
-        Call::Usage(dir) => print(&usage::usage(&dir)?),
+        Call::Usage(dir, since) => print(&usage::usage(&dir, since.as_deref())?),
         Call::Check(dir, options) => {
             let (config, keys) = configure(options)?;
             // From here on what would be logged is among the findings.

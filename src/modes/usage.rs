@@ -23,13 +23,16 @@ const LINE_BYTES_MAX: u64 = 2 << 20;
 /// Rows of one table. The agent can write any day and any name into the files.
 const ROWS_MAX: usize = 2_000;
 const NAME_CHARS_MAX: usize = 60;
+const DAY_MS: i64 = 24 * 3_600_000;
 const DIRECTORY_BYTES_MAX: usize = 4 << 20;
-/// Characters of the longest bar.
-const BAR_CHARS: usize = 40;
+/// Columns when the output is no terminal that tells its own.
+const COLUMNS: usize = 80;
+/// Characters of the longest bar, however narrow the terminal is.
+const BAR_CHARS_MIN: usize = 10;
 
 /// What one row counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Sum {
+struct UsageSum {
     /// Replies of a model.
     turns: u64,
     /// Tokens read afresh: all input but what came from the cache.
@@ -40,8 +43,8 @@ struct Sum {
     cost: f64,
 }
 
-impl Sum {
-    fn add(&mut self, other: &Sum) {
+impl UsageSum {
+    fn add(&mut self, other: &UsageSum) {
         self.turns += other.turns;
         // Each is below 2^30 (see `reply`): no file is long enough for more than 2^64.
         self.input += other.input;
@@ -55,23 +58,29 @@ impl Sum {
     }
 }
 
-type Table = HashMap<String, Sum>;
+type UsageTable = HashMap<String, UsageSum>;
 
-/// The three tables as text.
-pub(crate) fn usage(path: &Path) -> Result<String> {
+/// The tables as text. `since` is a day, or a number of days like `7d`.
+pub(crate) fn usage(path: &Path, since: Option<&str>) -> Result<String> {
+    let since = since.map(first_day).transpose()?.unwrap_or_default();
     if !path.is_dir() {
-        let text = format!("--usage: there is no data directory {}", path.display());
-        return Err(Error::Usage(text));
+        let path = path.display();
+        return Err(Error::Usage(format!(
+            "--usage: there is no data directory {path}; name the one that mom was started with"
+        )));
     }
     let dir = Dir::open(path)?;
     let names = channel_names(&dir);
-    let mut tables = ["Day", "Channel", "Model", ""].map(|title| (title, Table::new()));
+    let mut tables = ["Day", "Channel", "Model", ""].map(|title| (title, UsageTable::new()));
     for channel in store::channels(&dir)? {
         let label = match names.get(&channel) {
             Some(name) => format!("{channel} {name}"),
             None => channel.clone(),
         };
         let read = read(&dir, &channel, &mut |day, model, sum| {
+            if day < since {
+                return;
+            }
             let names = [day, label.clone(), model, "Total".to_owned()];
             for ((_, table), name) in tables.iter_mut().zip(names) {
                 count(table, name, sum);
@@ -88,18 +97,50 @@ pub(crate) fn usage(path: &Path) -> Result<String> {
         }
     }
     if tables[0].1.is_empty() {
-        return Ok(format!("No model was used in {} yet.\n", path.display()));
+        let path = path.display();
+        return Ok(match &*since {
+            "" => format!("No model was used in {path} yet.\n"),
+            since => format!("No model was used in {path} since {since}.\n"),
+        });
     }
-    let tables = tables.map(|(title, rows)| (title, sorted(title, rows)));
-    let names = tables.iter().flat_map(|(_, rows)| rows);
-    let width = names.map(|(name, _)| name.chars().count()).max();
-    let tables = tables.map(|(title, rows)| table(title, &rows, width.unwrap_or_default()));
+    let columns = columns();
+    let tables = tables.map(|(title, rows)| table(title, &sorted(title, rows), columns));
     Ok(tables.join("\n"))
 }
 
+/// The first day that counts.
+fn first_day(since: &str) -> Result<String> {
+    let days = since.strip_suffix('d').map(str::parse::<i64>);
+    let is_day = since.len() == 10 && time::parse(since).is_some();
+    match days {
+        // Today is the last of them.
+        Some(Ok(days @ 1..=100_000)) => Ok(day(time::now_ms() - (days - 1) * DAY_MS)),
+        _ if is_day => Ok(since.to_owned()),
+        _ => Err(Error::Usage(format!(
+            "--since={since}: write a day like 2026-11-01, or a number of days like 7d"
+        ))),
+    }
+}
+
+/// Of the terminal that the tables are shown in.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    match size.map(|size| usize::from(size.ws_col)) {
+        Ok(columns @ 1..) => columns,
+        _ => COLUMNS,
+    }
+}
+
+/// The local day of a time.
+fn day(ms: i64) -> String {
+    let mut day = time::prompt_stamp(ms);
+    day.truncate("2026-01-05".len());
+    day
+}
+
 /// Days in their order, all else with the dearest first.
-fn sorted(title: &str, rows: Table) -> Vec<(String, Sum)> {
-    let mut rows: Vec<(String, Sum)> = rows.into_iter().collect();
+fn sorted(title: &str, rows: UsageTable) -> Vec<(String, UsageSum)> {
+    let mut rows: Vec<(String, UsageSum)> = rows.into_iter().collect();
     rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
         let cost = b.cost.total_cmp(&a.cost);
         let dearest = match title {
@@ -111,14 +152,18 @@ fn sorted(title: &str, rows: Table) -> Vec<(String, Sum)> {
     rows
 }
 
-fn count(table: &mut Table, name: String, sum: &Sum) {
+fn count(table: &mut UsageTable, name: String, sum: &UsageSum) {
     let full = table.len() >= ROWS_MAX && !table.contains_key(&name);
     let name = if full { "(others)".to_owned() } else { name };
     table.entry(name).or_default().add(sum);
 }
 
 /// Hands day, model and figures of each reply to `each`; how many lines it could not read.
-fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) -> Result<usize> {
+fn read(
+    dir: &Dir,
+    channel: &str,
+    each: &mut dyn FnMut(String, String, &UsageSum),
+) -> Result<usize> {
     let path = format!("{channel}/context.jsonl");
     let Some(file) = dir.read(&path)? else {
         return Ok(0);
@@ -159,7 +204,7 @@ fn read(dir: &Dir, channel: &str, each: &mut dyn FnMut(String, String, &Sum)) ->
 
 /// Local day, `PROVIDER/ID` and figures of an assistant entry with usage, or of a summary:
 /// our own compactions say what they took. Copies of a message were counted with it.
-fn reply(entry: &Value) -> Option<(String, String, Sum)> {
+fn reply(entry: &Value) -> Option<(String, String, UsageSum)> {
     let message = match entry["type"].as_str()? {
         "message" if entry["message"]["role"] == "assistant" && entry["copy"] != true => {
             &entry["message"]
@@ -174,7 +219,7 @@ fn reply(entry: &Value) -> Option<(String, String, Sum)> {
         tokens.filter(|count| *count < 1 << 30).unwrap_or_default()
     };
     let cost = usage.get("cost").and_then(|cost| cost["total"].as_f64());
-    let sum = Sum {
+    let sum = UsageSum {
         turns: 1,
         input: tokens("input") + tokens("cacheWrite"),
         output: tokens("output"),
@@ -182,11 +227,8 @@ fn reply(entry: &Value) -> Option<(String, String, Sum)> {
         cost: cost.filter(|cost| (0.0..1e6).contains(cost)).unwrap_or(0.0),
     };
     let written = entry["timestamp"].as_str().and_then(time::parse_iso);
-    let mut day = match message["timestamp"].as_i64().or(written) {
-        Some(ms) => time::prompt_stamp(ms),
-        None => "(no date)".to_owned(),
-    };
-    day.truncate("2026-01-05".len());
+    let at_ms = message["timestamp"].as_i64().or(written);
+    let day = at_ms.map_or_else(|| "(no date)".to_owned(), day);
     let word = |key: &str| message[key].as_str().unwrap_or("unknown");
     let model = format!("{}/{}", word("provider"), word("model"));
     Some((day, text::one_line(&model, NAME_CHARS_MAX), sum))
@@ -205,8 +247,14 @@ fn channel_names(dir: &Dir) -> HashMap<String, String> {
         .collect()
 }
 
-/// Names are `width` wide at most; days get a bar.
-fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
+/// Days get a bar, which fills the line.
+fn table(title: &str, rows: &[(String, UsageSum)], columns: usize) -> String {
+    let names = rows.iter().map(|(name, _)| name.chars().count());
+    let width = names.max().unwrap_or_default().max("Channel".len());
+    // What stands before the bar: four figures and the cost.
+    let bar_chars = columns
+        .saturating_sub(width + 4 * 8 + 12)
+        .max(BAR_CHARS_MIN);
     let line = |name: &str, [turns, input, output, cached, cost]: [String; 5], bar: &str| {
         let line = format!(
             "{name:<width$} {turns:>7} {input:>7} {output:>7} {cached:>7} {cost:>9}  {bar}"
@@ -218,16 +266,16 @@ fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
         let heads = ["turns", "in", "out", "cached", "cost"];
         out = line(title, heads.map(str::to_owned), "");
     }
-    let most = |value: &dyn Fn(&Sum) -> f64| {
+    let most = |value: &dyn Fn(&UsageSum) -> f64| {
         let values = rows.iter().map(|(_, sum)| value(sum));
         values.fold(0.0, f64::max)
     };
-    let (cost_max, tokens_max) = (most(&|sum| sum.cost), most(&Sum::tokens));
+    let (cost_max, tokens_max) = (most(&|sum| sum.cost), most(&UsageSum::tokens));
     for (name, sum) in rows {
         let bar = match title {
             // Models without prices have only tokens to compare.
-            "Day" if cost_max > 0.0 => bar(sum.cost / cost_max),
-            "Day" => bar(sum.tokens() / tokens_max.max(1.0)),
+            "Day" if cost_max > 0.0 => bar(sum.cost / cost_max, bar_chars),
+            "Day" => bar(sum.tokens() / tokens_max.max(1.0), bar_chars),
             _ => String::new(),
         };
         let [input, output, cached] = [sum.input, sum.output, sum.cached].map(text::tokens);
@@ -238,11 +286,11 @@ fn table(title: &str, rows: &[(String, Sum)], width: usize) -> String {
     out
 }
 
-/// `part` (0 to 1) of the longest bar, in eighths of a character.
-fn bar(part: f64) -> String {
+/// `part` (0 to 1) of the longest bar, which has `chars`, in eighths of a character.
+fn bar(part: f64, chars: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (part * (BAR_CHARS * 8) as f64).round() as usize;
-    "█".repeat((eighths / 8).min(BAR_CHARS)) + EIGHTHS[eighths % 8]
+    let eighths = (part * (chars * 8) as f64).round() as usize;
+    "█".repeat((eighths / 8).min(chars)) + EIGHTHS[eighths % 8]
 }
 
 #[cfg(test)]
@@ -259,19 +307,19 @@ mod tests {
             (0.1, "████"),
             (0.11, "████▍"),
         ] {
-            assert_eq!(bar(part), want, "{part}");
+            assert_eq!(bar(part, 40), want, "{part}");
         }
-        assert_eq!(bar(1.0).chars().count(), BAR_CHARS);
-        assert_eq!(bar(f64::NAN), "");
+        assert_eq!(bar(1.0, 40).chars().count(), 40);
+        assert_eq!(bar(f64::NAN, 40), "");
     }
 
     #[test]
     fn hostile_rows_stay_few() {
-        let mut rows = Table::new();
+        let mut rows = UsageTable::new();
         for n in 0..10_000 {
-            let sum = Sum {
+            let sum = UsageSum {
                 turns: 1,
-                ..Sum::default()
+                ..UsageSum::default()
             };
             count(&mut rows, n.to_string(), &sum);
         }
@@ -292,7 +340,7 @@ mod tests {
             if let Some((day, model, sum)) = reply(&entry) {
                 assert!(day.len() <= 10 && !model.contains(char::is_control));
                 assert!(sum.cost.is_finite() && sum.input < 1 << 31);
-                table("Day", &[(day, sum)], 10);
+                table("Day", &[(day, sum)], 80);
             }
         });
     }

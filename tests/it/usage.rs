@@ -61,22 +61,36 @@ fn by_day_channel_and_model() {
     assert_eq!(
         ended.stdout,
         "\
-Day                           turns      in     out  cached      cost
-2026-01-05                        3    3.1k     311     12k     $0.50  ████████████████████████████████████████
-2026-01-06                        1     500      50       0     $0.12  ██████████
+Day          turns      in     out  cached      cost
+2026-01-05       3    3.1k     311     12k     $0.50  ██████████████████████████
+2026-01-06       1     500      50       0     $0.12  ██████▌
 
-Channel                       turns      in     out  cached      cost
-C01 #general                      3    3.6k     360     12k     $0.62
-TERMINAL                          1       0       1       0   $0.0005
+Channel        turns      in     out  cached      cost
+C01 #general       3    3.6k     360     12k     $0.62
+TERMINAL           1       0       1       0   $0.0005
 
 Model                         turns      in     out  cached      cost
 anthropic/claude-sonnet-5-5       3    3.1k     311     12k     $0.50
 anthropic/claude-haiku-5-5        1     500      50       0     $0.12
 
-Total                             4    3.6k     361     12k     $0.63
+Total         4    3.6k     361     12k     $0.63
 "
     );
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let since = |since: &str| Call::new(&home).arg("--usage").arg(since).data().run("");
+    let (second, none) = (since("--since=2026-01-06"), since("--since=1d"));
+    assert!(!second.stdout.contains("2026-01-05"), "{}", second.stdout);
+    assert!(
+        second.stdout.contains("Total         1     500      50"),
+        "{}",
+        second.stdout
+    );
+    assert!(none.stdout.contains(" since 20"), "{}", none.stdout);
+    assert!(
+        since("--since=tomorrow")
+            .stderr
+            .contains("like 2026-11-01, or a number of days")
+    );
     let names: Vec<_> = std::fs::read_dir(home.path("data")).unwrap().collect();
     assert_eq!(names.len(), 4, "nothing is made: {names:?}");
 }
@@ -103,7 +117,7 @@ fn hostile_files_are_left_out() {
     let ended = usage(&home);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     for want in [
-        "C01                     3       4       2       2     $1.00",
+        "C01           3       4       2       2     $1.00",
         "anthropic/good          2       4       2       2     $1.00",
         "anthropic/ [2Jred       1       0       0       0        $0",
     ] {
@@ -144,7 +158,7 @@ fn a_gigabyte_in_flat_memory() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("Total                1"), "{output:?}");
+    assert!(text.contains("Total         1"), "{output:?}");
 }
 
 #[test]

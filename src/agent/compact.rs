@@ -15,8 +15,6 @@ use crate::llm::{Block, Content, Message, Model, Provider, Turn, Usage, words};
 
 /// Characters of a tool result, or of one argument of a call, that the summary's writer sees.
 const RESULT_CHARS_MAX: usize = 2_000;
-/// Characters of the request in work that the summary repeats word for word.
-const REQUEST_CHARS_MAX: usize = 4_000;
 /// Files named as read, and as changed.
 const FILES_MAX: usize = 200;
 /// Tokens for instructions and all that an estimate misses.
@@ -63,12 +61,6 @@ The conversation above came after what <previous-summary> tells. Bring that summ
 date: keep what still holds, add what is new, move what is finished to Done, drop what has \
 lost its meaning, and say anew what comes next.";
 
-const PREFIX: &str = "\
-The conversation above is the beginning of a piece of work that is still going on; its newest \
-part is kept beside your summary. Say in a few paragraphs or lists what was asked, what was \
-done so far and with what results, and what the newest part needs to be understood. Keep \
-paths, names, ids, commands, figures and error texts exactly as they are.";
-
 /// The context has grown into the reserve of the model's window, and a summary would make it
 /// markedly smaller.
 pub(crate) fn is_due(context: &Context, model: &Model, settings: &Settings) -> bool {
@@ -112,31 +104,30 @@ pub(crate) fn compact(
         used: Usage::default(),
     };
     let previous = context.compaction();
-    let (old, tail) = context.messages().split_at(plan.kept);
-    let summary = writer.summary(old, &plan, previous)?;
-    let (read_files, modified_files) = files(old, previous);
+    let messages = context.messages();
+    let (tail, from) = plan.tail(messages);
+    let history = messages.get(plan.old..from).unwrap_or_default();
+    let summary = writer.summary(history, &plan, previous)?;
+    let (read_files, modified_files) = files(history, previous);
     let compaction = Compaction {
         summary: summary + &file_lists(&read_files, &modified_files),
         read_files,
         modified_files,
     };
-    let tail = shortened(tail, plan.tail_tokens);
     context.compacted(compaction, plan.kept, tail, Some((model, &writer.used)))?;
     Ok(writer.used)
 }
 
-/// Where to cut: messages from `old` to `turn` are history (what is before them is the
-/// summary of an earlier compaction), those from there to `kept` the beginning of a turn
-/// whose rest is kept; the two are equal when the cut splits no turn.
+/// Where to cut: the messages from `old` to `kept` are history; what is before them is the
+/// summary of an earlier compaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Plan {
     old: usize,
-    turn: usize,
+    /// A message of people, if there is one far enough back.
     kept: usize,
     /// What is kept is shortened to this.
     tail_tokens: u64,
     summary_tokens: u64,
-    prefix_tokens: u64,
 }
 
 impl Plan {
@@ -148,19 +139,39 @@ impl Plan {
         let fixed = context.tokens().saturating_sub(sum(messages));
         let room = (window - reserve).saturating_sub(fixed);
         let old = usize::from(context.compaction().is_some());
-        let (turn, kept) = cut(messages, old, settings.keep_recent_tokens.min(room / 2));
+        let kept = cut(messages, old, settings.keep_recent_tokens.min(room / 2));
         let tail_tokens = (room * 2 / 3).max(TAIL_TOKENS_MIN);
         if kept == old && sum(messages.get(kept..)?) <= tail_tokens {
             return None;
         }
         Some(Plan {
             old,
-            turn,
             kept,
             tail_tokens,
             summary_tokens: (reserve * 4 / 5).min(room / 6).max(SUMMARY_TOKENS_MIN),
-            prefix_tokens: (reserve / 2).min(room / 12).max(SUMMARY_TOKENS_MIN),
         })
+    }
+
+    /// What is kept, each with its index, if it is not kept as it is; and the first message
+    /// that no summary is to hold. When even a shortened turn is too much, its oldest steps
+    /// go into the summary, but what people said in it stays.
+    fn tail(&self, messages: &[Message]) -> (Option<Vec<(usize, Message)>>, usize) {
+        let kept = || messages.iter().cloned().enumerate().skip(self.kept);
+        if kept().map(|(_, message)| estimate(&message)).sum::<u64>() <= self.tail_tokens {
+            return (None, self.kept);
+        }
+        let tail = shortened(kept().collect(), self.tail_tokens);
+        if tail
+            .iter()
+            .map(|(_, message)| estimate(message))
+            .sum::<u64>()
+            <= self.tail_tokens
+        {
+            return (Some(tail), self.kept);
+        }
+        let from = steps(messages, self.kept, self.tail_tokens / 2);
+        let stays = kept().filter(|(index, message)| *index >= from || is_user(message));
+        (Some(shortened(stays.collect(), self.tail_tokens)), from)
     }
 }
 
@@ -168,37 +179,44 @@ fn sum(messages: &[Message]) -> u64 {
     messages.iter().map(estimate).sum()
 }
 
-/// Keeps about `keep_tokens` of the newest messages, a result never without its call. Gives
-/// the beginning of the turn that is split, and of what is kept; messages before `old` don't
-/// count.
-fn cut(messages: &[Message], old: usize, keep_tokens: u64) -> (usize, usize) {
+/// Keeps about `keep_tokens` of the newest messages, whole turns. Gives the message of people
+/// that what is kept begins with; messages before `old` don't count.
+fn cut(messages: &[Message], old: usize, keep_tokens: u64) -> usize {
+    let reached = reached(messages, old, keep_tokens);
+    let is_start = |index: &usize| messages.get(*index).is_some_and(is_user);
+    (old..=reached).rev().find(is_start).unwrap_or(old)
+}
+
+/// Likewise steps of a turn: a tool's result is never kept without its call.
+fn steps(messages: &[Message], old: usize, keep_tokens: u64) -> usize {
     let may_start = |index: &usize| !matches!(messages.get(*index), Some(Message::ToolResult(_)));
-    let mut tokens = 0;
-    let reached = (old..messages.len()).rev().find(|index| {
-        tokens += messages.get(*index).map_or(0, estimate);
-        tokens >= keep_tokens
-    });
-    let reached = reached.unwrap_or(old);
-    let kept = (reached..messages.len())
+    let reached = reached(messages, old, keep_tokens);
+    (reached..messages.len())
         .find(may_start)
         // Results to the very end: they stay, with the call before them.
         .or_else(|| (old..reached).rev().find(may_start))
-        .unwrap_or(old);
-    let is_user = |index: &usize| matches!(messages.get(*index), Some(Message::User { .. }));
-    let turn = (old..=kept).rev().find(is_user).unwrap_or(old);
-    (turn, kept)
+        .unwrap_or(old)
 }
 
-/// The newest part, should it alone be too much: tool results lose their middle first, what
-/// people wrote only if that is not enough. `None` when it fits as it is.
-fn shortened(tail: &[Message], tokens_max: u64) -> Option<Vec<Message>> {
-    if sum(tail) <= tokens_max {
-        return None;
-    }
-    let mut tail = tail.to_vec();
+/// The message with which the newest ones take so many tokens.
+fn reached(messages: &[Message], old: usize, tokens_min: u64) -> usize {
+    let mut tokens = 0;
+    let reached = (old..messages.len()).rev().find(|index| {
+        tokens += messages.get(*index).map_or(0, estimate);
+        tokens >= tokens_min
+    });
+    reached.unwrap_or(old)
+}
+
+fn is_user(message: &Message) -> bool {
+    matches!(message, Message::User { .. })
+}
+
+/// Tool results lose their middle first, what people wrote only if that is not enough.
+fn shortened(mut tail: Vec<(usize, Message)>, tokens_max: u64) -> Vec<(usize, Message)> {
     for results_only in [true, false] {
         for units_max in [16_000, 8_000, 4_000, 2_000, 1_000] {
-            for message in &mut tail {
+            for (_, message) in &mut tail {
                 let content = match message {
                     Message::ToolResult(result) => &mut result.content,
                     Message::User { content, .. } if !results_only => content,
@@ -210,12 +228,17 @@ fn shortened(tail: &[Message], tokens_max: u64) -> Option<Vec<Message>> {
                     }
                 }
             }
-            if sum(&tail) <= tokens_max {
-                return Some(tail);
+            if tail
+                .iter()
+                .map(|(_, message)| estimate(message))
+                .sum::<u64>()
+                <= tokens_max
+            {
+                return tail;
             }
         }
     }
-    Some(tail)
+    tail
 }
 
 /// Asks the model for summaries.
@@ -231,33 +254,20 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn summary(
         &mut self,
-        messages: &[Message],
+        history: &[Message],
         plan: &Plan,
         previous: Option<&Compaction>,
     ) -> Result<String> {
-        let history = messages.get(plan.old..plan.turn).unwrap_or_default();
-        let prefix = messages.get(plan.turn..plan.kept).unwrap_or_default();
         let previous = previous.map(|previous| without_files(&previous.summary));
-        let mut summary = match (history, previous) {
-            ([], None) => "Nothing came before the work described below.".to_owned(),
-            ([], Some(previous)) => previous.to_owned(),
+        match (history, previous) {
+            ([], None) => Ok("Nothing came before the work described below.".to_owned()),
+            ([], Some(previous)) => Ok(previous.to_owned()),
             (history, previous) => {
                 let task = if previous.is_some() { UPDATE } else { FIRST };
                 let task = format!("{task} {FORM}");
-                self.ask(history, previous, &task, plan.summary_tokens)?
+                self.ask(history, previous, &task, plan.summary_tokens)
             }
-        };
-        if let Some(first) = prefix.first() {
-            let done = self.ask(prefix, None, PREFIX, plan.prefix_tokens)?;
-            summary += "\n\n---\n\n**The work in progress (its newest part follows below)**";
-            if let Message::User { content, .. } = first {
-                let request = words(content);
-                let request = text::cut_middle(&request, REQUEST_CHARS_MAX);
-                summary += &format!("\n\nAsked, word for word:\n{request}");
-            }
-            summary += &format!("\n\n{done}");
         }
-        Ok(summary)
     }
 
     /// One summary. Retries like a run does; a text that is too long for the server is cut
@@ -436,7 +446,7 @@ fn without_files(summary: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::*;
@@ -562,11 +572,11 @@ mod tests {
         }
     }
 
-    fn scratch() -> (std::path::PathBuf, Store) {
+    fn scratch() -> (std::path::PathBuf, Arc<Store>) {
         let word = crate::base::random::random_word().unwrap();
         let path = std::env::temp_dir().join(format!("mom-compact-{word}"));
         std::fs::create_dir(&path).unwrap();
-        let store = Store::open(&path).unwrap();
+        let store = Arc::new(Store::open(&path).unwrap());
         (path, store)
     }
 
@@ -691,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_turn_keeps_its_request_and_no_thinking_is_replayed_after() {
+    fn a_turn_that_is_too_long_keeps_its_request_and_no_thinking_is_replayed_after() {
         let (path, store) = scratch();
         let fake = Fake::new(8_000, 8_000);
         let mut context = Context::load(&store, "C1").unwrap();
@@ -706,21 +716,17 @@ mod tests {
             }
             compact(&mut context, &fake, &settings(), &Stop::new()).unwrap();
             prompts.append(&mut fake.summaries.lock().unwrap());
-            let first = words(context.messages()[0].content());
-            assert!(
-                first.contains("Asked, word for word:\nplease count all <files>"),
-                "{first}"
-            );
-            assert!(matches!(context.messages()[1], Message::Assistant(_)));
+            let [_, request, step, ..] = context.messages() else {
+                panic!("{:?}", context.messages())
+            };
+            assert_eq!(words(request.content()), "please count all <files>");
+            assert!(matches!(step, Message::Assistant(_)), "{step:?}");
             assert_eq!(context.run_start(), context.messages().len());
         }
-        assert!(prompts[0].contains(PREFIX) && !prompts[0].contains("<previous-summary>"));
-        // The rest of the first turn is history now, and no file list is summarised.
-        assert!(
-            prompts[1].contains(UPDATE)
-                && prompts[1].contains("<previous-summary>\nNothing came before")
-        );
-        assert!(!prompts[1].contains("modified-files") && prompts[2].contains(PREFIX));
+        assert!(prompts[0].contains(FIRST) && !prompts[0].contains("<previous-summary>"));
+        assert!(prompts[1].contains(UPDATE) && prompts[1].contains("<previous-summary>"));
+        // No file list is summarised.
+        assert!(!prompts[1].contains("modified-files") && prompts.len() == 2);
         let compaction = context.compaction().unwrap();
         assert!(
             compaction.modified_files.contains(&"/0/0".to_owned()),
@@ -745,7 +751,7 @@ mod tests {
             shape.chars().map(message).collect()
         };
         // Each message is 100 tokens.
-        for (shape, old, keep, turn, kept) in [
+        for (shape, old, keep, kept, step) in [
             ("UAUAUA", 0, 200, 4, 4),
             ("UAUAUA", 0, 100, 4, 5),
             ("UAUAUA", 0, 601, 0, 0),
@@ -759,7 +765,9 @@ mod tests {
             ("U", 1, 0, 1, 1),
             ("", 0, 0, 0, 0),
         ] {
-            assert_eq!(cut(&make(shape), old, keep), (turn, kept), "{shape} {keep}");
+            let messages = make(shape);
+            let found = (cut(&messages, old, keep), steps(&messages, old, keep));
+            assert_eq!(found, (kept, step), "{shape} {keep}");
         }
     }
 

@@ -24,9 +24,10 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use self::context::{Context, Costs, RunRecord, RunStatus};
+use self::context::Context;
 use self::prompt::Facts;
 use self::run::{Job, Outcome, Request, RunEnv, Update, UsageReport};
+use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
@@ -40,6 +41,7 @@ use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::net::Net;
 use crate::store::Store;
 use crate::store::dir::{Dir, Kind};
+use crate::store::ledger::{Ended, Ending, RunStart};
 use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
@@ -95,34 +97,33 @@ impl Agent {
 
     /// Records that the job is being worked on.
     pub(crate) fn begin(&self, job: &Job) -> Result<Session<'_>> {
+        let ledger = &self.store.ledger;
         let mut context = Context::load(&self.store, &job.channel)?;
-        let requests = job.requests.iter();
-        let mut asked: Vec<String> = requests.map(|request| request.ts.clone()).collect();
+        let mut requests = job.ledger_requests();
         // An answer in the context that was perhaps not posted comes first, and alone.
-        let existing = context
-            .is_cut(&asked)
-            .then(|| run::existing_outcome(&context));
-        let existing = existing.flatten();
-        if existing.is_some() {
-            asked.retain(|ts| context.takes(ts));
-        }
-        let status = RunStatus {
-            thread_ts: job.thread_ts.clone(),
+        let existing = match ledger.run(&job.channel)? {
+            Some(run) if run.has_any(&requests) => run::existing_outcome(&context),
+            _ => None,
         };
-        let record = context.begin_run(&asked, status)?;
+        if existing.is_some() {
+            requests.retain(|request| context.has_request(&request.ts));
+        }
+        let start = ledger.begin(&job.channel, &requests, context.last_entry())?;
+        if !start.resumed {
+            context.start_run();
+        }
         Ok(Session {
             agent: self,
             context,
-            record,
-            asked,
+            start,
+            requests: requests.into_iter().map(|request| request.ts).collect(),
             existing,
-            used: Usage::default(),
         })
     }
 
     /// The `new` command.
     pub(crate) fn new_conversation(&self, channel: &str) -> Result<()> {
-        Context::load(&self.store, channel)?.fresh()
+        Context::load(&self.store, channel)?.start_anew()
     }
 
     /// The `status` command; `lines` are what the front end adds. Markdown that Slack's
@@ -130,9 +131,10 @@ impl Agent {
     pub(crate) fn status(&self, channel: &str, lines: &[String]) -> String {
         let model = self.provider.model();
         let mut out = vec![format!("Model: {}/{}", model.provider, model.id)];
-        match Context::load(&self.store, channel) {
-            Ok(context) => {
-                let Costs { today, total } = context.costs();
+        let context = Context::load(&self.store, channel);
+        let costs = self.store.ledger.costs(channel);
+        match context.and_then(|context| Ok((context, costs?))) {
+            Ok((context, costs)) => {
                 let (used, window) = (context.tokens(), model.context_window);
                 out.push(format!(
                     "Context: {} of {} tokens ({} %)",
@@ -142,8 +144,8 @@ impl Agent {
                 ));
                 out.push(format!(
                     "Cost here: {} today, {} in all",
-                    text::dollars(today),
-                    text::dollars(total)
+                    text::dollars(costs.today),
+                    text::dollars(costs.total)
                 ));
             }
             Err(err) => out.push(format!("Context: {err}")),
@@ -232,17 +234,16 @@ pub(crate) trait Conversation {
 pub(crate) struct Session<'a> {
     agent: &'a Agent,
     context: Context,
-    record: RunRecord,
-    asked: Vec<String>,
+    start: RunStart,
+    /// The ts of each.
+    requests: Vec<String>,
     existing: Option<Outcome>,
-    /// By the run, once it is over.
-    used: Usage,
 }
 
 impl Session<'_> {
     /// What an earlier try left.
-    pub(crate) fn record(&self) -> &RunRecord {
-        &self.record
+    pub(crate) fn start(&self) -> &RunStart {
+        &self.start
     }
 
     /// How an earlier try ended that could not post its outcome, or not record that it did.
@@ -252,7 +253,7 @@ impl Session<'_> {
 
     /// The run answers the request with this ts.
     pub(crate) fn answers(&self, ts: &str) -> bool {
-        self.asked.iter().any(|asked| asked == ts)
+        self.requests.iter().any(|request| request == ts)
     }
 
     pub(crate) fn run(
@@ -263,7 +264,7 @@ impl Session<'_> {
     ) -> Result<Outcome> {
         // Before the tries are counted: who stopped it is to see that it has stopped.
         stop.check()?;
-        if self.record.tries > TRIES_MAX {
+        if self.start.tries > TRIES_MAX {
             return Err(Error::failed(format!(
                 "the work was cut off by a restart {TRIES_MAX} times; ask again to start anew"
             )));
@@ -291,14 +292,13 @@ impl Session<'_> {
         };
         let mut used = Usage::default();
         let outcome = run::run(&env, &mut self.context, &mut used);
-        self.used = used;
         if let Ok(Outcome::Answered(_)) = outcome {
-            self.context.note_answer()?;
+            // It may be posted now.
+            self.context.sync_to_disk()?;
         }
         if used.total() > 0 {
-            let cost_today = used
-                .cost
-                .map(|cost| self.context.costs().today + cost.total());
+            let costs = agent.store.ledger.costs(&job.channel)?;
+            let cost_today = used.cost.map(|_| costs.today);
             conversation.show(Update::Usage(UsageReport {
                 run: used,
                 context_tokens: self.context.tokens(),
@@ -320,60 +320,78 @@ impl Session<'_> {
         let agent = self.agent;
         let window = agent.provider.model().context_window;
         let handled =
-            |ts: &str| self.asked.iter().any(|asked| asked == ts) || conversation.waits(ts);
+            |ts: &str| self.requests.iter().any(|request| request == ts) || conversation.waits(ts);
         let name_of = |id: &str| conversation.name_of(id);
-        self.context
-            .sync(&agent.store, &handled, window, &name_of)?;
+        self.context.sync(&handled, window, &name_of)?;
         let mut notes = prompt::note(&conversation.notes());
         let mut news = false;
         for request in &job.requests {
             // It may be in the context as overheard, from when it waited; it is appended again.
-            if self.record.resumed && self.context.takes(&request.ts) {
+            if self.start.resumed && self.context.has_request(&request.ts) {
                 continue;
             }
             let (mut content, timestamp_ms) = agent.read(request, conversation, stop)?;
             content.extend(notes.take().map(Content::Text));
             self.context
-                .append_asked(&request.ts, content, timestamp_ms)?;
+                .append_request(&request.ts, content, timestamp_ms)?;
             news = true;
         }
-        if self.record.resumed && !news {
+        if self.start.resumed && !news {
             self.context.append(Message::User {
                 content: vec![Content::Text(llm::RESUMED.to_owned())],
                 timestamp_ms: time::now_ms(),
             })?;
         }
-        self.context.note_begun(conversation.status_ts())?;
+        let after = self.context.before_run().map(str::to_owned);
+        let ledger = &agent.store.ledger;
+        ledger.update_run(&job.channel, conversation.status_ts(), after)?;
         if job.event.is_some() {
             // Its file is removed next.
-            self.context.settle()?;
+            self.context.sync_to_disk()?;
         }
         Ok(())
     }
 
-    /// Records that the job is done: its answer or error is posted. After an interruption by a
-    /// restart it is not done, and the next start resumes it.
+    /// Records that the job is done: its answer or error is posted. `dropped`: requests (ts)
+    /// that a stop took along. After an interruption by a restart it is not done, and the next
+    /// start resumes it.
     pub(crate) fn end(
         mut self,
         outcome: &Result<Outcome>,
         answer_ts: Option<&str>,
+        dropped: Vec<String>,
         stop: &Stop,
     ) -> Result<()> {
-        let cut = matches!(outcome, Ok(Outcome::Stopped) | Err(Error::Stopped));
-        if cut && stop.cause() == Some(Cause::Restart) {
-            return Ok(());
-        }
-        if matches!(outcome, Ok(Outcome::Silent)) {
+        let how = match outcome {
+            Ok(Outcome::Stopped) | Err(Error::Stopped) if stop.cause() == Some(Cause::Restart) => {
+                return Ok(());
+            }
+            Ok(Outcome::Stopped) | Err(Error::Stopped) => Ending::Stopped,
+            Ok(Outcome::Silent) => Ending::Silent,
+            Ok(Outcome::Answered(_)) => Ending::Answered,
+            Err(_) => Ending::Failed,
+        };
+        if how == Ending::Silent {
             self.context.drop_run(SILENT_NOTE)?;
         }
-        let cost = self.used.cost.map(|cost| cost.total());
-        self.context.end_run(answer_ts, cost).map(drop)
-    }
-
-    /// Messages that a stop dropped count as answered: no restart brings them back.
-    pub(crate) fn with_dropped(mut self, dropped: Vec<String>) -> Self {
-        self.context.drop_asked(dropped);
-        self
+        self.context.sync_to_disk()?;
+        let (channel, ledger) = (self.context.channel(), &self.agent.store.ledger);
+        let mut requests = self.requests.clone();
+        let mut commands = Vec::new();
+        for open in ledger.open(channel, 0)? {
+            if Command::parse(&open.text) == Some(Command::Stop) {
+                // Whatever it found running, that was this run.
+                commands.push(open.ts);
+            } else if self.context.has_request(&open.ts) && !self.answers(&open.ts) {
+                requests.push(open.ts);
+            }
+        }
+        let ended = vec![
+            Ended::of(how, requests, answer_ts),
+            Ended::of(Ending::Dropped, dropped, None),
+            Ended::of(Ending::Command, commands, None),
+        ];
+        ledger.end(channel, ended, Some(self.context.cursor().clone()))
     }
 
     fn system(&self, job: &Job, conversation: &dyn Conversation) -> String {

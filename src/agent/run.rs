@@ -19,6 +19,7 @@ use crate::base::time;
 use crate::llm::{
     Assistant, Block, Content, Delta, Message, Reply, StopReason, ToolCall, ToolResult, Turn, Usage,
 };
+use crate::store::ledger::LedgerRequest;
 use crate::tools::{self, ToolContext, ToolOutput, Upload};
 
 /// What to do: someone's messages or an event, and where the answer goes.
@@ -38,6 +39,20 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    pub(crate) fn ledger_requests(&self) -> Vec<LedgerRequest> {
+        let requests = self.requests.iter().cloned();
+        let ledger_request = |request: Request| LedgerRequest {
+            ts: request.ts,
+            user: request.user,
+            text: request.text,
+            thread: self.thread_ts.clone(),
+            files: request.files,
+            event: self.event.clone(),
+            ..LedgerRequest::default()
+        };
+        requests.map(ledger_request).collect()
+    }
+
     /// Jobs of one place that come one after the other may become one.
     pub(crate) fn place(&self) -> impl PartialEq + '_ {
         let event_and_stop = (self.event.is_some(), self.stopped_by.is_some());
@@ -56,6 +71,17 @@ pub(crate) struct Request {
     pub(crate) text: String,
     /// Paths of its files, relative to the data directory; they may still be on their way.
     pub(crate) files: Vec<String>,
+}
+
+impl From<LedgerRequest> for Request {
+    fn from(request: LedgerRequest) -> Request {
+        Request {
+            ts: request.ts,
+            user: request.user,
+            text: request.text,
+            files: request.files,
+        }
+    }
 }
 
 /// What a run tells its front end while it works, in order.
@@ -288,12 +314,12 @@ impl RunLoop<'_> {
             // After a restart it may wait though an earlier try had taken it. Files without
             // text came later than the text.
             let late_files = request.text.is_empty() && !request.files.is_empty();
-            if self.context.takes(&request.ts) && !late_files {
+            if self.context.has_request(&request.ts) && !late_files {
                 continue;
             }
             let (content, timestamp_ms) = env.agent.read(request, env.conversation, env.stop)?;
             self.context
-                .append_asked(&request.ts, content, timestamp_ms)?;
+                .append_request(&request.ts, content, timestamp_ms)?;
         }
         Ok(())
     }
@@ -377,6 +403,7 @@ impl RunLoop<'_> {
     fn keep(&mut self, reply: &Reply) -> Result<()> {
         let model = self.env.agent.provider.model();
         self.used.add(&reply.usage);
+        self.context.spend(&reply.usage)?;
         let stop_reason = if reply.refusal.is_some() {
             StopReason::Error
         } else {
@@ -406,7 +433,10 @@ impl RunLoop<'_> {
         self.show(Update::Note("Compacting context...".to_owned()))?;
         let provider = &*self.env.agent.provider;
         match compact::compact(self.context, provider, self.env.settings, self.env.stop) {
-            Ok(usage) => self.used.add(&usage),
+            Ok(usage) => {
+                self.used.add(&usage);
+                self.context.spend(&usage)?;
+            }
             Err(Error::Stopped) => return Err(Error::Stopped),
             Err(err) => log::warning!(self.context.channel(), "compaction failed: {err}"),
         }
@@ -430,7 +460,7 @@ impl RunLoop<'_> {
                 not_run()
             } else {
                 if tools::has_effects(&call.name) {
-                    self.context.settle()?;
+                    self.context.sync_to_disk()?;
                 }
                 self.show(Update::ToolStart(step.clone()))?;
                 let since = Instant::now();
@@ -446,7 +476,7 @@ impl RunLoop<'_> {
 
     fn call_beside(&mut self, calls: &[ToolCall], steps: &[ToolStep]) -> Result<()> {
         if calls.iter().any(|call| tools::has_effects(&call.name)) {
-            self.context.settle()?;
+            self.context.sync_to_disk()?;
         }
         let next = AtomicUsize::new(0);
         let (sender, events) = mpsc::channel();

@@ -3,6 +3,7 @@
 //! serde_json's own map sorts its keys; the data directory's files have a fixed order, and
 //! a tool call's arguments must go back to the model byte for byte. Reading is serde_json's.
 
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -22,6 +23,11 @@ const VALUES_MAX: usize = 200_000;
 
 /// A line of a file that the agent can write; `None` also for one that would fill the memory.
 pub(crate) fn parse_line(line: &[u8]) -> Option<Value> {
+    parse_typed(line)
+}
+
+/// Likewise; `None` also for what has another shape.
+pub(crate) fn parse_typed<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
     let (mut in_string, mut escaped, mut values) = (false, false, 0);
     // A shorter one is harmless whatever it is.
     for byte in line.iter().filter(|_| line.len() > VALUES_MAX) {

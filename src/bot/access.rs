@@ -6,6 +6,7 @@ use std::thread;
 use crate::base::log;
 use crate::slack::inbound::{Author, Incoming};
 use crate::slack::users::Standing;
+use crate::store::ledger::AccessDecision;
 
 use super::Services;
 use super::outbox::Outbox;
@@ -40,6 +41,16 @@ impl Access {
             || known.is_some_and(|user| user.standing == Standing::Program)
     }
 
+    /// Of someone who passed `may`.
+    pub(super) fn decision(&self, message: &Incoming) -> AccessDecision {
+        let listed = self.services.agent.config.allow_users.is_some();
+        if listed || self.services.names.known(&message.user).is_some() {
+            AccessDecision::Member
+        } else {
+            AccessDecision::Unknown
+        }
+    }
+
     /// By the lists alone.
     pub(super) fn allowed(
         &self,
@@ -62,7 +73,12 @@ impl Access {
     /// Posts the refusal, once a day and user.
     pub(super) fn refuse(&self, channel: &str, thread_ts: Option<&str>, user: &str, why: &str) {
         log::info!(channel, "refused {user}: {why}");
-        if self.services.history.refuses(user) {
+        let ledger = &self.services.agent.store.ledger;
+        let is_first = ledger.refuse_user(channel, user).unwrap_or_else(|err| {
+            log::warning!(channel, "{err}; a restart forgets that {user} was refused");
+            true
+        });
+        if is_first {
             let text = format!("_Sorry, I can't help here: {why}; ask the person who runs me._");
             self.outbox.post(channel, thread_ts, text);
         }

@@ -74,6 +74,10 @@ impl CatchUp {
             }
             if std::mem::take(&mut first) {
                 self.fetch_files_again();
+                let store = &self.services.agent.store;
+                store
+                    .ledger
+                    .shorten_long(&store.channels().unwrap_or_default());
             }
         }
     }
@@ -109,7 +113,8 @@ impl CatchUp {
             message.mention &= recent;
         }
         if !messages.is_empty() {
-            let logged = self.services.agent.store.logged(channel)?;
+            let store = &self.services.agent.store;
+            let logged = store.logged(channel)?;
             messages.retain(|message| match logged.get(&message.ts) {
                 Some(asked) => message.mention && !asked,
                 None => true,
@@ -169,20 +174,18 @@ impl CatchUp {
         }
     }
 
-    /// What a channel's log and context have without an end, oldest first.
+    /// What a channel's ledger has without an end, oldest first.
     fn unfinished(&self, channel: &str) -> Vec<Task> {
         let since_ms = time::now_ms() - MISSED_MS;
         let store = &self.services.agent.store;
-        let cut = store.cut_run(channel, since_ms).unwrap_or_else(|err| {
-            log::warning!(channel, "cannot look for a run that was cut: {err}");
-            None
+        let found = store.ledger.open(channel, since_ms);
+        let found = found.and_then(|open| Ok((open, store.ledger.run(channel)?)));
+        let (open, cut) = found.unwrap_or_else(|err| {
+            log::warning!(channel, "cannot look for unanswered requests: {err}");
+            Default::default()
         });
         let cut = cut.unwrap_or_default();
-        let unanswered = store.unanswered(channel, since_ms).unwrap_or_else(|err| {
-            log::warning!(channel, "cannot look for unanswered messages: {err}");
-            Vec::new()
-        });
-        let more = unanswered.len().saturating_sub(RESUMED_MAX);
+        let more = open.len().saturating_sub(RESUMED_MAX);
         if more > 0 {
             log::warning!(
                 channel,
@@ -190,35 +193,44 @@ impl CatchUp {
             );
         }
         let mut tasks = Vec::new();
-        tasks.extend(cut.event.map(|event| {
-            let ts = cut.asked.first().cloned().unwrap_or_default();
-            Task::Run(resumed_event(channel, ts, event))
-        }));
-        for entry in unanswered.into_iter().skip(more) {
-            if self.intake.access.allowed(&entry.user, channel).is_err() {
+        // An event's run was begun: it comes before what waited for its end.
+        let (events, open): (Vec<_>, Vec<_>) =
+            open.into_iter().skip(more).partition(|r| r.event.is_some());
+        for request in events.into_iter().chain(open) {
+            let is_event = request.event.is_some();
+            if !is_event && self.intake.access.allowed(&request.user, channel).is_err() {
                 continue;
             }
-            let thread_ts = entry.thread_ts.clone().filter(|root| *root != entry.ts);
-            let Some(command) = Command::parse(&entry.text) else {
+            let thread_ts = request.thread.clone().filter(|root| *root != request.ts);
+            let Some(command) = Command::parse(&request.text).filter(|_| !is_event) else {
                 let job = Job {
                     channel: channel.to_owned(),
                     thread_ts,
-                    requests: vec![request(entry)],
+                    event: request.event.clone(),
+                    requests: vec![request.into()],
                     resumed: true,
                     ..Job::default()
                 };
-                gather(&mut tasks, job);
+                if is_event {
+                    tasks.push(Task::Run(job));
+                } else {
+                    gather(&mut tasks, job);
+                }
                 continue;
             };
             let command_request = CommandRequest {
                 channel: channel.to_owned(),
                 thread_ts,
-                ts: entry.ts,
-                user: entry.user,
+                ts: request.ts,
+                user: request.user,
                 resumed: true,
             };
             match command {
-                Command::Stop => stop_before(&mut tasks, &command_request, &cut.asked),
+                Command::Stop => {
+                    if !stop_before(&mut tasks, &command_request, &cut.requests) {
+                        self.intake.commands.ended(&command_request);
+                    }
+                }
                 Command::New => tasks.push(Task::NewConversation(command_request)),
                 Command::Status => self.intake.commands.status(command_request),
                 Command::Help => self.intake.commands.help(command_request),
@@ -228,31 +240,19 @@ impl CatchUp {
     }
 }
 
-fn resumed_event(channel: &str, ts: String, name: String) -> Job {
-    Job {
-        channel: channel.to_owned(),
-        requests: vec![Request {
-            ts,
-            user: "EVENT".to_owned(),
-            // The text is in the context.
-            ..Request::default()
-        }],
-        event: Some(name),
-        resumed: true,
-        ..Job::default()
-    }
-}
-
 /// A `stop` was given and perhaps not carried out: the requests before it in the same place, and
-/// the run that was `cut`, which it was for, are stopped.
-fn stop_before(tasks: &mut [Task], stop: &CommandRequest, cut: &[String]) {
+/// the run that was `cut`, which it was for, are stopped. False when there are none.
+fn stop_before(tasks: &mut [Task], stop: &CommandRequest, cut: &[String]) -> bool {
+    let mut stops = false;
     for task in tasks {
         let Task::Run(job) = task else { continue };
         let was_running = job.requests.iter().any(|request| cut.contains(&request.ts));
         if was_running || job.thread_ts == stop.thread_ts && job.event.is_none() {
             job.stopped_by.get_or_insert_with(|| stop.user.clone());
+            stops = true;
         }
     }
+    stops
 }
 
 fn request(entry: LogEntry) -> Request {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use crate::agent::queue::{CommandRequest, Queue, Task};
 use crate::agent::run::Job;
 use crate::base::error::Result;
+use crate::base::log;
 use crate::base::text;
 use crate::base::time;
 use crate::slack::display;
 use crate::slack::web::PostContent;
-use crate::store::LogEntry;
+use crate::store::ledger::{Ended, Ending};
+use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
 use super::outbox::{Outbox, earlier_posts, post};
@@ -37,6 +39,14 @@ impl Commands {
             self.outbox.react(channel, &command.ts, STOPPED);
         } else {
             self.outbox.post(channel, thread_ts, NOTHING_RUNS);
+            self.ended(command);
+        }
+    }
+
+    /// It stops nothing any more, and a restart leaves it alone.
+    pub(super) fn ended(&self, command: &CommandRequest) {
+        if let Err(err) = has_ended(&self.services, command) {
+            log::warning!(&command.channel, "{err}");
         }
     }
 
@@ -95,12 +105,21 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
         post(&services.web, channel, thread_ts, &content)
     };
     let ts = posted.map_or_else(post, Ok)?;
-    let entry = LogEntry {
-        thread_ts: command.thread_ts.clone(),
-        answers: Some(command.ts.clone()),
-        ..LogEntry::own(ts, text)
-    };
-    services.agent.store.log(&[(channel.clone(), entry)])
+    let store = &services.agent.store;
+    if store.seen(channel, &ts, Now::default())? == Seen::New {
+        let entry = LogEntry {
+            thread_ts: command.thread_ts.clone(),
+            ..LogEntry::own(ts, text)
+        };
+        store.log(&[(channel.clone(), entry)])?;
+    }
+    has_ended(services, command)
+}
+
+fn has_ended(services: &Services, command: &CommandRequest) -> Result<()> {
+    let ended = Ended::of(Ending::Command, vec![command.ts.clone()], None);
+    let ledger = &services.agent.store.ledger;
+    ledger.end(&command.channel, vec![ended], None)
 }
 
 fn status_lines(services: &Services, queue: &Queue, channel: &str) -> Vec<String> {

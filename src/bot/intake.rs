@@ -17,6 +17,7 @@ use crate::slack::files::Download;
 use crate::slack::inbound::{self, Author, Inbound, Incoming};
 use crate::slack::web::Failure;
 use crate::slack::{Envelope, history};
+use crate::store::ledger::LedgerRequest;
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
 
 use super::Services;
@@ -48,6 +49,8 @@ pub(super) struct LoggedMessage {
     message: Incoming,
     files: Vec<Download>,
     seen: Seen,
+    /// The ledger has it already: a crash came between the two files.
+    is_recorded: bool,
 }
 
 /// The lock of `Intake::routing`.
@@ -56,7 +59,8 @@ pub(super) type Routing<'a> = MutexGuard<'a, ()>;
 impl LoggedMessage {
     fn command(&self) -> Option<Command> {
         // When only its files are new, its text was routed before.
-        let text = Some(&self.message.text).filter(|_| self.seen != Seen::NowFiles);
+        let is_new = self.seen != Seen::NowFiles && !self.is_recorded;
+        let text = Some(&self.message.text).filter(|_| is_new);
         text.and_then(|text| Command::parse(text))
     }
 }
@@ -188,32 +192,60 @@ impl Intake {
                 asked: self.asks(&message),
                 has_files: !message.files.is_empty(),
             };
-            match store.seen(&message.channel, &message.ts, now) {
-                Ok(Seen::Known) => {}
-                Ok(seen) => {
-                    let files = downloads(&message);
-                    new.push(LoggedMessage {
-                        message,
-                        files,
-                        seen,
-                    });
-                }
+            let (channel, ts) = (&message.channel, &message.ts);
+            let seen = store.seen(channel, ts, now);
+            let known = seen.and_then(|seen| Ok((seen, store.ledger.knows(channel, ts)?)));
+            match known {
+                Ok((Seen::Known, _)) => {}
+                Ok((seen, is_known)) => new.push(LoggedMessage {
+                    files: downloads(&message),
+                    message,
+                    is_recorded: is_known && seen != Seen::NowFiles,
+                    seen,
+                }),
                 Err(err) => failed.push((message.channel, err)),
             }
         }
-        let entries = new.iter().map(|LoggedMessage { message, files, .. }| {
+        let mut entries = Vec::new();
+        let mut requests = Vec::new();
+        for LoggedMessage { message, files, .. } in &new {
+            let is_request = self.asks(message);
             let entry = LogEntry {
-                mention: self.asks(message),
+                mention: is_request,
                 ..self.entry(message, files)
             };
-            (message.channel.clone(), entry)
-        });
-        failed.extend(store.log_batch(&entries.collect::<Vec<_>>()));
+            if is_request || self.stops(message) {
+                let request = self.ledger_request(message, files);
+                requests.push((message.channel.clone(), request));
+            }
+            entries.push((message.channel.clone(), entry));
+        }
+        failed.extend(store.log_batch(&entries, &requests));
         new.retain(|logged| {
             let channel = &logged.message.channel;
             failed.iter().all(|(failed, _)| failed != channel)
         });
         (new, failed)
+    }
+
+    /// A `stop` needs no mention while something runs.
+    fn stops(&self, message: &Incoming) -> bool {
+        Command::parse(&message.text) == Some(Command::Stop)
+            && self.commands.queue.running(&message.channel).is_some()
+            && self.access.may(message).is_ok()
+    }
+
+    fn ledger_request(&self, message: &Incoming, files: &[Download]) -> LedgerRequest {
+        let files = files.iter().map(|download| download.local.clone());
+        LedgerRequest {
+            ts: message.ts.clone(),
+            user: message.user.clone(),
+            text: secret::hide(message.text.clone()),
+            thread: message.thread_ts.clone(),
+            files: files.collect(),
+            event: None,
+            access: self.access.decision(message),
+        }
     }
 
     /// The log line asks something of mom.
@@ -274,14 +306,28 @@ impl Intake {
             let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
                 Ok(Seen::New) => Ok(()),
                 Ok(_) => {
-                    let entry = self.entry(message, &downloads(message));
-                    store.log(&[(message.channel.clone(), entry)])
+                    let files = downloads(message);
+                    let entry = self.entry(message, &files);
+                    let is_deleted = entry.is_empty();
+                    let logged = store.log(&[(message.channel.clone(), entry)]);
+                    let files = files.into_iter().map(|download| download.local).collect();
+                    let now = Some((secret::hide(message.text.clone()), files));
+                    self.amend(&message.channel, &message.ts, now.filter(|_| !is_deleted));
+                    logged
                 }
                 Err(err) => Err(err),
             };
             if let Err(err) = revised {
                 log::warning!(&message.channel, "cannot log an edit: {err}");
             }
+        }
+    }
+
+    /// How a request that waits reads now; `None`: it was deleted.
+    fn amend(&self, channel: &str, ts: &str, now: Option<(String, Vec<String>)>) {
+        let ledger = &self.services.agent.store.ledger;
+        if let Err(err) = ledger.amend(channel, ts, now) {
+            log::warning!(channel, "cannot record an edit: {err}");
         }
     }
 
@@ -306,6 +352,7 @@ impl Intake {
             message,
             files,
             seen,
+            is_recorded,
         } = logged;
         let locals = files.iter().map(|download| download.local.clone());
         let locals: Vec<String> = locals.collect();
@@ -322,7 +369,7 @@ impl Intake {
         // `stop` needs no mention; anything else that is not for mom is only logged.
         let is_running = || self.commands.queue.running(&message.channel).is_some();
         let stops = command == Some(Command::Stop) && is_running();
-        if !message.mention && !stops {
+        if is_recorded || !message.mention && !stops {
             return None;
         }
         let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
@@ -356,6 +403,12 @@ impl Intake {
             ..Job::default()
         };
         if seen == Seen::NowFiles {
+            let request = job.requests[0].clone();
+            self.amend(
+                &job.channel,
+                &request.ts,
+                Some((request.text, request.files)),
+            );
             // For the run that has the text; there is none when it has ended.
             job.requests[0].text.clear();
             job.resumed = true;

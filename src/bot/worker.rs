@@ -14,7 +14,6 @@ use crate::base::time;
 use crate::slack::display::{Left, Posted, Show, Target};
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};
-use crate::store::kept::MISSED_MS;
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
@@ -83,10 +82,12 @@ impl Worker {
         let mut job = job.clone();
         if job.resumed && job.event.is_none() {
             // One run may have answered several that were resumed.
-            let since_ms = time::now_ms() - MISSED_MS;
-            let done = self.services.agent.store.done(&job.channel, since_ms)?;
-            let (done, _) = done.unwrap_or_default();
-            job.requests.retain(|request| !done.contains(&request.ts));
+            let ledger = &self.services.agent.store.ledger;
+            for request in std::mem::take(&mut job.requests) {
+                if !ledger.has_ended(&job.channel, &request.ts)? {
+                    job.requests.push(request);
+                }
+            }
             for request in &job.requests {
                 let thread_ts = job.thread_ts.as_deref();
                 fetch_again(&self.services, &job.channel, thread_ts, request);
@@ -189,18 +190,18 @@ impl Worker {
         session: &Session<'_>,
         target: &mut Target,
     ) -> Result<EarlierTry> {
-        let record = session.record();
-        if record.done {
+        let start = session.start();
+        if start.done {
             return Ok(EarlierTry::Done);
         }
-        target.run.clone_from(&record.name);
-        if job.resumed || record.resumed {
+        target.run.clone_from(&start.name);
+        if job.resumed || start.resumed {
             let thread_ts = job.thread_ts.as_deref();
             let web = &self.services.web;
-            target.left = earlier_posts(web, &job.channel, thread_ts, &record.name)?;
+            target.left = earlier_posts(web, &job.channel, thread_ts, &start.name)?;
         }
         if target.left.status_ts.is_none() {
-            target.left.status_ts.clone_from(&record.status_ts);
+            target.left.status_ts.clone_from(&start.status_ts);
         }
         let existing = session.existing_outcome().cloned();
         // The answer is posted, but a power cut took its text.
@@ -218,7 +219,7 @@ impl Worker {
         outcome: Outcome,
         running: &Running,
     ) -> Result<Vec<Request>> {
-        let name = &session.record().name;
+        let name = &session.start().name;
         log::info!(&job.channel, "{name} was done before the restart");
         self.services.events.ran(job);
         let outcome = Ok(outcome);
@@ -243,8 +244,7 @@ impl Worker {
         if let (Ok(Outcome::Answered(answer)), Some(ts)) = (outcome, answer_ts) {
             self.log_answer(job, answer, ts)?;
         }
-        let session = session.with_dropped(running.take_dropped());
-        session.end(outcome, answer_ts, &running.stop)?;
+        session.end(outcome, answer_ts, running.take_dropped(), &running.stop)?;
         if running.stop.cause() != Some(Cause::Restart) {
             // Also when it failed before anything was begun.
             self.services.events.ran(job);

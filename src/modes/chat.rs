@@ -126,7 +126,7 @@ fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
         let entry = LogEntry::own(time::new_ts(), answer);
         agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
     }
-    session.end(&outcome, None, stop)?;
+    session.end(&outcome, None, Vec::new(), stop)?;
     outcome
 }
 

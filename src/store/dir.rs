@@ -598,7 +598,7 @@ pub(crate) struct Appended {
 impl Appended {
     /// # Errors
     /// The lines are taken back: whoever failed will come again with them.
-    pub(crate) fn sync(self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|err| {
             let _one_writer = self.appending.lock().unwrap();
             self.undo(&err)
@@ -609,6 +609,17 @@ impl Appended {
     pub(crate) fn settle(&self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(|err| Error::io("write", &self.path, &err))
+    }
+
+    /// As if they had never been written.
+    pub(crate) fn take_back(self) {
+        let _one_writer = self.appending.lock().unwrap();
+        self.undo(&io::ErrorKind::Other.into());
+    }
+
+    /// Length of the file with them.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Unless somebody wrote behind them. `appending` is held.
@@ -682,11 +693,6 @@ impl LinesBack {
             self.floor = to.saturating_sub(bytes);
             self.carry.clear();
         }
-    }
-
-    /// True when the next line would begin before the floor.
-    pub(crate) fn cut(&self) -> bool {
-        self.floor > 0
     }
 }
 

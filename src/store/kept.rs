@@ -1,5 +1,5 @@
 //! What must outlive mom and stands in no log: from where on the history of a channel is to
-//! be read, and who was refused when. One small file, rewritten whole; without it, or with
+//! be read. One small file, rewritten whole; without it, or with
 //! nonsense in it (the agent can write there), she begins anew.
 
 use std::collections::{BTreeSet, HashSet};
@@ -16,8 +16,6 @@ use crate::store::dir::Dir;
 pub(crate) const FILE: &str = "mom.json";
 /// Thousands of channels and people.
 const BYTES_MAX: usize = 1 << 20;
-/// People who were refused today.
-const REFUSED_MAX: usize = 1_000;
 
 /// Where the history of a channel begins that is not in its log yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +51,6 @@ struct State {
     first: Map<String, Value>,
     /// Up to where it was read. The log tells that as well, but not where she speaks alone.
     until: Map<String, Value>,
-    /// User -> day of the last refusal.
-    refused: Map<String, Value>,
     /// Channels that were read since the last hello.
     read: HashSet<String>,
     /// As the file has it.
@@ -83,7 +79,6 @@ impl Kept {
             gaps: of("gaps", is_ts),
             first: of("first", is_ts),
             until: of("until", is_ts),
-            refused: of("refused", Value::is_i64),
             started_ms: time::now_ms(),
             ..State::default()
         };
@@ -164,24 +159,6 @@ impl Kept {
             log::debug!(channel, "{err}");
         }
     }
-
-    /// Once a day and user.
-    pub(crate) fn refuses(&self, user: &str) -> bool {
-        let day = Value::from(time::now_ms() / (24 * 3_600_000));
-        let mut state = self.state.lock().unwrap();
-        if state.refused.get(user) == Some(&day) {
-            return false;
-        }
-        state.refused.retain(|_, then| *then == day);
-        if state.refused.len() >= REFUSED_MAX {
-            state.refused.clear();
-        }
-        state.refused.insert(user.to_owned(), day);
-        if let Err(err) = state.write(&self.dir) {
-            log::warning!("", "{err}; a restart forgets that {user} was refused");
-        }
-        true
-    }
 }
 
 impl State {
@@ -221,7 +198,6 @@ impl State {
             ("gaps", &self.gaps),
             ("first", &self.first),
             ("until", &self.until),
-            ("refused", &self.refused),
         ];
         let file = maps.into_iter().fold(Obj::new(), |file, (key, map)| {
             file.raw(key, &Value::Object(map.clone()).to_string())
@@ -279,16 +255,10 @@ mod tests {
         kept.read("C2", None);
         kept.connected();
         assert_eq!(kept.gap("C2", &later).unwrap(), since(LATER));
-        for nonsense in [
-            "",
-            "[]",
-            r#"{"gaps":{"C1":"x","C2":[]},"until":{"C1":{}},"refused":{"U1":"x"}}"#,
-        ] {
+        for nonsense in ["", "[]", r#"{"gaps":{"C1":"x","C2":[]},"until":{"C1":{}}}"#] {
             scratch.write(FILE, nonsense);
             let kept = Kept::load(dir.clone());
             assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
-            assert!(kept.refuses("U1") && !kept.refuses("U1"), "{nonsense}");
-            assert!(!Kept::load(dir.clone()).refuses("U1"));
         }
     }
 }

@@ -310,11 +310,11 @@ impl Scene {
 
     /// Until the run that was asked for by `ts` has written its end down.
     fn wait_done(&self, channel: &str, ts: &str) {
-        let path = self.mom.home.path(&format!("data/{channel}/context.jsonl"));
+        let path = self.mom.home.path(&format!("data/{channel}/runs.jsonl"));
         let is_done = || {
             let tail = tail(&path, 4 << 10);
-            let last = tail.lines().last().unwrap_or("");
-            last.contains("\"done\":true") && last.contains(ts)
+            let mut ended = tail.lines().filter(|line| line.contains("\"ended\""));
+            ended.any(|line| line.contains(ts))
         };
         let until = Instant::now() + watch::GUARD;
         while !is_done() {

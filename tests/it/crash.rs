@@ -294,7 +294,7 @@ fn visit(story: &Story, by: By, n: usize) -> bool {
 /// As the disk is after a power cut: what was not synced is gone.
 fn lose_unsynced(home: &Scratch, synced: &BTreeMap<PathBuf, u64>) {
     for channel in fs::read_dir(home.path("data")).expect("list").flatten() {
-        for name in ["log.jsonl", "context.jsonl"] {
+        for name in ["log.jsonl", "context.jsonl", "runs.jsonl"] {
             let path = channel.path().join(name);
             let bytes = synced.get(&path).copied().unwrap_or(0);
             if let Ok(file) = File::options().write(true).open(&path) {
@@ -424,15 +424,16 @@ fn wait_done(slack: &FakeSlack, home: &Scratch) {
 
 /// What runs have ended for.
 fn done(home: &Scratch, id: &str) -> BTreeSet<String> {
-    let context = fs::read_to_string(home.path(&format!("data/{id}/context.jsonl")));
-    let context = context.unwrap_or_default();
-    let entries = context
+    let ledger = fs::read_to_string(home.path(&format!("data/{id}/runs.jsonl")));
+    let ledger = ledger.unwrap_or_default();
+    let facts = ledger
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
-    let runs = entries.map(|entry: Value| entry["data"]["run"].clone());
-    let runs = runs.filter(|run| run["done"] == true);
-    let asked = runs.flat_map(|run| run["asked"].as_array().cloned().unwrap_or_default());
-    asked
+    let ended = facts.map(|fact: Value| fact["ended"].clone());
+    let ended = ended.filter(|ended| ended["how"] != "command" && ended["how"] != "dropped");
+    let requests =
+        ended.flat_map(|ended| ended["requests"].as_array().cloned().unwrap_or_default());
+    requests
         .filter_map(|ts| ts.as_str().map(str::to_owned))
         .collect()
 }

@@ -517,11 +517,9 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
         slack.mention("C01", "U07", "one");
         slack.wait_answer("C01", "Before.");
         slack.wait_until("the end of the run", |_| {
-            let context = fs::read_to_string(home.path("data/C01/context.jsonl"));
-            context
-                .unwrap_or_default()
-                .contains("\"done\":true")
-                .then_some(())
+            let ledger = fs::read_to_string(home.path("data/C01/runs.jsonl"));
+            let ledger = ledger.unwrap_or_default();
+            ledger.contains("\"ended\"").then_some(())
         });
         let (log, context) = (mom.data("C01/log.jsonl"), mom.data("C01/context.jsonl"));
         match fault {
@@ -530,7 +528,7 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
         }
         // More than fits in the pages that the files have already.
         let ts = slack.mention("C01", "U07", &"two ".repeat(1_500));
-        mom.wait_log("cannot write messages down");
+        mom.wait_log("cannot log messages");
         slack.wait_channel("C01", |channel| channel.answers().len() == 2);
         assert_eq!(
             (mom.data("C01/log.jsonl"), mom.data("C01/context.jsonl")),
@@ -555,7 +553,7 @@ fn a_directory_that_is_taken_away_is_told() {
     let mom = Mom::start(&slack, &llm);
     fs::remove_dir_all(mom.home.path("data")).expect("remove");
     let ts = slack.mention("C01", "U07", "hi");
-    let said = mom.wait_log("cannot write messages down");
+    let said = mom.wait_log("cannot log messages");
     assert!(said.contains("is gone; put it back"), "{said}");
     let told = slack.wait_channel("C01", |channel| channel.answers().len() == 1);
     assert!(told.to_string().contains("is gone; put it back"), "{told}");
@@ -650,7 +648,18 @@ fn mutated_files_keep_nobody_from_an_answer() {
                 "\n",
                 r#"{"type":"message","id":"c","parentId":"b","message":{"role":"toolResult","toolCallId":"t","toolName":"bash","content":[{"type":"text","text":"a"}],"isError":false,"timestamp":1767604366000}}"#,
                 "\n",
-                r#"{"type":"custom","id":"d","parentId":"c","timestamp":"2026-01-05T09:12:47.000Z","customType":"mom.run","data":{"event":"begun","run":{"asked":["1767604364.120019"],"taken":["1767604364.120019"],"tries":1,"before":null,"done":false},"logPosition":200,"logMark":"00"}}"#,
+            ),
+        ),
+        (
+            "C01/runs.jsonl",
+            concat!(
+                r#"{"requested":{"ts":"1767604364.120019","user":"U07","text":"é","files":["C01/attachments/1_a"],"access":"member"}}"#,
+                "\n",
+                r#"{"begun":{"requests":["1767604364.120019"],"tries":1,"status":"1767604364.200000","after":"a"}}"#,
+                "\n",
+                r#"{"spent":{"day":"2026-01-05","today":0.5,"total":1.5}}"#,
+                "\n",
+                r#"{"synced":{"position":200,"mark":"00"}}"#,
                 "\n",
             ),
         ),

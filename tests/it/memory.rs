@@ -328,10 +328,7 @@ fn check_rules(name: &str, before: &str, home: &Scratch) {
         );
         ids.push(entry["id"].clone());
         last = Some(entry["id"].clone());
-        if entry["type"] != "message" {
-            assert_eq!(entry["type"], "custom", "{name}: {line}");
-            continue;
-        }
+        assert_eq!(entry["type"], "message", "{name}: {line}");
         let message = &entry["message"];
         assert!(
             message["timestamp"].as_i64().unwrap() > 1_700_000_000_000,

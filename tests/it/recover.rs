@@ -82,10 +82,25 @@ impl<'a> Logged<'a> {
         if text.contains(&mention) {
             line["mention"] = true.into();
         }
-        let path = format!("data/{channel}/log.jsonl");
-        let before = std::fs::read_to_string(self.home.path(&path)).unwrap_or_default();
-        self.home.write(&path, format!("{before}{line}\n"));
+        self.append(&format!("data/{channel}/log.jsonl"), &line);
+        // A `stop` counts without a mention while something runs.
+        if text.contains(&mention) || text == "Stop" {
+            let text = line["text"].clone();
+            let locals = attachments.iter().map(|file| file["local"].clone());
+            let mut request = json!({"ts": ts, "user": "U07", "text": text, "access": "unknown",
+                "files": locals.collect::<Vec<_>>()});
+            if let Some(root) = thread {
+                request["thread"] = root.into();
+            }
+            let path = format!("data/{channel}/runs.jsonl");
+            self.append(&path, &json!({"requested": request}));
+        }
         ts
+    }
+
+    fn append(&self, path: &str, line: &Value) {
+        let before = std::fs::read_to_string(self.home.path(path)).unwrap_or_default();
+        self.home.write(path, format!("{before}{line}\n"));
     }
 }
 
@@ -453,4 +468,77 @@ fn another_apps_post_is_no_answer() {
     let _mom = Mom::start_in(&home, &slack, &llm);
     answered(&slack, "C01", "mom: Here.");
     answered(&slack, "C01", "mom: Model: ");
+}
+
+/// tests/data/old-dir was written by a mom without runs.jsonl, and killed while it answered
+/// `count the bikes`; `and the cars` waited for the next turn.
+#[test]
+fn a_run_that_an_earlier_version_left_is_resumed() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let began = now.expect("a clock").as_secs() - 600;
+    let iso = |seconds: u64| {
+        let date = std::process::Command::new("date")
+            .args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%S"])
+            .output();
+        let date = String::from_utf8(date.expect("date").stdout).expect("a date");
+        date.trim().to_owned()
+    };
+    let old = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/old-dir");
+    for file in ["mom.json", "C01/log.jsonl", "C01/context.jsonl"] {
+        let mut text = fs::read_to_string(old.join(file)).expect("read");
+        for n in 0..2 {
+            text = text.replace(&format!("{}", 1_796_022_806 + n), &format!("{}", began + n));
+            text = text.replace(&format!("2026-11-30T07:13:2{}", 6 + n), &iso(began + n));
+        }
+        home.write(&format!("data/{file}"), text);
+    }
+    let said = [
+        (".921502", "U07", "<@U0BOT> which day is it?"),
+        (".003509", BOT, "Monday."),
+        (".069039", "U08", "the build is red"),
+        (".069227", "U07", "<@U0BOT> count the bikes"),
+        (".115292", BOT, "_Thinking_ ..."),
+        (".189226", "U07", "<@U0BOT> and the cars"),
+    ];
+    for (n, (micros, user, text)) in said.into_iter().enumerate() {
+        let message = Message {
+            ts: format!("{}{micros}", began + u64::from(n > 0)),
+            user: user.into(),
+            text: text.into(),
+            ..Message::default()
+        };
+        slack.change(|state| {
+            let channel = state.channels.get_mut("C01").expect("a channel");
+            channel.messages.push(message);
+        });
+    }
+    llm.reply_text("42 bikes, no cars.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    let channel = slack.wait_answer("C01", "42 bikes, no cars.");
+    assert_eq!(channel.answers().len(), 2, "{channel}");
+    let asked = llm.next_request();
+    let order = [
+        "Monday.",
+        "the build is red",
+        "count the bikes",
+        "42",
+        "and the cars",
+    ];
+    let places = order.map(|text| asked.raw.find(text).expect(text));
+    assert!(
+        places.is_sorted() && asked.raw.matches("count the bikes").count() == 1,
+        "{}",
+        asked.raw
+    );
+    assert_eq!(mom.terminate().code, Some(0));
+    slack.cut();
+    // Nothing is left to do, and what was asked before is known.
+    let mom = Mom::start_in(&home, &slack, &llm);
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "hello");
+    slack.wait_answer("C01", "Here.");
+    assert_eq!(llm.requests().len(), 2);
+    assert_eq!(mom.terminate().code, Some(0));
 }

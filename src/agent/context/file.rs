@@ -1,0 +1,309 @@
+//! context.jsonl as a file: the entries of pi's session format 3, read from the end back and
+//! appended. The entries form a tree; a conversation is the way from the last one back to a
+//! root. What the messages mean is `Context`'s.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Compaction;
+use crate::agent::session;
+use crate::base::error::{Error, Result};
+use crate::base::json::{self, Obj};
+use crate::base::log;
+use crate::base::random::random_word;
+use crate::base::time;
+use crate::llm::Message;
+use crate::store::dir::{Appended, Floor};
+use crate::store::{self, Store};
+
+/// Bytes of context.jsonl that are read at most; what no compaction has shortened begins
+/// that far from its end.
+const BYTES_MAX: u64 = 32 << 20;
+/// Likewise lines: a million tokens of the shortest messages are about as many.
+pub(super) const LINES_MAX: usize = 30_000;
+
+pub(super) struct ContextFile {
+    pub(super) store: Arc<Store>,
+    pub(super) channel: String,
+    /// The parent of the next entry.
+    pub(super) last_id: Option<String>,
+    /// What a power cut may take, until it is synced.
+    unsynced: Option<Appended>,
+    /// The last message when the file was read, and the byte behind its line.
+    pub(super) last_message: Option<(String, u64)>,
+}
+
+/// The way from the last entry back to a root or to what the newest compaction kept.
+#[derive(Default)]
+pub(super) struct Branch {
+    /// Oldest first.
+    pub(super) steps: Vec<Step>,
+    /// When the last entry was written; 0 without one.
+    pub(super) newest_ms: i64,
+    /// When the original program wrote its last message, if the last ones are its own; it took
+    /// over from the log what was said before. 0: never.
+    pub(super) foreign_ms: i64,
+}
+
+/// An entry on that way.
+pub(super) struct Step {
+    pub(super) id: String,
+    pub(super) parent: Option<String>,
+    /// Of the message in Slack.
+    pub(super) ts: Option<String>,
+    pub(super) message: Option<Message>,
+    /// With the id of the first entry that is kept.
+    pub(super) compaction: Option<(Compaction, String)>,
+    /// A compaction repeats a message that it keeps, shortened.
+    pub(super) is_copy: bool,
+}
+
+/// A line to be: `parentId` comes when it is written.
+pub(super) struct SessionEntry {
+    kind: &'static str,
+    pub(super) id: String,
+    pub(super) fields: Vec<(&'static str, String)>,
+}
+
+/// Entries may name a place further back in the file that their way goes on at.
+#[derive(Clone, Copy)]
+enum Jumps {
+    Follow,
+    Ignore,
+}
+
+impl ContextFile {
+    /// # Errors
+    /// A file that cannot be read; one that is no session is set aside with a warning.
+    pub(super) fn open(store: &Arc<Store>, channel: &str) -> Result<(ContextFile, Branch)> {
+        store.make_channel(channel)?;
+        let mut file = ContextFile {
+            store: store.clone(),
+            channel: channel.to_owned(),
+            last_id: None,
+            unsynced: None,
+            last_message: None,
+        };
+        file.check_header()?;
+        let branch = file.walk(Jumps::Follow)?;
+        Ok((file, branch))
+    }
+
+    fn path(&self) -> String {
+        store::context_path(&self.channel)
+    }
+
+    /// Makes of the file one that `walk` reads: a session of version 2 or 3.
+    fn check_header(&self) -> Result<()> {
+        let (dir, path) = (self.store.dir(), self.path());
+        let head = dir.read_head(&path, 64 * 1024)?.unwrap_or_default();
+        if head.is_empty() {
+            return Ok(());
+        }
+        let mut lines = head.split(|byte| *byte == b'\n');
+        let header = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let header = header.unwrap_or_default();
+        if header["type"] != "session" || !header["id"].is_string() {
+            let aside = format!("context.jsonl.unreadable-{}", time::now_ms());
+            log::warning!(
+                &self.channel,
+                "{path} is no session file; it is now {aside}"
+            );
+            return dir.rename(&path, &aside);
+        }
+        if header["version"].as_u64().unwrap_or(1) > 1 {
+            return Ok(());
+        }
+        let bytes = dir.read_head(&path, BYTES_MAX as usize)?;
+        let bytes = bytes.unwrap_or_default();
+        if bytes.len() as u64 >= BYTES_MAX {
+            let why = "it is of session version 1 and larger than 32 MB; rename it to begin anew";
+            return Err(Error::failed(format!("cannot read {path}: {why}")));
+        }
+        let mut number = 0u32;
+        let text = session::from_version_1(&String::from_utf8_lossy(&bytes), || {
+            number += 1;
+            format!("{number:08x}")
+        });
+        dir.replace(&path, text.as_bytes())
+    }
+
+    fn walk(&mut self, jumps: Jumps) -> Result<Branch> {
+        (self.last_id, self.last_message) = (None, None);
+        let floor = Floor::Last(BYTES_MAX);
+        let Some(mut lines) = self.store.dir().lines_back(&self.path(), floor)? else {
+            return Ok(Branch::default());
+        };
+        let mut branch = Branch::default();
+        let mut is_own = false;
+        let mut jumped = false;
+        let mut wanted = None;
+        let mut kept: Option<String> = None;
+        let mut bytes = 0;
+        for _ in 0..LINES_MAX {
+            let Some(line) = lines.next().transpose()? else {
+                break;
+            };
+            // What jumps lead to counts like the rest.
+            bytes += line.len() as u64;
+            if bytes > BYTES_MAX {
+                break;
+            }
+            let Some((entry, line)) = parse_entry(&line) else {
+                continue;
+            };
+            is_own |= entry["ts"].is_string();
+            if !is_own && entry["message"]["role"] == "user" {
+                let ms = entry["message"]["timestamp"].as_f64().unwrap_or_default() as i64;
+                branch.foreign_ms = branch.foreign_ms.max(ms);
+            }
+            let id = entry["id"].as_str().unwrap_or_default();
+            if self.last_id.is_none() {
+                self.last_id = Some(id.to_owned());
+                wanted = Some(id.to_owned());
+                let written = entry["timestamp"].as_str().and_then(time::parse_iso);
+                branch.newest_ms = written.unwrap_or_default();
+            }
+            if wanted.as_deref() != Some(id) {
+                if jumped {
+                    return self.walk(Jumps::Ignore);
+                }
+                continue;
+            }
+            jumped = false;
+            let step = Step::parse(&entry, line);
+            if self.last_message.is_none() && step.message.is_some() {
+                self.last_message = Some((step.id.clone(), lines.line_end()));
+            }
+            if let (Jumps::Follow, Some(to)) = (jumps, entry["leaf"].as_u64()) {
+                jumped = true;
+                lines.jump(to, BYTES_MAX);
+            }
+            let mut is_last = step.parent.is_none() || kept.as_ref() == Some(&step.id);
+            if let (None, Some((_, first))) = (&kept, &step.compaction) {
+                is_last |= *first == step.id || first.is_empty();
+                kept = Some(first.clone());
+            }
+            wanted.clone_from(&step.parent);
+            branch.steps.push(step);
+            if is_last {
+                break;
+            }
+        }
+        if !is_own && branch.foreign_ms == 0 {
+            branch.foreign_ms = branch.newest_ms;
+        }
+        branch.steps.reverse();
+        Ok(branch)
+    }
+
+    /// Everything so far survives a power cut when it returns: one fdatasync, none when
+    /// nothing is new.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let appended = self.unsynced.take();
+        appended.map_or(Ok(()), |appended| appended.settle())
+    }
+
+    /// Writes and syncs.
+    pub(super) fn flush(&mut self, entries: Vec<SessionEntry>) -> Result<()> {
+        let parent = self.last_id.clone();
+        self.write(entries)?;
+        let written = self.unsynced.take();
+        let flushed = written.map_or(Ok(()), |written| written.sync());
+        if flushed.is_err() {
+            // They are gone again: nothing may descend from them.
+            self.last_id = parent;
+        }
+        flushed
+    }
+
+    /// Each entry becomes the child of the one before it, the first that of `last_id`.
+    pub(super) fn write(&mut self, entries: Vec<SessionEntry>) -> Result<()> {
+        let now = time::iso(time::now_ms());
+        let mut parent = self.last_id.clone();
+        let mut lines = String::new();
+        for entry in entries {
+            let line = Obj::new().str("type", entry.kind).str("id", &entry.id);
+            let line = match &parent {
+                Some(parent) => line.str("parentId", parent),
+                None => line.raw("parentId", "null"),
+            };
+            let mut line = line.str("timestamp", &now);
+            for (key, json) in &entry.fields {
+                line = line.raw(key, json);
+            }
+            lines.push_str(&line.end());
+            lines.push('\n');
+            parent = Some(entry.id);
+        }
+        let cwd = self.store.path().display().to_string();
+        let header = session::header(&random_word()?, &now, &cwd);
+        let appended = self.store.dir().append(&self.path(), &header, &lines)?;
+        self.unsynced = Some(appended);
+        self.last_id = parent;
+        Ok(())
+    }
+}
+
+impl SessionEntry {
+    pub(super) fn new(kind: &'static str) -> Result<SessionEntry> {
+        let mut id = random_word()?;
+        id.truncate(16);
+        Ok(SessionEntry {
+            kind,
+            id,
+            fields: Vec::new(),
+        })
+    }
+
+    /// Of a type of the original's that carries no message, for its place in the tree.
+    pub(super) fn without_message() -> Result<SessionEntry> {
+        let mut entry = SessionEntry::new("session_info")?;
+        entry.fields = vec![("ts", json::quote(""))];
+        Ok(entry)
+    }
+
+    /// `ts` as Slack has the message, empty for none; the original's own messages have no
+    /// such key.
+    pub(super) fn message(message: &Message, ts: &str) -> Result<SessionEntry> {
+        let mut entry = SessionEntry::new("message")?;
+        entry.fields = vec![
+            ("message", session::write(message)),
+            ("ts", json::quote(ts)),
+        ];
+        Ok(entry)
+    }
+}
+
+/// A line that is an entry other than a header.
+fn parse_entry(line: &[u8]) -> Option<(Value, &str)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let entry = json::parse_line(line.as_bytes())?;
+    let id = entry["id"].as_str().unwrap_or_default();
+    let is_entry = entry["type"].is_string() && entry["type"] != "session" && !id.is_empty();
+    is_entry.then_some((entry, line))
+}
+
+impl Step {
+    pub(super) fn parse(entry: &Value, line: &str) -> Step {
+        let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        let paths = |key: &str| json::strings(&entry["details"][key]).collect();
+        let compaction = (entry["type"] == "compaction").then(|| {
+            let compaction = Compaction {
+                summary: text("summary"),
+                read_files: paths("readFiles"),
+                modified_files: paths("modifiedFiles"),
+            };
+            (compaction, text("firstKeptEntryId"))
+        });
+        Step {
+            id: text("id"),
+            parent: entry["parentId"].as_str().map(str::to_owned),
+            ts: Some(text("ts")).filter(|ts| !ts.is_empty()),
+            message: session::parse(entry, line),
+            compaction,
+            is_copy: entry["copy"] == true,
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! log.jsonl: what was said in a conversation, a line for each message, in the original's
+//! format, appended here and nowhere else; and what can be read from its end.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::time;
+use crate::store::Store;
+use crate::store::dir::{Appended, Floor};
+use crate::store::ledger::LedgerRequest;
+
+/// Bytes of log.jsonl that are looked at for who spoke, what is known, where it ends.
+const TAIL_BYTES: u64 = 256 * 1024;
+/// Messages of a channel that are remembered. Slack delivers again within an hour.
+const KNOWN_MAX: usize = 1_000;
+/// Channels of which that is held; for another, the tail of its log is read again.
+const CHANNELS_MAX: usize = 64;
+const PEOPLE_MAX: usize = 200;
+/// End of a log that is read for them, with each run: some 250 messages, 3 ms.
+const PEOPLE_BYTES: u64 = 64 * 1024;
+/// End of a log that is compared with a history read from Slack.
+const HISTORY_BYTES: u64 = 4 << 20;
+
+/// Channels whose newest messages are remembered, most recently used last.
+pub(super) type KnownMessages = VecDeque<KnownChannel>;
+
+pub(super) struct KnownChannel {
+    channel: String,
+    /// Newest last.
+    messages: VecDeque<KnownLine>,
+}
+
+struct KnownLine {
+    /// Hash of its ts.
+    ts: u64,
+    asked: bool,
+    has_files: bool,
+}
+
+/// A line of log.jsonl.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LogEntry {
+    /// `None`: derived from `ts`. For mom's own lines: now.
+    #[serde(rename = "date", default)]
+    #[serde(serialize_with = "write_date", deserialize_with = "read_date")]
+    pub(crate) date_ms: Option<i64>,
+    pub(crate) ts: String,
+    /// Slack user id; `bot` for mom.
+    #[serde(default = "unknown")]
+    pub(crate) user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+    /// See `clean_text`.
+    #[serde(default)]
+    pub(crate) text: String,
+    #[serde(default)]
+    pub(crate) attachments: Vec<Attachment>,
+    #[serde(default)]
+    pub(crate) is_bot: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) thread_ts: Option<String>,
+    /// It is addressed to mom: a mention or a DM.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) mention: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attachment {
+    /// The name its sender gave it.
+    pub(crate) original: String,
+    /// Relative to the data directory.
+    pub(crate) local: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    New,
+    Known,
+    /// Logged before, but not as something asked of mom.
+    NowMention,
+    /// Logged before without its files: Slack's app_mention may lack them.
+    NowFiles,
+}
+
+/// What a message is by what is heard of it now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) asked: bool,
+    pub(crate) has_files: bool,
+}
+
+impl Store {
+    /// `(channel, entry)`, in order. Survives a power cut when it returns.
+    pub(crate) fn log(&self, entries: &[(String, LogEntry)]) -> Result<()> {
+        match self.log_batch(entries, &[]).pop() {
+            Some((_, err)) => Err(err),
+            None => Ok(()),
+        }
+    }
+
+    /// Likewise, with the requests that some of the entries are: one write and one fdatasync
+    /// for each file, however many lines. Gives the channels of which nothing was written,
+    /// and why: one that is spoiled spoils no other.
+    pub(crate) fn log_batch(
+        &self,
+        entries: &[(String, LogEntry)],
+        requests: &[(String, LedgerRequest)],
+    ) -> Vec<(String, Error)> {
+        let mut channels: Vec<&str> = entries.iter().map(|(channel, _)| &**channel).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        let batch = |channel: &str| LogBatch {
+            channel: channel.to_owned(),
+            entries: of_channel(entries, channel),
+            requests: of_channel(requests, channel),
+            ledger: None,
+            log: None,
+        };
+        let mut batches: Vec<_> = channels.into_iter().map(batch).collect();
+        let mut failed = Vec::new();
+        // All writes come before the first fdatasync: most disks flush them together then. And
+        // the requests are on the disk before a line is in the log: whatever syncs the log
+        // then, a message whose request is lost would look answered.
+        for step in [
+            LogBatch::write_requests,
+            LogBatch::sync_requests,
+            LogBatch::write_log,
+            LogBatch::sync_log,
+        ] {
+            batches.retain_mut(|batch| match step(batch, self) {
+                Ok(()) => true,
+                Err(err) => {
+                    failed.push((batch.channel.clone(), err));
+                    batch.undo(self);
+                    false
+                }
+            });
+        }
+        let mut all = self.known.lock().unwrap();
+        for batch in batches {
+            let known = all.iter_mut().find(|known| known.channel == batch.channel);
+            if let Some(known) = known {
+                batch.entries.iter().for_each(|entry| known.mark(entry));
+            }
+        }
+        failed
+    }
+
+    /// What the log knows of a message that is `now` like this; it looks at the newest
+    /// `KNOWN_MAX` messages.
+    pub(crate) fn seen(&self, channel: &str, ts: &str, now: Now) -> Result<Seen> {
+        let mut all = self.known.lock().unwrap();
+        let known = match all.iter().position(|known| known.channel == channel) {
+            Some(at) => all.remove(at),
+            None => {
+                let mut known = KnownChannel {
+                    channel: channel.to_owned(),
+                    messages: VecDeque::new(),
+                };
+                let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+                tail.iter().for_each(|entry| known.mark(entry));
+                Some(known)
+            }
+        };
+        let seen = known
+            .as_ref()
+            .map_or(Seen::New, |known| known.find(ts, now));
+        all.extend(known);
+        while all.len() > CHANNELS_MAX {
+            all.pop_front();
+        }
+        Ok(seen)
+    }
+
+    /// Messages of people that came with files since then, newest first.
+    pub(crate) fn with_files(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
+        let floor = Floor::Last(TAIL_BYTES);
+        let mut entries = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
+        entries.retain(|entry| !entry.is_bot && !entry.attachments.is_empty());
+        entries.retain(|entry| time::is_slack_ts(&entry.ts));
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Who spoke lately, newest first.
+    pub(crate) fn people(&self, channel: &str) -> Result<Vec<String>> {
+        let mut people: Vec<String> = Vec::new();
+        let floor = Floor::Last(PEOPLE_BYTES);
+        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            let Some(entry) = LogEntry::parse(&line?).filter(|entry| !entry.is_bot) else {
+                continue;
+            };
+            if people.len() < PEOPLE_MAX && !people.contains(&entry.user) {
+                people.push(entry.user);
+            }
+        }
+        Ok(people)
+    }
+
+    /// The ts up to which Slack's messages stand in the log, as the lines of people show:
+    /// mom's own are there also when nothing else was heard. Without any, her oldest.
+    pub(crate) fn heard_until(&self, channel: &str) -> Result<Option<String>> {
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
+        let in_slack = |entry: LogEntry| Some(entry.ts).filter(|ts| time::is_slack_ts(ts));
+        let said = said.into_iter().filter_map(in_slack).max();
+        Ok(said.or_else(|| own.into_iter().filter_map(in_slack).min()))
+    }
+
+    /// The messages (ts) near the end of the log, and whether they were asked of mom: far more
+    /// than `seen` looks at, for when thousands come at once.
+    pub(crate) fn logged(&self, channel: &str) -> Result<HashMap<String, bool>> {
+        let floor = Floor::Last(HISTORY_BYTES);
+        let mut logged = HashMap::new();
+        for entry in self.log_tail(channel, floor, |_| true)? {
+            *logged.entry(entry.ts).or_default() |= entry.mention;
+        }
+        Ok(logged)
+    }
+
+    /// Roots of threads in which she was asked or spoke, newest first.
+    pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
+        let mut roots = Vec::new();
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        for entry in tail.into_iter().rev().filter(|e| e.is_bot || e.mention) {
+            let root = entry.thread_ts.filter(|root| time::is_slack_ts(root));
+            roots.extend(root.filter(|root| !roots.contains(root)));
+        }
+        Ok(roots)
+    }
+
+    /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
+    /// oldest first.
+    fn log_tail(
+        &self,
+        channel: &str,
+        floor: Floor,
+        mut wanted: impl FnMut(&LogEntry) -> bool,
+    ) -> Result<Vec<LogEntry>> {
+        let mut entries = Vec::new();
+        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        for line in lines.into_iter().flatten() {
+            match LogEntry::parse(&line?) {
+                Some(entry) if wanted(&entry) => entries.push(entry),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        entries.reverse();
+        Ok(entries)
+    }
+}
+
+/// What is written of one channel at once.
+struct LogBatch {
+    channel: String,
+    entries: Vec<LogEntry>,
+    requests: Vec<LedgerRequest>,
+    ledger: Option<Appended>,
+    log: Option<Appended>,
+}
+
+impl LogBatch {
+    fn write_requests(&mut self, store: &Store) -> Result<()> {
+        self.ledger = store.ledger.request(&self.channel, &self.requests)?;
+        Ok(())
+    }
+
+    fn sync_requests(&mut self, _: &Store) -> Result<()> {
+        self.ledger.as_ref().map_or(Ok(()), Appended::sync)
+    }
+
+    fn write_log(&mut self, store: &Store) -> Result<()> {
+        store.make_channel(&self.channel)?;
+        let lines: String = self.entries.iter().map(LogEntry::line).collect();
+        self.log = Some(store.dir.append(&log_path(&self.channel), "", &lines)?);
+        Ok(())
+    }
+
+    fn sync_log(&mut self, _: &Store) -> Result<()> {
+        self.log.as_ref().map_or(Ok(()), Appended::sync)
+    }
+
+    fn undo(&mut self, store: &Store) {
+        store.ledger.forget(&self.channel, &self.requests);
+        if let Some(ledger) = self.ledger.take() {
+            ledger.take_back();
+        }
+    }
+}
+
+impl LogEntry {
+    /// What mom says, now.
+    pub(crate) fn own(ts: String, text: &str) -> LogEntry {
+        LogEntry {
+            ts,
+            user: "bot".to_owned(),
+            text: text.to_owned(),
+            is_bot: true,
+            ..LogEntry::default()
+        }
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn date_ms(&self) -> i64 {
+        match self.date_ms {
+            Some(ms) => ms,
+            None if self.is_bot => time::now_ms(),
+            None => time::slack_ts_ms(&self.ts).unwrap_or_else(time::now_ms),
+        }
+    }
+
+    /// Of a message that was deleted, unless it never said anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.attachments.is_empty()
+    }
+
+    pub(super) fn line(&self) -> String {
+        let entry = LogEntry {
+            date_ms: Some(self.date_ms()),
+            ..self.clone()
+        };
+        serde_json::to_string(&entry).expect("an entry is always valid JSON") + "\n"
+    }
+
+    /// `None` for what is no entry: torn, foreign, without a ts.
+    pub(crate) fn parse(line: &[u8]) -> Option<LogEntry> {
+        let mut entry: LogEntry = json::parse_typed(line)?;
+        entry.ts = slack_ts(entry.ts);
+        entry.thread_ts.take_if(|root| !time::is_slack_ts(root));
+        Some(entry)
+    }
+}
+
+fn of_channel<T: Clone>(all: &[(String, T)], channel: &str) -> Vec<T> {
+    let ours = all.iter().filter(|(of, _)| of == channel);
+    ours.map(|(_, item)| item.clone()).collect()
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn write_date<S: Serializer>(
+    date_ms: &Option<i64>,
+    out: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    out.serialize_str(&time::iso(date_ms.unwrap_or_default()))
+}
+
+fn read_date<'a, D: Deserializer<'a>>(date: D) -> std::result::Result<Option<i64>, D::Error> {
+    let date = String::deserialize(date)?;
+    Ok(time::parse_iso(&date))
+}
+
+impl KnownChannel {
+    fn mark(&mut self, entry: &LogEntry) {
+        self.messages.push_back(KnownLine {
+            ts: hash(&entry.ts),
+            asked: entry.mention,
+            has_files: !entry.attachments.is_empty(),
+        });
+        if self.messages.len() > KNOWN_MAX {
+            self.messages.pop_front();
+        }
+    }
+
+    fn find(&self, ts: &str, now: Now) -> Seen {
+        let ts = hash(ts);
+        let lines: Vec<_> = self.messages.iter().filter(|line| line.ts == ts).collect();
+        let none = |is: fn(&KnownLine) -> bool| !lines.iter().any(|line| is(line));
+        match lines.is_empty() {
+            true => Seen::New,
+            _ if now.asked && none(|line| line.asked) => Seen::NowMention,
+            _ if now.has_files && none(|line| line.has_files) => Seen::NowFiles,
+            _ => Seen::Known,
+        }
+    }
+}
+
+/// `raw` as log.jsonl has it: `<@ID>` taken out, trimmed, entities left encoded.
+pub(crate) fn clean_text(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once("<@") {
+        out.push_str(before);
+        let id_len = after.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        rest = match after.get(id_len..).and_then(|rest| rest.strip_prefix('>')) {
+            Some(behind) if id_len > 0 => behind,
+            _ => {
+                out.push_str("<@");
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out.trim().to_owned()
+}
+
+pub(crate) fn log_path(channel: &str) -> String {
+    format!("{channel}/log.jsonl")
+}
+
+/// Very old files have milliseconds.
+fn slack_ts(ts: String) -> String {
+    match ts.parse::<i64>() {
+        Ok(ms) if ms > 1_000_000_000_000 => time::slack_ts(ms),
+        _ => ts,
+    }
+}
+
+fn hash(ts: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    ts.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{Scratch, asked, entry, log, two_lines};
+
+    const ASKED: Now = Now {
+        asked: true,
+        has_files: false,
+    };
+
+    #[test]
+    fn lines_are_the_originals() {
+        let scratch = Scratch::new("store-lines");
+        let store = scratch.store();
+        let user = LogEntry {
+            attachments: Store::attachments("C1", "1767604364.120019", &["my photo (1).png"]),
+            ..entry("1767604364.120019", "what is in this picture?")
+        };
+        let bot = LogEntry {
+            ts: "1767604365.000400".to_owned(),
+            user: "bot".to_owned(),
+            text: "A bicycle.".to_owned(),
+            is_bot: true,
+            date_ms: Some(1_767_604_378_003),
+            ..LogEntry::default()
+        };
+        let ours = LogEntry {
+            thread_ts: Some("1.000001".to_owned()),
+            ..asked("1767604366.000000", "a \"b\"\n&lt;c")
+        };
+        log(&store, &[user, bot, ours]);
+        let want = r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364.120019","user":"U07AAAA1","userName":"lena","displayName":"Lena Berg","text":"what is in this picture?","attachments":[{"original":"my photo (1).png","local":"C1/attachments/1767604364120_my_photo__1_.png"}],"isBot":false}
+{"date":"2026-01-05T09:12:58.003Z","ts":"1767604365.000400","user":"bot","text":"A bicycle.","attachments":[],"isBot":true}
+{"date":"2026-01-05T09:12:46.000Z","ts":"1767604366.000000","user":"U07AAAA1","userName":"lena","displayName":"Lena Berg","text":"a \"b\"\n&lt;c","attachments":[],"isBot":false,"threadTs":"1.000001","mention":true}
+"#;
+        assert_eq!(scratch.read("C1/log.jsonl"), want);
+        for line in want.lines() {
+            let entry = LogEntry::parse(line.as_bytes()).unwrap();
+            assert_eq!(entry.line().trim_end(), line);
+        }
+        let old =
+            r#"{"date":"2026-01-05T09:12:44.120Z","ts":"1767604364120","user":"U1","text":"x"}"#;
+        let old = LogEntry::parse(old.as_bytes()).unwrap();
+        assert_eq!(old.ts, "1767604364.120000");
+        let refused = store.log(&[("../C1".to_owned(), entry("1.0", ""))]);
+        assert!(refused.is_err());
+    }
+
+    /// A crash in the middle of the last line, wherever: it costs that line at most.
+    #[test]
+    fn torn_anywhere() {
+        let scratch = Scratch::new("store-torn");
+        let store = scratch.store();
+        let (whole, last) = two_lines(&scratch, &store);
+        for len in last..whole.len() {
+            scratch.write("C1/log.jsonl", &whole[..len]);
+            log(&store, &[entry("3.000001", "three")]);
+            let tail = store.log_tail("C1", Floor::At(0), |_| true).unwrap();
+            let texts: Vec<&str> = tail.iter().map(|entry| entry.text.as_str()).collect();
+            let want = if len + 1 < whole.len() {
+                &["one", "three"][..]
+            } else {
+                &["one", "two", "three"]
+            };
+            assert_eq!(texts, want, "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn knows_what_it_has_seen() {
+        let scratch = Scratch::new("store-seen");
+        let store = scratch.store();
+        assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::New));
+        log(&store, &[entry("1.000001", "one")]);
+        for _ in 0..2 {
+            assert_eq!(
+                store.seen("C1", "1.000001", Now::default()),
+                Ok(Seen::Known)
+            );
+            assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::NowMention));
+            assert_eq!(store.seen("C2", "1.000001", ASKED), Ok(Seen::New));
+            // As after a restart.
+            store.known.lock().unwrap().clear();
+        }
+        log(&store, &[asked("1.000001", "one")]);
+        assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::Known));
+        for number in 0..CHANNELS_MAX + 5 {
+            store
+                .seen(&format!("D{number}"), "1.000001", ASKED)
+                .unwrap();
+        }
+        let many: Vec<_> = (0..KNOWN_MAX)
+            .map(|n| entry(&format!("5.{n:06}"), ""))
+            .collect();
+        store.seen("C1", "1", ASKED).unwrap();
+        log(&store, &many);
+        assert_eq!(
+            store.seen("C1", "5.000000", Now::default()),
+            Ok(Seen::Known)
+        );
+        assert_eq!(store.known.lock().unwrap().len(), CHANNELS_MAX);
+        let known = store.known.lock().unwrap();
+        assert_eq!(known.back().unwrap().messages.len(), KNOWN_MAX);
+    }
+
+    #[test]
+    fn the_end_of_a_log_tells_who_spoke_and_how_far_it_goes() {
+        let scratch = Scratch::new("store-end");
+        let store = scratch.store();
+        let bot = LogEntry::own("1990.000000".to_owned(), "hi");
+        let said = [asked("1700.000000", "a"), entry("1600.000000", "b"), bot];
+        log(&store, &said);
+        assert_eq!(store.heard_until("C1").unwrap().unwrap(), "1700.000000");
+        assert_eq!(store.people("C1").unwrap().len(), 1);
+        assert!(store.logged("C1").unwrap()["1700.000000"]);
+        assert_eq!(store.channels().unwrap(), ["C1"]);
+    }
+
+    #[test]
+    fn mentions_are_taken_out() {
+        for (raw, want) in [
+            (" <@U1> hi <@u2>", "hi"),
+            ("a <@U1|lena> b", "a <@U1|lena> b"),
+            ("<@> <@U1 &lt;@U2&gt;", "<@> <@U1 &lt;@U2&gt;"),
+            ("<@<@U1>>", "<@>"),
+            ("é<@", "é<@"),
+        ] {
+            assert_eq!(clean_text(raw), want, "{raw}");
+        }
+    }
+}

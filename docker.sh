@@ -6,7 +6,8 @@
 #   create DATA_DIR  make and start the container, DATA_DIR mounted at /workspace
 #   start            start it again (after a reboot the engine does that by itself)
 #   stop             stop it; what is installed and stored inside stays
-#   remove           remove it and all that is inside; DATA_DIR stays as it is
+#   remove [--yes]   remove it and all that is inside; DATA_DIR stays as it is. At a
+#                    terminal it asks first; --yes does not
 #   status           say whether it runs, and on which image and directory
 #   shell            open a shell in it (the exit code is then the shell's own)
 #   --help           print this
@@ -29,7 +30,7 @@
 #
 # Exit codes:
 #   0  done
-#   1  the engine refused; its own message is shown
+#   1  the engine refused, its own message is shown; or you did, at `remove`
 #   2  wrong usage: command, argument or variable
 #   3  the engine's program is not installed
 #   4  the engine does not answer
@@ -48,13 +49,17 @@ engine=${MOM_ENGINE:-docker}
 name=${MOM_CONTAINER:-mom-sandbox}
 image=${MOM_IMAGE:-alpine:latest}
 
-# How the user calls this script for this container: the next steps are shown so.
-self=$0
+# How the user calls this script, docker.sh in a checkout and mom-sandbox where it is
+# installed, and so for this container: the next steps are shown so.
+me=${0##*/}
+script=$me
+[ "$me" != docker.sh ] || script=$0
+self=$script
 [ "$name" = mom-sandbox ] || self="MOM_CONTAINER=$name $self"
 [ "$engine" = docker ] || self="MOM_ENGINE=$engine $self"
 
 fail() { # exit code, message, next step
-    printf 'docker.sh: %s\n' "$2" >&2
+    printf '%s: %s\n' "$me" "$2" >&2
     [ -z "${3-}" ] || printf '  next: %s\n' "$3" >&2
     exit "$1"
 }
@@ -139,6 +144,8 @@ find_data_dir() { # path as typed
     /*) dir=$1 ;;
     *) dir=./$1 ;; # or `cd -` would go somewhere else
     esac
+    [ ! -e "$dir" ] || [ -d "$dir" ] ||
+        fail 8 "$1 is no directory" "name the data directory: mkdir data && $self create ./data"
     [ -d "$dir" ] ||
         fail 8 "there is no data directory $1" "mkdir -p $(quote "$1")"
     dir=$(cd "$dir" 2>/dev/null && pwd -P) ||
@@ -147,10 +154,34 @@ find_data_dir() { # path as typed
 
 find_image() {
     "$engine" image inspect --format x -- "$image" >/dev/null 2>&1 && return
-    printf 'docker.sh: pulling %s\n' "$image" >&2
+    printf '%s: pulling %s\n' "$me" "$image" >&2
     "$engine" pull -- "$image" >&2 ||
         fail 9 "image '$image' is not there and could not be pulled" \
             "check the name and the network, or take another one: $engine images; MOM_IMAGE=NAME $self create $(quote "$1")"
+}
+
+# The container's root can open the data directory itself to the other users of this machine,
+# and leave a program there that gives them its rights (set-user-ID). Only a directory above
+# it that is closed to them keeps them out, or a file system that ignores that bit.
+warn_if_open() { # data directory
+    mount=$(df -P "$1" | awk 'NR == 2 { print $NF }')
+    ! awk -v at="$mount" '$2 == at && $4 ~ /nosuid/ { found = 1 } END { exit !found }' /proc/mounts ||
+        return 0
+    above=${1%/*}
+    while [ -n "$above" ]; do
+        case $(stat -c %a "$above") in *[0246]) return ;; esac
+        above=${above%/*}
+    done
+    above=${1%/*}
+    case $above in /*/*) ;; *) above= ;; esac
+    case ${above:-/var/lib}:$(stat -c %a "${above:-/}") in
+    # Of the system, or for everyone to write to: not to be closed.
+    /var/lib:* | /usr/local:* | *[2367])
+        next="$self remove; then move it into a directory that is closed to them: mkdir -m 700 $(quote "${1%/*}/mom")" ;;
+    *) next="chmod 700 $(quote "$above")" ;;
+    esac
+    printf '%s: warning: other users of this machine can enter %s: root in the container could leave a program there that gives them its rights\n  next: %s\n' \
+        "$me" "$1" "$next" >&2
 }
 
 half_of_memory() { awk '/^MemTotal:/ { printf "%dk", $2 / 2 }' /proc/meminfo; }
@@ -165,9 +196,13 @@ create() { # data directory
         usage "MOM_DOCKER_ARGS can't be split into words, a quote is open: ${MOM_DOCKER_ARGS-}"
     check_engine
     state=$(inspect '{{.State.Status}}') || exit
-    [ -z "$state" ] ||
-        fail 6 "container '$name' exists already ($state, data directory $(data_dir_of_container))" \
-            "$self status; for a fresh start: $self remove, then create"
+    if [ -n "$state" ]; then
+        has=$(data_dir_of_container)
+        next="$self status"
+        [ "$has" = "$dir" ] ||
+            next="name that directory, or make another container: MOM_CONTAINER=${name}2 $script create $(quote "$1")"
+        fail 6 "container '$name' exists already ($state, data directory ${has:-none})" "$next"
+    fi
     find_image "$1"
 
     set --
@@ -199,7 +234,8 @@ WORDS
     # --mount is read as a CSV record, so that quotes carry commas and colons.
     # --init reaps what tools leave behind. No log: the agent can write to the output of
     # process 1, and with a log that would fill the host's disk.
-    id=$("$engine" create --name="$name" --init --restart=unless-stopped \
+    # Tools run as root, whatever user the image names: they could not write to /workspace.
+    id=$("$engine" create --name="$name" --init --restart=unless-stopped --user=0 \
         --security-opt=no-new-privileges --cap-drop=ALL --log-driver=none \
         --mount="type=bind,\"source=$(printf '%s\n' "$dir" | sed 's/"/""/g')\",target=/workspace" \
         --workdir=/workspace --entrypoint=tail \
@@ -213,6 +249,7 @@ WORDS
     }
     printf "container '%s' runs, %s is its /workspace\n" "$name" "$dir"
     say_use "$dir"
+    warn_if_open "$dir"
 }
 
 start() {
@@ -224,7 +261,7 @@ start() {
     esac
     "$engine" "$verb" "$name" >/dev/null ||
         fail 1 "$engine could not start container '$name', its message stands above" \
-            "mend that, or for a fresh start: $self remove, then create"
+            "mend that; $self remove makes room for a new one, but what is installed in it is lost"
     printf "container '%s' runs\n" "$name"
     say_use "$(data_dir_of_container)"
 }
@@ -238,11 +275,20 @@ stop() {
     printf "container '%s' is stopped; what is in it stays\n  next: %s start\n" "$name" "$self"
 }
 
-remove() {
+remove() { # --yes or nothing
     find_container
     dir=$(data_dir_of_container)
+    if [ -z "${1-}" ] && [ -t 0 ]; then
+        printf "Remove container '%s', with all that is installed and stored in it? %s stays. [y/N] " \
+            "$name" "${dir:-Its data}" >&2
+        read -r answer
+        case $answer in
+        [yY]*) ;;
+        *) fail 1 "nothing is removed" ;;
+        esac
+    fi
     "$engine" rm --force "$name" >/dev/null || fail 1 "$engine could not remove container '$name'"
-    printf "container '%s' is removed; %s stays\n  next: %s create %s\n" \
+    printf "container '%s' is removed, with all that was installed in it; %s stays\n  next: %s create %s\n" \
         "$name" "${dir:-its data}" "$self" "$(quote "${dir:-DATA_DIR}")"
 }
 
@@ -274,7 +320,13 @@ create)
     *) usage "create takes one argument, the data directory" ;;
     esac
     ;;
-start | stop | remove | status | shell)
+remove)
+    case $#:${1-} in
+    0: | 1:--yes) ;;
+    *) usage "remove takes no argument but --yes: $*" ;;
+    esac
+    ;;
+start | stop | status | shell)
     [ $# -eq 0 ] || usage "$command takes no argument: $*"
     ;;
 -h | --help | help)
@@ -289,6 +341,6 @@ case $command in
 create) create "$1" ;;
 *)
     check_engine
-    "$command"
+    "$command" "$@"
     ;;
 esac

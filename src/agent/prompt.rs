@@ -91,7 +91,9 @@ pub(crate) fn system(facts: &Facts<'_>) -> String {
     identity(&mut out, facts);
     out.push_str(match facts.sandbox {
         Sandbox::Host => HOST_TEXT,
-        Sandbox::Container { engine, .. } if *engine == "kubectl" => POD_TEXT,
+        Sandbox::Container { engine, .. } if *engine == crate::host::sandbox::Engine::Kubectl => {
+            POD_TEXT
+        }
         Sandbox::Container { .. } => CONTAINER_TEXT,
     });
     out.push_str(&facts.fill(FILES_TEXT));
@@ -414,7 +416,7 @@ mod tests {
 
     fn container() -> Sandbox {
         Sandbox::Container {
-            engine: "docker",
+            engine: crate::host::sandbox::Engine::Docker,
             name: "mom-sandbox".to_owned(),
         }
     }

@@ -4,7 +4,11 @@
 //! - Leaves: output and exit code; the process tree has ended when a call returns.
 //! - State: none beyond one call.
 
+pub(crate) mod check;
+mod door;
+mod hardening;
 mod marks;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod sandbox;
+pub(crate) mod scripts;

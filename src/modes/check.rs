@@ -15,6 +15,7 @@ use crate::base::secret;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::config::{self, Config, Keys};
+use crate::host::check::script_program;
 use crate::host::sandbox::Sandbox;
 use crate::llm;
 use crate::net::Net;
@@ -146,8 +147,8 @@ fn check_sandbox(spec: &str, place: Option<(&Dir, &Path)>) -> Vec<Finding> {
     let sandbox = match Sandbox::parse(spec) {
         Ok(sandbox) => sandbox,
         Err(err) => {
-            let fix = "./docker.sh create ./data makes mom-sandbox";
-            return vec![Finding::failed(what, &err, fix)];
+            let fix = format!("{} create ./data makes mom-sandbox", script_program());
+            return vec![Finding::failed(what, &err, &fix)];
         }
     };
     let Some((dir, path)) = place else {
@@ -162,8 +163,9 @@ fn check_sandbox(spec: &str, place: Option<(&Dir, &Path)>) -> Vec<Finding> {
             vec![Finding::ok(what, fact)]
         }
         Ok(warnings) => {
-            let fix = "./docker.sh create DIR, then --sandbox=docker:mom-sandbox";
-            let of = |warning| Finding::of(what, Grade::Warn, warning, fix);
+            let script = script_program();
+            let fix = format!("{script} create DIR, then --sandbox=docker:mom-sandbox");
+            let of = |warning| Finding::of(what, Grade::Warn, warning, &fix);
             warnings.iter().map(of).collect()
         }
         Err(err) => return vec![Finding::failed(what, &err, "mend the data directory first")],

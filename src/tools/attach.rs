@@ -4,7 +4,7 @@ use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, Uplo
 use crate::base::secret;
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::host::sandbox::{UNWATCH, WATCH};
+use crate::host::scripts::{UNWATCH, WATCH};
 use crate::llm::ToolSpec;
 
 pub(super) const TOOL: Tool = Tool {

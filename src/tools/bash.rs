@@ -8,7 +8,7 @@ use crate::base::stop::Stop;
 use crate::base::text;
 use crate::host::output::{Output, Spilled};
 use crate::host::process::ExecEnd;
-use crate::host::sandbox::{UNWATCH, WATCH};
+use crate::host::scripts::{UNWATCH, WATCH};
 use crate::llm::ToolSpec;
 
 pub(super) const TOOL: Tool = Tool {
@@ -73,7 +73,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
                 None => format!("Command exited with code {code}"),
             })
         }
-        ExecEnd::Cut(code) => Some(ctx.sandbox.cut(code, &result.output.tail)),
+        ExecEnd::Cut(code) => Some(ctx.sandbox.cut(code, &result.output.tail, stop)),
         ExecEnd::TimedOut => {
             let seconds = timeout.unwrap_or_default().as_secs_f64();
             let seconds = text::rounded(seconds);

@@ -226,7 +226,7 @@ impl ToolContext<'_> {
         match result.end {
             ExecEnd::Exited(0) => Ok(result.output.tail),
             ExecEnd::Exited(_) | ExecEnd::NotBegun(_) => Err(complaint(&result.output.tail)),
-            ExecEnd::Cut(code) => Err(self.sandbox.cut(code, &result.output.tail)),
+            ExecEnd::Cut(code) => Err(self.sandbox.cut(code, &result.output.tail, stop)),
             ExecEnd::TimedOut => Err(format!("no end after {} seconds", FILE_MAX.as_secs())),
             ExecEnd::Stopped => Err(String::from(ABORTED)),
         }

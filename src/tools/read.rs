@@ -8,7 +8,7 @@ use super::truncate::{BYTES_MAX, By, LINES_MAX, head};
 use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::base::text;
-use crate::host::sandbox::{UNWATCH, WATCH};
+use crate::host::scripts::{UNWATCH, WATCH};
 use crate::llm::{Content, Image, ToolSpec};
 
 pub(super) const TOOL: Tool = Tool {

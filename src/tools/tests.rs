@@ -14,48 +14,72 @@ use serde_json::Value;
 use super::*;
 use crate::base::error::Error;
 use crate::base::stop::Cause;
+use crate::host::sandbox::Engine;
 use crate::mutate::survive;
 
 /// A directory, and a sandbox in which it is the workspace; both go with it.
 struct World {
+    /// `/tmp/NAME/data`, where others can't enter /tmp/NAME.
     dir: PathBuf,
+    /// Also of the container, if there is one.
+    name: String,
     sandbox: Sandbox,
 }
 
 impl World {
     fn on_host() -> World {
+        let word = crate::base::random::random_word().unwrap();
+        let name = format!("mom-tools-{word}");
+        let dir = std::env::temp_dir().join(&name).join("data");
+        fs::create_dir_all(&dir).unwrap();
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(dir.parent().unwrap(), closed).unwrap();
         World {
-            dir: new_dir(),
+            dir,
+            name,
             sandbox: Sandbox::Host,
         }
     }
 
-    fn in_container() -> World {
+    fn in_container(engine: Engine) -> World {
         let root = env!("CARGO_MANIFEST_DIR");
-        let image = Command::new(format!("{root}/tests/image.sh")).output();
+        let program = engine.program();
+        let image = Command::new(format!("{root}/tests/image.sh"))
+            .arg(program)
+            .output();
         let image = String::from_utf8(image.unwrap().stdout).unwrap();
         assert_ne!(
             image, "",
-            "tests/image.sh made no image: is there a Docker engine?"
+            "tests/image.sh made no image: does {program} work?"
         );
-        let dir = new_dir();
-        let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut world = World::on_host();
         let create = Command::new(format!("{root}/docker.sh"))
             .arg("create")
-            .arg(&dir)
-            .env("MOM_CONTAINER", &name)
+            .arg(&world.dir)
+            .env("MOM_ENGINE", program)
+            .env("MOM_CONTAINER", &world.name)
             .env("MOM_IMAGE", image.trim())
             .env("MOM_PIDS", "150")
             .output()
             .unwrap();
         assert!(create.status.success(), "docker.sh create: {create:?}");
-        let sandbox = Sandbox::parse(&format!("docker:{name}")).unwrap();
-        World { dir, sandbox }
+        world.sandbox = Sandbox::parse(&format!("{program}:{}", world.name)).unwrap();
+        world
     }
 
     fn both(test: impl Fn(&World)) {
         test(&World::on_host());
-        test(&World::in_container());
+        test(&World::in_container(Engine::Docker));
+    }
+
+    /// Also with podman, where tests/engine.sh found that it works.
+    fn each(test: impl Fn(&World)) {
+        World::both(&test);
+        if std::env::var_os("MOM_TEST_PODMAN").is_some() {
+            test(&World::in_container(Engine::Podman));
+        } else {
+            assert!(std::env::var_os("CI").is_none(), "no podman, but CI is set");
+        }
     }
 
     /// A path below the workspace as the tools see it.
@@ -101,31 +125,28 @@ impl World {
     fn sandbox_name(&self) -> &'static str {
         match self.sandbox {
             Sandbox::Host => "host",
-            Sandbox::Container { .. } => "container",
+            Sandbox::Container { engine, .. } => engine.program(),
         }
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Sandbox::Container { name, .. } = &self.sandbox {
-            docker(&["rm", "--force", name]);
+        if let Sandbox::Container { engine, .. } = self.sandbox {
+            let remove = ["rm", "--force", &self.name];
+            Command::new(engine.program())
+                .args(remove)
+                .output()
+                .unwrap();
         }
         // A failed test has more to say than a directory that stays.
-        fs::remove_dir_all(&self.dir).ok();
+        fs::remove_dir_all(self.dir.parent().unwrap()).ok();
     }
 }
 
-fn new_dir() -> PathBuf {
-    let word = crate::base::random::random_word().unwrap();
-    let dir = std::env::temp_dir().join(format!("mom-tools-{word}"));
-    fs::create_dir(&dir).unwrap();
-    dir
-}
-
-fn docker(args: &[&str]) {
-    let output = Command::new("docker").args(args).output().unwrap();
-    assert!(output.status.success(), "docker {args:?}: {output:?}");
+fn call_engine(engine: Engine, args: &[&str]) {
+    let output = Command::new(engine.program()).args(args).output().unwrap();
+    assert!(output.status.success(), "{engine:?} {args:?}: {output:?}");
 }
 
 fn json(fields: &[(&str, &str)]) -> Value {
@@ -154,7 +175,7 @@ fn text_of(output: &ToolOutput) -> String {
 
 #[test]
 fn bash_output_and_exit_codes() {
-    World::both(|world| {
+    World::each(|world| {
         for (command, want, is_error) in [
             ("true", "(no output)", false),
             ("echo out; echo err >&2; echo out", "out\nerr\nout", false),
@@ -245,7 +266,7 @@ fn long_output_is_bounded_and_spilled() {
 /// own output once nobody reads it.
 #[test]
 fn background_processes_stay() {
-    World::both(|world| {
+    World::each(|world| {
         let text = world.bash(
             "(while :; do echo noise; echo x >>alive; sleep 0.1; done) & echo $! >pid; echo done",
         );
@@ -337,7 +358,7 @@ fn stop_at_go(world: &World, name: &str, command: &str) -> ToolOutput {
 
 #[test]
 fn a_stop_ends_the_whole_tree() {
-    World::both(|world| {
+    World::each(|world| {
         for (name, command) in ESCAPES {
             let output = stop_at_go(world, name, &command.replace("3600", &tag(world)));
             assert!(
@@ -352,8 +373,8 @@ fn a_stop_ends_the_whole_tree() {
 
 /// Seconds that no other test sleeps.
 fn tag(world: &World) -> String {
-    let name = world.dir.file_name().unwrap().to_str().unwrap();
-    let number = name
+    let number = world
+        .name
         .bytes()
         .fold(0u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
     format!("36{:08}", number % 100_000_000)
@@ -361,7 +382,7 @@ fn tag(world: &World) -> String {
 
 #[test]
 fn a_fork_bomb_dies() {
-    let world = World::in_container();
+    let world = World::in_container(Engine::Docker);
     Command::new("mkfifo")
         .arg(world.dir.join("never"))
         .status()
@@ -390,6 +411,7 @@ fn mom_to_be_killed() {
     };
     let world = World {
         dir: PathBuf::from(dir),
+        name: String::new(),
         sandbox: Sandbox::parse(&sandbox).unwrap(),
     };
     let command = std::env::var("MOM_TEST_COMMAND").unwrap();
@@ -398,10 +420,10 @@ fn mom_to_be_killed() {
 
 #[test]
 fn death_of_mom_ends_the_whole_tree() {
-    World::both(|world| {
+    World::each(|world| {
         let sandbox = match &world.sandbox {
             Sandbox::Host => String::from("host"),
-            Sandbox::Container { name, .. } => format!("docker:{name}"),
+            Sandbox::Container { engine, name } => format!("{}:{name}", engine.program()),
         };
         for (name, command) in ESCAPES {
             let command = command.replace("3600", &tag(world));
@@ -428,7 +450,7 @@ fn bytes_of(name: &str, world: &World) -> Vec<u8> {
 
 #[test]
 fn write_and_edit_keep_bytes_modes_and_links() {
-    World::both(|world| {
+    World::each(|world| {
         let write = |path: &str, content: &str| {
             world.call("write", json(&[("path", path), ("content", content)]))
         };
@@ -625,7 +647,7 @@ fn read_text() {
 
 #[test]
 fn read_images_by_their_bytes() {
-    World::both(|world| {
+    World::each(|world| {
         for (head, mime) in [
             (&b"\x89PNG\r\n\x1a\n"[..], "image/png"),
             (b"\xff\xd8\xff\xe0", "image/jpeg"),
@@ -757,49 +779,99 @@ fn wrong_calls_are_results() {
     assert_eq!((text_of(&output).as_str(), output.is_error), (want, false));
 }
 
+fn check(world: &World, sandbox: &Sandbox) -> std::result::Result<Vec<String>, String> {
+    fs::write(world.dir.join("probe"), "probe").unwrap();
+    let checked = sandbox.check(&world.dir, "probe");
+    fs::remove_file(world.dir.join("probe")).unwrap();
+    checked.map_err(|err| err.to_string())
+}
+
 #[test]
 fn the_sandbox_is_checked_at_start() {
-    let check = |world: &World, sandbox: &Sandbox| {
-        fs::write(world.dir.join("probe"), "probe").unwrap();
-        let checked = sandbox.check(&world.dir, "probe");
-        fs::remove_file(world.dir.join("probe")).unwrap();
-        checked.map_err(|err| err.to_string())
-    };
-    let world = World::in_container();
-    let other = World::on_host();
-    let warnings = check(&other, &other.sandbox).unwrap();
-    assert!(warnings[0].contains("without isolation"), "{warnings:?}");
-    assert_eq!(check(&world, &world.sandbox), Ok(Vec::new()));
-    let error = check(&other, &world.sandbox).unwrap_err();
-    assert!(error.contains("does not have /tmp/mom-tools-"), "{error}");
-    let none = Sandbox::parse("docker:mom-tools-none").unwrap();
-    let error = check(&other, &none).unwrap_err();
-    assert!(
-        error.contains("MOM_CONTAINER=mom-tools-none ./docker.sh create /tmp/"),
-        "{error}"
-    );
-    let Sandbox::Container { name, .. } = &world.sandbox else {
-        unreachable!("made in a container")
-    };
-    docker(&["pause", name]);
-    let error = check(&world, &world.sandbox).unwrap_err();
-    docker(&["unpause", name]);
-    assert!(
-        error.contains("it is paused") && error.ends_with("docker.sh start"),
-        "{error}"
-    );
-    docker(&["stop", "--time=1", name]);
-    let error = check(&world, &world.sandbox).unwrap_err();
-    assert!(
-        error.contains("it is not running") && error.ends_with("docker.sh start"),
-        "{error}"
-    );
-    // So also to the model, when it stops meanwhile.
-    let text = world.bash("true");
-    assert!(
-        text.contains("is not running; next: MOM_CONTAINER="),
-        "{text}"
-    );
+    World::each(|world| {
+        let Sandbox::Container { engine, name } = &world.sandbox else {
+            let warnings = check(world, &world.sandbox).unwrap();
+            assert!(warnings[0].contains("without isolation"), "{warnings:?}");
+            return;
+        };
+        assert_eq!(check(world, &world.sandbox), Ok(Vec::new()));
+        let program = engine.program();
+        let other = World::on_host();
+        let none = Sandbox::parse(&format!("{program}:mom-tools-none")).unwrap();
+        let error_of = |world, sandbox| check(world, sandbox).unwrap_err();
+        let has = world.dir.display();
+        let mut errors = vec![
+            (
+                error_of(&other, &world.sandbox),
+                format!("but {has}; next: name that one: mom --sandbox={program}:"),
+            ),
+            (
+                error_of(&other, &none),
+                format!(
+                    "MOM_CONTAINER=mom-tools-none ./docker.sh create {}",
+                    other.dir.display()
+                ),
+            ),
+        ];
+        for (command, undo, want) in [
+            (&["pause"][..], &["unpause"][..], "it is paused; next: "),
+            (
+                &["stop", "--time=1"],
+                &["start"],
+                "it is not running; next: ",
+            ),
+        ] {
+            call_engine(*engine, &[command, &[name]].concat());
+            errors.push((error_of(world, &world.sandbox), String::from(want)));
+            if command[0] == "stop" {
+                // So also to the model, when it stops meanwhile.
+                errors.push((world.bash("true"), String::from("; next: ")));
+            }
+            call_engine(*engine, &[undo, &[name]].concat());
+        }
+        for (error, want) in errors {
+            let destroys = error.contains("docker.sh remove") || error.contains("probe");
+            assert!(error.contains(&want) && !destroys, "{program}: {error}");
+        }
+    });
+}
+
+/// What ends a call from outside: the result says that it ran, and what is now.
+#[test]
+fn a_call_that_was_cut() {
+    World::each(|world| {
+        let command = "echo so far; kill -KILL $PPID; sleep 3600";
+        let text = text_of(&world.call("bash", json(&[("command", command)])));
+        let said = "so far\n\nThe call ran and was cut off before its end";
+        assert!(text.starts_with(said), "{}: {text}", world.sandbox_name());
+        let Sandbox::Container { engine, name } = &world.sandbox else {
+            return;
+        };
+        assert!(text.contains("now: running since "), "{text}");
+        for (command, now) in [
+            // On a busy machine it may not be back yet.
+            (&["restart", "--time=1"][..], "now: "),
+            (&["kill"], "now: exited; next: "),
+            (&["rm", "--force"], "docker.sh create"),
+        ] {
+            let stop = Stop::new();
+            let mut go = Go::new(world);
+            let output = thread::scope(|scope| {
+                let call = scope.spawn(|| go_call(world, &stop, "echo so far; go; sleep 3600"));
+                go.wait("cut");
+                call_engine(*engine, &[command, &[name]].concat());
+                call.join().unwrap()
+            });
+            let text = text_of(&output);
+            assert!(
+                text.starts_with(said) && text.contains(now),
+                "{engine:?} {command:?}: {text}"
+            );
+            if command[0] != "rm" {
+                call_engine(*engine, &["start", name]);
+            }
+        }
+    });
 }
 
 /// The arguments of a call, what a sandbox answers, and files as the tools see them.

@@ -98,6 +98,12 @@ fn wrong_usage_is_2_and_asks_nothing_of_the_engine() {
         ),
         ("line feed", &["create", "a\nb"], &[], "control characters"),
         (
+            "remove with",
+            &["remove", "it"],
+            &[],
+            "no argument but --yes",
+        ),
+        (
             "option as name",
             &["start"],
             &[("MOM_CONTAINER", "-v/:/host")],
@@ -184,6 +190,11 @@ fn each_error_state_before_there_is_a_container() {
         "there is no data directory",
         &format!("mkdir -p '{missing}'"),
     );
+
+    let file = scratch.path("file");
+    fs::write(&file, "").unwrap();
+    let done = call(&["create", file.to_str().unwrap()], &[], "");
+    assert_fails("a file", &done, 8, "is no directory", "mkdir data");
 
     let dir = scratch.path("data");
     fs::create_dir(&dir).unwrap();
@@ -309,6 +320,14 @@ fn a_container_is_made_kept_and_removed() {
         "exists already (running",
         &next,
     );
+    let other = scratch.dir().to_str().unwrap();
+    assert_fails(
+        "create for another directory",
+        &sh(&["create", other]),
+        6,
+        &format!("data directory {dir}"),
+        "name that directory, or make another container: MOM_CONTAINER=",
+    );
     assert_done("start again", &sh(&["start"]), "runs already");
     assert_done("status", &sh(&["status"]), &format!("/workspace: {dir}"));
 
@@ -357,7 +376,27 @@ fn a_container_is_made_kept_and_removed() {
     );
     assert_done("unpause", &sh(&["start"]), "runs");
 
-    assert_done("remove", &sh(&["remove"]), "is removed");
+    // At a terminal it asks.
+    let mut ask = Command::new("script");
+    ask.args([
+        "-qec",
+        &format!("{} remove", root().join("docker.sh").display()),
+    ]);
+    ask.arg("/dev/null").env("MOM_CONTAINER", &container.name);
+    let mut asked = ask
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    asked.stdin.take().unwrap().write_all(b"n\n").unwrap();
+    let asked = asked.wait_with_output().unwrap();
+    let said = text(&asked.stdout);
+    assert_eq!(asked.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("installed and stored in it? ") && said.contains("nothing is removed"),
+        "{said}"
+    );
+    assert_done("remove", &sh(&["remove", "--yes"]), "is removed");
     assert!(Path::new(dir).join("seen").exists());
     assert_fails(
         "status",
@@ -448,4 +487,50 @@ fn a_container_made_by_hand_is_kept_by_docker_sh() {
     assert_done("stop", &call(&["stop"], &vars, ""), "is stopped");
     assert_done("start", &call(&["start"], &vars, ""), "runs");
     assert_done("remove", &call(&["remove"], &vars, ""), "is removed");
+}
+
+/// Root in the container opens the data directory to all and leaves a program with the
+/// set-user-ID bit: another user of the machine must not get at it.
+#[test]
+fn a_program_of_the_containers_root_serves_no_other_user() {
+    let Some(image) = docker::image() else { return };
+    let scratch = Scratch::new();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(scratch.dir(), open).unwrap();
+    let dir = scratch.path("data");
+    fs::create_dir(&dir).unwrap();
+    let container = Container::named();
+    let vars = [
+        ("MOM_CONTAINER", container.name.as_str()),
+        ("MOM_IMAGE", image),
+    ];
+    let Done(code, _, warning) = call(&["create", dir.to_str().unwrap()], &vars, "");
+    assert_eq!(code, 0, "{warning}");
+    let next = format!("chmod 700 {}", scratch.dir().display());
+    let said = warning.split_once("\n  next: ").expect("a warning");
+    assert!(
+        said.0.contains("other users of this machine can enter"),
+        "{warning}"
+    );
+    assert_eq!(said.1.trim_end(), next);
+    // What an attacker would download.
+    fs::copy("/usr/bin/id", dir.join("id")).unwrap();
+    container.sh("chown 0:0 /workspace/id && chmod 4755 /workspace/id && chmod 777 /workspace");
+    let attack = || {
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        // setpriv itself can still open what is root's.
+        let output = nobody.args(["sh", "-c"]).arg(dir.join("id")).output();
+        let output = output.expect("run setpriv");
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    // Only root can become nobody.
+    let is_root = rustix::process::geteuid().is_root();
+    assert!(!is_root || attack().contains("euid=0"), "{}", attack());
+    let mend = Command::new("sh").args(["-c", &next]).status().unwrap();
+    assert!(mend.success());
+    assert!(!is_root || attack().contains("denied"), "{}", attack());
+    assert_done("remove", &call(&["remove"], &vars, ""), "is removed");
+    let Done(code, _, quiet) = call(&["create", dir.to_str().unwrap()], &vars, "");
+    assert!(code == 0 && !quiet.contains("warning"), "{quiet}");
 }

@@ -267,8 +267,8 @@ fn containers() {
     assert_told(
         "other",
         &ended,
-        "FAIL  sandbox: the sandbox does not have ",
-        "./docker.sh remove",
+        &format!("FAIL  sandbox: container '{}' does not have ", other.name),
+        "name that one: mom --sandbox=docker:",
     );
     let ended = world.check(|call| call.arg("--sandbox=docker:mom-test-never-made"));
     assert_told(

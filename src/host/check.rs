@@ -1,0 +1,448 @@
+//! Whether the sandbox can be used, and what to do when it can't: at start, for `--check`, and
+//! when a call failed. All texts of a client that go on from here are bounded.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+use serde_json::Value;
+
+use crate::base::error::{Error, Result};
+use crate::base::stop::Stop;
+use crate::base::text;
+use crate::host::door::{self, quote};
+use crate::host::hardening::lacks;
+use crate::host::process::{self, Exec, ExecEnd, ExecResult};
+use crate::host::sandbox::{Engine, Sandbox, WORKSPACE, client};
+
+/// For one question to the engine, or one look into the container.
+const CHECK_MAX: Duration = Duration::from_secs(20);
+/// What an engine says of one container is some 10 KB.
+const CHECK_BYTES_MAX: usize = 1 << 20;
+/// Characters of a client's message that an error shows.
+const MESSAGE_CHARS_MAX: usize = 400;
+
+/// How often, and how far apart, it is looked whether a container that went away comes back.
+const SETTLE_LOOKS: u32 = 4;
+const SETTLE_PAUSE: Duration = Duration::from_millis(700);
+
+/// Looks for the file `$2` in the directory, and writes beside it.
+const PROBE: &str = r#"
+if [ -x "${2%/*}" ] && [ ! -e "$2" ]; then say 3; exit; fi
+{ seen=$(cat "$2") && true >"$2.new" && rm -f "$2.new"; } 2>/dev/null &&
+    { printf %s "$seen"; say 0; exit; }
+id; say 4
+"#;
+/// `PROBE`: the directory is another one.
+const NOT_THERE: i32 = 3;
+/// `PROBE`: it can't be read and written to; the output is who tried.
+const NO_RIGHTS: i32 = 4;
+
+impl Sandbox {
+    /// At start: can tools run, and is /workspace this data directory? `Err` says which
+    /// command mends it; `Ok` holds warnings. `probe` is the name of a file that the caller
+    /// made in the data directory for this; its content is its name.
+    pub(crate) fn check(&self, data_dir: &Path, probe: &str) -> Result<Vec<String>> {
+        let Sandbox::Container { engine, name } = self else {
+            self.check_workspace(data_dir, probe, None)?;
+            return Ok(vec![String::from(
+                "tools run on this machine as this user, without isolation: \
+                 whoever may talk to mom can do what this user can",
+            )]);
+        };
+        let container = match engine {
+            Engine::Docker | Engine::Podman => Some(self.inspect(data_dir)?),
+            // A pod's description differs by cluster and needs rights of its own.
+            Engine::Kubectl => None,
+        };
+        self.check_workspace(data_dir, probe, container.as_ref())?;
+        let mut warnings: Vec<String> = door::warning(data_dir).into_iter().collect();
+        let lacks = container.as_ref().map(lacks).unwrap_or_default();
+        if !lacks.is_empty() {
+            let (remove, create) = (self.script("remove"), self.script("create"));
+            warnings.push(format!(
+                "container '{name}' {}; a new one (what is installed in this one is lost): \
+                 {remove} && {create} {}",
+                lacks.join(", "),
+                quote(data_dir)
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// What the engine says of the container, which runs.
+    fn inspect(&self, data_dir: &Path) -> Result<Value> {
+        let Sandbox::Container { engine, name } = self else {
+            return Ok(Value::Null);
+        };
+        let mut command = client(*engine);
+        command.args(["inspect", "--type=container", "--format={{json .}}", name]);
+        let result = check_run(command, None)?;
+        let text = String::from_utf8_lossy(&result.output.tail);
+        let json = parse_after_warnings(&text);
+        let container = match json {
+            Some(Value::Array(mut list)) => list.pop(),
+            json => json,
+        };
+        let (ExecEnd::Exited(0), Some(container)) = (result.end, container) else {
+            return Err(self.unusable(&text, Some(data_dir)));
+        };
+        let state = &container["State"];
+        // First: for podman what is paused does not run.
+        if state["Paused"] == true {
+            return Err(self.unusable("it is paused", Some(data_dir)));
+        }
+        if state["Running"] != true {
+            return Err(self.unusable("it is not running", Some(data_dir)));
+        }
+        Ok(container)
+    }
+
+    /// Runs a script as tools do: it finds the probe, or the mount is not ours.
+    fn check_workspace(
+        &self,
+        data_dir: &Path,
+        probe: &str,
+        container: Option<&Value>,
+    ) -> Result<()> {
+        let workspace = self.workspace(data_dir);
+        let path = format!("{workspace}/{probe}");
+        let mark = crate::base::random::random_word()?;
+        let command = self.command(&[PROBE], &mark, &[&path]);
+        let result = check_run(command, Some(mark))?;
+        let text = String::from_utf8_lossy(&result.output.tail);
+        match result.end {
+            ExecEnd::Exited(0) if text == probe => Ok(()),
+            ExecEnd::Exited(NO_RIGHTS) => Err(Error::failed(format!(
+                "tools run as {}, who can't read and write {workspace}; next: make the container \
+                 with {}, which lets tools run as root in it, or give that user the directory \
+                 with chown",
+                text::one_line(&text, MESSAGE_CHARS_MAX),
+                self.script("create"),
+            ))),
+            ExecEnd::Exited(NOT_THERE | 0) => Err(self.other_directory(data_dir, container)),
+            _ => Err(self.unusable(&text, Some(data_dir))),
+        }
+    }
+
+    /// The container runs, but on another directory. Nothing is to be removed for that.
+    fn other_directory(&self, data_dir: &Path, container: Option<&Value>) -> Error {
+        let wanted = data_dir.display();
+        let Sandbox::Container { engine, name } = self else {
+            return Error::failed(format!("tools do not find {wanted}"));
+        };
+        let mounts = container.and_then(|container| container["Mounts"].as_array());
+        let source = mounts
+            .into_iter()
+            .flatten()
+            .find(|mount| mount["Destination"] == WORKSPACE)
+            .and_then(|mount| mount["Source"].as_str());
+        let another = format!(
+            "MOM_CONTAINER={} {} create {}",
+            if name == "mom-sandbox" {
+                "mom-2"
+            } else {
+                "mom-sandbox"
+            },
+            script_program(),
+            quote(data_dir)
+        );
+        let (has, next) = match source {
+            _ if *engine == Engine::Kubectl => (
+                String::from("another directory, or none"),
+                String::from("mount the volume that holds it there, in the pod's description"),
+            ),
+            Some(source) if Path::new(source) == data_dir => (
+                String::from("one that was there before under this name"),
+                format!("{}, then {}", self.script("stop"), self.script("start")),
+            ),
+            Some(source) => (
+                text::one_line(source, MESSAGE_CHARS_MAX),
+                format!(
+                    "name that one: mom --sandbox={}:{name} {}; or make another container for \
+                     this one: {another}",
+                    engine.program(),
+                    quote(Path::new(source)),
+                ),
+            ),
+            None => (
+                String::from("nothing"),
+                format!("make another container: {another}"),
+            ),
+        };
+        Error::failed(format!(
+            "container '{name}' does not have {wanted} as its {WORKSPACE}, but {has}; next: {next}"
+        ))
+    }
+
+    /// Is root in the container an ordinary user of this machine? `None`: the engine does not
+    /// say, or there is none.
+    pub(crate) fn is_rootless(&self) -> Option<bool> {
+        let Sandbox::Container { engine, .. } = self else {
+            return None;
+        };
+        let format = match engine {
+            Engine::Docker => "{{json .SecurityOptions}}",
+            Engine::Podman => "{{.Host.Security.Rootless}}",
+            Engine::Kubectl => return None,
+        };
+        let mut command = client(*engine);
+        command.args(["info", "--format", format]);
+        let result = check_run(command, None).ok()?;
+        let text = String::from_utf8_lossy(&result.output.tail);
+        let words = ["name=rootless", "name=userns", "true"];
+        (result.end == ExecEnd::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
+    }
+
+    /// What to tell the model of a call that ended in the middle, with this exit code of its
+    /// shell or client, after it had `printed` this.
+    pub(crate) fn cut(&self, code: i32, printed: &[u8], stop: &Stop) -> String {
+        let from = printed.len().saturating_sub(MESSAGE_CHARS_MAX);
+        let last = String::from_utf8_lossy(&printed[from..]);
+        let why = if says_fork_failed(&last) {
+            "no more processes could be started"
+        } else {
+            "its shell was killed, or what it ran in was stopped"
+        };
+        let mut text = format!(
+            "The call ran and was cut off before its end ({why}; exit code {code}). What it had \
+             done until then stays done."
+        );
+        if let Sandbox::Container { name, .. } = self {
+            let state = self.state_soon(stop);
+            text += &format!(" Container '{name}' now: {state}");
+        }
+        text
+    }
+
+    /// The state when it has settled: a container that is restarted runs again soon.
+    fn state_soon(&self, stop: &Stop) -> String {
+        let mut state = self.state();
+        for _ in 0..SETTLE_LOOKS {
+            if state.starts_with("running") || stop.wait(SETTLE_PAUSE).is_err() {
+                break;
+            }
+            state = self.state();
+        }
+        state
+    }
+
+    /// `running since ..`, `exited`, or what there is to do.
+    fn state(&self) -> String {
+        let Sandbox::Container { engine, name } = self else {
+            return String::new();
+        };
+        let mut command = client(*engine);
+        match engine {
+            Engine::Docker | Engine::Podman => {
+                let format = "--format={{.State.Status}} since {{.State.StartedAt}}";
+                command.args(["inspect", "--type=container", format, name]);
+            }
+            Engine::Kubectl => {
+                let pod = name.split_once('/').map_or(name.as_str(), |(pod, _)| pod);
+                command.args(["get", "pod", pod, "--output=jsonpath={.status.phase}"]);
+            }
+        }
+        let result = match check_run(command, None) {
+            Ok(result) => result,
+            Err(err) => return err.to_string(),
+        };
+        let text = String::from_utf8_lossy(&result.output.tail);
+        match text.split_once(" since ") {
+            _ if result.end != ExecEnd::Exited(0) => self.unusable(&text, None).to_string(),
+            Some((state, _)) if !state.ends_with("running") => {
+                let next = match state {
+                    "removing" => "create DATA_DIR",
+                    _ => "start",
+                };
+                let state = text::one_line(state, MESSAGE_CHARS_MAX);
+                format!("{state}; next: {}", self.script(next))
+            }
+            _ => text::one_line(&text, MESSAGE_CHARS_MAX),
+        }
+    }
+
+    /// What to do about a failure of the engine's client that said `text`.
+    pub(crate) fn unusable(&self, text: &str, data_dir: Option<&Path>) -> Error {
+        let shown = text::one_line(text, MESSAGE_CHARS_MAX);
+        let Sandbox::Container { engine, name } = self else {
+            return Error::failed(format!("the shell did not start: {shown}"));
+        };
+        let text = text.to_ascii_lowercase();
+        let has = |what: &str| text.contains(what);
+        let program = engine.program();
+        let next = if has("no such container") || has("no such object") {
+            let data_dir = data_dir.map_or(String::from("DATA_DIR"), quote);
+            self.script("create ") + &data_dir
+        } else if has("(notfound)") || has("is not valid for pod") {
+            String::from("kubectl get pods shows which there are")
+        } else if has("executable file not found") || has("\"sh\"") || has("`sh`") {
+            format!(
+                "its image has no shell (sh), which tools need: make one of another image, \
+                 MOM_IMAGE=alpine:latest {} create DATA_DIR",
+                script_program()
+            )
+        } else if has("not running") || has("paused") || has("container state improper") {
+            self.script("start")
+        } else if says_fork_failed(&text) {
+            // Full of processes: something has left them behind.
+            format!("{}, then {}", self.script("stop"), self.script("start"))
+        } else if has("permission denied") && has("sock") {
+            format!("sudo usermod -aG {program} $USER, then log in again")
+        } else if has("connect") && *engine == Engine::Kubectl {
+            String::from("kubectl cluster-info must answer for mom's user")
+        } else if has("connect") {
+            format!("start the engine (systemctl start {program})")
+        } else {
+            self.script("status")
+        };
+        Error::failed(format!(
+            "cannot use container '{name}': {shown}; next: {next}"
+        ))
+    }
+
+    /// `./docker.sh COMMAND` for this container.
+    fn script(&self, command: &str) -> String {
+        let mut line = String::new();
+        match self {
+            Sandbox::Container { engine, .. } if *engine == Engine::Kubectl => {
+                return String::from("kubectl get pods shows what they do");
+            }
+            Sandbox::Container { engine, name } => {
+                if *engine == Engine::Podman {
+                    line += "MOM_ENGINE=podman ";
+                }
+                if name != "mom-sandbox" {
+                    line += &format!("MOM_CONTAINER={name} ");
+                }
+            }
+            Sandbox::Host => {}
+        }
+        line + script_program() + " " + command
+    }
+}
+
+/// docker.sh as it is called here: under another name where it is installed beside mom.
+pub(crate) fn script_program() -> &'static str {
+    let is_there = |exe: std::path::PathBuf| {
+        access(exe.with_file_name("mom-sandbox"), Access::EXEC_OK).is_ok()
+    };
+    if env::current_exe().is_ok_and(is_there) {
+        "mom-sandbox"
+    } else {
+        "./docker.sh"
+    }
+}
+
+/// The JSON in what a client printed, over several lines perhaps; warnings of the client may
+/// stand before it. Podman prints an array.
+fn parse_after_warnings(text: &str) -> Option<Value> {
+    let mut from = 0;
+    let starts = text.split_inclusive('\n').map(|line| {
+        from += line.len();
+        from - line.len()
+    });
+    starts
+        .map(|start| &text[start..])
+        .filter(|rest| rest.starts_with(['{', '[']))
+        .find_map(|rest| {
+            let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+            values.next().and_then(|value| value.ok())
+        })
+}
+
+fn says_fork_failed(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("fork") || text.contains("resource temporarily unavailable")
+}
+
+fn check_run(command: Command, mark: Option<String>) -> Result<ExecResult> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let exec = Exec {
+        command,
+        mark,
+        timeout: Some(CHECK_MAX),
+        keep_bytes: CHECK_BYTES_MAX,
+        spill: None,
+        answer: None,
+    };
+    let result = process::run(exec, &Stop::new()).map_err(|err| {
+        let script = script_program();
+        Error::failed(format!(
+            "{err}; next: install {program}, or see {script} --help"
+        ))
+    })?;
+    if result.end == ExecEnd::TimedOut {
+        return Err(Error::failed(format!(
+            "{program} gave no answer within {} s; next: look at the engine (systemctl status docker)",
+            CHECK_MAX.as_secs()
+        )));
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mends_a_failure() {
+        let named = |text| Sandbox::parse(text).unwrap();
+        let dir = Path::new("/my data");
+        let inspected = "WARN[0000] x\n[WARN] y\n[\n {\"a\": 1\n }\n]\n";
+        let want = serde_json::json!([{"a": 1}]);
+        assert_eq!(parse_after_warnings(inspected), Some(want));
+        assert_eq!(parse_after_warnings("[x"), None);
+        for (sandbox, says, want) in [
+            (
+                "docker:mom-sandbox",
+                "Error: No such container: mom-sandbox",
+                "next: ./docker.sh create '/my data'",
+            ),
+            (
+                "docker:x1",
+                "Error response from daemon: Container 0a is not running",
+                "next: MOM_CONTAINER=x1 ./docker.sh start",
+            ),
+            (
+                "podman:x1",
+                "it is paused",
+                "next: MOM_ENGINE=podman MOM_CONTAINER=x1 ./docker.sh start",
+            ),
+            (
+                "docker:x1",
+                "Cannot connect to the Docker daemon at unix:///x",
+                "systemctl start docker",
+            ),
+            (
+                "docker:x1",
+                "permission denied while trying to connect to the Docker daemon socket",
+                "usermod",
+            ),
+            (
+                "docker:mom-sandbox",
+                "sh: can't fork: Resource temporarily unavailable",
+                "stop, then ./docker.sh start",
+            ),
+            (
+                "docker:mom-sandbox",
+                "exec: \"sh\": executable file not found in $PATH: unknown",
+                "its image has no shell",
+            ),
+            (
+                "kubectl:pod/c1",
+                "Error from server (NotFound): pods \"pod\" not found",
+                "next: kubectl get pods",
+            ),
+            ("docker:mom-sandbox", "strange", "next: ./docker.sh status"),
+        ] {
+            let error = named(sandbox).unusable(says, Some(dir)).to_string();
+            assert!(error.ends_with(want) || error.contains(want), "{error}");
+        }
+        let flood = "x".repeat(1 << 20);
+        let error = named("docker:x1").unusable(&flood, None).to_string();
+        assert!(error.len() < 1000, "{}", error.len());
+    }
+}

@@ -106,10 +106,7 @@ const OPENERS: &[(&str, &str)] = &[
         "keys, in the home directory or from systemd",
     ),
     ("src/store/dir.rs", "the data directory"),
-    (
-        "src/modes/check.rs",
-        "looks at the key file, and whether there is a data directory",
-    ),
+    ("src/store/check.rs", "whether there is a data directory"),
     ("src/modes/download.rs", "a temporary file"),
     ("src/net/tls.rs", "CA certificates"),
     ("src/modes/usage.rs", "whether there is a data directory"),

@@ -65,6 +65,9 @@ impl Services {
 }
 
 pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
+    if let Some(odd) = slack::odd_lists(&agent.config) {
+        return Err(Error::Usage(odd));
+    }
     let (app, bot) = config::slack_tokens(keys)?;
     let stop = Stop::new();
     let on_signal = stop.clone();
@@ -136,7 +139,12 @@ fn run(
         let store = &fetcher.agent.store;
         (fetcher.files).work(&downloads, &fetcher.web, store, &fetcher.stop);
     })?;
+    let directory = services.clone();
     let threads = [
+        spawn("directory", move || {
+            let (dir, stop) = (directory.agent.store.dir(), &directory.stop);
+            directory.names.keep_directory(dir, stop);
+        })?,
         spawn("outbox", move || outbox::run(&posts))?,
         spawn("events", move || watcher.watch_events())?,
         spawn("catch-up", move || catch_up.run(&wakes))?,
@@ -144,6 +152,7 @@ fn run(
     let served = listen(services, &intake, &wake);
     services.stop.set(Cause::Restart);
     wake.wake();
+    services.names.want_directory();
     queue.shutdown(SHUTDOWN_PATIENCE);
     web_stop.set(Cause::Restart);
     // What was added before fails quickly now.
@@ -182,9 +191,6 @@ fn listen(services: &Services, intake: &Intake, wake: &Wake) -> Result<()> {
 fn log_start(identity: &Identity, agent: &Agent) {
     let Identity { user, team, .. } = identity;
     log::info!("", "I am {user} in the workspace {team}");
-    if let Some(odd) = slack::odd_lists(&agent.config) {
-        log::warning!("", "{odd}");
-    }
     if agent.config.allow_users.is_none() {
         log::warning!(
             "",

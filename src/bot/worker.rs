@@ -21,8 +21,6 @@ use super::catch_up::fetch_again;
 use super::intake::Intake;
 use super::outbox::earlier_posts;
 
-/// The directory file is written anew after a day.
-const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
 /// People named in a prompt, and looked up for it.
 const PEOPLE_MAX: usize = 50;
 /// Jobs whose end waits for the next connection.
@@ -157,7 +155,6 @@ impl Worker {
                 return Ok(Outcome::Silent);
             }
             let conversation = SlackConversation::new(self, job, &show, &status_ts);
-            self.refresh_directory();
             session.run(job, &conversation, &running.stop)
         });
         if let Err(err) = &outcome {
@@ -171,6 +168,7 @@ impl Worker {
             true => show.withdraw()?,
             false => show.finish(&outcome, &running.stop, &name_of)?,
         };
+        services.names.want_directory();
         // Nothing was done, and nothing was said that the context should have.
         let outcome = if refused {
             Ok(Outcome::Stopped)
@@ -263,17 +261,6 @@ impl Worker {
             ..LogEntry::own(ts.to_owned(), answer)
         };
         store.log(&[(job.channel.clone(), entry)])
-    }
-
-    fn refresh_directory(&self) {
-        let dir = self.services.agent.store.dir();
-        let stamp = dir.stamp(DIRECTORY_FILE).unwrap_or(None);
-        let old = stamp.is_none_or(|stamp| time::now_ms() - stamp.modified_ms() > DIRECTORY_AGE_MS);
-        if old {
-            let services = self.services.clone();
-            (self.intake.commands.outbox)
-                .work(move || services.names.write_directory(services.agent.store.dir()));
-        }
     }
 }
 

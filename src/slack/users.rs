@@ -1,14 +1,18 @@
 //! Names and standing of users and channels: looked up when first needed and kept for an
 //! hour. Who may ask something of mom is decided in bot/, with what this file knows.
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::base::bounded::Bounded;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::stop::Stop;
 use crate::base::text;
+use crate::base::time;
 use crate::store::dir::Dir;
 
 use super::inbound::Me;
@@ -17,7 +21,11 @@ use super::web::{Failure, PAGE, Web};
 
 /// Below the data directory: one user or channel a line, for grep.
 pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
-/// Entries kept of each kind; when there are more, the table starts anew.
+/// The list is made anew after a day.
+const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
+/// Between the pages of the list, which has time: Slack allows 20 a minute.
+const PAGE_PAUSE: Duration = Duration::from_secs(3);
+/// Entries kept of each kind.
 const KEPT_MAX: usize = 5_000;
 /// How long a name and a standing are believed.
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
@@ -73,6 +81,8 @@ pub(crate) struct Names {
     /// `Err`: Slack refused to tell, with the reason.
     users: Table<std::result::Result<User, String>>,
     channels: Table<Channel>,
+    directory_wanted: SyncSender<()>,
+    directory_wakes: Mutex<Receiver<()>>,
 }
 
 /// What was looked up, by id, and when.
@@ -80,11 +90,14 @@ type Table<T> = Mutex<Bounded<String, (Instant, T)>>;
 
 impl Names {
     pub(crate) fn new(web: Arc<Web>, me: Me) -> Names {
+        let (directory_wanted, wakes) = sync_channel(1);
         Names {
             web,
             me,
             users: Mutex::new(Bounded::new(KEPT_MAX)),
             channels: Mutex::new(Bounded::new(KEPT_MAX)),
+            directory_wanted,
+            directory_wakes: Mutex::new(wakes),
         }
     }
 
@@ -199,38 +212,66 @@ impl Names {
         })
     }
 
-    /// Writes the list of all users and channels.
-    pub(crate) fn write_directory(&self, dir: &Dir) -> Result<()> {
+    /// Wakes `keep_directory`. Never waits: one call that is pending stands for all.
+    pub(crate) fn want_directory(&self) {
+        self.directory_wanted.try_send(()).ok();
+    }
+
+    /// A thread's whole life: when woken, makes the list of all users and channels if it is
+    /// old. Slowly, and on its own: a large workspace takes minutes.
+    pub(crate) fn keep_directory(&self, dir: &Dir, stop: &Stop) {
+        for () in &*self.directory_wakes.lock().unwrap() {
+            if stop.is_set() {
+                return;
+            }
+            let stamp = dir.stamp(DIRECTORY_FILE).unwrap_or(None);
+            let age_ms = stamp.map(|stamp| time::now_ms() - stamp.modified_ms());
+            if age_ms.is_some_and(|age_ms| age_ms <= DIRECTORY_AGE_MS) {
+                continue;
+            }
+            match self.write_directory(dir, stop) {
+                Ok(()) | Err(Error::Stopped) => {}
+                Err(err) => log::warning!("", "cannot list users and channels: {err}"),
+            }
+        }
+    }
+
+    fn write_directory(&self, dir: &Dir, stop: &Stop) -> Result<()> {
         let mut lines = String::new();
-        let web = &self.web;
-        let args = [("limit", PAGE)];
-        web.pages("users.list", &args, &mut |mut members| {
-            members.retain(|member| member["deleted"] != true);
-            let users = members.iter().filter_map(|member| self.parse(member));
-            lines.extend(users.map(|user| {
-                let User {
-                    id,
-                    handle,
-                    display,
-                    ..
-                } = user;
-                format!("{id}\t@{handle}\t{display}\n")
-            }));
+        let mut pages = 0;
+        let mut add = |page: String| {
+            lines.push_str(&page);
+            pages += 1;
+            if pages > 2 {
+                stop.wait(PAGE_PAUSE)?;
+            }
             Ok(lines.len() < DIRECTORY_BYTES_MAX)
+        };
+        let args = [("limit", PAGE)];
+        self.web.pages("users.list", &args, &mut |members| {
+            let members = members.iter().filter(|member| member["deleted"] != true);
+            let users = members.filter_map(|member| self.parse(member));
+            add(users
+                .map(|user| format!("{}\t@{}\t{}\n", user.id, user.handle, user.display))
+                .collect())
         })?;
         let args = [
             ("limit", PAGE),
             ("exclude_archived", "true"),
             ("types", "public_channel,private_channel"),
         ];
-        web.pages("conversations.list", &args, &mut |channels| {
-            lines.extend(channels.iter().filter_map(|channel| {
-                let (id, name) = (channel["id"].as_str()?, channel["name"].as_str()?);
-                Some(format!("{id}\t#{}\n", clean(name)))
-            }));
-            Ok(lines.len() < DIRECTORY_BYTES_MAX)
-        })?;
-        dir.replace(DIRECTORY_FILE, lines.as_bytes())
+        self.web
+            .pages("conversations.list", &args, &mut |channels| {
+                let channels = channels.iter().filter_map(|channel| {
+                    let (id, name) = (channel["id"].as_str()?, channel["name"].as_str()?);
+                    Some(format!("{id}\t#{}\n", clean(name)))
+                });
+                add(channels.collect())
+            })?;
+        dir.replace(DIRECTORY_FILE, lines.as_bytes())?;
+        let count = lines.lines().count();
+        log::info!("", "{DIRECTORY_FILE} lists {count} users and channels");
+        Ok(())
     }
 }
 

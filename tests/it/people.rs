@@ -8,7 +8,7 @@ use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
-use crate::slack::{BOT, Channel, FakeSlack};
+use crate::slack::{BOT, Channel, FakeSlack, Fault};
 
 fn start() -> (FakeSlack, FakeLlm, Mom) {
     start_with(&[])
@@ -109,6 +109,52 @@ fn who_may_not_ask_may_not_stop() {
     gate.open();
     wait_said(&slack, "C01", "At last, an answer.");
     assert_eq!(llm.requests().len(), 1);
+}
+
+/// The list of a large workspace takes minutes; nothing else waits for it.
+#[test]
+fn everyone_is_listed_after_the_first_answer_and_beside_all_else() {
+    let (slack, llm, mom) = start();
+    let gate = Gate::new();
+    slack.fault("users.list", 1, Fault::StallAfter(gate.clone()));
+    llm.reply_text("First.");
+    slack.mention("C01", "U07", "hi");
+    wait_said(&slack, "C01", "First.");
+    slack.wait_until("the list", |state| {
+        let position = |method: &str| state.calls.iter().rposition(|call| call.method == method);
+        let (listed, answered) = (position("users.list")?, position("chat.update")?);
+        assert!(listed > answered, "listed before the answer");
+        Some(())
+    });
+    slack.mention("C01", "U07", "help");
+    wait_said(&slack, "C01", "I am mom");
+    llm.reply_text("Second.");
+    slack.mention("C01", "U07", "hi");
+    wait_said(&slack, "C01", "Second.");
+    gate.open();
+    mom.wait_log("directory.tsv lists 6 users and channels");
+    let lines = mom.data("directory.tsv");
+    assert!(
+        lines.contains("U08\t@otto\totto\n") && lines.contains("C02\t#ops\n"),
+        "{lines}"
+    );
+}
+
+#[test]
+fn a_name_among_the_allowed_ends_the_start() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    for list in ["--allow-users=U07,lena", "--allow-channels=#ops"] {
+        let home = Arc::new(Scratch::new());
+        let call = Call::new(&home).slack(&slack).llm(&llm).arg(list);
+        let ended = call.data().run("");
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("take ids, not names"),
+            "{}",
+            ended.stderr
+        );
+    }
+    assert!(slack.calls("auth.test").is_empty());
 }
 
 #[test]

@@ -42,11 +42,11 @@ pub(crate) struct Facts<'a> {
     pub(crate) tools: &'a [ToolSpec],
 }
 
-/// Where she speaks.
+/// Where the conversation is.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
     Slack {
-        /// Her own user id and handle.
+        /// mom's own user id and handle.
         user_id: &'a str,
         handle: &'a str,
         /// Name of the Slack workspace.
@@ -356,7 +356,7 @@ A JSON file in {data}/events/ with a name of its own that ends in .json wakes yo
 `at` is a time with its UTC offset (`date +%z`); it must lie ahead when you write the file. `schedule` is cron (minute hour day month weekday, or six fields with seconds first) in the time of `timezone`. immediate is for programs of yours that noticed something.
 You get it as `[EVENT:file:type:when] text`: write the text so that you understand it without this conversation. one-shot and immediate files are removed once they ran, periodic ones stay until you remove them.
 List this channel's: `grep -l '"{channel}"' {data}/events/*.json`. Cancel: rm. Change: write the file anew.
-A file with a mistake becomes NAME.json.error, with the reason in its first lines: mend it and rename it back.
+A file with a mistake becomes NAME.json.error, with the reason in its first lines: correct it and rename it back.
 At most 5 events wait in a channel, further ones are refused: gather many things into one event. A file runs once a minute at most, and of the files that appear while you work, 20 an hour in a channel.
 If a periodic check finds nothing that someone should know, answer only [SILENT].
 "#;

@@ -6,10 +6,33 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::base::text;
 use crate::store::dir::Dir;
 
 /// A longer file is cut and so no valid JSON.
 const BYTES_MAX: usize = 64 * 1024;
+
+/// Unknown keys that are named.
+const UNKNOWN_MAX: usize = 10;
+const GROUPS: [(&str, &[&str]); 2] = [
+    (
+        "compaction",
+        &[
+            "compaction.enabled",
+            "compaction.reserveTokens",
+            "compaction.keepRecentTokens",
+        ],
+    ),
+    (
+        "retry",
+        &[
+            "retry.enabled",
+            "retry.maxRetries",
+            "retry.baseDelayMs",
+            "retry.maxDelayMs",
+        ],
+    ),
+];
 
 /// Defaults and names are the original's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,14 +68,67 @@ impl Settings {
 
 /// settings.json as it is now; see `parse`. The warnings come with each call.
 pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
-    match dir.read_head("settings.json", BYTES_MAX) {
-        Ok(None) => (Settings::default(), Vec::new()),
-        Ok(Some(bytes)) => parse(&String::from_utf8_lossy(&bytes)),
-        Err(err) => (
-            Settings::default(),
-            vec![format!("{err}, using the defaults")],
-        ),
+    match read(dir) {
+        Ok(text) => parse(&text),
+        Err(why) => (Settings::default(), vec![why]),
     }
+}
+
+/// What is wrong with settings.json, a sentence each; also keys that mom does not know, which
+/// may be of the original.
+pub(crate) fn check(dir: &Dir) -> Vec<String> {
+    match read(dir) {
+        Ok(text) => {
+            let mut wrong = parse(&text).1;
+            wrong.extend(unknown_keys(&text));
+            wrong
+        }
+        Err(why) => vec![why],
+    }
+}
+
+fn read(dir: &Dir) -> Result<String, String> {
+    match dir.read_head("settings.json", BYTES_MAX) {
+        Ok(bytes) => Ok(bytes.map_or("{}".to_owned(), |bytes| text::decode(&bytes).0)),
+        Err(err) => Err(format!("{err}, using the defaults")),
+    }
+}
+
+/// The first few of them.
+fn unknown_keys(text: &str) -> Vec<String> {
+    let root: Value = serde_json::from_str(text).unwrap_or_default();
+    let mut out = Vec::new();
+    for (group, value) in root.as_object().into_iter().flatten() {
+        let known = GROUPS.iter().find(|(known, _)| known == group);
+        let Some((_, keys)) = known else {
+            out.push(unknown(group, &GROUPS.map(|(group, _)| group)));
+            continue;
+        };
+        let unknown_in = |key: &String| {
+            let key = format!("{group}.{key}");
+            (!keys.contains(&&*key)).then(|| unknown(&key, keys))
+        };
+        out.extend(
+            value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(|(key, _)| unknown_in(key)),
+        );
+    }
+    out.truncate(UNKNOWN_MAX);
+    out
+}
+
+fn unknown(key: &str, known: &[&str]) -> String {
+    let hint = match text::nearest(key, known) {
+        Some(near) => format!(", did you mean {near}?"),
+        None => String::new(),
+    };
+    format!(
+        "settings.json: {} has no effect{hint}",
+        text::one_line(key, 60)
+    )
 }
 
 /// What the text of settings.json sets, and a sentence for each value that was not taken as
@@ -64,7 +140,7 @@ pub(crate) fn parse(text: &str) -> (Settings, Vec<String>) {
         Err(err) => (Value::Null, Some(format!("not valid JSON ({err})"))),
     };
     let warning = warning.map(|why| format!("settings.json: {why}, using the defaults"));
-    let mut reader = Reader {
+    let mut reader = SettingsReader {
         root,
         warnings: warning.into_iter().collect(),
     };
@@ -84,12 +160,12 @@ pub(crate) fn parse(text: &str) -> (Settings, Vec<String>) {
     (settings, reader.warnings)
 }
 
-struct Reader {
+struct SettingsReader {
     root: Value,
     warnings: Vec<String>,
 }
 
-impl Reader {
+impl SettingsReader {
     /// True unless the file says false.
     fn flag(&mut self, group: &str, key: &str) -> bool {
         let value = &self.root[group][key];
@@ -171,10 +247,32 @@ mod tests {
             (r#"{"compaction":"#, 16_384, 3, 1),
             ("[]", 16_384, 3, 1),
         ] {
-            let (settings, told) = parse(text);
+            let (settings, wrong) = parse(text);
             assert_eq!(settings.reserve_tokens, reserve, "{text}");
             assert_eq!(settings.retries_max, retries, "{text}");
-            assert_eq!(told.len(), warnings, "{text}: {told:?}");
+            assert_eq!(wrong.len(), warnings, "{text}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        for (text, want) in [
+            (
+                r#"{"compaction":{"enabled":true},"retry":{"maxRetries":1}}"#,
+                "",
+            ),
+            (
+                r#"{"compactoin":{}}"#,
+                "compactoin has no effect, did you mean compaction?",
+            ),
+            (
+                r#"{"retry":{"maxRetrys":1}}"#,
+                "retry.maxRetrys has no effect, did you mean retry.maxRetries?",
+            ),
+            (r#"{"model":"evil/model"}"#, "model has no effect"),
+        ] {
+            let got = unknown_keys(text).join("; ");
+            assert_eq!(got.trim_start_matches("settings.json: "), want, "{text}");
         }
     }
 
@@ -185,7 +283,9 @@ mod tests {
             r#"{"retry":{"enabled":false,"maxRetries":3,"baseDelayMs":1e9,"maxDelayMs":0.5}}"#,
         ];
         survive(&corpus, |_, input| {
-            let (settings, told) = parse(&String::from_utf8_lossy(input));
+            let text = String::from_utf8_lossy(input);
+            let (settings, mut wrong) = parse(&text);
+            wrong.extend(unknown_keys(&text));
             for tokens in [settings.reserve_tokens, settings.keep_recent_tokens] {
                 assert!((1_000..=500_000).contains(&tokens));
             }
@@ -196,7 +296,7 @@ mod tests {
                     .all(|pause| (100..=3_600_000).contains(&pause.as_millis()))
             );
             assert!(settings.retries_max <= 20);
-            assert!(told.iter().all(|told| told.len() < 400), "{told:?}");
+            assert!(wrong.iter().all(|why| why.len() < 400), "{wrong:?}");
         });
     }
 }

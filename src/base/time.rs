@@ -148,9 +148,10 @@ pub(crate) fn slack_ts_ms(ts: &str) -> Option<i64> {
         }
         None => {
             let number: i64 = ts.parse().ok()?;
-            match number > 1_000_000_000_000 {
-                true => Some(number),
-                false => number.checked_mul(1000),
+            if number > 1_000_000_000_000 {
+                Some(number)
+            } else {
+                number.checked_mul(1000)
             }
         }
     }

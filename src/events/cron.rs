@@ -377,9 +377,10 @@ fn item_values(field: &CronField, item: &str) -> Result<u64, String> {
             // 7 is the Sunday before Monday here.
             let low = if from > max { min } else { from };
             if from > to {
-                let forwards = match low <= to {
-                    true => format!("{low}-{to}"),
-                    false => format!("{from}-{max},{min}-{to}"),
+                let forwards = if low <= to {
+                    format!("{low}-{to}")
+                } else {
+                    format!("{from}-{max},{min}-{to}")
                 };
                 return Err(bad(format!("runs backwards, write {forwards}")));
             }

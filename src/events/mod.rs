@@ -25,7 +25,7 @@ use crate::events::cron::Schedule;
 use crate::store::dir::{Dir, Stamp};
 
 use self::file::Unusable;
-use self::pace::Writer;
+use self::pace::EventWriter;
 
 const DIR: &str = "events";
 /// Directory entries that are looked at; more are left alone, with a warning.
@@ -61,7 +61,7 @@ struct EventFile {
     /// Of the content: a file written once more as it was is no new event.
     hash: u64,
     channel: String,
-    writer: Writer,
+    writer: EventWriter,
     plan: EventPlan,
 }
 
@@ -235,7 +235,7 @@ impl Events {
             stamp,
             hash: 0,
             channel: String::new(),
-            writer: Writer::Anyone,
+            writer: EventWriter::Anyone,
             plan: EventPlan::LeftAlone,
         };
         let mut state = self.0.state.lock().unwrap();

@@ -12,7 +12,7 @@ const REMEMBERED_MAX: usize = 1_000;
 
 /// Who wrote an event file, as far as can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writer {
+pub(super) enum EventWriter {
     /// It appeared while a run was in work: perhaps a tool of that run.
     Tools,
     /// It appeared at another time: the owner, a script, or what a tool left behind.
@@ -21,20 +21,20 @@ pub(super) enum Writer {
     Owner,
 }
 
-impl Writer {
+impl EventWriter {
     /// Runs an hour in one channel.
     fn runs_max(self) -> usize {
         match self {
-            Writer::Tools => 20,
-            Writer::Anyone => 60,
-            Writer::Owner => usize::MAX,
+            EventWriter::Tools => 20,
+            EventWriter::Anyone => 60,
+            EventWriter::Owner => usize::MAX,
         }
     }
 }
 
 pub(super) struct EventPace {
     /// Times of the last runs by channel, with the writer of each.
-    channels: Bounded<String, VecDeque<(i64, Writer)>>,
+    channels: Bounded<String, VecDeque<(i64, EventWriter)>>,
     /// By file name: a minute for each run, counted from the first of a row.
     names: Bounded<String, i64>,
     /// When a channel was last told.
@@ -67,26 +67,31 @@ impl EventPace {
     }
 
     /// Why no more files of this writer run in the channel now.
-    pub(super) fn refuses(&self, channel: &str, writer: Writer, now_ms: i64) -> Option<String> {
+    pub(super) fn refuses(
+        &self,
+        channel: &str,
+        writer: EventWriter,
+        now_ms: i64,
+    ) -> Option<String> {
         let runs = self.channels.get(channel).into_iter().flatten();
         let last_hour = now_ms - HOUR_MS..=now_ms;
         let runs = runs.filter(|(at, by)| *by == writer && last_hour.contains(at));
         let max = writer.runs_max();
         (runs.count() >= max).then(|| {
             let by = match writer {
-                Writer::Tools => "files that appeared while I was working",
-                Writer::Anyone | Writer::Owner => "event files",
+                EventWriter::Tools => "files that appeared while I was working",
+                EventWriter::Anyone | EventWriter::Owner => "event files",
             };
             format!("{max} runs in one hour came from {by}, which is the limit of a channel")
         })
     }
 
-    pub(super) fn ran(&mut self, channel: &str, name: &str, writer: Writer, now_ms: i64) {
+    pub(super) fn ran(&mut self, channel: &str, name: &str, writer: EventWriter, now_ms: i64) {
         let paid = self.paid_ms(name, now_ms) + MINUTE_MS;
         self.names.insert(name.to_owned(), paid);
         let mut runs = self.channels.get(channel).cloned().unwrap_or_default();
         runs.retain(|(at, _)| now_ms - at < HOUR_MS);
-        if writer != Writer::Owner {
+        if writer != EventWriter::Owner {
             runs.push_back((now_ms, writer));
         }
         self.channels.insert(channel.to_owned(), runs);
@@ -115,7 +120,7 @@ mod tests {
         for _ in 0..4 {
             now = pace.earliest_ms("a", now);
             runs.push(now / MINUTE_MS);
-            pace.ran("C1", "a", Writer::Anyone, now);
+            pace.ran("C1", "a", EventWriter::Anyone, now);
         }
         assert_eq!(runs, [0, 0, 1, 2]);
         assert_eq!(pace.earliest_ms("b", now), now);
@@ -129,9 +134,9 @@ mod tests {
     #[test]
     fn an_hour_has_its_number_of_runs() {
         for (writer, max) in [
-            (Writer::Tools, Some(20)),
-            (Writer::Anyone, Some(60)),
-            (Writer::Owner, None),
+            (EventWriter::Tools, Some(20)),
+            (EventWriter::Anyone, Some(60)),
+            (EventWriter::Owner, None),
         ] {
             let mut pace = EventPace::new();
             let of_hour = (0..100).filter(|n| {

@@ -25,7 +25,7 @@ use crate::base::time;
 use crate::store::dir::{Kind, Stamp};
 
 use super::file::{self, Event, Unusable, When};
-use super::pace::{EventPace, Writer};
+use super::pace::{EventPace, EventWriter};
 use super::{
     DIR, ENTRIES_MAX, EventFile, EventPlan, Events, LATE_MAX_MS, Outside, PERIOD_MIN_MS, Uptake,
     next_run, path_of, run_ts,
@@ -303,9 +303,9 @@ impl<'a, 'b> EventWatch<'a, 'b> {
     ) -> std::result::Result<(), String> {
         self.explain(name, &event, now_ms);
         let writer = match event.when {
-            _ if self.phase == Phase::Running && (self.outside.is_working)() => Writer::Tools,
-            When::Cron(_) => Writer::Owner,
-            When::Now | When::At { .. } => Writer::Anyone,
+            _ if self.phase == Phase::Running && (self.outside.is_working)() => EventWriter::Tools,
+            When::Cron(_) => EventWriter::Owner,
+            When::Now | When::At { .. } => EventWriter::Anyone,
         };
         let mut state = self.events.0.state.lock().unwrap();
         let mut last_ms = i64::MIN;
@@ -437,7 +437,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         &mut self,
         name: &str,
         channel: &str,
-        writer: Writer,
+        writer: EventWriter,
         now_ms: i64,
     ) -> Option<String> {
         let why = self.pace.refuses(channel, writer, now_ms)?;

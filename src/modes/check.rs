@@ -131,7 +131,7 @@ fn in_time<T>(ask: impl FnOnce(&Stop) -> T) -> T {
 }
 
 fn check_settings(dir: &Dir) -> Finding {
-    let (_, wrong) = settings::load(dir);
+    let wrong = settings::check(dir);
     match wrong.is_empty() {
         true => Finding::ok("settings", "settings.json is absent or in order"),
         false => Finding::warn(

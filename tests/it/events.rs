@@ -1,4 +1,4 @@
-//! Files in events/ that wake her: now, at a time, again and again; what can't run is set
+//! Files in events/ that wake mom: now, at a time, again and again; what can't run is set
 //! aside with the reason, and no crash makes a run come twice or never.
 
 use std::fs::{self, File};
@@ -325,7 +325,7 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
         assert!(reason.contains(want), "{name}: {reason}");
         assert!(!exists(&home, name), "{name}");
     }
-    // The others go on, and she is told, once.
+    // The others go on, and the model reads of it, once.
     llm.otherwise(|_| Reply::text("Done."));
     put(&home, "good.json", &immediate("good"));
     let request = llm.next_request();
@@ -388,7 +388,7 @@ fn another_directory_in_its_place_is_noticed() {
     );
     wait_status(&slack, "Scheduled: ahead.json");
     fs::remove_dir_all(&events).unwrap();
-    // Hers is made again, ours or hers first.
+    // mom makes it again, or the test does.
     put(&mom.home, "third.json", &immediate("third"));
     assert!(told(&llm.next_request()).ends_with(" third"));
     wait_status(&slack, "Scheduled: nothing");

@@ -19,6 +19,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::docker::left_out;
 use crate::http::{Gate, Hook};
 use crate::llm::{Asked, FakeLlm, Reply};
 use crate::mom::{Call, Mom};
@@ -150,10 +151,8 @@ fn visit_all(story: &Story, by: By, failed: &mut Vec<String>) -> usize {
 
 fn has_strace() -> bool {
     let there = Command::new("strace").arg("-V").output().is_ok();
-    let needed = std::env::var_os("CI").is_some();
-    assert!(there || !needed, "strace is needed (.ci/run installs it)");
     if !there {
-        show("skipped", "no strace: writes are not visited\n");
+        left_out("strace: writes are not visited");
     }
     there
 }

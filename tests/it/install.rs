@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::docker::{root, text};
+use crate::docker::{left_out, root, text};
 use crate::scratch::Scratch;
 
 fn source(path: &str) -> String {
@@ -54,16 +54,12 @@ fn systemd_takes_the_unit_and_finds_little_exposed() {
         &["verify", "--man=no"][..],
         &["security", "--offline=true", "--threshold=20"],
     ] {
-        let output = match Command::new("systemd-analyze")
+        let output = Command::new("systemd-analyze")
             .args(args)
             .arg(&path)
-            .output()
-        {
-            Err(_) if std::env::var_os("CI").is_none() => {
-                // A host without systemd: nothing to be in step with.
-                return;
-            }
-            output => output.expect("run systemd-analyze"),
+            .output();
+        let Ok(output) = output else {
+            return left_out("systemd-analyze");
         };
         assert!(
             output.status.success(),

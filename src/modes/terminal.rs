@@ -1,0 +1,174 @@
+//! A person at a terminal: line editing, history, and the words that end the conversation.
+//! The editor is rustyline; the history is a file of the data directory.
+
+use std::cell::Cell;
+
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::{History as _, MemHistory, SearchDirection};
+use rustyline::validate::Validator;
+use rustyline::{Config, Context, Editor, Helper};
+
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::store::dir::Dir;
+
+/// Below the data directory; one message a line, line breaks as `\n`.
+const HISTORY_FILE: &str = "TERMINAL/history";
+const HISTORY_LINES_MAX: usize = 500;
+const HISTORY_BYTES_MAX: usize = 256 * 1024;
+
+/// What a person did at the prompt.
+pub(crate) enum Typed {
+    Line(String),
+    /// Ctrl-C on a half-typed line: it is gone.
+    Cleared,
+    /// Ctrl-C at an empty prompt.
+    Interrupted,
+    /// Ctrl-D.
+    End,
+}
+
+pub(crate) struct Terminal<'a> {
+    editor: Editor<LineWatch, MemHistory>,
+    dir: &'a Dir,
+}
+
+impl<'a> Terminal<'a> {
+    pub(crate) fn open(dir: &'a Dir) -> Result<Terminal<'a>> {
+        let config = Config::builder()
+            .max_history_size(HISTORY_LINES_MAX)
+            .map_err(failed)?
+            .build();
+        let history = MemHistory::with_config(&config);
+        let mut editor = Editor::with_history(config, history).map_err(failed)?;
+        editor.set_helper(Some(LineWatch::default()));
+        let mut terminal = Terminal { editor, dir };
+        terminal.load_history();
+        Ok(terminal)
+    }
+
+    /// The next message; a paste of several lines is one.
+    pub(crate) fn read(&mut self, prompt: &str) -> Result<Typed> {
+        let read = self.editor.readline(prompt);
+        let is_empty = self
+            .editor
+            .helper()
+            .is_none_or(|watch| watch.is_empty.replace(true));
+        match read {
+            Ok(line) => Ok(Typed::Line(line)),
+            Err(ReadlineError::Interrupted) if is_empty => Ok(Typed::Interrupted),
+            Err(ReadlineError::Interrupted) => Ok(Typed::Cleared),
+            Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(err) => Err(failed(err)),
+        }
+    }
+
+    /// Keeps a message for the arrow keys, now and at the next start.
+    pub(crate) fn remember(&mut self, line: &str) {
+        if !matches!(self.editor.add_history_entry(line), Ok(true)) {
+            return;
+        }
+        let history = self.editor.history();
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        for index in (0..history.len()).rev() {
+            let Ok(Some(found)) = history.get(index, SearchDirection::Reverse) else {
+                break;
+            };
+            let line = found.entry.replace('\\', "\\\\").replace('\n', "\\n");
+            bytes += line.len() + 1;
+            if bytes > HISTORY_BYTES_MAX {
+                break;
+            }
+            lines.push(line);
+        }
+        lines.reverse();
+        let text = lines.join("\n") + "\n";
+        if let Err(err) = self.dir.replace_unsynced(HISTORY_FILE, text.as_bytes()) {
+            log::debug!("", "the history is not kept: {err}");
+        }
+    }
+
+    fn load_history(&mut self) {
+        let kept = self.dir.read_head(HISTORY_FILE, HISTORY_BYTES_MAX);
+        let text = match kept {
+            Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
+            Err(err) => {
+                log::warning!("", "{err}; starting without the history");
+                return;
+            }
+        };
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            // A history that is not complete is no reason to fail.
+            self.editor.add_history_entry(unescape(line)).ok();
+        }
+    }
+}
+
+/// `\n` is a line break, `\\` a backslash.
+fn unescape(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match (c, chars.clone().next()) {
+            ('\\', Some('n')) => out.push('\n'),
+            ('\\', Some('\\')) => out.push('\\'),
+            _ => {
+                out.push(c);
+                continue;
+            }
+        }
+        chars.next();
+    }
+    out
+}
+
+fn failed(err: ReadlineError) -> Error {
+    Error::failed(format!("cannot read from the terminal: {err}"))
+}
+
+/// Sees each state of the line that is typed, to tell an empty one from one half typed.
+struct LineWatch {
+    is_empty: Cell<bool>,
+}
+
+impl Default for LineWatch {
+    fn default() -> Self {
+        LineWatch {
+            is_empty: Cell::new(true),
+        }
+    }
+}
+
+impl Hinter for LineWatch {
+    type Hint = String;
+
+    fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
+        self.is_empty.set(line.is_empty());
+        None
+    }
+}
+
+impl Completer for LineWatch {
+    type Candidate = String;
+}
+impl Highlighter for LineWatch {}
+impl Validator for LineWatch {}
+impl Helper for LineWatch {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_come_back() {
+        for text in ["a\nb", "c:\\n", "\\", "\\\\n\n", "é\\"] {
+            let line = text.replace('\\', "\\\\").replace('\n', "\\n");
+            assert!(!line.contains('\n'));
+            assert_eq!(unescape(&line), text);
+        }
+    }
+}

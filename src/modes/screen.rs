@@ -1,0 +1,110 @@
+//! What `mom --chat` shows at a terminal while a run goes on: the text as it streams in,
+//! each step with its command and the end of its output, the usage at the end.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use crate::agent::run::ToolReport;
+use crate::base::text;
+
+use super::paint::{Colors, Painter};
+
+/// Lines of a step's arguments and of its output.
+const ARGUMENT_LINES_MAX: usize = 10;
+const OUTPUT_LINES_MAX: usize = 5;
+/// Characters of the line that says what goes on: it is erased, so it must not wrap.
+const WAIT_CHARS_MAX: usize = 70;
+const LINE_CHARS_MAX: usize = 200;
+
+pub(crate) struct Screen {
+    colors: Colors,
+    painter: Painter,
+    /// Characters of the line that says what goes on, while it stands.
+    waiting: usize,
+    /// The text of this turn has been drawn as it came.
+    streamed: bool,
+}
+
+impl Screen {
+    pub(crate) fn new(colors: Colors) -> Screen {
+        Screen {
+            colors,
+            painter: Painter::new(colors),
+            waiting: 0,
+            streamed: false,
+        }
+    }
+
+    /// Says what goes on until something else is shown.
+    pub(crate) fn wait(&mut self, what: &str) {
+        self.clear();
+        let what = text::printable(&text::one_line(what, WAIT_CHARS_MAX));
+        self.waiting = what.chars().count();
+        write(&self.colors.dim(&what));
+    }
+
+    pub(crate) fn think(&mut self) {
+        self.wait("Thinking ...");
+    }
+
+    /// Takes the line away that says what goes on.
+    pub(crate) fn clear(&mut self) {
+        if self.waiting > 0 {
+            write(&format!("\r{}\r", " ".repeat(self.waiting)));
+            self.waiting = 0;
+        }
+    }
+
+    pub(crate) fn text(&mut self, piece: &str) {
+        self.clear();
+        self.streamed = true;
+        write(&self.painter.push(&text::printable(piece)));
+    }
+
+    /// Ends the text of a turn; draws it whole if none of it streamed in.
+    pub(crate) fn end_text(&mut self, whole: &str) {
+        self.clear();
+        if !self.streamed {
+            write(&self.painter.push(&text::printable(whole.trim())));
+        }
+        write(&self.painter.end());
+        self.streamed = false;
+    }
+
+    pub(crate) fn step(&mut self, report: &ToolReport) {
+        self.clear();
+        let mark = if report.is_error { '✗' } else { '✓' };
+        let took = text::duration(report.duration.max(Duration::from_millis(1)));
+        let mut out = format!("{mark} {} · {took}\n", report.label);
+        for line in report.arguments.lines().take(ARGUMENT_LINES_MAX) {
+            out.push_str(&format!("  {}\n", text::one_line(line, LINE_CHARS_MAX)));
+        }
+        write(&text::printable(&out));
+        let lines: Vec<&str> = report.result.trim_end().lines().collect();
+        let last = lines.len().saturating_sub(OUTPUT_LINES_MAX);
+        for line in &lines[last..] {
+            let line = text::printable(&text::one_line(line, LINE_CHARS_MAX));
+            write(&format!("  {}\n", self.colors.dim(&line)));
+        }
+    }
+
+    /// A whole line that stays.
+    pub(crate) fn line(&mut self, line: &str) {
+        self.clear();
+        write(&format!("{}\n", text::printable(line)));
+    }
+
+    pub(crate) fn dim_line(&mut self, line: &str) {
+        self.clear();
+        write(&format!("{}\n", self.colors.dim(&text::printable(line))));
+    }
+}
+
+fn write(text: &str) {
+    let mut stdout = io::stdout();
+    // A terminal that has gone away ends the conversation at the next read.
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .ok();
+}

@@ -129,6 +129,12 @@ pub(crate) struct ToolReport {
     pub(crate) duration: Duration,
 }
 
+impl ToolReport {
+    pub(crate) fn mark(&self) -> char {
+        if self.is_error { '✗' } else { '✓' }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct UsageReport {
     /// Sum over the run's requests.

@@ -1,12 +1,16 @@
-//! `mom --chat`: the same agent in a terminal. A line from stdin is a message, progress goes
-//! to stderr, answers to stdout, so that it works in a pipe as well. Ctrl-C stops the run; a
-//! second one, or one while nothing runs, leaves. SIGTERM does both.
+//! `mom --chat`: the same agent in a terminal, without Slack. To a person at a terminal a run
+//! is shown as it goes on (screen.rs), with line editing (terminal.rs). In a pipe a line from
+//! stdin is a message, answers go to stdout and the rest to stderr, without escape sequences.
+//! Ctrl-C ends the run that goes on, a second one the program. SIGTERM does both.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::agent::prompt::Place;
 use crate::agent::run::{Job, Outcome, Request, Update};
@@ -16,9 +20,14 @@ use crate::base::error::{Error, Result};
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
+use crate::config;
 use crate::signals::{self, SecondSignal, Signal};
 use crate::store::{LogEntry, Store};
 use crate::tools::Upload;
+
+use super::paint::Colors;
+use super::screen::Screen;
+use super::terminal::{Terminal, Typed};
 
 /// How the whole session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,108 +43,301 @@ const INTERRUPTED: i32 = 130;
 const USER: &str = "user";
 /// Bytes of one line of stdin; more is read as the next message.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
+const NEW_CONVERSATION: &str =
+    "A fresh start: what was said before is left out from now on. Memory and files stay.";
+const KEYS: &str = "In a terminal: Ctrl-C ends what I am doing; Ctrl-D, `exit` or `quit` leave.";
 
 pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
-    let current: Arc<Mutex<Option<Stop>>> = Arc::default();
+    let chat = Chat::new(agent);
     let leaving = Arc::new(AtomicBool::new(false));
-    let (seen, leaves) = (current.clone(), leaving.clone());
-    signals::watch(SecondSignal::IsReported, move |signal| {
-        if matches!(signal, Signal::Terminate) {
-            leaves.store(true, Ordering::SeqCst);
-        }
-        match &*seen.lock().unwrap() {
-            Some(stop) if !stop.is_set() => stop.set(Cause::Asked),
-            Some(_) => exit(INTERRUPTED),
-            // The main thread sits in a read of stdin that nothing else can end.
-            None => exit(0),
-        }
-    })?;
-    let stdin = io::stdin();
-    let interactive = stdin.is_terminal();
+    watch_signals(chat.current.clone(), leaving.clone())?;
+    let mut input = match chat.screen {
+        Some(_) => Input::Terminal(Terminal::open(agent.store.dir())?),
+        None => Input::Stdin,
+    };
+    chat.greet();
     let mut ended = Ended::Well;
     while !leaving.load(Ordering::SeqCst) {
-        if interactive {
-            progress("> ");
-        }
-        let mut line = Vec::new();
-        let read = io::Read::take(stdin.lock(), LINE_BYTES_MAX).read_until(b'\n', &mut line);
-        if read.map_err(|err| Error::io("read", "stdin", &err))? == 0 {
+        let Some(line) = input.read(&chat)? else {
             break;
-        }
-        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        };
+        let line = line.trim();
         if line.is_empty() {
             continue;
         }
-        match Command::parse(&line) {
-            // A run blocks this loop, so there is never one to stop here.
-            Some(Command::Stop) => answer("Nothing running.")?,
-            Some(Command::New) => {
-                agent.new_conversation(TERMINAL)?;
-                answer("A fresh start: what was said before is left out from now on.")?;
-            }
-            Some(Command::Status) => answer(&agent.status(TERMINAL, &[]))?,
-            Some(Command::Help) => answer(&agent.help("mom"))?,
-            None => {
-                let stop = Stop::new();
-                *current.lock().unwrap() = Some(stop.clone());
-                let outcome = one(agent, line, &stop);
-                *current.lock().unwrap() = None;
-                match outcome {
-                    Ok(Outcome::Answered(text)) => answer(&text)?,
-                    Ok(Outcome::Silent) => {}
-                    Ok(Outcome::Stopped) => progress("Stopped\n"),
-                    Err(err) => {
-                        progress(&format!("Sorry, something went wrong: {err}\n"));
-                        ended = Ended::WithErrors;
-                    }
-                }
-            }
+        if ["exit", "quit"].contains(&line.to_ascii_lowercase().as_str()) {
+            break;
         }
-    }
-    if interactive {
-        progress("\n");
+        if chat.handle(line)? == Ended::WithErrors {
+            ended = Ended::WithErrors;
+        }
     }
     Ok(ended)
 }
 
-fn one(agent: &Agent, line: String, stop: &Stop) -> Result<Outcome> {
-    let text = text::escape(&line);
-    let entry = LogEntry {
-        ts: time::new_ts(),
-        user: USER.to_owned(),
-        user_name: Some(USER.to_owned()),
-        text: text.clone(),
-        mention: true,
-        ..LogEntry::default()
-    };
-    let request = Request {
-        ts: entry.ts.clone(),
-        user: USER.to_owned(),
-        text,
-        files: Vec::new(),
-    };
-    agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
-    let job = Job {
-        channel: TERMINAL.to_owned(),
-        requests: vec![request],
-        ..Job::default()
-    };
-    let mut session = agent.begin(&job)?;
-    let outcome = session.run(&job, &Terminal { agent }, stop);
-    if let Ok(Outcome::Answered(answer)) = &outcome {
-        let entry = LogEntry::own(time::new_ts(), answer);
-        agent.store.log(&[(TERMINAL.to_owned(), entry)])?;
+/// Where messages come from.
+enum Input<'a> {
+    Terminal(Terminal<'a>),
+    Stdin,
+}
+
+impl Input<'_> {
+    /// The next message; `None` at the end.
+    fn read(&mut self, chat: &Chat<'_>) -> Result<Option<String>> {
+        match self {
+            Input::Stdin => {
+                let mut line = Vec::new();
+                let stdin = io::stdin();
+                let mut bounded = io::Read::take(stdin.lock(), LINE_BYTES_MAX);
+                let read = bounded.read_until(b'\n', &mut line);
+                let bytes = read.map_err(|err| Error::io("read", "stdin", &err))?;
+                Ok((bytes > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+            }
+            Input::Terminal(terminal) => loop {
+                match terminal.read("> ")? {
+                    Typed::Line(line) => {
+                        terminal.remember(line.trim());
+                        return Ok(Some(line));
+                    }
+                    Typed::Cleared => {}
+                    Typed::Interrupted => chat.note("Ctrl-D, `exit` or `quit` leave."),
+                    Typed::End => return Ok(None),
+                }
+            },
+        }
     }
-    session.end(&outcome, None, Vec::new(), stop)?;
-    outcome
 }
 
-/// One person at a terminal or a pipe.
-struct Terminal<'a> {
+/// One conversation, and the run that goes on in it.
+struct Chat<'a> {
     agent: &'a Agent,
+    /// `None` in a pipe.
+    screen: Option<RefCell<Screen>>,
+    /// The stop of the run that goes on, for the thread that gets the signals.
+    current: CurrentStop,
 }
 
-impl Conversation for Terminal<'_> {
+type CurrentStop = Arc<Mutex<Option<Stop>>>;
+
+fn watch_signals(current: CurrentStop, leaving: Arc<AtomicBool>) -> Result<()> {
+    // The line editor changes the terminal's modes. Not at a terminal: there are none.
+    let modes = tcgetattr(io::stdin()).ok();
+    signals::watch(SecondSignal::IsReported, move |signal| {
+        if matches!(signal, Signal::Terminate) {
+            leaving.store(true, Ordering::SeqCst);
+        }
+        let code = match &*current.lock().unwrap() {
+            Some(stop) if !stop.is_set() => {
+                stop.set(Cause::Asked);
+                return;
+            }
+            Some(_) => INTERRUPTED,
+            // The main thread sits in a read of stdin that nothing else can end.
+            None => 0,
+        };
+        if let Some(modes) = &modes {
+            // It fails when the terminal has gone away.
+            tcsetattr(io::stdin(), OptionalActions::Now, modes).ok();
+        }
+        exit(code)
+    })
+}
+
+impl<'a> Chat<'a> {
+    fn new(agent: &'a Agent) -> Chat<'a> {
+        let at_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let colors = match config::variable("NO_COLOR") {
+            Some(_) => Colors::No,
+            None => Colors::Yes,
+        };
+        Chat {
+            agent,
+            screen: at_terminal.then(|| RefCell::new(Screen::new(colors))),
+            current: Arc::default(),
+        }
+    }
+
+    /// The first line: what this is and how to leave.
+    fn greet(&self) {
+        let Some(screen) = &self.screen else { return };
+        let config = &self.agent.config;
+        screen.borrow_mut().dim_line(&format!(
+            "mom {} · {} · tools: {} · {} · `help` says more, Ctrl-D leaves",
+            env!("CARGO_PKG_VERSION"),
+            config.model,
+            config.sandbox,
+            self.agent.store.path().display()
+        ));
+    }
+
+    /// Carries out a command, or answers a message.
+    fn handle(&self, line: &str) -> Result<Ended> {
+        match Command::parse(line) {
+            // A run blocks the reading of messages, so there is never one to stop here.
+            Some(Command::Stop) => self.answer("Nothing running.")?,
+            Some(Command::New) => {
+                self.agent.new_conversation(TERMINAL)?;
+                self.answer(NEW_CONVERSATION)?;
+            }
+            Some(Command::Status) => self.answer(&self.agent.status(TERMINAL, &[]))?,
+            Some(Command::Help) => {
+                let help = self.agent.help("mom");
+                self.answer(&format!("{help}\n{KEYS}"))?;
+            }
+            None => {
+                let stop = Stop::new();
+                *self.current.lock().unwrap() = Some(stop.clone());
+                let outcome = self.run(line, &stop);
+                *self.current.lock().unwrap() = None;
+                return self.conclude(outcome);
+            }
+        }
+        Ok(Ended::Well)
+    }
+
+    fn run(&self, line: &str, stop: &Stop) -> Result<Outcome> {
+        if let Some(screen) = &self.screen {
+            screen.borrow_mut().think();
+        }
+        let store = &self.agent.store;
+        let text = text::escape(line);
+        let entry = LogEntry {
+            ts: time::new_ts(),
+            user: USER.to_owned(),
+            user_name: Some(USER.to_owned()),
+            text: text.clone(),
+            mention: true,
+            ..LogEntry::default()
+        };
+        let request = Request {
+            ts: entry.ts.clone(),
+            user: USER.to_owned(),
+            text,
+            files: Vec::new(),
+        };
+        store.log(&[(TERMINAL.to_owned(), entry)])?;
+        let job = Job {
+            channel: TERMINAL.to_owned(),
+            requests: vec![request],
+            ..Job::default()
+        };
+        let mut session = self.agent.begin(&job)?;
+        let outcome = session.run(&job, self, stop);
+        if let Ok(Outcome::Answered(answer)) = &outcome {
+            let entry = LogEntry::own(time::new_ts(), answer);
+            store.log(&[(TERMINAL.to_owned(), entry)])?;
+        }
+        session.end(&outcome, None, Vec::new(), stop)?;
+        outcome
+    }
+
+    fn conclude(&self, outcome: Result<Outcome>) -> Result<Ended> {
+        if let Some(screen) = &self.screen {
+            screen.borrow_mut().clear();
+        }
+        match outcome {
+            Ok(Outcome::Answered(text)) => {
+                // At a terminal it has streamed in, but for an answer that was there before.
+                let is_shown = self
+                    .screen
+                    .as_ref()
+                    .is_some_and(|s| s.borrow_mut().answered());
+                if !is_shown {
+                    self.answer(&text)?;
+                }
+            }
+            Ok(Outcome::Silent) => {}
+            Ok(Outcome::Stopped) => self.note("Stopped"),
+            Err(err) => {
+                self.note(&format!("Sorry, something went wrong: {err}"));
+                return Ok(Ended::WithErrors);
+            }
+        }
+        Ok(Ended::Well)
+    }
+
+    /// Markdown. A closed pipe is the reader's choice, not a failure; a full disk is one.
+    fn answer(&self, text: &str) -> Result<()> {
+        if let Some(screen) = &self.screen {
+            screen.borrow_mut().end_text(text);
+            return Ok(());
+        }
+        let mut stdout = io::stdout();
+        let text = text::printable(text);
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Error::io("write the answer to", "stdout", &err))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A line about what goes on.
+    fn note(&self, line: &str) {
+        match &self.screen {
+            Some(screen) => screen.borrow_mut().line(line),
+            None => progress(line),
+        }
+    }
+
+    fn show_piped(&self, update: Update) -> Result<()> {
+        match update {
+            Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
+                progress(text.trim());
+            }
+            Update::TextDelta(_) | Update::TurnEnd { .. } | Update::ToolWaiting(_) => {}
+            Update::ToolStart(step) => progress(&format!("→ {}", step.label)),
+            Update::ToolEnd(report) => {
+                let took = text::duration(report.duration);
+                progress(&format!("{} {} {took}", report.mark(), report.step.name));
+                if report.is_error {
+                    progress(&format!("  {}", text::one_line(&report.result, 200)));
+                }
+            }
+            Update::Note(note) => progress(&note),
+            Update::Upload(upload) => progress(&self.keep_file(&upload)?),
+            Update::Usage(usage) => progress(&usage.line()),
+        }
+        Ok(())
+    }
+
+    fn show_at_terminal(&self, screen: &mut Screen, update: Update) -> Result<()> {
+        match update {
+            Update::TextDelta(piece) => screen.text(&piece),
+            Update::TurnEnd { text, more, .. } => {
+                screen.end_turn(&text);
+                if more {
+                    screen.think();
+                }
+            }
+            Update::ToolWaiting(_) => {}
+            Update::ToolStart(step) => screen.wait(&format!("→ {} ...", step.label)),
+            Update::ToolEnd(report) => {
+                screen.step(&report);
+                screen.think();
+            }
+            Update::Note(note) => screen.wait(&note),
+            Update::Upload(upload) => screen.line(&self.keep_file(&upload)?),
+            Update::Usage(usage) => screen.dim_line(&usage.line()),
+        }
+        Ok(())
+    }
+
+    /// Keeps a file among the attachments, where the user finds what others would see in
+    /// Slack, and says where.
+    fn keep_file(&self, upload: &Upload) -> Result<String> {
+        let store = &self.agent.store;
+        let mut kept = Store::attachments(TERMINAL, &time::new_ts(), &[&upload.name]);
+        let local = kept.remove(0).local;
+        let path: PathBuf = store.path().join(&local);
+        let written = store.create_attachment(&local)?.write_all(&upload.bytes);
+        written.map_err(|err| Error::io("write", &path, &err))?;
+        store.finish_attachment(&local)?;
+        Ok(format!("File: {} ({})", upload.title, path.display()))
+    }
+}
+
+impl Conversation for Chat<'_> {
     fn place(&self) -> Place<'_> {
         Place::Terminal
     }
@@ -167,57 +369,15 @@ impl Conversation for Terminal<'_> {
     }
 
     fn show(&self, update: Update) -> Result<()> {
-        match update {
-            Update::TurnEnd { text, more, .. } if more && !text.trim().is_empty() => {
-                progress(&format!("{}\n", text.trim()));
-            }
-            Update::TextDelta(_) | Update::TurnEnd { .. } | Update::ToolWaiting(_) => {}
-            Update::ToolStart(step) => progress(&format!("→ {}\n", step.label)),
-            Update::ToolEnd(report) => {
-                let mark = if report.is_error { '✗' } else { '✓' };
-                let took = text::duration(report.duration);
-                progress(&format!("{mark} {} {took}\n", report.step.name));
-                if report.is_error {
-                    progress(&format!("  {}\n", text::one_line(&report.result, 200)));
-                }
-            }
-            Update::Note(note) => progress(&format!("{note}\n")),
-            Update::Upload(upload) => {
-                let path = keep_file(self.agent, &upload)?;
-                progress(&format!("File: {} ({})\n", upload.title, path.display()));
-            }
-            Update::Usage(usage) => progress(&format!("{}\n", usage.line())),
+        match &self.screen {
+            Some(screen) => self.show_at_terminal(&mut screen.borrow_mut(), update),
+            None => self.show_piped(update),
         }
-        Ok(())
     }
 }
 
-/// A closed pipe is the reader's choice, not a failure; a full disk is one.
-fn answer(text: &str) -> Result<()> {
-    let mut stdout = io::stdout();
-    let text = text::printable(text);
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write the answer to", "stdout", &err))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn progress(text: &str) {
+fn progress(line: &str) {
     // A closed stderr is no reason to stop: the answer goes to stdout.
-    let text = text::printable(text);
-    io::stderr().write_all(text.as_bytes()).ok();
-}
-
-/// Among the attachments, where the user finds what others would see in Slack.
-fn keep_file(agent: &Agent, upload: &Upload) -> Result<PathBuf> {
-    let store = &agent.store;
-    let mut kept = Store::attachments(TERMINAL, &time::new_ts(), &[&upload.name]);
-    let local = kept.remove(0).local;
-    let path = store.path().join(&local);
-    let written = store.create_attachment(&local)?.write_all(&upload.bytes);
-    written.map_err(|err| Error::io("write", &path, &err))?;
-    store.finish_attachment(&local)?;
-    Ok(path)
+    let line = text::printable(line) + "\n";
+    io::stderr().write_all(line.as_bytes()).ok();
 }

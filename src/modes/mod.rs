@@ -7,4 +7,7 @@
 pub(crate) mod chat;
 pub(crate) mod check;
 pub(crate) mod download;
+mod paint;
+mod screen;
+mod terminal;
 pub(crate) mod usage;

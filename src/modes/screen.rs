@@ -2,7 +2,6 @@
 //! each step with its command and the end of its output, the usage at the end.
 
 use std::io::{self, Write as _};
-use std::time::Duration;
 
 use crate::agent::run::ToolReport;
 use crate::base::text;
@@ -23,6 +22,8 @@ pub(crate) struct Screen {
     waiting: usize,
     /// The text of this turn has been drawn as it came.
     streamed: bool,
+    /// The last turn's text is on the screen.
+    answered: bool,
 }
 
 impl Screen {
@@ -32,6 +33,7 @@ impl Screen {
             painter: Painter::new(colors),
             waiting: 0,
             streamed: false,
+            answered: false,
         }
     }
 
@@ -71,12 +73,24 @@ impl Screen {
         self.streamed = false;
     }
 
+    /// The same at the end of a model turn, whose text is the answer if no other follows.
+    pub(crate) fn end_turn(&mut self, whole: &str) {
+        self.answered = !whole.trim().is_empty();
+        if self.streamed || self.answered {
+            self.end_text(whole);
+        }
+    }
+
+    /// Whether the text of the last turn has been shown; the next question begins anew.
+    pub(crate) fn answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
+    }
+
     pub(crate) fn step(&mut self, report: &ToolReport) {
         self.clear();
-        let mark = if report.is_error { '✗' } else { '✓' };
-        let took = text::duration(report.duration.max(Duration::from_millis(1)));
-        let mut out = format!("{mark} {} · {took}\n", report.label);
-        for line in report.arguments.lines().take(ARGUMENT_LINES_MAX) {
+        let took = text::duration(report.duration);
+        let mut out = format!("{} {} · {took}\n", report.mark(), report.step.label);
+        for line in report.step.arguments.lines().take(ARGUMENT_LINES_MAX) {
             out.push_str(&format!("  {}\n", text::one_line(line, LINE_CHARS_MAX)));
         }
         write(&text::printable(&out));

@@ -1,5 +1,6 @@
 //! `mom --chat`: the same agent in a terminal or a pipe.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Signal;
@@ -122,9 +123,7 @@ fn an_answer_that_stdout_does_not_take_is_an_error() {
             home.path("data").display(),
             home.path("in").display()
         );
-        let output = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .output();
+        let output = Command::new("sh").args(["-c", &script]).output();
         output.expect("run a shell")
     };
     let full = run("/dev/full");
@@ -149,4 +148,81 @@ fn last_prompt_has_the_four_keys_of_the_original() {
     let newest = prompt["newUserMessage"].as_str().expect("a text");
     assert!(newest.ends_with("hi there"), "{newest}");
     assert_eq!(prompt["imageAttachmentCount"], 0);
+}
+
+/// mom at a terminal of its own; `script` passes on what is typed and shown.
+fn at_terminal(home: &Arc<Scratch>) -> Call {
+    let pty = Command::new(docker::root().join("tests/pty.sh"));
+    let call = Call::under(pty, home).env("TERM", "xterm");
+    call.arg("--chat")
+}
+
+#[test]
+fn a_terminal_shows_the_run_as_it_goes_on() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    let gate = Gate::new();
+    llm.reply_tool("bash", json!({"label": "Count", "command": "seq 11 19"}));
+    let text = format!("There are **nine** of them. {}", "So it is. ".repeat(50));
+    llm.reply(Reply::text(&text).stall(&gate));
+    let mut mom = at_terminal(&home).llm(&llm).data().spawn();
+    mom.wait_shown("Ctrl-D leaves");
+    // Bracketed paste: several lines are one message.
+    mom.type_text("\x1b[200~how many\nare there?\x1b[201~\r");
+    mom.wait_shown("Thinking ...");
+    let shown = mom.wait_shown("There");
+    let step = shown.find("✓ Count").expect("the step");
+    let command = shown[step..].find("  seq 11 19").expect("its command") + step;
+    let output = &shown[command..];
+    assert!(
+        output.contains("19") && !output.contains("14"),
+        "its end: {output}"
+    );
+    gate.open();
+    let shown = mom.wait_shown("out ·");
+    assert!(shown.contains("\x1b[1mnine\x1b[22m of them."), "{shown}");
+    assert_eq!(shown.matches("of them").count(), 1, "{shown}");
+    let asked = llm.requests()[0].body.to_string();
+    assert!(asked.contains("how many\\nare there?"), "{asked}");
+    mom.type_text("exit\r");
+    assert_eq!(mom.ended().code, Some(0));
+    assert_eq!(
+        home.read("data/TERMINAL/history"),
+        "how many\\nare there?\nexit\n"
+    );
+}
+
+#[test]
+fn ctrl_c_at_a_terminal_clears_a_line_ends_a_run_and_says_how_to_leave() {
+    let home = Arc::new(Scratch::new());
+    let call = at_terminal(&home)
+        .arg("--model=offline")
+        .env("NO_COLOR", "1");
+    let mut mom = call.data().spawn();
+    mom.wait_shown("> ");
+    mom.type_text("echo half\x03");
+    // The next prompt.
+    mom.wait_shown("half\x1b[?2004l\r\n\x1b[?2004h");
+    mom.type_text("\x03");
+    mom.wait_shown("`quit` leave");
+    mom.type_text("sleep 1000\r");
+    mom.wait_shown("→ Run sleep");
+    mom.type_text("\x03");
+    mom.wait_shown("Stopped");
+    mom.type_text("help\r");
+    mom.wait_shown("a fresh start");
+    // The arrow key brings the last line but one back.
+    mom.type_text("\x1b[A\x1b[A\x03");
+    mom.wait_shown("\x1b[12C\x1b[?2026l\x1b[?2004l\r\n\x1b[?2004h");
+    // Ctrl-D.
+    mom.type_text("\x04");
+    let ended = mom.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stdout.contains("✓ Run echo"), "{ended:?}");
+    assert_eq!(ended.stdout.matches("> sleep 1000").count(), 1, "{ended:?}");
+    // Escape sequences of the line editor only.
+    assert!(
+        !ended.stdout.contains("\x1b[1m") && !ended.stdout.contains("\x1b[2m"),
+        "{ended:?}"
+    );
 }

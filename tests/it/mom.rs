@@ -120,7 +120,7 @@ impl Call {
         let stdout = Arc::new(Watched::default());
         let log = Arc::new(Watched::default());
         let readers = vec![
-            read_lines("stdout", child.stdout.take().unwrap(), &stdout),
+            read_pieces("stdout", child.stdout.take().unwrap(), &stdout),
             read_lines("stderr", child.stderr.take().unwrap(), &log),
         ];
         Mom {
@@ -154,6 +154,33 @@ fn read_lines(
         while from.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             into.change(|text| text.push_str(&String::from_utf8_lossy(&line)));
             line.clear();
+        }
+    };
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(read)
+        .unwrap()
+}
+
+/// Half a line counts too: a prompt ends without a line break.
+fn read_pieces(
+    name: &str,
+    mut from: impl Read + Send + 'static,
+    into: &Arc<Watched<String>>,
+) -> JoinHandle<()> {
+    let into = Arc::clone(into);
+    let read = move || {
+        let mut held = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            held.extend_from_slice(&buffer[..count]);
+            // The rest of a character may come with the next piece.
+            let whole = match std::str::from_utf8(&held) {
+                Err(err) if err.error_len().is_none() => err.valid_up_to(),
+                _ => held.len(),
+            };
+            let piece: Vec<u8> = held.drain(..whole).collect();
+            into.change(|text| text.push_str(&String::from_utf8_lossy(&piece)));
         }
     };
     std::thread::Builder::new()
@@ -246,6 +273,13 @@ impl Mom {
     /// The same for what it prints on stdout.
     pub(crate) fn wait_stdout(&self, text: &str) -> String {
         self.wait_line(&self.stdout, text)
+    }
+
+    /// Waits until stdout shows this text; all that it shows then.
+    pub(crate) fn wait_shown(&self, text: &str) -> String {
+        let find = |all: &mut String| all.contains(text).then(|| all.clone());
+        let shown = self.stdout.poll(find);
+        shown.unwrap_or_else(|| panic!("{text:?} is not shown: {:?}", self.stdout.lock()))
     }
 
     fn wait_line(&self, output: &Watched<String>, text: &str) -> String {

@@ -277,7 +277,11 @@ impl Mom {
 
     /// Waits until stdout shows this text; all that it shows then.
     pub(crate) fn wait_shown(&self, text: &str) -> String {
-        let find = |all: &mut String| all.contains(text).then(|| all.clone());
+        self.wait_shown_times(text, 1)
+    }
+
+    pub(crate) fn wait_shown_times(&self, text: &str, times: usize) -> String {
+        let find = |all: &mut String| (all.matches(text).count() >= times).then(|| all.clone());
         let shown = self.stdout.poll(find);
         shown.unwrap_or_else(|| panic!("{text:?} is not shown: {:?}", self.stdout.lock()))
     }

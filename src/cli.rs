@@ -26,6 +26,8 @@ Options:
                               where its tools run (default: host, which isolates nothing)
   --model=PROVIDER/ID         language model, also MOM_MODEL
                               (default: anthropic/claude-sonnet-5-5; `offline` needs no key)
+  --price=IN,OUT[,CACHED]     dollars per million tokens, for a model whose prices mom does
+                              not know, also MOM_PRICE
   --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
   --since=2026-11-01|7d       with --usage: from this day on, or the last 7 days
@@ -47,6 +49,7 @@ Environment:
 pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("sandbox", Takes::Value),
     ("model", Takes::Value),
+    ("price", Takes::Value),
     ("allow-users", Takes::Value),
     ("allow-channels", Takes::Value),
     ("log-level", Takes::Value),
@@ -86,6 +89,7 @@ pub(crate) enum Call {
 pub(crate) struct Options {
     pub(crate) sandbox: Option<String>,
     pub(crate) model: Option<String>,
+    pub(crate) price: Option<String>,
     pub(crate) allow_users: Option<String>,
     pub(crate) allow_channels: Option<String>,
     pub(crate) log_level: Option<Level>,
@@ -115,6 +119,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                 match *name {
                     "sandbox" => options.sandbox = value,
                     "model" => options.model = value,
+                    "price" => options.price = value,
                     "allow-users" => options.allow_users = value,
                     "allow-channels" => options.allow_channels = value,
                     "since" => options.since = value,

@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) sandbox: String,
     /// `PROVIDER/ID`
     pub(crate) model: String,
+    /// `IN,OUT[,CACHED]`, dollars per million tokens, as typed.
+    pub(crate) price: Option<String>,
     /// `None`: everyone.
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
@@ -44,6 +46,7 @@ impl Config {
         Config {
             sandbox: options.sandbox.unwrap_or_else(|| "host".to_owned()),
             model: or_env(options.model, "MOM_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
+            price: or_env(options.price, "MOM_PRICE"),
             allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
             allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
             slack_api_url: url.trim_end_matches('/').to_owned(),

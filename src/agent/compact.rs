@@ -89,7 +89,7 @@ pub(crate) fn compact(
 ) -> Result<Usage> {
     let before = context.tokens();
     let model = provider.model();
-    let window = match is_due(context, model, settings) {
+    let window = match is_due(context, &model, settings) {
         true => model.context_window,
         false => before.min(model.context_window),
     };
@@ -114,7 +114,7 @@ pub(crate) fn compact(
         read_files,
         modified_files,
     };
-    context.compacted(compaction, plan.kept, tail, Some((model, &writer.used)))?;
+    context.compacted(compaction, plan.kept, tail, Some((&*model, &writer.used)))?;
     Ok(writer.used)
 }
 
@@ -450,7 +450,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::llm::{Assistant, Cost, OnDelta, Reply, StopReason, ToolCall, ToolResult};
+    use crate::llm::{Assistant, Cost, OnText, Reply, StopReason, ToolCall, ToolResult};
     use crate::mutate::survive;
     use crate::store::Store;
 
@@ -502,7 +502,7 @@ mod tests {
     /// A server that refuses what is larger than its window, and a model that answers
     /// `answer to` what was asked last, or a summary's number.
     struct Fake {
-        model: Model,
+        model: Arc<Model>,
         /// The server's own; what it takes on top of the messages is for the system prompt.
         window: u64,
         fixed: u64,
@@ -512,7 +512,7 @@ mod tests {
 
     impl Fake {
         fn new(stated: u64, window: u64) -> Fake {
-            let model = Model {
+            let model = Arc::new(Model {
                 provider: "fake",
                 api: "fake",
                 id: "fake".to_owned(),
@@ -520,7 +520,7 @@ mod tests {
                 output_tokens_max: 4_000,
                 price: None,
                 takes_images: false,
-            };
+            });
             Fake {
                 model,
                 window,
@@ -532,11 +532,11 @@ mod tests {
     }
 
     impl Provider for Fake {
-        fn model(&self) -> &Model {
-            &self.model
+        fn model(&self) -> Arc<Model> {
+            Arc::clone(&self.model)
         }
 
-        fn stream(&self, turn: &Turn<'_>, _: &Stop, _: &mut OnDelta<'_>) -> Result<Reply> {
+        fn stream(&self, turn: &Turn<'_>, _: &Stop, _: &mut OnText<'_>) -> Result<Reply> {
             let input = sum(turn.messages) + self.fixed;
             if input > self.window {
                 return Err(Error::ContextFull(format!("{input} tokens")));

@@ -74,6 +74,7 @@ impl Agent {
         let sources = llm::Sources {
             variable: &config::variable,
             key: &|provider, variables| keys.provider(provider, variables),
+            price: config.price.as_deref(),
             net: &net,
         };
         let provider = llm::open(&config.model, &sources)?;

@@ -17,7 +17,7 @@ use crate::base::stop::Stop;
 use crate::base::text;
 use crate::base::time;
 use crate::llm::{
-    Assistant, Block, Content, Delta, Message, Reply, StopReason, ToolCall, ToolResult, Turn, Usage,
+    Assistant, Block, Content, Message, Reply, StopReason, ToolCall, ToolResult, Turn, Usage,
 };
 use crate::store::ledger::LedgerRequest;
 use crate::tools::{self, ToolContext, ToolOutput, Upload};
@@ -398,11 +398,9 @@ impl RunLoop<'_> {
             output_tokens_max: u32::try_from(output).unwrap_or(u32::MAX),
         };
         let mut pieces = Pieces::default();
-        provider.stream(&turn, self.env.stop, &mut |delta| {
-            if let Delta::Text(piece) = delta {
-                // Fails only for an upload.
-                self.show(Update::TextDelta(pieces.push(piece))).ok();
-            }
+        provider.stream(&turn, self.env.stop, &mut |piece| {
+            // Fails only for an upload.
+            self.show(Update::TextDelta(pieces.push(piece))).ok();
         })
     }
 
@@ -428,7 +426,7 @@ impl RunLoop<'_> {
 
     fn compact_when_full(&mut self) -> Result<()> {
         let model = self.env.agent.provider.model();
-        if !compact::is_due(self.context, model, self.env.settings) {
+        if !compact::is_due(self.context, &model, self.env.settings) {
             return Ok(());
         }
         self.compact()

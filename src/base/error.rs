@@ -10,6 +10,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::base::text;
+
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Clone, PartialEq)]
@@ -38,9 +40,17 @@ pub(crate) enum Error {
 pub(crate) enum ModelFault {
     KeyRefused,
     OutOfCredit,
+    UnknownModel,
     Overloaded,
-    /// From this host.
+    /// With the pause that the server asks for.
+    RateLimited(Option<Duration>),
+    /// From this host or proxy.
     NoAnswer(String),
+    /// The answer began and never ended.
+    BrokenOff,
+    ServerFault,
+    /// The server passes tool calls on as text, so that none can be made.
+    CallsAsText,
 }
 
 /// One sentence for the people in a channel.
@@ -49,13 +59,25 @@ impl fmt::Display for ModelFault {
         f.write_str(match self {
             ModelFault::KeyRefused => "the model's key is refused",
             ModelFault::OutOfCredit => "there is no credit left for the model",
+            ModelFault::UnknownModel => "the model is not known to its service",
             ModelFault::Overloaded => "the model is overloaded: try again later",
+            ModelFault::RateLimited(Some(pause)) if *pause >= PAUSE_TOLD => {
+                let pause = text::duration(*pause);
+                return write!(f, "the model's rate limit is reached: try again in {pause}");
+            }
+            ModelFault::RateLimited(_) => "the model's rate limit is reached: try again later",
             ModelFault::NoAnswer(host) => {
                 return write!(f, "no answer from {host}: try again later");
             }
+            ModelFault::BrokenOff => "the model's answer broke off: try again later",
+            ModelFault::ServerFault => "the model's server has a fault: try again later",
+            ModelFault::CallsAsText => "the model's server does not pass on its tool calls",
         })
     }
 }
+
+/// A shorter pause is not worth mentioning.
+const PAUSE_TOLD: Duration = Duration::from_secs(60);
 
 impl Error {
     pub(crate) fn failed(what: impl Into<String>) -> Error {
@@ -67,6 +89,15 @@ impl Error {
             after: None,
             why: why.into(),
             fault: None,
+        }
+    }
+
+    /// A model's failure that may pass.
+    pub(crate) fn model_retry(fault: ModelFault, why: impl Into<String>) -> Error {
+        Error::Retry {
+            after: None,
+            why: why.into(),
+            fault: Some(fault),
         }
     }
 

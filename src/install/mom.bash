@@ -9,11 +9,11 @@ _mom() {
     --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox" -- "$word") ;;
     --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ ollama/" -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
-    --allow-users | --allow-channels | --download | --since) ;;
+    --price | --allow-users | --allow-channels | --download | --since) ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "--chat --check --manifest --download --usage
-            --sandbox= --model= --allow-users= --allow-channels= --log-level= --since= --help --version" -- "$word") ;;
+            --sandbox= --model= --price= --allow-users= --allow-channels= --log-level= --since= --help --version" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
         esac
         [[ ${COMPREPLY-} != *= ]] || compopt -o nospace

@@ -1,38 +1,49 @@
-//! What the run loop and the providers say to each other: messages in, a streamed reply
-//! out. One file per wire format beside this one; `open` picks by `PROVIDER/ID`.
+//! Language models. What enters: a `Turn` (system prompt, messages, tools). What leaves: a
+//! `Reply`, its text piece by piece on the way, or an `Error` that says whether another try
+//! may help. `services` turns `PROVIDER/ID` into a `Provider`; `call` makes one request of a
+//! turn (`request`, `pictures`), sends it (`endpoint`, `sse`) and reads the reply (`reply`);
+//! `anthropic`, `openai` and `responses` are the three wire formats. The `Client` in `call`
+//! owns what is learned from a server while mom runs; nothing is kept on disk.
 
 mod anthropic;
+mod arguments;
 mod call;
-mod draft;
+mod endpoint;
 pub(crate) mod models;
 mod offline;
-mod open;
 mod openai;
-mod prepare;
+mod pictures;
 mod probe;
+mod refusal;
+mod reply;
+mod request;
 mod responses;
+mod services;
 mod sse;
 
-pub(crate) use draft::BLOCKS_MAX;
-pub(crate) use open::{Sources, check, open};
+pub(crate) use reply::BLOCKS_MAX;
+pub(crate) use services::{Sources, check, open};
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::base::error::Result;
 use crate::base::stop::Stop;
 
-/// A language model behind some wire format. The only trait of ours.
+/// A language model behind some wire format.
 pub(crate) trait Provider: Send + Sync {
-    fn model(&self) -> &Model;
+    /// As far as it is known now: the window may be learned from the server later.
+    fn model(&self) -> Arc<Model>;
 
-    /// One model turn. Blocks until the stream has ended; `on_delta` sees the text as it
-    /// comes. `Error::Retry` and `Error::ContextFull` are the caller's to act on.
-    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply>;
+    /// One model turn. Blocks until the stream has ended; `on_text` gets the text piece by
+    /// piece. The caller retries (`Error::worth_retrying`) and compacts (`ContextFull`).
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_text: &mut OnText<'_>) -> Result<Reply>;
 }
 
-pub(crate) type OnDelta<'a> = dyn FnMut(Delta<'_>) + 'a;
+pub(crate) type OnText<'a> = dyn FnMut(&str) + 'a;
 
-/// What a run tells the model that goes on with it after a crash.
+/// Tells the model that its run was cut by a restart and goes on.
 pub(crate) const RESUMED: &str = "[mom was restarted while she worked on this. What was done \
     before stands above; a tool call without a result may or may not have taken effect. Go on \
     from there.]";
@@ -51,13 +62,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) output_tokens_max: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delta<'a> {
-    Text(&'a str),
-    Thinking(&'a str),
-}
-
-/// A tool as the model is told of it. `schema` is a JSON object as text.
+/// A tool as it is described to the model. `schema` is a JSON object as text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ToolSpec {
     pub(crate) name: &'static str,
@@ -83,18 +88,13 @@ impl Message {
         }
     }
 
-    /// What came from a person or a tool; nothing for the model's own messages.
+    /// What a person or a tool wrote; empty for the model's own messages.
     pub(crate) fn content(&self) -> &[Content] {
         match self {
             Message::User { content, .. } => content,
             Message::ToolResult(result) => &result.content,
             Message::Assistant(_) => &[],
         }
-    }
-
-    fn has_image(&self) -> bool {
-        let mut content = self.content().iter();
-        content.any(|content| matches!(content, Content::Image(_)))
     }
 }
 
@@ -119,12 +119,6 @@ pub(crate) struct Image {
     pub(crate) mime: String,
     /// Base64.
     pub(crate) data: String,
-}
-
-impl Image {
-    fn data_url(&self) -> String {
-        format!("data:{};base64,{}", self.mime, self.data)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -167,8 +161,9 @@ pub(crate) enum Block {
 pub(crate) struct ToolCall {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// A JSON object on one line, otherwise byte for byte as the model wrote it (whole and
-    /// valid: a call that was cut off never becomes a `ToolCall`; see `Reply::cut_call`).
+    /// A JSON object on one line, as the model wrote it or as `arguments` repaired it. What
+    /// is no JSON stands in it as `invalid_json`, with the reason as `why`. A call that was
+    /// cut off never becomes a `ToolCall` (`Reply::cut_call`).
     pub(crate) arguments: String,
     /// Gemini's `thought_signature`, to be echoed with the call.
     pub(crate) signature: Option<String>,
@@ -177,7 +172,7 @@ pub(crate) struct ToolCall {
 /// Why the model stopped, as the session format names the outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
-    /// `stop`: end_turn and its kin, unknown reasons included.
+    /// `stop`: the model was done.
     Stop,
     /// `length`: the output limit was reached.
     Length,
@@ -193,7 +188,7 @@ pub(crate) enum StopReason {
 pub(crate) struct Reply {
     pub(crate) blocks: Vec<Block>,
     pub(crate) stop_reason: StopReason,
-    /// The model declined (stop reason `refusal`, `content_filter`): what it says of it.
+    /// The model declined (stop reason `refusal`, `content_filter`): the reason it gives.
     /// `blocks` is empty then; the same request must not be repeated.
     pub(crate) refusal: Option<String>,
     /// A tool call was cut off by the output limit: its name. It must not be run.
@@ -261,7 +256,7 @@ pub(crate) fn token_count(value: &Value) -> Option<u64> {
     value.as_u64().map(|count| count.min(1 << 40))
 }
 
-/// A model as far as we know it.
+/// What is known of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Model {
     /// `anthropic`, `openai`, `offline`, ...
@@ -272,33 +267,20 @@ pub(crate) struct Model {
     /// Tokens.
     pub(crate) context_window: u64,
     pub(crate) output_tokens_max: u32,
-    pub(crate) price: Option<Price>,
+    /// `None` when unknown: costs are left out then.
+    pub(crate) price: Option<models::Price>,
     pub(crate) takes_images: bool,
-}
-
-/// Dollars per million tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Price {
-    pub(crate) input: f64,
-    pub(crate) output: f64,
-    pub(crate) cache_read: f64,
-    /// For the cache lifetime in use.
-    pub(crate) cache_write: f64,
-    /// Input tokens above which a request is dearer, and the factors for input and output.
-    pub(crate) step: Option<(u64, f64, f64)>,
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
-
     use super::models::CacheLifetime;
     use super::*;
     use crate::agent::session;
 
     pub(super) fn model(provider: &str, id: &str) -> Model {
-        let service = models::find_service(provider).unwrap();
-        models::model(service, id, CacheLifetime::FiveMinutes)
+        let service = services::find(provider).unwrap();
+        models::model(service.name, service.api, id, CacheLifetime::FiveMinutes)
     }
 
     pub(super) const TOOLS: &[ToolSpec] = &[ToolSpec {
@@ -321,16 +303,46 @@ mod tests {
         Message::user(text.to_owned(), 0)
     }
 
-    /// As user message, with `len` bytes of base64.
-    pub(super) fn image(text: &str, len: usize) -> Message {
+    /// A picture's header in base64, of this width, and so many bytes more.
+    pub(super) fn png(width: u32, bytes: usize) -> String {
+        use base64::Engine as _;
+        let (width, height) = (width.to_be_bytes(), 1_u32.to_be_bytes());
+        let start: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+        let header = [start, &width, &height].concat();
+        let header = base64::prelude::BASE64_STANDARD.encode(header);
+        let more = "A".repeat(bytes.saturating_sub(header.len()));
+        header + &more
+    }
+
+    /// As user message, with a picture of this width and so many bytes of base64 or more.
+    pub(super) fn picture(text: &str, width: u32, bytes: usize) -> Message {
         let image = Image {
             mime: "image/png".to_owned(),
-            data: "A".repeat(len),
+            data: png(width, bytes),
         };
         Message::User {
             content: vec![Content::Image(image), Content::Text(text.to_owned())],
             timestamp_ms: 0,
         }
+    }
+
+    /// What `write` makes of the turn's request to `model`.
+    pub(super) fn outgoing<T>(
+        turn: &Turn<'_>,
+        model: &Model,
+        lifetime: CacheLifetime,
+        write: impl FnOnce(&request::Outgoing<'_>) -> T,
+    ) -> T {
+        let memory = pictures::PictureMemory::default();
+        let around = request::Circumstances {
+            service: services::find(model.provider).unwrap(),
+            model,
+            lifetime,
+            refused: &[],
+            pictures: &memory,
+        };
+        let variation = request::Variation::default();
+        write(&request::Outgoing::of(turn, &around, &variation))
     }
 
     pub(super) fn said(blocks: Vec<Block>) -> Message {
@@ -345,20 +357,29 @@ mod tests {
         })
     }
 
-    pub(super) use super::draft::thinking as thought;
+    pub(super) use super::reply::thinking as thought;
 
-    /// Feeds the chunks of a transcript to `event`: what was shown meanwhile, thinking in brackets.
+    /// The text that was shown and the reply, when `model` of `provider` streams these chunks.
     pub(super) fn replay(
+        provider: &str,
+        id: &str,
         chunks: &[&[u8]],
-        event: &mut dyn FnMut(&str, &mut OnDelta<'_>) -> Result<ControlFlow<()>>,
-    ) -> (String, Result<()>) {
-        let mut deltas = String::new();
-        let mut on_delta = |delta: Delta<'_>| match delta {
-            Delta::Text(piece) => deltas += piece,
-            Delta::Thinking(piece) => deltas += &format!("({piece})"),
-        };
-        let fed = sse::tests::feed(chunks, &mut |data| event(data, &mut on_delta));
-        (deltas, fed)
+    ) -> (String, endpoint::Tried<Reply>) {
+        let model = model(provider, id);
+        let format = call::WireFormat::of(&model);
+        let service = services::find(provider).unwrap();
+        let mut text = String::new();
+        let mut on_text = |piece: &str| text += piece;
+        let mut draft = reply::ReplyDraft::new(&mut on_text, Default::default());
+        let fed = sse::tests::feed(chunks, &mut |part| draft.event(format, part));
+        let reply = fed
+            .map_err(Into::into)
+            .and_then(|()| draft.finish(&model, service, TOOLS));
+        let reply = reply.and_then(|finished| match finished {
+            reply::Finished::Named(reply) => Ok(reply),
+            reply::Finished::Unnamed(_) => Err(reply::broken_off("no reason").into()),
+        });
+        (text, reply)
     }
 
     pub(super) fn call(id: &str, name: &str) -> Block {
@@ -380,15 +401,11 @@ mod tests {
         })
     }
 
-    /// What a provider makes of hostile streams, however they are cut. `replay` gives the
-    /// deltas and the reply.
-    pub(super) fn survive_stream(
-        corpus: &[&str],
-        replay: impl Fn(&[&[u8]]) -> (String, call::Tried<Reply>),
-    ) {
+    /// What becomes of hostile streams, however they are cut.
+    pub(super) fn survive_stream(provider: &str, id: &str, corpus: &[&str]) {
         crate::mutate::survive(corpus, |random, input| {
-            let (deltas, reply) = replay(&[input]);
-            let (same, again) = replay(&random.chunks(input));
+            let (deltas, reply) = replay(provider, id, &[input]);
+            let (same, again) = replay(provider, id, &random.chunks(input));
             assert_eq!((&deltas, reply.is_ok()), (&same, again.is_ok()));
             let Ok(reply) = reply else {
                 return;
@@ -413,7 +430,7 @@ mod tests {
     }
 
     /// Requests made of what hostile session files hold are JSON, however deep it nests.
-    pub(super) fn survive_history(model: &Model, request: impl Fn(&Turn<'_>) -> String) {
+    pub(super) fn survive_history(model: &Model) {
         let mut call = call("call 1", "bash");
         if let Block::ToolCall(call) = &mut call {
             call.signature = Some("s".to_owned());
@@ -431,7 +448,7 @@ mod tests {
             said.provider = model.provider.to_owned();
             said.model.clone_from(&model.id);
         }
-        let history = [image("é", 4), asked, result("call 1", "c"), user("d")];
+        let history = [picture("é", 1, 0), asked, result("call 1", "c"), user("d")];
         let line = |message| {
             format!(
                 "{{\"type\":\"message\",\"message\":{}}}\n",
@@ -445,11 +462,17 @@ mod tests {
             let messages: Vec<Message> = text.lines().filter_map(entry).collect();
             let run_start = random.below(messages.len() + 1);
             let system = if random.below(2) == 0 { "" } else { "S" };
-            let body = request(&Turn {
+            let turn = Turn {
                 run_start,
                 system,
                 ..turn(&messages)
-            });
+            };
+            let body = outgoing(
+                &turn,
+                model,
+                CacheLifetime::FiveMinutes,
+                call::WireFormat::of(model).body,
+            );
             serde_json::from_str::<&serde_json::value::RawValue>(&body).expect(&body);
         });
     }

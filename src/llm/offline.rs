@@ -1,9 +1,11 @@
 //! `--model=offline`: no language model, no key, no network. The message is run as one bash
 //! command and its output is the answer. For trying mom, the sandbox and Slack.
 
+use std::sync::Arc;
+
 use super::{
-    Block, Delta, Message, Model, OnDelta, Provider, RESUMED, Reply, StopReason, ToolCall, Turn,
-    Usage, words,
+    Block, Message, Model, OnText, Provider, RESUMED, Reply, StopReason, ToolCall, Turn, Usage,
+    words,
 };
 use crate::base::error::Result;
 use crate::base::json::Obj;
@@ -13,44 +15,52 @@ use crate::base::text;
 const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=offline`): \
     whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";
 
-/// Nobody typed that note, and a command is not to be run twice unasked.
+/// For words that are no command.
+const NO_COMMAND: &str = "That is no command here, and I am running without a language model \
+    (`--model=offline`): I only run commands, like `uname -a`. To talk to a language model start \
+    me with one, like `--model=anthropic/claude-sonnet-5-5` with its key in ANTHROPIC_API_KEY, or \
+    `--model=ollama/ID` for one on this machine.";
+/// How the result of the bash tool ends when the shell found no such command.
+const NOT_FOUND: &str = "Command exited with code 127";
+
+/// In answer to the note that a run was cut: a command is not to be run twice unasked.
 const INTERRUPTED: &str = "I was restarted while the command ran: it may or may not have taken \
     effect. Write it again to run it again.";
 
 const LABEL_CHARS_MAX: usize = 60;
 
 pub(super) struct Offline {
-    model: Model,
+    model: Arc<Model>,
 }
 
 impl Offline {
     pub(super) fn new() -> Offline {
         Offline {
-            model: Model {
+            model: Arc::new(Model {
                 provider: "offline",
                 api: "offline",
                 id: "offline".to_owned(),
-                // Nothing is ever too long for it.
+                // Its context is never full.
                 context_window: 1_000_000_000,
                 output_tokens_max: 1_000_000,
                 price: None,
                 takes_images: false,
-            },
+            }),
         }
     }
 }
 
 impl Provider for Offline {
-    fn model(&self) -> &Model {
-        &self.model
+    fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.model)
     }
 
-    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
+    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_text: &mut OnText<'_>) -> Result<Reply> {
         stop.check()?;
         let block = answer(turn.messages);
         let stop_reason = match &block {
             Block::Text(text) => {
-                on_delta(Delta::Text(text));
+                on_text(text);
                 StopReason::Stop
             }
             _ => StopReason::ToolUse,
@@ -71,9 +81,12 @@ fn answer(messages: &[Message]) -> Block {
         .map_or("".into(), |message| words(message.content()));
     if let Some(Message::ToolResult(result)) = messages.last() {
         let output = fenced(&said);
-        return Block::Text(match result.is_error {
-            true => format!("The command failed:\n{output}"),
-            false => output,
+        return Block::Text(if result.is_error && said.contains(NOT_FOUND) {
+            format!("{NO_COMMAND}\n{output}")
+        } else if result.is_error {
+            format!("The command failed:\n{output}")
+        } else {
+            output
         });
     }
     if said == RESUMED {

@@ -1,234 +1,115 @@
-//! Chat completions (https://platform.openai.com/docs/api-reference/chat), as OpenAI and
-//! everybody who imitates it speaks it. What differs by service is a column of
-//! `models::SERVICES`; what differs without saying so is dealt with where it shows.
-
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock};
+//! Chat completions (https://platform.openai.com/docs/api-reference/chat), as OpenAI and those
+//! who imitate it speak it: the request's text, and the chunks made into a reply. What differs
+//! by service stands in `services`; servers that differ without telling are met by tolerance.
 
 use serde_json::Value;
 
-use super::call::{Endpoint, Fault, Refusal, Tried, parse_event, with_remedies};
-use super::draft::{self, Draft, End};
-use super::models::{COMPLETION_TOKENS, Service};
-use super::prepare::{Answer, Entry, Omit, Part, Said, prepare};
-use super::{
-    Block, Cost, Delta, Image, Model, OnDelta, Provider, Reply, ToolSpec, Turn, probe, token_count,
-};
-use crate::base::error::{Error, Result};
+use super::arguments;
+use super::call::WireFormat;
+use super::reply::{self, ReplyDraft, ReplyEnd, broken_off};
+use super::request::{CallResult, ContentPart, Optional, Outgoing, SentBlock, TurnEntry, data_url};
+use super::services::{Quirk, other_tokens_field};
+use super::{Block, Cost, ToolSpec, token_count};
+use crate::base::error::{Error, ModelFault, Result};
 use crate::base::json::{Obj, array, is_whole, quote};
-use crate::base::stop::Stop;
+use crate::base::log;
 use crate::base::time;
 
-pub(super) struct OpenAi {
-    endpoint: Endpoint,
-    assumed: Model,
-    /// With the window the server told us of.
-    probed: OnceLock<Model>,
-    /// Questions about the model that may still be asked.
-    probes: AtomicU8,
-    learned: Mutex<Learned>,
+pub(super) const FORMAT: WireFormat = WireFormat {
+    path: "/chat/completions",
+    body,
+    event,
+    whole: event,
+    needs_close: false,
+};
+
+fn body(outgoing: &Outgoing<'_>) -> String {
+    let (service, model) = (outgoing.service, outgoing.model);
+    let mut messages = Messages {
+        outgoing,
+        out: Vec::new(),
+    };
+    if let Some(system) = outgoing.system {
+        messages.push("system", quote(system), String::new());
+    }
+    for (index, entry) in outgoing.entries.iter().enumerate() {
+        match entry {
+            TurnEntry::User(parts) => messages.user(content(parts)),
+            TurnEntry::Assistant(blocks) => messages.assistant(index, blocks),
+            TurnEntry::Results(results) => messages.results(results),
+        }
+    }
+    if service.has(Quirk::CacheBreakpoints) && model.id.starts_with("anthropic/") {
+        messages.set_cache_breakpoints();
+    }
+    let messages = messages
+        .out
+        .iter()
+        .map(|(role, content, rest)| format!(r#"{{"role":"{role}","content":{content}{rest}}}"#));
+    let tokens_field = match outgoing.is_refused(Optional::TokensField) {
+        true => other_tokens_field(service.tokens_field),
+        false => service.tokens_field,
+    };
+    let mut request = Obj::new()
+        .str("model", &model.id)
+        .num(tokens_field, outgoing.output_tokens)
+        .raw("stream", "true");
+    if !service.has(Quirk::NoStreamOptions) && !outgoing.is_refused(Optional::StreamOptions) {
+        request = request.raw("stream_options", r#"{"include_usage":true}"#);
+    }
+    if outgoing.is_refused(Optional::Effort) {
+        request = request.str("reasoning_effort", "none");
+    }
+    let tool = |tool: &ToolSpec| {
+        let about = Obj::new().str("name", tool.name);
+        let about = about.str("description", tool.description);
+        let function = about.raw("parameters", tool.schema).end();
+        Obj::of("function").raw("function", &function).end()
+    };
+    // An empty list of tools is refused by vLLM.
+    let request = request.list("tools", outgoing.tools.iter().map(tool));
+    request.raw("messages", &array(messages)).end()
 }
 
-/// What refusals taught us about a server.
-#[derive(Clone, Copy, Default, PartialEq)]
-struct Learned {
-    other_tokens_field: bool,
-    no_stream_options: bool,
-    /// GPT-5.4 and later refuse tools here unless they do not think.
-    effort_none: bool,
-    /// The most tokens a reply may have.
-    output_tokens_max: Option<u32>,
-}
-
-impl Provider for OpenAi {
-    fn model(&self) -> &Model {
-        self.probed.get().unwrap_or(&self.assumed)
-    }
-
-    fn stream(&self, turn: &Turn<'_>, stop: &Stop, on_delta: &mut OnDelta<'_>) -> Result<Reply> {
-        self.probe(stop);
-        with_remedies(&self.endpoint, self.model(), turn, |omit| {
-            let learned = *self.learned.lock().unwrap();
-            let body = self.request(turn, omit, learned);
-            let mut stream = Stream::default();
-            let mut on_data = |data: &str| stream.event(data, on_delta);
-            let sent = self
-                .endpoint
-                .stream("/chat/completions", &body, stop, &mut on_data);
-            match sent {
-                Err(Fault::Refused(refusal)) if self.learn(&refusal, learned, turn) => {
-                    return Ok(None);
-                }
-                // Some keep the connection open and silent after the last word.
-                Err(Fault::Other(Error::Retry { .. })) if stream.draft.end.is_some() => {}
-                sent => sent?,
-            }
-            let reply = stream.finish(self.endpoint.service, self.model(), on_delta);
-            reply.map(Some)
-        })
-    }
-}
-
-impl OpenAi {
-    pub(super) fn new(endpoint: Endpoint, model: Model, probes: u8) -> OpenAi {
-        OpenAi {
-            endpoint,
-            assumed: model,
-            probed: OnceLock::new(),
-            probes: AtomicU8::new(probes),
-            learned: Mutex::default(),
-        }
-    }
-
-    /// Asks the server for the window, while it is not known.
-    fn probe(&self, stop: &Stop) {
-        let left = self.probes.load(Ordering::Relaxed);
-        if left > 0 && self.probed.get().is_none() {
-            self.probes.store(left - 1, Ordering::Relaxed);
-            if let Some(model) = probe::probe(&self.endpoint, &self.assumed, stop) {
-                self.probed.get_or_init(|| model);
-            }
-        }
-    }
-
-    /// Whether the same turn is worth another request, made differently than by `known`.
-    fn learn(&self, refusal: &Refusal, known: Learned, turn: &Turn<'_>) -> bool {
-        const UNWANTED: &str = "support unrecognized unknown unexpected permitted extra";
-        let learned = &mut *self.learned.lock().unwrap();
-        if let Some(smaller) = smaller_limit(refusal, self.limit(turn, known)) {
-            learned.output_tokens_max = Some(smaller);
-        } else if matches!(refusal.status, 400 | 422)
-            && UNWANTED.split(' ').any(|word| refusal.says(word))
-        {
-            let fields = [
-                ("reasoning_effort", &mut learned.effort_none),
-                ("stream_options", &mut learned.no_stream_options),
-                (self.tokens_field(known), &mut learned.other_tokens_field),
-            ];
-            let field = fields.into_iter().find(|(field, _)| refusal.says(field));
-            field.into_iter().for_each(|(_, lesson)| *lesson = true);
-        }
-        *learned != known
-    }
-
-    /// Tokens the reply may have.
-    fn limit(&self, turn: &Turn<'_>, learned: Learned) -> u32 {
-        let limit = turn.output_tokens_max.min(self.model().output_tokens_max);
-        limit.min(learned.output_tokens_max.unwrap_or(limit))
-    }
-
-    fn tokens_field(&self, learned: Learned) -> &'static str {
-        let usual = self.endpoint.service.tokens_field == COMPLETION_TOKENS;
-        match usual != learned.other_tokens_field {
-            true => COMPLETION_TOKENS,
-            false => "max_tokens",
-        }
-    }
-
-    fn request(&self, turn: &Turn<'_>, omit: Omit, learned: Learned) -> String {
-        let (service, model) = (self.endpoint.service, self.model());
-        let prepared = prepare(turn, service, model, omit);
-        let mut messages = Messages {
-            service,
-            out: Vec::new(),
-        };
-        if !turn.system.trim().is_empty() {
-            messages.push("system", quote(turn.system), String::new());
-        }
-        for (index, entry) in prepared.entries.iter().enumerate() {
-            match entry {
-                Entry::User(parts) => messages.user(content(parts)),
-                Entry::Assistant(blocks) => {
-                    messages.assistant(blocks, index >= prepared.run_start);
-                }
-                Entry::Results(answers) => messages.results(answers),
-            }
-        }
-        // Claude behind OpenRouter caches only where it is told to.
-        if service.name == "openrouter" && model.id.starts_with("anthropic/") {
-            let last = messages.out.len().checked_sub(1);
-            for index in last.into_iter().flat_map(|last| [0, last]) {
-                let content = &mut messages.out[index].1;
-                if content.starts_with('"') {
-                    let part = Obj::of("text").raw("text", content);
-                    *content =
-                        array([part.raw("cache_control", &Obj::of("ephemeral").end()).end()]);
-                }
-            }
-        }
-        let messages = messages.out.iter().map(|(role, content, rest)| {
-            format!(r#"{{"role":"{role}","content":{content}{rest}}}"#)
-        });
-        let mut request = Obj::new()
-            .str("model", &model.id)
-            .num(self.tokens_field(learned), self.limit(turn, learned))
-            .raw("stream", "true");
-        if service.stream_options && !learned.no_stream_options {
-            request = request.raw("stream_options", r#"{"include_usage":true}"#);
-        }
-        if learned.effort_none {
-            request = request.str("reasoning_effort", "none");
-        }
-        let tool = |tool: &ToolSpec| {
-            let about = Obj::new().str("name", tool.name);
-            let about = about.str("description", tool.description);
-            let function = about.raw("parameters", tool.schema).end();
-            Obj::of("function").raw("function", &function).end()
-        };
-        // An empty list of tools is refused by vLLM.
-        let request = request.list("tools", turn.tools.iter().map(tool));
-        request.raw("messages", &array(messages)).end()
-    }
-}
-
-/// The output limit below `sent` that a refusal of it names, in whatever words: the largest
-/// number that is smaller. Small numbers are those of a model's name, or the least allowed.
-fn smaller_limit(refusal: &Refusal, sent: u32) -> Option<u32> {
-    let fields = ["max_tokens", COMPLETION_TOKENS];
-    let about_limit = matches!(refusal.status, 400 | 422)
-        && !refusal.is_overflow()
-        && fields.iter().any(|field| refusal.says(field));
-    let numbers = refusal.message.split(|c: char| !c.is_ascii_digit());
-    let numbers = numbers.filter_map(|number| number.parse().ok());
-    let smaller = numbers.filter(|number| (256..sent).contains(number)).max();
-    smaller.filter(|_| about_limit)
-}
-
-struct Messages {
-    service: &'static Service,
+struct Messages<'a> {
+    outgoing: &'a Outgoing<'a>,
     /// Role, content as JSON, further fields with a comma before each.
     out: Vec<(&'static str, String, String)>,
 }
 
-impl Messages {
+impl Messages<'_> {
+    fn has(&self, quirk: Quirk) -> bool {
+        self.outgoing.service.has(quirk)
+    }
+
     fn push(&mut self, role: &'static str, content: String, rest: String) {
         self.out.push((role, content, rest));
     }
 
     fn user(&mut self, content: String) {
-        if self.service.strict_turns && self.out.last().is_some_and(|(role, ..)| *role == "tool") {
+        let is_after_tool = self.out.last().is_some_and(|(role, ..)| *role == "tool");
+        if is_after_tool && self.has(Quirk::NoUserAfterTool) {
             self.push("assistant", quote("(read)"), String::new());
         }
         self.push("user", content, String::new());
     }
 
-    fn assistant(&mut self, blocks: &[Said<'_>], in_run: bool) {
+    fn assistant(&mut self, index: usize, blocks: &[SentBlock<'_>]) {
         let (mut text, mut thought, mut details) = (String::new(), String::new(), None);
         let mut calls = Vec::new();
         for block in blocks {
             match block {
-                Said::Text(words) => text += words,
-                Said::Thinking { signature, .. } if is_whole(signature, '[') => {
+                SentBlock::Text(words) => text += words,
+                SentBlock::Thinking { signature, .. } if is_whole(signature, '[') => {
                     details = Some(*signature);
                 }
-                Said::Thinking { text, .. } => thought += text,
-                Said::Call { id, name, call } => {
+                SentBlock::Thinking { text, .. } => thought += text,
+                SentBlock::Call { id, name, call } => {
                     let function = Obj::new().str("name", name);
                     let function = function.str("arguments", &call.arguments).end();
                     let item = Obj::new().str("id", id).str("type", "function");
                     let mut item = item.raw("function", &function);
-                    if let Some(signature) = self.gemini_signature(call.signature.as_deref()) {
+                    if let Some(signature) = self.call_signature(call.signature.as_deref()) {
                         let google = Obj::new().str("thought_signature", signature).end();
                         item = item.raw("extra_content", &Obj::new().raw("google", &google).end());
                     }
@@ -236,7 +117,9 @@ impl Messages {
                 }
             }
         }
-        let content = match text.is_empty() && !self.service.strict_turns {
+        let takes_null =
+            !self.has(Quirk::NoNullContent) && !self.outgoing.is_refused(Optional::NullContent);
+        let content = match text.is_empty() && takes_null {
             true => "null".to_owned(),
             false => quote(&text),
         };
@@ -244,7 +127,7 @@ impl Messages {
         if let Some(details) = details {
             rest += &format!(r#","reasoning_details":{details}"#);
         }
-        if self.service.echo_reasoning && in_run {
+        if self.has(Quirk::EchoesReasoning) && index >= self.outgoing.run_start {
             rest += &format!(r#","reasoning_content":{}"#, quote(&thought));
         }
         if !calls.is_empty() {
@@ -253,79 +136,85 @@ impl Messages {
         self.push("assistant", content, rest);
     }
 
-    /// Gemini refuses calls without a signature; this one stands for calls it did not make
+    /// Gemini's own, or the one that stands for calls which Gemini did not make
     /// (https://ai.google.dev/gemini-api/docs/thought-signatures).
-    fn gemini_signature<'a>(&self, signature: Option<&'a str>) -> Option<&'a str> {
-        match self.service.name {
-            "gemini" => Some(signature.unwrap_or("skip_thought_signature_validator")),
-            _ => signature,
+    fn call_signature<'a>(&self, signature: Option<&'a str>) -> Option<&'a str> {
+        let foreign = self.has(Quirk::SignsCalls);
+        signature.or(foreign.then_some("skip_thought_signature_validator"))
+    }
+
+    /// Tool messages take text only: pictures follow them in a user message.
+    fn results(&mut self, results: &[CallResult<'_>]) {
+        let mut pictures = Vec::new();
+        for result in results {
+            let (mut texts, before) = (Vec::new(), pictures.len());
+            for part in &result.content {
+                match part {
+                    ContentPart::Text(text) => texts.push(text.as_ref()),
+                    picture => pictures.push(content_part(picture)),
+                }
+            }
+            if pictures.len() > before {
+                texts.push("(see the image below)");
+            }
+            let rest = format!(r#","tool_call_id":{}"#, quote(&result.call_id));
+            self.push("tool", quote(&texts.join("\n")), rest);
+        }
+        if !pictures.is_empty() {
+            let label = ContentPart::Text("Images from the tools:".into());
+            pictures.insert(0, content_part(&label));
+            self.user(array(pictures));
         }
     }
 
-    /// Tool messages take text only: images follow them in a user message.
-    fn results(&mut self, answers: &[Answer<'_>]) {
-        let mut images = Vec::new();
-        for answer in answers {
-            let (mut texts, before) = (Vec::new(), images.len());
-            for part in &answer.content {
-                match part {
-                    Part::Text(text) => texts.push(text.as_ref()),
-                    Part::Image(data) => images.push(image(data)),
-                }
+    /// At the system prompt and at the last message.
+    fn set_cache_breakpoints(&mut self) {
+        let last = self.out.len().saturating_sub(1);
+        for index in [0, last] {
+            let Some((_, content, _)) = self.out.get_mut(index) else {
+                return;
+            };
+            if content.starts_with('"') {
+                let part = Obj::of("text").raw("text", content);
+                let part = part.raw("cache_control", &Obj::of("ephemeral").end());
+                *content = array([part.end()]);
             }
-            if images.len() > before {
-                texts.push("(see the image below)");
-            }
-            let rest = format!(r#","tool_call_id":{}"#, quote(&answer.call_id));
-            self.push("tool", quote(&texts.join("\n")), rest);
-        }
-        if !images.is_empty() {
-            images.insert(0, text("Images from the tools:"));
-            self.user(array(images));
         }
     }
 }
 
-/// A plain string where there are no images: not every server takes a list.
-fn content(parts: &[Part<'_>]) -> String {
+/// A plain string where there are no pictures: not every server takes a list.
+fn content(parts: &[ContentPart<'_>]) -> String {
     let texts = parts.iter().map(|part| match part {
-        Part::Text(text) => Some(text.as_ref()),
-        Part::Image(_) => None,
+        ContentPart::Text(text) => Some(text.as_ref()),
+        ContentPart::Picture(..) => None,
     });
     if let Some(texts) = texts.collect::<Option<Vec<&str>>>() {
         return quote(&texts.join("\n"));
     }
-    array(parts.iter().map(|part| match part {
-        Part::Text(words) => text(words),
-        Part::Image(data) => image(data),
-    }))
+    array(parts.iter().map(content_part))
 }
 
-fn text(words: &str) -> String {
-    Obj::of("text").str("text", words).end()
-}
-
-fn image(image: &Image) -> String {
-    let url = Obj::new().str("url", &image.data_url()).end();
-    Obj::of("image_url").raw("image_url", &url).end()
+fn content_part(part: &ContentPart<'_>) -> String {
+    match part {
+        ContentPart::Text(text) => Obj::of("text").str("text", text).end(),
+        ContentPart::Picture(mime, image) => {
+            let url = Obj::new().str("url", &data_url(mime, image)).end();
+            Obj::of("image_url").raw("image_url", &url).end()
+        }
+    }
 }
 
 const THINK: &str = "<think>";
 const THINK_END: &str = "</think>";
 
 /// Where a reply's text stands with regard to `<think>`, which raw servers leave in it.
-enum Think {
+enum ThinkTag {
     /// Nothing but what may become `<think>` has come yet.
     Maybe(String),
     /// What may become `</think>` is held back.
     Inside(String),
     Over,
-}
-
-impl Default for Think {
-    fn default() -> Think {
-        Think::Maybe(String::new())
-    }
 }
 
 struct OpenCall {
@@ -335,148 +224,171 @@ struct OpenCall {
     position: usize,
 }
 
-#[derive(Default)]
-struct Stream {
-    draft: Draft,
+/// What the chunks of one reply have told so far, beside what stands in the draft.
+pub(super) struct ChunkState {
     calls: Vec<OpenCall>,
-    think: Think,
+    think: ThinkTag,
     /// OpenRouter's, put together from their pieces.
     details: Vec<Value>,
+    /// A call of the kind that came before tool calls.
+    has_function_call: bool,
 }
 
-impl Stream {
-    fn event(&mut self, data: &str, on_delta: &mut OnDelta<'_>) -> Result<ControlFlow<()>> {
-        if data.trim() == "[DONE]" {
-            self.draft.end.get_or_insert(End::Done);
-            return Ok(ControlFlow::Break(()));
+impl Default for ChunkState {
+    fn default() -> ChunkState {
+        ChunkState {
+            calls: Vec::new(),
+            think: ThinkTag::Maybe(String::new()),
+            details: Vec::new(),
+            has_function_call: false,
         }
-        let chunk = parse_event(data)?;
-        if !chunk["error"].is_null() {
-            self.draft.failure = Some(Refusal::read(data));
-            return Ok(ControlFlow::Break(()));
-        }
-        let choice = &chunk["choices"][0];
-        for usage in [&chunk["usage"], &choice["usage"]] {
-            self.usage(usage);
-        }
-        let delta = match &choice["delta"] {
-            Value::Null => &choice["message"],
-            delta => delta,
+    }
+}
+
+impl ChunkState {
+    /// A tool call that came as text, or in the way of before, is no answer.
+    pub(super) fn reject_calls_in_text(&self, blocks: &[Block], tools: &[ToolSpec]) -> Result<()> {
+        let in_text = |block: &Block| match block {
+            Block::Text(text) => arguments::call_in_text(text, tools),
+            _ => None,
         };
-        self.reasoning(delta, on_delta)?;
-        match &delta["content"] {
-            Value::String(text) => self.text(text, on_delta)?,
-            // Mistral: pieces of text and of thinking.
-            Value::Array(parts) => {
-                let words = |value: &Value| value["text"].as_str().unwrap_or_default().to_owned();
-                for part in parts {
-                    self.text(&words(part), on_delta)?;
-                    for thought in part["thinking"].as_array().into_iter().flatten() {
-                        self.thinking(&words(thought), "thinking", on_delta)?;
-                    }
+        let found = blocks.iter().find_map(in_text);
+        let found = found.or(self.has_function_call.then_some("function_call"));
+        let Some(found) = found.filter(|_| !tools.is_empty()) else {
+            return Ok(());
+        };
+        Err(Error::Model {
+            fault: ModelFault::CallsAsText,
+            why: format!(
+                "the model's server gave its tool call as {found} instead of tool_calls: start \
+                 vLLM with --enable-auto-tool-choice --tool-call-parser NAME, llama-server with \
+                 --jinja; with another server switch tool calls on, or take a model that it \
+                 supports them for"
+            ),
+        })
+    }
+}
+
+fn event(draft: &mut ReplyDraft<'_>, chunk: &Value) -> Result<()> {
+    let choice = &chunk["choices"][0];
+    for counts in [&chunk["usage"], &choice["usage"]] {
+        usage(draft, counts);
+    }
+    if !choice["error"].is_null() {
+        draft.fail(&choice.to_string());
+        return Ok(());
+    }
+    let delta = match &choice["delta"] {
+        Value::Null => &choice["message"],
+        delta => delta,
+    };
+    reasoning(draft, delta)?;
+    match &delta["content"] {
+        Value::String(text) => draft.tagged_text(text)?,
+        // Mistral: pieces of text and of thinking.
+        Value::Array(parts) => {
+            for part in parts {
+                draft.tagged_text(part["text"].as_str().unwrap_or_default())?;
+                for thought in part["thinking"].as_array().into_iter().flatten() {
+                    draft.thinking(thought["text"].as_str().unwrap_or_default(), "thinking")?;
                 }
             }
-            _ => {}
         }
-        self.draft.refusal += delta["refusal"].as_str().unwrap_or_default();
-        for call in delta["tool_calls"].as_array().into_iter().flatten() {
-            self.call(call)?;
-        }
-        if let Some(end) = ending(choice["finish_reason"].as_str().unwrap_or_default())? {
-            self.draft.end = Some(end);
-        }
-        Ok(ControlFlow::Continue(()))
+        _ => {}
     }
-
-    fn usage(&mut self, counts: &Value) {
-        let Some(prompt) = token_count(&counts["prompt_tokens"]) else {
-            return;
-        };
-        let details = &counts["prompt_tokens_details"];
-        let cached = token_count(&details["cached_tokens"])
-            .or(token_count(&counts["prompt_cache_hit_tokens"]));
-        let usage = &mut self.draft.usage;
-        usage.cache_read = cached.unwrap_or(0).min(prompt);
-        usage.cache_write = token_count(&details["cache_write_tokens"])
-            .unwrap_or(0)
-            .min(prompt - usage.cache_read);
-        usage.input = prompt - usage.cache_read - usage.cache_write;
-        usage.output = token_count(&counts["completion_tokens"]).unwrap_or(usage.output);
-        // OpenRouter says what it takes, in dollars.
-        if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
-            usage.cost = Some(Cost {
-                output: dollars,
-                ..Cost::default()
-            });
-        }
+    let refusal = delta["refusal"].as_str().unwrap_or_default();
+    draft.grow(refusal.len())?;
+    draft.refusal += refusal;
+    for call in delta["tool_calls"].as_array().into_iter().flatten() {
+        draft.call(call)?;
     }
+    draft.chunks.has_function_call |= delta["function_call"].is_object();
+    let reason = choice["finish_reason"].as_str();
+    let reason = reason
+        .or(choice["finishReason"].as_str())
+        .unwrap_or_default();
+    if let Some(end) = ending(reason)? {
+        draft.end = Some(end);
+    }
+    Ok(())
+}
 
-    fn reasoning(&mut self, delta: &Value, on_delta: &mut OnDelta<'_>) -> Result<()> {
-        for field in ["reasoning_content", "reasoning", "reasoning_text"] {
-            let piece = delta[field].as_str().unwrap_or_default();
-            if !piece.is_empty() {
-                self.thinking(piece, field, on_delta)?;
-                break;
+fn usage(draft: &mut ReplyDraft<'_>, counts: &Value) {
+    let Some(prompt) = token_count(&counts["prompt_tokens"]) else {
+        return;
+    };
+    let details = &counts["prompt_tokens_details"];
+    let cached =
+        token_count(&details["cached_tokens"]).or(token_count(&counts["prompt_cache_hit_tokens"]));
+    let written = token_count(&details["cache_write_tokens"]).unwrap_or(0);
+    let usage = &mut draft.usage;
+    usage.cache_read = cached.unwrap_or(0).min(prompt);
+    usage.cache_write = written.min(prompt - usage.cache_read);
+    usage.input = prompt - usage.cache_read - usage.cache_write;
+    usage.output = token_count(&counts["completion_tokens"]).unwrap_or(usage.output);
+    // OpenRouter says what it takes, in dollars.
+    if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
+        usage.cost = Some(Cost {
+            output: dollars,
+            ..Cost::default()
+        });
+    }
+}
+
+fn reasoning(draft: &mut ReplyDraft<'_>, delta: &Value) -> Result<()> {
+    let fields = ["reasoning_content", "reasoning", "reasoning_text"].into_iter();
+    let mut pieces = fields.map(|field| (field, delta[field].as_str().unwrap_or_default()));
+    if let Some((field, piece)) = pieces.find(|(_, piece)| !piece.is_empty()) {
+        draft.thinking(piece, field)?;
+    }
+    for piece in delta["reasoning_details"].as_array().into_iter().flatten() {
+        draft.grow(piece.to_string().len())?;
+        let details = &mut draft.chunks.details;
+        let is_full = details.len() == reply::BLOCKS_MAX;
+        match details.last_mut() {
+            Some(last) if last["type"] == piece["type"] && last["index"] == piece["index"] => {
+                merge(last, piece);
             }
+            _ if is_full => {}
+            _ => details.push(piece.clone()),
         }
-        for piece in delta["reasoning_details"].as_array().into_iter().flatten() {
-            match self.details.last_mut() {
-                Some(last) if last["type"] == piece["type"] && last["index"] == piece["index"] => {
-                    merge(last, piece);
-                }
-                _ => self.details.push(piece.clone()),
-            }
-        }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn thinking(&mut self, piece: &str, source: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
-        if piece.is_empty() {
-            return Ok(());
-        }
-        on_delta(Delta::Thinking(piece));
-        self.draft.thinking(piece, source)
-    }
-
-    fn answer(&mut self, piece: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
-        if piece.is_empty() {
-            return Ok(());
-        }
-        on_delta(Delta::Text(piece));
-        self.draft.text(piece)
-    }
-
-    fn text(&mut self, piece: &str, on_delta: &mut OnDelta<'_>) -> Result<()> {
-        match &mut self.think {
-            Think::Over => self.answer(piece, on_delta),
-            Think::Maybe(held) => {
+impl ReplyDraft<'_> {
+    /// Text in which thinking may stand between tags.
+    fn tagged_text(&mut self, piece: &str) -> Result<()> {
+        match &mut self.chunks.think {
+            ThinkTag::Over => self.text(piece),
+            ThinkTag::Maybe(held) => {
                 held.push_str(piece);
                 let start = held.trim_start();
                 if let Some(rest) = start.strip_prefix(THINK) {
                     let rest = rest.to_owned();
-                    self.think = Think::Inside(String::new());
-                    return self.text(&rest, on_delta);
+                    self.chunks.think = ThinkTag::Inside(String::new());
+                    return self.tagged_text(&rest);
                 }
                 // Not for ever: blanks are an answer too, if a poor one.
                 if THINK.starts_with(start) && held.len() < 64 {
                     return Ok(());
                 }
                 let held = std::mem::take(held);
-                self.think = Think::Over;
-                self.answer(&held, on_delta)
+                self.chunks.think = ThinkTag::Over;
+                self.text(&held)
             }
-            Think::Inside(held) => {
+            ThinkTag::Inside(held) => {
                 let text = std::mem::take(held) + piece;
                 if let Some((thought, rest)) = text.split_once(THINK_END) {
-                    self.think = Think::Over;
-                    self.thinking(thought, "think", on_delta)?;
-                    return self.answer(rest.trim_start(), on_delta);
+                    self.chunks.think = ThinkTag::Over;
+                    self.thinking(thought, "think")?;
+                    return self.text(rest.trim_start());
                 }
                 let mut starts = (0..THINK_END.len()).rev();
                 let start = starts.find(|len| text.ends_with(&THINK_END[..*len]));
                 let (thought, tail) = text.split_at(text.len() - start.unwrap_or(0));
                 *held = tail.to_owned();
-                self.thinking(thought, "think", on_delta)
+                self.thinking(thought, "think")
             }
         }
     }
@@ -484,7 +396,7 @@ impl Stream {
     /// Templates that open the thinking themselves leave a lone `</think>`: what stands before
     /// it was thought. In code it is only spoken of.
     fn close_thinking(&mut self) {
-        let Some(Block::Text(text)) = self.draft.blocks.first_mut() else {
+        let Some(Block::Text(text)) = self.blocks.first_mut() else {
             return;
         };
         let Some((thought, rest)) = text.split_once(THINK_END) else {
@@ -493,9 +405,9 @@ impl Stream {
         if thought.contains(THINK) || thought.matches('`').count() % 2 == 1 {
             return;
         }
-        let thought = draft::thinking(thought.trim(), "think");
+        let thought = reply::thinking(thought.trim(), "think");
         *text = rest.trim_start().to_owned();
-        self.draft.blocks.insert(0, thought);
+        self.blocks.insert(0, thought);
     }
 
     fn call(&mut self, piece: &Value) -> Result<()> {
@@ -506,10 +418,10 @@ impl Stream {
         let position = match self.find_call(index, id, name) {
             Some(position) => position,
             None => {
-                let made_up = format!("call_{:x}_{}", time::now_ms(), self.draft.blocks.len());
+                let made_up = format!("call_{:x}_{}", time::now_ms(), self.blocks.len());
                 let call_id = if id.is_empty() { &made_up } else { id };
-                let position = self.draft.push(draft::call(call_id, name))?;
-                self.calls.push(OpenCall {
+                let position = self.push(reply::call(call_id, name))?;
+                self.chunks.calls.push(OpenCall {
                     index,
                     id: id.to_owned(),
                     position,
@@ -517,17 +429,18 @@ impl Stream {
                 position
             }
         };
-        let Some(Block::ToolCall(call)) = self.draft.blocks.get_mut(position) else {
+        let arguments = match &function["arguments"] {
+            whole @ Value::Object(_) => whole.to_string(),
+            text => text.as_str().unwrap_or_default().to_owned(),
+        };
+        self.grow(arguments.len())?;
+        let Some(Block::ToolCall(call)) = self.blocks.get_mut(position) else {
             return Ok(());
         };
         if call.name.is_empty() {
             call.name = name.to_owned();
         }
-        match &function["arguments"] {
-            Value::String(text) => call.arguments.push_str(text),
-            whole @ Value::Object(_) => call.arguments = whole.to_string(),
-            _ => {}
-        }
+        call.arguments += &arguments;
         if let Some(signature) = piece["extra_content"]["google"]["thought_signature"].as_str() {
             call.signature = Some(signature.to_owned());
         }
@@ -536,7 +449,7 @@ impl Stream {
 
     /// The call a piece belongs to; `None` for a new one.
     fn find_call(&self, index: Option<u64>, id: &str, name: &str) -> Option<usize> {
-        let mut calls = self.calls.iter().rev();
+        let mut calls = self.chunks.calls.iter().rev();
         let open = match index {
             Some(_) => calls.find(|call| call.index == index)?,
             None if !id.is_empty() => calls.find(|call| call.id == id)?,
@@ -545,68 +458,60 @@ impl Stream {
         };
         // All calls under one index: another id is another call, and so is another name
         // once the arguments are whole.
-        let is_whole = || match &self.draft.blocks[open.position] {
+        let has_whole_arguments = || match &self.blocks[open.position] {
             Block::ToolCall(call) => {
-                call.arguments.ends_with('}')
-                    && serde_json::from_str::<Value>(&call.arguments).is_ok()
+                call.arguments.ends_with('}') && is_whole(&call.arguments, '{')
             }
             _ => false,
         };
-        let another = match (id, name) {
+        let is_another = match (id, name) {
             (_, "") => false,
-            ("", _) => is_whole(),
+            ("", _) => has_whole_arguments(),
             (id, _) => id != open.id,
         };
-        (!another).then_some(open.position)
-    }
-
-    fn finish(
-        mut self,
-        service: &Service,
-        model: &Model,
-        on_delta: &mut OnDelta<'_>,
-    ) -> Tried<Reply> {
-        match std::mem::replace(&mut self.think, Think::Over) {
-            Think::Maybe(held) => self.answer(&held, on_delta)?,
-            Think::Inside(held) => self.thinking(&held, "think", on_delta)?,
-            Think::Over => self.close_thinking(),
-        }
-        if !self.details.is_empty() {
-            // Beside the words they were shown as, and instead of them when sent back.
-            let details = Value::Array(self.details).to_string();
-            self.draft.blocks.insert(0, draft::thinking("", &details));
-        }
-        let usage = self.draft.usage;
-        let input = usage.total_input();
-        // Servers that cut a long prompt in silence, or leave no room for an answer.
-        let overflow = match self.draft.end {
-            Some(End::Done) => service.local && input > model.context_window,
-            Some(End::Cut) => {
-                usage.output == 0 && input > 0 && input >= model.context_window / 100 * 99
-            }
-            Some(End::Refused(_)) | None => false,
-        };
-        if overflow {
-            let id = &model.id;
-            let text = format!("{id} was given {input} tokens, more than its window");
-            return Err(Error::ContextFull(text).into());
-        }
-        self.draft.finish(model)
+        (!is_another).then_some(open.position)
     }
 }
 
-fn ending(reason: &str) -> Result<Option<End>> {
-    Ok(Some(match reason {
+/// Puts into the draft what the chunks have left open.
+pub(super) fn finish(draft: &mut ReplyDraft<'_>) -> Result<()> {
+    match std::mem::replace(&mut draft.chunks.think, ThinkTag::Over) {
+        ThinkTag::Maybe(held) => draft.text(&held)?,
+        ThinkTag::Inside(held) => draft.thinking(&held, "think")?,
+        ThinkTag::Over => draft.close_thinking(),
+    }
+    if !draft.chunks.details.is_empty() {
+        // Beside the text they were shown as, and instead of it when sent back.
+        let details = Value::Array(std::mem::take(&mut draft.chunks.details)).to_string();
+        draft.blocks.insert(0, reply::thinking("", &details));
+    }
+    Ok(())
+}
+
+/// The end that a reason means. One that nobody knows is none: the answer may be cut off.
+fn ending(reason: &str) -> Result<Option<ReplyEnd>> {
+    Ok(Some(match reason.to_ascii_lowercase().as_str() {
         "" => return Ok(None),
-        "stop" | "tool_calls" | "function_call" | "end" | "eos" | "end_turn" => End::Done,
-        "length" | "model_context_window_exceeded" => End::Cut,
-        "content_filter" => End::filtered(),
-        "error" | "network_error" | "insufficient_system_resource" => {
-            return Err(Error::retry(format!(
-                "the model's server gave up: {reason}"
-            )));
+        "stop" | "tool_calls" | "tool_call" | "tool_use" | "function_call" | "end" | "eos"
+        | "eos_token" | "end_turn" | "stop_sequence" | "complete" | "completed" => ReplyEnd::Done,
+        "length" | "max_tokens" | "model_length" | "model_context_window_exceeded" => ReplyEnd::Cut,
+        "content_filter" | "safety" | "refusal" | "sensitive" => ReplyEnd::filtered(),
+        "error"
+        | "abort"
+        | "aborted"
+        | "cancelled"
+        | "canceled"
+        | "network_error"
+        | "timeout"
+        | "failed"
+        | "insufficient_system_resource"
+        | "malformed_function_call" => {
+            return Err(broken_off(format!("the model's server gave up: {reason}")));
         }
-        other => End::unknown(other),
+        _ => {
+            log::warning!("", "finish reason {reason:?} is not known");
+            return Ok(None);
+        }
     }))
 }
 
@@ -632,14 +537,16 @@ fn merge(whole: &mut Value, piece: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{self, call, image, model, result, said, thought, turn, user};
-    use super::super::{Message, StopReason, models};
+    use super::super::endpoint::{Fault, Tried};
+    use super::super::models::CacheLifetime;
+    use super::super::tests::{
+        self, call, model, outgoing, picture, png, result, said, thought, turn, user,
+    };
+    use super::super::{Message, Reply, StopReason, Turn};
     use super::*;
 
-    fn openai(provider: &str, id: &str) -> OpenAi {
-        let endpoint = Endpoint::for_tests(provider);
-        let model = models::model(endpoint.service, id, models::CacheLifetime::FiveMinutes);
-        OpenAi::new(endpoint, model, 0)
+    fn request(provider: &str, id: &str, turn: &Turn<'_>) -> String {
+        outgoing(turn, &model(provider, id), CacheLifetime::FiveMinutes, body)
     }
 
     /// One turn of a tool loop, said by `provider`'s model `m`.
@@ -654,7 +561,7 @@ mod tests {
         }
         let mut answered = result("call_0001", "a");
         if let (Message::ToolResult(result), Message::User { content, .. }) =
-            (&mut answered, image("b", 4))
+            (&mut answered, picture("b", 1, 0))
         {
             result.content = content;
         }
@@ -668,7 +575,7 @@ mod tests {
         let system = r#"{"role":"system","content":"S"},{"role":"user","content":"go"}"#;
         let calls = r#""tool_calls":[{"id":"call_0001","type":"function","function":{"name":"bash","arguments":"{\"b\":1, \"a\":2}"}}]"#;
         let tool = r#"{"role":"tool","content":"b\n(see the image below)","tool_call_id":"call_0001"}"#;
-        let images = r#"{"role":"user","content":[{"type":"text","text":"Images from the tools:"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}"#;
+        let images = r#"{"role":"user","content":[{"type":"text","text":"Images from the tools:"},{"type":"image_url","image_url":{"url":"data:image/png;base64,PNG"}}]}"#.replace("PNG", &png(1, 0));
         let usage = r#""stream_options":{"include_usage":true}"#;
         for (provider, thoughts, want) in [
             ("together", vec![thought("hm", "reasoning")], format!(r#"{{"model":"m","max_tokens":16000,"stream":true,{usage},{tools_json},"messages":[{system},{{"role":"assistant","content":null,{calls}}},{tool},{images}]}}"#)),
@@ -679,50 +586,18 @@ mod tests {
         ] {
             let messages = tool_loop(provider, thoughts);
             let turn = Turn { system: "S", ..turn(&messages) };
-            assert_eq!(openai(provider, "m").request(&turn, Omit::default(), Learned::default()), want, "{provider}");
+            assert_eq!(request(provider, "m", &turn), want, "{provider}");
         }
 
         let messages = [user("go")];
         let turn = Turn { system: "S", tools: &[], ..turn(&messages) };
-        let claude = openai("openrouter", "anthropic/claude").request(&turn, Omit::default(), Learned::default());
+        let claude = request("openrouter", "anthropic/claude", &turn);
         assert_eq!(claude.matches(r#","cache_control":{"type":"ephemeral"}}]"#).count(), 2, "{claude}");
         assert!(!claude.contains("tools"), "{claude}");
     }
 
-    #[test]
-    #[rustfmt::skip]
-    fn a_refusal_teaches_once() {
-        let openai = openai("openai", "gpt-4o");
-        let messages = [user("go")];
-        for (status, body, learned, has) in [
-            (400, "Unsupported parameter: 'max_completion_tokens'", true, r#""max_tokens":16000"#),
-            (422, "stream_options: Extra inputs are not permitted", true, r#""stream":true,"tools""#),
-            (400, "Function tools with reasoning_effort are not supported for x in /v1/chat/completions", true, r#""reasoning_effort":"none""#),
-            (400, "Unsupported parameter: 'max_completion_tokens'", false, ""),
-            (400, "reasoning_effort is not supported", false, ""),
-            (400, "tools are not supported", false, ""),
-            (500, "stream_options is not supported", false, ""),
-        ] {
-            let refusal = Refusal { status, ..Refusal::read(body) };
-            let known = *openai.learned.lock().unwrap();
-            assert_eq!(openai.learn(&refusal, known, &turn(&messages)), learned, "{body}");
-            let known = *openai.learned.lock().unwrap();
-            let request = openai.request(&turn(&messages), Omit::default(), known);
-            assert!(request.contains(has), "{request}");
-        }
-    }
-
     fn replay(transcript: &str) -> (String, Tried<Reply>) {
-        replay_chunks(&[transcript.as_bytes()])
-    }
-
-    fn replay_chunks(chunks: &[&[u8]]) -> (String, Tried<Reply>) {
-        let mut stream = Stream::default();
-        let (deltas, fed) =
-            tests::replay(chunks, &mut |data, on_delta| stream.event(data, on_delta));
-        let service = models::find_service("llamacpp").unwrap();
-        let finish = || stream.finish(service, &model("llamacpp", "m"), &mut |_| {});
-        (deltas, fed.map_err(Fault::Other).and_then(|()| finish()))
+        tests::replay("llamacpp", "m", &[transcript.as_bytes()])
     }
 
     fn outline(blocks: &[Block]) -> String {
@@ -749,7 +624,7 @@ mod tests {
     fn a_reply_with_reasoning_and_tools() {
         let (deltas, reply) = replay(include_str!("../../tests/data/openrouter-tools.sse"));
         let reply = reply.unwrap();
-        assert_eq!(deltas, "(Look )(there.)One moment.");
+        assert_eq!(deltas, "One moment.");
         assert_eq!(
             outline(&reply.blocks),
             concat!(
@@ -808,6 +683,15 @@ mod tests {
             ("content filter", vec![r#"{"content":"a"},"finish_reason":"content_filter""#.into()], " Stop refused: the provider's content filter"),
             ("window full", vec![r#"{},"finish_reason":"length","usage":{"prompt_tokens":127000}"#.into()], "ContextFull"),
             ("window exceeded", vec![r#"{"content":"a"},"finish_reason":"stop","usage":{"prompt_tokens":128001}"#.into()], "ContextFull"),
+            ("aborted", vec![r#"{"content":"a"},"finish_reason":"abort""#.into()], "Retry"),
+            ("capitals, in Google's field", vec![r#"{"content":"a"},"finishReason":"STOP""#.into()], "a Stop"),
+            ("halves of a pair", vec![r#"{"content":"a \ud83d"}"#.into(), r#"{"content":"\ude80 b"}"#.into(), stop.into()], "a \u{1F680} b Stop"),
+            ("halves of a pair in arguments", vec![
+                tool(r#""index":0,"id":"x","function":{"name":"a","arguments":"{\"p\":\"\ud83d"}"#), tool(r#""index":0,"function":{"arguments":"\ude80\"}"}"#), stop.into(),
+            ], "a#x{\"p\":\"\u{1F680}\"} ToolUse"),
+            ("another case and a prefix", vec![tool(r#""index":0,"id":"x","function":{"name":"functions.Bash","arguments":"{'p':True,}"}"#), stop.into()], "bash#x{\"p\":true} ToolUse"),
+            ("a call as text", vec![r#"{"content":"<tool_call>\n{\"name\":\"bash\"}"}"#.into(), stop.into()], "the model's server gave its tool call as <tool_call>"),
+            ("a call of the old kind", vec![r#"{"function_call":{"name":"bash","arguments":"{}"}},"finish_reason":"function_call""#.into()], "the model's server gave its tool call as function_call"),
             ("server gave up", vec![r#"{"content":"a"},"finish_reason":"network_error""#.into()], "Retry"),
             ("broken off", vec![r#"{"content":"a"}"#.into()], "Retry"),
         ] {
@@ -822,15 +706,32 @@ mod tests {
                 }
                 Err(Fault::Other(Error::Retry { .. })) => "Retry".to_owned(),
                 Err(Fault::Other(Error::ContextFull(_))) => "ContextFull".to_owned(),
+                Err(Fault::Other(Error::Model { why, .. })) => why.split(" instead").next().unwrap().to_owned(),
                 Err(other) => format!("{other:?}"),
             };
             assert_eq!(got, want, "{name}");
         }
         for data in ["null", "[]", "{}", r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"tool_calls":[null,1]}}],"usage":[]}"#] {
-            replay(&format!("data: {data}\n\ndata: [DONE]\n\n")).1.unwrap();
+            let kept = format!("data: {data}\n\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":\"stop\"}}]}}\n\ndata: [DONE]\n\n");
+            replay(&kept).1.unwrap();
         }
-        let error = "data: {\"error\":{\"message\":\"down\",\"code\":502},\"choices\":[{\"finish_reason\":\"error\"}]}\n\n";
-        assert!(matches!(replay(error).1, Err(Fault::Refused(refusal)) if refusal.code == "502"));
+        for error in [
+            r#"data: {"error":{"message":"down","code":502},"choices":[{"finish_reason":"error"}]}"#,
+            r#"data: {"object":"error","message":"down","code":502}"#,
+            r#"data: {"error":"down"}"#,
+            r#"data: {"message":"down"}"#,
+            r#"data: {"choices":[{"error":{"message":"down"},"finish_reason":"error"}]}"#,
+            "event: error\ndata: down",
+            r#"{"error":{"message":"down"}}"#,
+            r#"[{"error":{"message":"down"}}]"#,
+        ] {
+            let stream = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"half\"}}}}]}}\n\n{error}\n\ndata: [DONE]\n\n");
+            let stream = if error.starts_with(['{', '[']) { error } else { &stream };
+            assert!(matches!(replay(stream).1, Err(Fault::Refused(refusal)) if refusal.message == "down"), "{error}");
+        }
+        let whole = r#"{"choices":[{"message":{"content":"a","tool_calls":[{"id":"x","function":{"name":"b","arguments":"{}"}}]}}],"usage":{"prompt_tokens":9}}"#;
+        let reply = replay(whole).1.unwrap();
+        assert_eq!((outline(&reply.blocks).as_str(), reply.usage.input), ("a | b#x{}", 9));
     }
 
     #[test]
@@ -842,16 +743,13 @@ mod tests {
             "data: {\"choices\":[{\"delta\":{\"content\":[{\"type\":\"thinking\",\"thinking\":[{\"text\":\"a\"}]},{\"type\":\"text\",\"text\":\"b\"}],\"reasoning_details\":[{\"type\":\"r\",\"index\":0,\"text\":\"x\"}]}}],\"usage\":{\"prompt_tokens\":900,\"completion_tokens\":50,\"prompt_tokens_details\":{\"cached_tokens\":600}}}\n\ndata: [DONE]\n\n",
             "data: {\"error\":{\"message\":\"down\",\"code\":502}}\n\n",
         ];
-        tests::survive_stream(&corpus, replay_chunks);
+        tests::survive_stream("llamacpp", "m", &corpus);
     }
 
     #[test]
     fn survives_mutation_of_history() {
         for (provider, id) in [("openrouter", "anthropic/claude"), ("mistral", "m")] {
-            let openai = openai(provider, id);
-            tests::survive_history(&openai.assumed, |turn| {
-                openai.request(turn, Omit::default(), Learned::default())
-            });
+            tests::survive_history(&model(provider, id));
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What servers tell about the models they have: the window, and whether it sees images.
-//! Each tells it elsewhere; nothing here is needed to work.
+//! Each tells it elsewhere; mom works without it.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Model;
-use super::call::Endpoint;
+use super::endpoint::Endpoint;
 use crate::base::error::{Error, Result};
 use crate::base::json::Obj;
 use crate::base::log;
@@ -28,22 +28,22 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
     };
     let (window, sees) = found?;
     if window <= SMALL_WINDOW {
-        let mend = match service {
-            "ollama" => "start Ollama with OLLAMA_CONTEXT_LENGTH=32768",
-            "llamacpp" => "start llama-server with -c 32768",
-            "vllm" => "start vLLM with a larger --max-model-len",
-            _ => "give it more",
-        };
-        log::warning!("", "{id} has a window of only {window} tokens: {mend}");
+        let setting = endpoint.service.local.unwrap_or("take another model");
+        log::warning!("", "{id} has a window of only {window} tokens: {setting}");
     }
-    // Some count it into the window, whatever is really written.
-    let quarter = u32::try_from(window / 4).unwrap_or(u32::MAX);
-    Some(Model {
-        context_window: window,
-        output_tokens_max: model.output_tokens_max.min(quarter),
+    let mut model = Model {
         takes_images: sees.unwrap_or(model.takes_images),
         ..model.clone()
-    })
+    };
+    set_window(&mut model, window);
+    Some(model)
+}
+
+pub(super) fn set_window(model: &mut Model, window: u64) {
+    model.context_window = window;
+    // Some servers count the output limit into the window, whatever is really written.
+    let quarter = u32::try_from(window / 4).unwrap_or(u32::MAX);
+    model.output_tokens_max = model.output_tokens_max.min(quarter);
 }
 
 /// Asks the server, at no cost, whether it takes the key and has the model.
@@ -54,7 +54,7 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<(
         _ => format!("{}/models", endpoint.base_url),
     };
     let answered = endpoint.fetch(&url, None, CHECK_MAX, stop);
-    let (answer, _) = answered.map_err(|fault| fault.into_error(endpoint, model))?;
+    let answer = answered.map_err(|fault| fault.into_error(endpoint, model))?;
     // Ollama's default tag, OpenRouter's variants of one model.
     let listed_as = match (service.name, id.split_once(':')) {
         ("ollama", None) => format!("{id}:latest"),
@@ -70,8 +70,8 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<(
         }),
         _ => None,
     };
-    if let Some(mend) = near {
-        let text = format!("{} has no model {id}; {mend}", endpoint.base_url);
+    if let Some(fix) = near {
+        let text = format!("{} has no model {id}; {fix}", endpoint.base_url);
         return Err(Error::failed(text));
     }
     Ok(())
@@ -88,7 +88,7 @@ fn ollama(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
     read_ollama(&show, &ps, id)
 }
 
-/// The window a loaded model really has, else the one its Modelfile sets. The model's own
+/// The window of the model as it is loaded, else the one its Modelfile sets. The model's own
 /// maximum says nothing: the server's default may be 4,096 all the same.
 fn read_ollama(show: &Value, ps: &Value, id: &str) -> Found {
     let is_ours = |model: &&Value| {
@@ -140,7 +140,7 @@ fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String
     #[rustfmt::skip]
     const WINDOW: &[&str] = &[
         "loaded_context_length", "max_model_len", "context_length", "context_window",
-        "max_context_length", "max_input_tokens",
+        "max_context_length", "max_input_tokens", "n_ctx",
     ];
     let list = list["data"].as_array().or(list.as_array()).ok_or(None)?;
     fn name(model: &Value) -> &str {
@@ -157,7 +157,10 @@ fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String
         // LM Studio.
         _ => model["type"].as_str().map(|kind| kind == "vlm"),
     };
-    let window = WINDOW.iter().find_map(|field| model[field].as_u64());
+    // llama-server.
+    let places = [model, &model["meta"]].into_iter();
+    let mut fields = places.flat_map(|place| WINDOW.iter().map(move |field| &place[field]));
+    let window = fields.find_map(Value::as_u64).filter(|window| *window > 0);
     Ok(window.map(|window| (window, sees)))
 }
 
@@ -195,6 +198,7 @@ mod tests {
         for (list, want) in [
             (json!({"data": [{"id": "m", "max_model_len": 4096}]}), Ok(Some((4096, None)))),
             (json!([{"id": "m", "context_length": 1}]), Ok(Some((1, None)))),
+            (json!({"data": [{"id": "m", "meta": {"n_ctx_train": 131_072, "n_ctx": 8192}}]}), Ok(Some((8192, None)))),
             (json!({"data": [{"id": "m", "type": "vlm", "max_context_length": 9, "loaded_context_length": 8}]}), Ok(Some((8, Some(true))))),
             (json!({"data": [{"id": "m", "context_length": 7, "architecture": {"input_modalities": ["text"]}}]}), Ok(Some((7, Some(false))))),
             (json!({"data": [{"id": "models/m"}]}), Ok(None)),

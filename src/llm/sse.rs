@@ -1,50 +1,87 @@
-//! Server-sent events: bytes in, the `data` of each event out. Pure.
+//! Server-sent events: bytes in, the name and the data of each event out. Pure.
 //!
-//! Of the format (https://html.spec.whatwg.org/multipage/server-sent-events.html) only the
-//! data matter here: every provider repeats the event's name inside it. Lines may end in
-//! LF, CR or CRLF, also across two reads.
+//! Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Lines may end in
+//! LF, CR or CRLF, also across two reads. A body that is one JSON value instead of events is
+//! given out as a whole.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use crate::base::error::{Error, Result};
 
-/// Bytes of one event's data, and of one line. The largest real events carry a whole
-/// reply or an encrypted reasoning block, some 100 KB.
-const EVENT_BYTES_MAX: usize = 8 << 20;
+/// Bytes of one event's data, of one line, and of a body that is JSON as a whole. The
+/// largest real ones carry a whole reply, some 100 KB.
+const EVENT_BYTES_MAX: usize = 4 << 20;
 
-/// Takes one event's data; `Break` ends the stream.
-pub(crate) type OnData<'a> = dyn FnMut(&str) -> Result<ControlFlow<()>> + 'a;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamPart<'a> {
+    Event {
+        /// Empty where the stream names none.
+        name: &'a str,
+        data: &'a str,
+    },
+    /// The body, when it is one JSON value.
+    Whole(&'a str),
+}
+
+/// Takes one part of the stream; `Break` ends it.
+pub(super) type OnPart<'a> = dyn FnMut(StreamPart<'_>) -> Result<ControlFlow<()>> + 'a;
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum BodyKind {
+    #[default]
+    Unknown,
+    Events,
+    Json,
+}
 
 #[derive(Default)]
-pub(crate) struct Parser {
+pub(super) struct SseParser {
     /// A line that has not ended yet.
     line: Vec<u8>,
-    /// The data lines of the event so far, each with its LF.
+    /// The data lines of the event so far, each with its LF; of a JSON body all of it.
     data: Vec<u8>,
+    name: String,
     /// The last byte was a CR that ended a line: an LF right after it belongs to it.
     after_cr: bool,
+    kind: BodyKind,
+    /// The first line has ended.
     started: bool,
-    /// Bytes copied into the two buffers: what tests know about cost.
+    /// Bytes copied into the two buffers: the tests check the cost by it.
     #[cfg(test)]
     copied: usize,
 }
 
-impl Parser {
-    /// Calls `on_data` for each event that `bytes` completes, until it breaks.
+impl SseParser {
+    /// Calls `on_part` for each event that `bytes` completes, until it breaks.
     ///
     /// # Errors
-    /// Those of `on_data`, and `Failed` for an event over `EVENT_BYTES_MAX`.
-    pub(crate) fn feed(
+    /// Those of `on_part`, and `Failed` for an event over `EVENT_BYTES_MAX`.
+    pub(super) fn feed(
         &mut self,
         mut bytes: &[u8],
-        on_data: &mut OnData<'_>,
+        on_part: &mut OnPart<'_>,
     ) -> Result<ControlFlow<()>> {
         while !bytes.is_empty() {
-            if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
+            if self.kind == BodyKind::Unknown {
+                // A byte order mark may come first. No event stream begins with a bracket.
+                let is_blank = |byte: &&u8| byte.is_ascii_whitespace() || BOM.contains(*byte);
+                self.kind = match bytes.iter().find(|byte| !is_blank(byte)) {
+                    Some(b'{' | b'[') => BodyKind::Json,
+                    Some(_) => BodyKind::Events,
+                    None => BodyKind::Unknown,
+                };
+            }
+            if std::mem::take(&mut self.after_cr) && bytes.first() == Some(&b'\n') {
                 bytes = &bytes[1..];
                 continue;
             }
-            let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
+            let end = match self.kind {
+                BodyKind::Json => None,
+                _ => bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')),
+            };
             let piece = &bytes[..end.unwrap_or(bytes.len())];
             if self.line.len() + piece.len() + self.data.len() > EVENT_BYTES_MAX {
                 return Err(Error::failed(format!(
@@ -59,7 +96,7 @@ impl Parser {
             let Some(end) = end else { break };
             self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
-            if self.end_line(on_data)?.is_break() {
+            if self.end_line(on_part)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -68,22 +105,31 @@ impl Parser {
 
     /// The body has ended. An event whose last blank line is missing still counts (some
     /// servers close right after their last line), half a line does not.
-    pub(crate) fn finish(mut self, on_data: &mut OnData<'_>) -> Result<()> {
+    pub(super) fn finish(mut self, on_part: &mut OnPart<'_>) -> Result<()> {
+        if self.kind == BodyKind::Json {
+            let body = self.line.strip_prefix(BOM).unwrap_or(&self.line);
+            let body = String::from_utf8_lossy(body);
+            return on_part(StreamPart::Whole(body.trim())).map(drop);
+        }
         self.line.clear();
-        self.end_line(on_data).map(|_| ())
+        self.end_line(on_part).map(drop)
     }
 
-    fn end_line(&mut self, on_data: &mut OnData<'_>) -> Result<ControlFlow<()>> {
-        let mut line = self.line.as_slice();
-        if !std::mem::replace(&mut self.started, true) {
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        }
-        let done = line.is_empty();
-        if let Some(rest) = line.strip_prefix(b"data") {
-            // `data` alone is an empty line of data, `database: x` another field.
-            let value = rest.strip_prefix(b":");
-            if let Some(value) = value.or(rest.is_empty().then_some(rest)) {
-                let value = value.strip_prefix(b" ").unwrap_or(value);
+    fn end_line(&mut self, on_part: &mut OnPart<'_>) -> Result<ControlFlow<()>> {
+        let line = std::mem::take(&mut self.line);
+        let line = match line.strip_prefix(BOM) {
+            Some(rest) if !self.started => rest.to_vec(),
+            _ => line,
+        };
+        self.started = true;
+        // `data` alone is an empty line of data, `database: x` another field.
+        let (field, value) = match line.iter().position(|byte| *byte == b':') {
+            Some(colon) => line.split_at(colon),
+            None => (line.as_slice(), &b":"[..]),
+        };
+        let value = value.strip_prefix(b": ").unwrap_or(&value[1..]);
+        match field {
+            b"data" => {
                 self.data.extend_from_slice(value);
                 self.data.push(b'\n');
                 #[cfg(test)]
@@ -91,41 +137,103 @@ impl Parser {
                     self.copied += value.len();
                 }
             }
+            b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
+            _ => {}
         }
+        let done = line.is_empty();
+        self.line = line;
         self.line.clear();
-        if done && !self.data.is_empty() {
-            self.data.pop();
-            let result = on_data(&String::from_utf8_lossy(&self.data));
-            self.data.clear();
-            return result;
+        if !done {
+            return Ok(ControlFlow::Continue(()));
         }
-        Ok(ControlFlow::Continue(()))
+        let name = std::mem::take(&mut self.name);
+        if self.data.pop().is_none() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let data = String::from_utf8_lossy(&self.data);
+        let flow = on_part(StreamPart::Event {
+            name: &name,
+            data: &data,
+        });
+        self.data.clear();
+        flow
+    }
+}
+
+/// Some servers cut a character's surrogate pair between two events: the first half at the
+/// end of a JSON string waits here for the second at the start of another.
+#[derive(Debug, Default)]
+pub(super) struct SplitPair {
+    /// As an escape: `\ud83d`. Empty while none waits.
+    first: String,
+}
+
+impl SplitPair {
+    /// `data` without a first half at the end of a string, and with the waiting one put
+    /// before a second half.
+    pub(super) fn join<'a>(&mut self, data: &'a str) -> Cow<'a, str> {
+        let unit = |at: usize| {
+            let digits = data.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+            u16::from_str_radix(digits, 16).ok()
+        };
+        let mut out = String::with_capacity(data.len() + self.first.len());
+        let mut at = 0;
+        while let Some(found) = data.get(at..).and_then(|rest| rest.find('\\')) {
+            let escape = at + found;
+            out += data.get(at..escape).unwrap_or_default();
+            let next = data.as_bytes().get(escape + 6);
+            let length = match unit(escape) {
+                Some(0xD800..=0xDBFF) if matches!(unit(escape + 6), Some(0xDC00..=0xDFFF)) => 12,
+                Some(0xD800..=0xDBFF) if next == Some(&b'"') => {
+                    self.first = data.get(escape..escape + 6).unwrap_or_default().to_owned();
+                    at = escape + 6;
+                    continue;
+                }
+                Some(0xDC00..=0xDFFF) if out.ends_with('"') => {
+                    out += &std::mem::take(&mut self.first);
+                    6
+                }
+                _ => 2,
+            };
+            let end = (escape + length).min(data.len());
+            // Behind a backslash may stand a character of several bytes, if it is no JSON.
+            let end = (end..=data.len()).find(|end| data.is_char_boundary(*end));
+            let end = end.unwrap_or(data.len());
+            out += data.get(escape..end).unwrap_or_default();
+            at = end;
+        }
+        out += data.get(at..).unwrap_or_default();
+        out.into()
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::mutate::survive;
 
     /// A body that comes in these chunks.
-    pub(in crate::llm) fn feed(chunks: &[&[u8]], on_data: &mut OnData<'_>) -> Result<()> {
-        let mut parser = Parser::default();
+    pub(in crate::llm) fn feed(chunks: &[&[u8]], on_part: &mut OnPart<'_>) -> Result<()> {
+        let mut parser = SseParser::default();
         for chunk in chunks {
-            if parser.feed(chunk, on_data)?.is_break() {
+            if parser.feed(chunk, on_part)?.is_break() {
                 return Ok(());
             }
         }
-        parser.finish(on_data)
+        parser.finish(on_part)
     }
 
     fn parse(chunks: &[&[u8]]) -> (Vec<String>, usize) {
         let mut events = Vec::new();
-        let mut on_data = |data: &str| {
-            events.push(data.to_owned());
+        let mut on_data = |part: StreamPart<'_>| {
+            events.push(match part {
+                StreamPart::Event { name: "", data } => data.to_owned(),
+                StreamPart::Event { name, data } => format!("{name}: {data}"),
+                StreamPart::Whole(body) => format!("whole {body}"),
+            });
             Ok(ControlFlow::Continue(()))
         };
-        let mut parser = Parser::default();
+        let mut parser = SseParser::default();
         for chunk in chunks {
             assert!(parser.feed(chunk, &mut on_data).unwrap().is_continue());
         }
@@ -141,8 +249,9 @@ pub(super) mod tests {
             (
                 "crlf",
                 "event: x\r\ndata: a\r\n\r\ndata: b\r\n\r\n",
-                &["a", "b"],
+                &["x: a", "b"],
             ),
+            ("json", "\u{feff} \n{\n\n}\n", &["whole {\n\n}"]),
             ("cr", "data: a\r\rdata: b\r\r", &["a", "b"]),
             (
                 "several lines",
@@ -173,6 +282,41 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn halves_of_a_pair_are_joined() {
+        for (parts, want) in [
+            (
+                vec![r#"{"a":"x \ud83d"}"#, r#"{"a":"\ude80 y"}"#],
+                r#"{"a":"x "}{"a":"\ud83d\ude80 y"}"#,
+            ),
+            (
+                vec![
+                    r#"["\uD83D"]"#,
+                    r#"[""]"#,
+                    r#"["\uDE80\ud83d"]"#,
+                    r#"["\ude80"]"#,
+                ],
+                r#"[""][""]["\uD83D\uDE80"]["\ud83d\ude80"]"#,
+            ),
+            (
+                vec![r#"["\\ud83d"]"#, r#"["\ude80"]"#],
+                r#"["\\ud83d"]["\ude80"]"#,
+            ),
+            (
+                vec![r#"["\ud83d\ude80"]"#, r#"["\ud83d x"]"#],
+                r#"["\ud83d\ude80"]["\ud83d x"]"#,
+            ),
+            (vec!["\\é", "\\u", "\\"], "\\é\\u\\"),
+        ] {
+            let mut pair = SplitPair::default();
+            let joined: String = parts
+                .iter()
+                .map(|part| pair.join(part).into_owned())
+                .collect();
+            assert_eq!(joined, want);
+        }
+    }
+
+    #[test]
     fn each_byte_is_copied_twice_at_most() {
         let event = format!("data: {}\n\n", "x".repeat(1 << 20));
         let chunks: Vec<&[u8]> = event.as_bytes().chunks(20).collect();
@@ -184,7 +328,7 @@ pub(super) mod tests {
     #[test]
     fn an_endless_event_is_refused() {
         for piece in [&[b'x'; 1 << 16][..], &b"data: 0123456789\n".repeat(4096)] {
-            let mut parser = Parser::default();
+            let mut parser = SseParser::default();
             let mut feed = || parser.feed(piece, &mut |_| Ok(ControlFlow::Continue(())));
             let refused = (0..EVENT_BYTES_MAX / 16384).any(|_| feed().is_err());
             assert!(refused);
@@ -204,6 +348,7 @@ pub(super) mod tests {
             assert!(copied <= 2 * input.len());
             assert!(events.iter().map(String::len).sum::<usize>() <= 3 * input.len());
             assert_eq!(parse(&random.chunks(input)), (events, copied));
+            SplitPair::default().join(&String::from_utf8_lossy(input));
         });
     }
 }

@@ -188,6 +188,7 @@ fn check_model(config: &Config, keys: &Keys, net: &Net) -> Finding {
     let sources = llm::Sources {
         variable: &config::variable,
         key: &|provider, variables| keys.provider(provider, variables),
+        price: config.price.as_deref(),
         net,
     };
     match in_time(|stop| llm::check(&config.model, &sources, stop)) {

@@ -1,10 +1,11 @@
-//! From `PROVIDER/ID` to a provider that can be asked: whose server it is, at which address,
-//! with which key, and what is known of the model.
+//! The services that serve models, one row each with their quirks, and the way from
+//! `PROVIDER/ID` to a client: whose server it is, at which address, with which key.
 
-use super::call::Endpoint;
-use super::models::{self, CacheLifetime, Service};
+use super::call::Client;
+use super::endpoint::Endpoint;
+use super::models::{self, CacheLifetime, Price};
 use super::offline::Offline;
-use super::{Model, Provider, anthropic, openai, probe, responses};
+use super::{Model, Provider, probe};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret::Secret;
@@ -13,14 +14,145 @@ use crate::base::text;
 use crate::config::MODEL_DEFAULT;
 use crate::net::Net;
 
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: &'static str,
+    /// `Model::api` of its models.
+    pub(super) api: &'static str,
+    /// Replaced by the variable `base_url_variable()`.
+    pub(super) base_url: &'static str,
+    /// The first that is set wins; empty for none.
+    pub(super) key_variables: &'static [&'static str],
+    /// For a server that the user runs: how its window is made larger. The key is optional
+    /// there, the first byte may take minutes, and a longer prompt may be cut in silence.
+    pub(super) local: Option<&'static str>,
+    /// Name of the output limit in a chat completions request.
+    pub(super) tokens_field: &'static str,
+    /// Shortest and longest tool call id.
+    pub(super) call_id_len: (usize, usize),
+    /// Pictures a request may carry. With more than 20 Anthropic takes only small ones.
+    pub(super) pictures_max: usize,
+    pub(super) quirks: &'static [Quirk],
+}
+
+/// In what a service differs from the most portable chat completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quirk {
+    /// Refuses `stream_options`; sends its usage anyway.
+    NoStreamOptions,
+    /// Refuses an assistant message whose content is null.
+    NoNullContent,
+    /// Refuses a user message right after a tool message.
+    NoUserAfterTool,
+    /// Wants `reasoning_content` back on every assistant message of a tool loop.
+    EchoesReasoning,
+    /// Refuses calls that carry no `thought_signature`.
+    SignsCalls,
+    /// Its models from Anthropic cache only where a breakpoint is set.
+    CacheBreakpoints,
+}
+
+impl Service {
+    pub(super) fn has(&self, quirk: Quirk) -> bool {
+        self.quirks.contains(&quirk)
+    }
+
+    pub(super) fn base_url_variable(&self) -> String {
+        let name = if self.name == "custom" {
+            "openai"
+        } else {
+            self.name
+        };
+        format!("{}_BASE_URL", name.to_ascii_uppercase())
+    }
+}
+
+const MAX_TOKENS: &str = "max_tokens";
+const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
+
+/// The other of the two names that the output limit has.
+pub(super) fn other_tokens_field(field: &str) -> &'static str {
+    if field == MAX_TOKENS {
+        MAX_COMPLETION_TOKENS
+    } else {
+        MAX_TOKENS
+    }
+}
+
+/// The most portable kind; the rows of the table tell where a service differs.
+const fn service(
+    name: &'static str,
+    base_url: &'static str,
+    key_variables: &'static [&'static str],
+) -> Service {
+    Service {
+        name,
+        api: "openai-completions",
+        base_url,
+        key_variables,
+        local: None,
+        tokens_field: MAX_TOKENS,
+        call_id_len: (1, 40),
+        pictures_max: 20,
+        quirks: &[],
+    }
+}
+
+const fn local(window_setting: &'static str, mut service: Service) -> Service {
+    service.local = Some(window_setting);
+    service
+}
+
+const fn completion_tokens(mut service: Service) -> Service {
+    service.tokens_field = MAX_COMPLETION_TOKENS;
+    service
+}
+
+const fn quirks(quirks: &'static [Quirk], mut service: Service) -> Service {
+    service.quirks = quirks;
+    service
+}
+
+const ANY_SERVER: &str = "start the server with a larger one (llama-server: -c 32768; vLLM: \
+    --max-model-len; Ollama: OLLAMA_CONTEXT_LENGTH=32768)";
+
+#[rustfmt::skip]
+static SERVICES: &[Service] = &[
+    Service { api: "anthropic-messages", call_id_len: (1, 64), ..service("anthropic", "https://api.anthropic.com", &["ANTHROPIC_API_KEY"]) },
+    completion_tokens(service("openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"])),
+    quirks(&[Quirk::CacheBreakpoints], service("openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"])),
+    Service { pictures_max: 5, ..completion_tokens(service("groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"])) },
+    // Unknown fields are a 422; ids are exactly nine letters and digits.
+    Service { call_id_len: (9, 9), pictures_max: 8, ..quirks(&[Quirk::NoStreamOptions, Quirk::NoNullContent, Quirk::NoUserAfterTool],
+        service("mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"])) },
+    quirks(&[Quirk::SignsCalls], service("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", &["GEMINI_API_KEY", "GOOGLE_API_KEY"])),
+    quirks(&[Quirk::EchoesReasoning], service("deepseek", "https://api.deepseek.com", &["DEEPSEEK_API_KEY"])),
+    completion_tokens(service("xai", "https://api.x.ai/v1", &["XAI_API_KEY"])),
+    completion_tokens(service("cerebras", "https://api.cerebras.ai/v1", &["CEREBRAS_API_KEY"])),
+    service("together", "https://api.together.xyz/v1", &["TOGETHER_API_KEY"]),
+    service("moonshot", "https://api.moonshot.ai/v1", &["MOONSHOT_API_KEY"]),
+    service("zai", "https://api.z.ai/api/paas/v4", &["ZAI_API_KEY"]),
+    local("start Ollama with OLLAMA_CONTEXT_LENGTH=32768", service("ollama", "http://127.0.0.1:11434/v1", &[])),
+    local("start llama-server with -c 32768", service("llamacpp", "http://127.0.0.1:8080/v1", &["LLAMA_API_KEY"])),
+    local("start vLLM with a larger --max-model-len", service("vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"])),
+    local("load the model in LM Studio with a larger context length", service("lmstudio", "http://127.0.0.1:1234/v1", &[])),
+    local(ANY_SERVER, service("custom", "", &["OPENAI_API_KEY"])),
+];
+
+pub(super) fn find(name: &str) -> Option<&'static Service> {
+    SERVICES.iter().find(|service| service.name == name)
+}
+
 type FindKey<'a> = dyn Fn(&str, &[&str]) -> Result<Option<Secret>> + 'a;
 
-/// Where addresses and keys are looked up.
+/// Where addresses, keys and the price are looked up.
 pub(crate) struct Sources<'a> {
     /// What is no secret: base URLs, PI_CACHE_RETENTION.
     pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
     /// By the provider's name and the variables that may hold its key.
     pub(crate) key: &'a FindKey<'a>,
+    /// `--price` as typed: it replaces the price in the table of models.
+    pub(crate) price: Option<&'a str>,
     pub(crate) net: &'a Net,
 }
 
@@ -33,15 +165,15 @@ pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider
         return Ok(Box::new(Offline::new()));
     }
     let (endpoint, model) = endpoint(spec, sources)?;
-    if model.price.is_some() {
-        return Ok(speak(endpoint, model, 0));
+    if models::is_known(&model) {
+        return Ok(Box::new(Client::new(endpoint, model, 0)));
     }
     if let Some(near) = models::near(endpoint.service.name, &model.id) {
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
     Ok(match probe::probe(&endpoint, &model, &Stop::new()) {
-        Some(model) => speak(endpoint, model, 0),
-        None => speak(endpoint, model, PROBES_MAX),
+        Some(model) => Box::new(Client::new(endpoint, model, 0)),
+        None => Box::new(Client::new(endpoint, model, PROBES_MAX)),
     })
 }
 
@@ -51,7 +183,7 @@ pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider
 /// Those of `open`, and what the server has against key or model.
 pub(crate) fn check(spec: &str, sources: &Sources<'_>, stop: &Stop) -> Result<Model> {
     if spec == "offline" {
-        return Ok(Offline::new().model().clone());
+        return Ok(Model::clone(&Offline::new().model()));
     }
     let (endpoint, model) = endpoint(spec, sources)?;
     probe::check(&endpoint, &model, stop)?;
@@ -61,48 +193,42 @@ pub(crate) fn check(spec: &str, sources: &Sources<'_>, stop: &Stop) -> Result<Mo
 /// Where `spec` is served, and what is known of the model.
 fn endpoint(spec: &str, sources: &Sources<'_>) -> Result<(Endpoint, Model)> {
     let (service, id) = parse_spec(spec)?;
+    let price = sources.price.map(Price::parse).transpose()?;
     let key = (sources.key)(service.name, service.key_variables)?;
-    if key.is_none() && !service.local {
+    if key.is_none() && service.local.is_none() {
         return Err(missing_key(service, sources));
     }
+    let lifetime = match (sources.variable)("PI_CACHE_RETENTION").as_deref() {
+        Some("long") => CacheLifetime::OneHour,
+        _ => CacheLifetime::FiveMinutes,
+    };
     let endpoint = Endpoint {
         net: sources.net.clone(),
         service,
         base_url: base_url(service, sources.variable)?,
         key,
-        lifetime: match (sources.variable)("PI_CACHE_RETENTION").as_deref() {
-            Some("long") => CacheLifetime::OneHour,
-            _ => CacheLifetime::FiveMinutes,
-        },
-        no_images: false.into(),
+        lifetime,
     };
-    let model = models::model(service, id, endpoint.lifetime);
+    let mut model = models::model(service.name, service.api, id, lifetime);
+    model.price = price.or(model.price);
     Ok((endpoint, model))
 }
 
-/// A server may still be starting, or load the model with the first turn.
+/// How often a client may ask for the window: a server may still be starting, or load the
+/// model with the first turn.
 const PROBES_MAX: u8 = 4;
-
-/// The client for the model's wire format; `probes` is how often it may yet ask for the window.
-pub(super) fn speak(endpoint: Endpoint, model: Model, probes: u8) -> Box<dyn Provider> {
-    match model.api {
-        "anthropic-messages" => Box::new(anthropic::Anthropic { endpoint, model }),
-        "openai-responses" => Box::new(responses::Responses::new(endpoint, model)),
-        _ => Box::new(openai::OpenAi::new(endpoint, model, probes)),
-    }
-}
 
 fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
     let (name, id) = spec.split_once('/').unwrap_or((spec, ""));
-    let known = models::find_service(name);
+    let known = find(name);
     if let (Some(service), false) = (known, id.is_empty()) {
         return Ok((service, id));
     }
-    if let Some(service) = models::provider_of(spec).and_then(models::find_service) {
+    if let Some(service) = models::provider_of(spec).and_then(find) {
         return Ok((service, spec));
     }
     let mut names = vec!["offline"];
-    names.extend(models::SERVICES.iter().map(|service| service.name));
+    names.extend(SERVICES.iter().map(|service| service.name));
     let why = match (known, text::nearest(name, &names)) {
         (Some(_), _) => format!("names no model: write {name}/ID"),
         (None, Some("offline")) if name == "offline" => {
@@ -119,9 +245,10 @@ fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
 
 fn missing_key(service: &Service, sources: &Sources<'_>) -> Error {
     let has_key = |other: &&Service| {
-        !other.local && matches!((sources.key)(other.name, other.key_variables), Ok(Some(_)))
+        let key = (sources.key)(other.name, other.key_variables);
+        other.local.is_none() && matches!(key, Ok(Some(_)))
     };
-    let others = models::SERVICES.iter().filter(has_key);
+    let others = SERVICES.iter().filter(has_key);
     let others: Vec<&str> = others.map(|other| other.name).collect();
     let instead = match others.join(", ") {
         none if none.is_empty() => {
@@ -135,13 +262,13 @@ fn missing_key(service: &Service, sources: &Sources<'_>) -> Error {
 
 /// The address requests start with, without a slash at its end.
 fn base_url(service: &Service, variable: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let name = service.base_url_variable;
+    let name = service.base_url_variable();
     let ollama_host = || {
         let host = variable("OLLAMA_HOST").filter(|_| service.name == "ollama")?;
         Some(ollama_url(host.trim()))
     };
-    let url = variable(name).or_else(ollama_host);
-    let url = url.as_deref().unwrap_or(service.base_url);
+    let url = variable(&name).or_else(ollama_host);
+    let url = url.as_deref().unwrap_or(service.base_url).trim();
     if url.is_empty() {
         let text = format!("--model=custom/ID needs {name}, like http://127.0.0.1:8000/v1");
         return Err(Error::Usage(text));
@@ -204,6 +331,7 @@ mod tests {
             let sources = Sources {
                 variable: &variable,
                 key: &find_key,
+                price: None,
                 net: &Net::from_env(),
             };
             let got = match open(spec, &sources) {

@@ -1,0 +1,239 @@
+//! Tool calls as models really write them: names with a prefix or in another case, arguments
+//! that are almost JSON. What has one meaning is repaired; the rest is told to the model as
+//! broken JSON, with the place. Whether the fields fit the tool is for `tools` to check.
+
+use serde_json::Value;
+
+use super::ToolSpec;
+use crate::base::json::Obj;
+
+/// Characters shown of what stands where the JSON breaks.
+const PLACE_CHARS: usize = 30;
+
+/// The tool that `name` means: `Bash`, `functions.bash`, `default_api:bash`, `mom_bash`.
+pub(super) fn canonical_name<'a>(name: &'a str, tools: &[ToolSpec]) -> &'a str {
+    let is = |tool: &&ToolSpec| tool.name.eq_ignore_ascii_case(name);
+    let ends = |tool: &&ToolSpec| {
+        let at = name.len().saturating_sub(tool.name.len());
+        let (prefix, end) = name.split_at_checked(at).unwrap_or((name, ""));
+        end.eq_ignore_ascii_case(tool.name) && prefix.ends_with(['.', ':', '_', '-', '/'])
+    };
+    let trimmed = tools.iter().find(is).or_else(|| tools.iter().find(ends));
+    trimmed.map_or(name, |tool| tool.name)
+}
+
+/// The arguments as one line that is a JSON object; `None` when they are no JSON object.
+pub(super) fn read(text: &str) -> Option<String> {
+    let text = text.trim();
+    match serde_json::from_str(text) {
+        // A line break can stand between tokens only: within a string it is escaped.
+        Ok(Value::Object(_)) => Some(text.replace(['\n', '\r'], " ")),
+        Ok(Value::Null) => Some("{}".to_owned()),
+        // Some local models write the object as a string.
+        Ok(Value::String(inner)) if inner.trim_start().starts_with('{') => read(&inner),
+        Ok(_) => None,
+        Err(_) if text.is_empty() => Some("{}".to_owned()),
+        Err(_) => {
+            let repaired = repair(unfenced(text)?);
+            let is_object = matches!(serde_json::from_str(&repaired), Ok(Value::Object(_)));
+            is_object.then_some(repaired)
+        }
+    }
+}
+
+/// In place of arguments that are no JSON object: the text and what is wrong with it.
+pub(super) fn broken(text: &str) -> String {
+    let why = match serde_json::from_str::<Value>(text) {
+        Ok(_) => "it is JSON, but no object".to_owned(),
+        Err(err) => {
+            let line = text.split('\n').nth(err.line().saturating_sub(1));
+            // The column counts bytes.
+            let before = line.unwrap_or_default().get(..err.column());
+            let before = before.unwrap_or_default().chars().rev().take(PLACE_CHARS);
+            let before: String = before.collect::<Vec<_>>().into_iter().rev().collect();
+            format!("{err}, after {before:?}")
+        }
+    };
+    let object = Obj::new().str("invalid_json", text);
+    object.str("why", &why).end()
+}
+
+/// What stands in a code fence, or the text as it is.
+fn unfenced(text: &str) -> Option<&str> {
+    let Some(inside) = text.strip_prefix("```") else {
+        return Some(text);
+    };
+    let inside = inside.trim_end().strip_suffix("```")?;
+    let (language, inside) = inside.split_once('\n').unwrap_or(("", inside));
+    language
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric())
+        .then(|| inside.trim())
+}
+
+/// Without trailing commas, with raw line breaks in strings escaped, and Python's quotes and
+/// constants as JSON has them. Nothing is added that is missing.
+fn repair(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' | '\'' => {
+                out.push('"');
+                while let Some((_, inner)) = chars.next() {
+                    match inner {
+                        _ if inner == c => break,
+                        '"' => out.push_str("\\\""),
+                        '\n' => out.push_str("\\n"),
+                        '\r' => out.push_str("\\r"),
+                        '\t' => out.push_str("\\t"),
+                        // JSON knows no \'.
+                        '\\' if chars.next_if(|(_, next)| *next == '\'').is_some() => {
+                            out.push('\'');
+                        }
+                        '\\' => {
+                            out.push('\\');
+                            out.extend(chars.next().map(|(_, next)| next));
+                        }
+                        _ => out.push(inner),
+                    }
+                    // The text ends within the string: it stays broken.
+                    if chars.peek().is_none() {
+                        return String::new();
+                    }
+                }
+                out.push('"');
+            }
+            ',' if text[at + 1..].trim_start().starts_with(['}', ']']) => {}
+            '\n' | '\r' => out.push(' '),
+            c if c.is_ascii_alphabetic() => {
+                let rest = &text[at..];
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric());
+                let word = &rest[..end.unwrap_or(rest.len())];
+                while chars.next_if(|(next, _)| *next < at + word.len()).is_some() {}
+                out.push_str(match word {
+                    "True" => "true",
+                    "False" => "false",
+                    "None" => "null",
+                    other => other,
+                });
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// How a tool call looks where a server passes it on as text.
+#[rustfmt::skip]
+const CALL_MARKS: &[&str] = &[
+    "<tool_call>", "<tool_calls>", "<function=", "<function_call", "<|tool_call", "<|python_tag|>",
+    "[TOOL_CALLS]", "<｜tool▁calls▁begin｜>", "<invoke name=", "<|channel|>commentary to=",
+];
+
+/// The mark of a call of one of the tools that stands in the text, outside of code.
+pub(super) fn call_in_text(text: &str, tools: &[ToolSpec]) -> Option<&'static str> {
+    let mut in_fence = false;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let start = line.trim_start();
+        if start.starts_with("```") {
+            in_fence = !in_fence;
+        }
+        let mark = CALL_MARKS.iter().find(|mark| start.starts_with(**mark));
+        let rest = &text[at..];
+        let names_tool = || tools.iter().any(|tool| rest.contains(tool.name));
+        if let Some(mark) = mark.filter(|_| !in_fence && names_tool()) {
+            return Some(mark);
+        }
+        at += line.len();
+    }
+    // An object that is a call and nothing else.
+    let call: Value = serde_json::from_str(text.trim()).ok()?;
+    let has_arguments = call["arguments"].is_object() || call["parameters"].is_object();
+    let is_tool = tools.iter().any(|tool| call["name"] == tool.name);
+    (has_arguments && is_tool).then_some("a JSON object with name and arguments")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::TOOLS;
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn almost_json() {
+        for (text, want) in [
+            (r#"{"b":1, "a":"\n"}"#, Some(r#"{"b":1, "a":"\n"}"#)),
+            ("{\n\"a\": 1\r\n}", Some("{ \"a\": 1  }")),
+            ("", Some("{}")),
+            (" null ", Some("{}")),
+            (r#""{\"a\":1}""#, Some(r#"{"a":1}"#)),
+            (r#"{"a":"x, }",}"#, Some(r#"{"a":"x, }"}"#)),
+            ("{\"a\":[1,2,\n],\n}", Some(r#"{"a":[1,2 ] }"#)),
+            ("```json\n{\"a\": 1,}\n```", Some(r#"{"a": 1}"#)),
+            ("```{\"a\": 1}```", Some(r#"{"a": 1}"#)),
+            ("{'a': 'it\\'s \"so\"', 'b': True, 'c': None}", Some(r#"{"a": "it's \"so\"", "b": true, "c": null}"#)),
+            ("{\"a\":\"one\ntwo\tthree\"}", Some(r#"{"a":"one\ntwo\tthree"}"#)),
+            (r#"{"a":"b""#, None),
+            (r#"{"a":"b"#, None),
+            (r#"{"a":"b\"#, None),
+            ("{'a': 'it's'}", None),
+            (r#"{"a":1}{"a":2}"#, None),
+            ("{a: 1}", None),
+            ("[1]", None),
+            ("ls -l", None),
+            ("```", None),
+        ] {
+            assert_eq!(read(text).as_deref(), want, "{text}");
+        }
+        for (text, want) in [
+            (r#"{"a":"é" "b":1}"#, r#"expected `,` or `}` at line 1 column 11, after \"{\\\"a\\\":\\\"é\\\" \\\""#),
+            (r#"{"a":1"#, "EOF while parsing an object at line 1 column 6"),
+            ("[1]", "it is JSON, but no object"),
+        ] {
+            let object = broken(text);
+            assert!(object.contains(want), "{object}");
+            let object: Value = serde_json::from_str(&object).unwrap();
+            assert_eq!(object["invalid_json"], text);
+        }
+        crate::mutate::survive_some(20_000, &["```json\n{'a': [True, \"x\n\"],}\n```", "<tool_call>\n{\"name\": \"bash\"}"], |_, input| {
+            let text = String::from_utf8_lossy(input);
+            let line = read(&text).unwrap_or_else(|| broken(&text));
+            assert!(!line.contains('\n') && serde_json::from_str::<Value>(&line).unwrap().is_object());
+            call_in_text(&text, TOOLS);
+        });
+    }
+
+    #[test]
+    fn names_and_calls_in_text() {
+        for (name, want) in [
+            ("bash", "bash"),
+            ("Bash", "bash"),
+            ("functions.bash", "bash"),
+            ("default_api:bash", "bash"),
+            ("mom_BASH", "bash"),
+            ("rebash", "rebash"),
+            ("bash2", "bash2"),
+            ("é.bash", "bash"),
+            ("", ""),
+        ] {
+            assert_eq!(canonical_name(name, TOOLS), want);
+        }
+        for (text, want) in [
+            (
+                "Now:\n<tool_call>\n{\"name\": \"bash\"}",
+                Some("<tool_call>"),
+            ),
+            (
+                r#"{"name": "bash", "arguments": {}}"#,
+                Some("a JSON object with name and arguments"),
+            ),
+            ("<tool_call>\n{\"name\": \"web\"}", None),
+            ("`<tool_call>` is how bash is called", None),
+            ("```\n<tool_call>\nbash\n```", None),
+        ] {
+            assert_eq!(call_in_text(text, TOOLS), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The pictures of a request: which are sent, and what the model reads in place of those that
+//! are not. Format and size are read from the picture itself; what a server refused is
+//! remembered for each picture alone, for as long as mom runs.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::{Content, Image, Message};
+use crate::base::text;
+
+/// Base64 bytes of one picture; Anthropic's limit, which some of its texts count this way.
+const PICTURE_BYTES_MAX: usize = 5 << 20;
+/// Base64 bytes of all pictures: Anthropic's body limit of 32 MB less the text.
+const ALL_BYTES_MAX: usize = 24 << 20;
+/// Pixels a side; Anthropic's limit.
+const SIDE_PIXELS_MAX: u32 = 8_000;
+/// The same with more than `MANY` pictures in the request.
+const SIDE_PIXELS_MAX_OF_MANY: u32 = 2_000;
+const MANY: usize = 20;
+/// Old pictures go in batches, so that the prefix does not change with every new one (prompt
+/// caches and signed thinking depend on it).
+const BATCH: usize = 8;
+/// Characters shown of a server's reason.
+const REASON_CHARS_MAX: usize = 200;
+/// Pictures remembered; above that the memory starts anew.
+const REMEMBERED_MAX: usize = 10_000;
+/// Base64 bytes in which the size is looked for first; a multiple of four.
+const HEADER_BYTES: usize = 4 << 10;
+
+/// What tells one picture from another.
+pub(super) type PictureKey = u64;
+
+pub(super) fn key(image: &Image) -> PictureKey {
+    // The whole would be megabytes a request.
+    let (data, sample) = (image.data.as_bytes(), 4 << 10);
+    let middle = data.get(data.len() / 2..).unwrap_or_default();
+    let parts = [data, middle, &data[data.len().saturating_sub(sample)..]];
+    let mut hasher = DefaultHasher::new();
+    data.len().hash(&mut hasher);
+    for part in parts {
+        part[..part.len().min(sample)].hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// What a server made of the pictures it was sent.
+#[derive(Debug)]
+pub(super) struct PictureMemory {
+    refused: HashMap<PictureKey, String>,
+    accepted: HashSet<PictureKey>,
+    /// Base64 bytes of all pictures of a request.
+    bytes_max: usize,
+}
+
+impl Default for PictureMemory {
+    fn default() -> PictureMemory {
+        PictureMemory {
+            refused: HashMap::new(),
+            accepted: HashSet::new(),
+            bytes_max: ALL_BYTES_MAX,
+        }
+    }
+}
+
+impl PictureMemory {
+    pub(super) fn accept(&mut self, sent: &[PictureKey]) {
+        if self.accepted.len() > REMEMBERED_MAX {
+            self.accepted.clear();
+        }
+        self.accepted.extend(sent);
+    }
+
+    /// No more base64 bytes than this in one request, which some server finds too large.
+    pub(super) fn limit_bytes(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// It was not because of the pictures.
+    pub(super) fn lift_limit(&mut self) {
+        self.bytes_max = ALL_BYTES_MAX;
+    }
+
+    pub(super) fn refuse(&mut self, keys: &[PictureKey], reason: &str) {
+        if self.refused.len() > REMEMBERED_MAX {
+            self.refused.clear();
+        }
+        let reason = text::one_line(reason, REASON_CHARS_MAX);
+        let entries = keys.iter().map(|key| (*key, reason.clone()));
+        self.refused.extend(entries);
+    }
+
+    /// Those of `sent` that no request has shown to be good, the newest first.
+    pub(super) fn suspects(&self, sent: &[PictureKey]) -> Vec<PictureKey> {
+        let unproven = sent.iter().rev().filter(|key| !self.accepted.contains(key));
+        let mut keys: Vec<PictureKey> = unproven.copied().collect();
+        let mut seen = HashSet::new();
+        keys.retain(|key| seen.insert(*key));
+        keys
+    }
+}
+
+/// Which pictures of the messages go along: the newest that fit, less those with a flaw.
+pub(super) struct PictureChoice<'a> {
+    memory: &'a PictureMemory,
+    /// Left out of this request to see whether they are what the server refuses.
+    on_trial: &'a [PictureKey],
+    /// By address: the messages outlive the request.
+    too_old: HashSet<*const Image>,
+    many: bool,
+    takes_images: bool,
+}
+
+impl<'a> PictureChoice<'a> {
+    pub(super) fn of(
+        messages: &[Message],
+        pictures_max: usize,
+        memory: &'a PictureMemory,
+        on_trial: &'a [PictureKey],
+    ) -> PictureChoice<'a> {
+        let contents = messages.iter().flat_map(Message::content);
+        let images: Vec<&Image> = contents
+            .filter_map(|content| match content {
+                Content::Image(image) if image.data.len() <= PICTURE_BYTES_MAX => Some(image),
+                _ => None,
+            })
+            .collect();
+        let mut bytes = 0;
+        let fitting = images.iter().rev().take(pictures_max).take_while(|image| {
+            bytes += image.data.len();
+            bytes <= memory.bytes_max
+        });
+        let old = images.len() - fitting.count();
+        let batches = old.next_multiple_of(BATCH);
+        // Never so many that the last ones go, which are what the turn is about.
+        let old = if batches + BATCH / 2 <= images.len() {
+            batches
+        } else {
+            old
+        };
+        let address = |image: &&Image| std::ptr::from_ref::<Image>(image);
+        PictureChoice {
+            memory,
+            on_trial,
+            too_old: images[..old].iter().map(address).collect(),
+            many: images.len() - old > MANY,
+            takes_images: true,
+        }
+    }
+
+    /// For a model that sees none.
+    pub(super) fn none(mut self) -> PictureChoice<'a> {
+        self.takes_images = false;
+        self
+    }
+
+    /// The picture with its media type, or a sentence in its place.
+    pub(super) fn look(&self, image: &'a Image) -> Result<&'static str, String> {
+        let key = key(image);
+        let out = |why: &str| Err(format!("(A picture was here: {}. {why})", describe(image)));
+        if !self.takes_images {
+            return out("This model takes no pictures.");
+        }
+        if image.data.len() > PICTURE_BYTES_MAX {
+            return out("It was left out: it is larger than 3.75 MB. A smaller copy can be read.");
+        }
+        if let Some(reason) = self.memory.refused.get(&key) {
+            return out(&format!(
+                "It was left out: the model's service refused it ({reason})."
+            ));
+        }
+        if self.on_trial.contains(&key) {
+            return out("It was left out: the model's service refused it.");
+        }
+        if self.too_old.contains(&std::ptr::from_ref(image)) {
+            return out("It is no longer shown.");
+        }
+        let Some((mime, size)) = inspect(image) else {
+            return out("It was left out: it is no PNG, JPEG, GIF or WebP, whatever its name is.");
+        };
+        let side_max = if self.many {
+            SIDE_PIXELS_MAX_OF_MANY
+        } else {
+            SIDE_PIXELS_MAX
+        };
+        match size {
+            Some((width, height)) if width.max(height) > side_max => out(&format!(
+                "It was left out: the model's service refuses more than {side_max} pixels a \
+                 side. A smaller copy can be read."
+            )),
+            _ => Ok(mime),
+        }
+    }
+}
+
+/// `image/png, 8001 x 1 pixels`
+pub(super) fn describe(image: &Image) -> String {
+    match inspect(image) {
+        Some((mime, Some((width, height)))) => format!("{mime}, {width} x {height} pixels"),
+        Some((mime, None)) => mime.to_owned(),
+        None => text::one_line(&image.mime, 40),
+    }
+}
+
+type Inspected = (&'static str, Option<(u32, u32)>);
+
+/// Media type and pixels, as the picture's first bytes tell.
+fn inspect(image: &Image) -> Option<Inspected> {
+    let data = image.data.as_bytes();
+    let decode = |data: &[u8]| BASE64_STANDARD.decode(data).unwrap_or_default();
+    let head = decode(&data[..data.len().min(HEADER_BYTES)]);
+    match inspect_bytes(&head) {
+        // A JPEG may begin with much that is no picture.
+        Some(("image/jpeg", None)) => inspect_bytes(&decode(data)),
+        found => found,
+    }
+}
+
+fn inspect_bytes(bytes: &[u8]) -> Option<Inspected> {
+    let at = |at: usize| bytes.get(at).map(|byte| u32::from(*byte));
+    let big = |from: usize| Some(at(from)? << 8 | at(from + 1)?);
+    let little = |from: usize| Some(at(from)? | at(from + 1)? << 8);
+    let both = |width: Option<u32>, height: Option<u32>| Some((width?, height?));
+    if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+        let long = |from: usize| Some(big(from)? << 16 | big(from + 2)?);
+        return Some(("image/png", both(long(16), long(20))));
+    }
+    if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") {
+        return Some(("image/gif", both(little(6), little(8))));
+    }
+    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        let long = |from: usize| Some(little(from)? | at(from + 2)? << 16);
+        let size = match bytes.get(12..16) {
+            Some(b"VP8 ") => both(
+                little(26).map(|width| width & 0x3fff),
+                little(28).map(|height| height & 0x3fff),
+            ),
+            Some(b"VP8L") => {
+                let bits = both(little(21), little(23));
+                bits.map(|(low, high)| low | high << 16)
+                    .map(|bits| (1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff)))
+            }
+            Some(b"VP8X") => both(long(24).map(|width| width + 1), long(27).map(|h| h + 1)),
+            _ => None,
+        };
+        return Some(("image/webp", size));
+    }
+    if !bytes.starts_with(b"\xff\xd8\xff") {
+        return None;
+    }
+    let mut from = 2;
+    let size = loop {
+        match (at(from), at(from + 1)) {
+            (Some(0xff), Some(0xff)) => from += 1,
+            // Start of frame: length, precision, height, width.
+            (Some(0xff), Some(0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf)) => {
+                break both(big(from + 7), big(from + 5));
+            }
+            (Some(0xff), Some(_)) => match big(from + 2) {
+                Some(length) => from += 2 + length as usize,
+                None => break None,
+            },
+            _ => break None,
+        }
+    };
+    Some(("image/jpeg", size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::picture;
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn sizes_stand_in_the_header() {
+        let png = |w: u32, h: u32| [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &w.to_be_bytes(), &h.to_be_bytes()].concat();
+        let jpeg = |before: &[u8]| [b"\xff\xd8".as_slice(), before, b"\xff\xc2\0\x11\x08\x1f\x41\0\x05"].concat();
+        for (bytes, want) in [
+            (png(8001, 1), Some(("image/png", Some((8001, 1))))),
+            (b"\x89PNG\r\n\x1a\n".to_vec(), Some(("image/png", None))),
+            (b"GIF89a\x41\x1f\x02\0".to_vec(), Some(("image/gif", Some((8001, 2))))),
+            (jpeg(b""), Some(("image/jpeg", Some((5, 8001))))),
+            (jpeg(b"\xff\xe1\0\x06abcd\xff\xff\xdb\0\x03x"), Some(("image/jpeg", Some((5, 8001))))),
+            (jpeg(b"\xff\xe1"), Some(("image/jpeg", None))),
+            (b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a\x41\x1f\x03\0".to_vec(), Some(("image/webp", Some((8001, 3))))),
+            (b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f\x40\x9f\x00\0".to_vec(), Some(("image/webp", Some((8001, 3))))),
+            (b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0\0\0\0\0\x40\x1f\0\x02\0\0".to_vec(), Some(("image/webp", Some((8001, 3))))),
+            (b"BM".to_vec(), None),
+            (Vec::new(), None),
+        ] {
+            assert_eq!(inspect_bytes(&bytes), want, "{bytes:?}");
+        }
+        crate::mutate::survive_some(20_000, &["RIFF\0\0\0\0WEBPVP8X", "GIF89a\x41\x1f"], |_, input| {
+            inspect_bytes(&[b"\xff\xd8\xff", input].concat());
+            inspect_bytes(input);
+        });
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        let memory = PictureMemory::default();
+        let sent = |pictures: &[Message], pictures_max| {
+            let choice = PictureChoice::of(pictures, pictures_max, &memory, &[]);
+            let looks = pictures.iter().flat_map(Message::content);
+            let fits = |content: &&Content| matches!(content, Content::Image(image) if choice.look(image).is_ok());
+            looks.filter(fits).count()
+        };
+        let of = |count: usize, bytes: usize| vec![picture("1", 1, bytes); count];
+        for (pictures, pictures_max, want) in [
+            (of(20, 0), 20, 20),
+            // From here on eight at a time: the prefix stays as it is for seven more.
+            (of(21, 0), 20, 13),
+            (of(28, 0), 20, 20),
+            (of(29, 0), 20, 13),
+            (of(3, 0), 1, 1),
+            (of(5, PICTURE_BYTES_MAX), 20, 4),
+            (
+                vec![picture("1", 1, PICTURE_BYTES_MAX + 4), picture("2", 1, 0)],
+                20,
+                1,
+            ),
+            (vec![picture("1", 8001, 0), picture("2", 8000, 0)], 20, 1),
+            ([of(20, 0), vec![picture("2", 2001, 0)]].concat(), 100, 20),
+        ] {
+            let name = format!("{} of {pictures_max}", pictures.len());
+            assert_eq!(sent(&pictures, pictures_max), want, "{name}");
+        }
+    }
+}

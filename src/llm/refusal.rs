@@ -1,0 +1,566 @@
+//! What a server says when it refuses, in any of the shapes servers use, and what follows
+//! from it: another try, a full window, or a failure with a sentence for the people and the
+//! details for whoever mends it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::endpoint::Endpoint;
+use super::{Model, models};
+use crate::base::error::{Error, ModelFault};
+use crate::base::json;
+use crate::base::secret;
+use crate::base::text;
+
+/// Characters shown of a server's error text.
+const ERROR_CHARS_MAX: usize = 400;
+
+/// An error as the server tells it.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    /// HTTP status; 200 for an error inside the stream.
+    pub(super) status: u16,
+    /// `type`, `code` and the like, joined by blanks.
+    pub(super) code: String,
+    pub(super) message: String,
+    /// Lower case, without backticks: what to search for fragments.
+    pub(super) body: String,
+    pub(super) request_id: Option<String>,
+    pub(super) after: Option<Duration>,
+    pub(super) should_retry: Option<bool>,
+}
+
+/// Parts that all occur in the text of an overflow, lower case. In order: Anthropic, Bedrock,
+/// OpenAI and its kin, Gemini, Groq, llama.cpp, LM Studio, Ollama, xAI, Together, Copilot,
+/// MiniMax, Kimi, Z.ai, Qwen, any.
+#[rustfmt::skip]
+const OVERFLOWS: &[&[&str]] = &[
+    &["prompt is too long"], &["request_too_large"], &["exceed context limit"],
+    &["input is too long for requested model"],
+    &["context_length_exceeded"], &["exceeds the context window"], &["maximum context length"],
+    &["context window exceeded"], &["maximum allowed input length"],
+    &["input token count", "exceeds the maximum"],
+    &["reduce the length of the messages"],
+    &["exceeds the available context size"], &["exceed_context_size_error"], &["exceed context window of"],
+    &["greater than the context length"],
+    &["prompt too long"], &["exceeded max context length"], &["exceeded context length"],
+    &["maximum prompt length is"],
+    &["longer than the model's context length"],
+    &["token", "exceeds the limit of"],
+    &["context window exceeds limit"], &["exceeded model token limit"],
+    &["prompt exceeds max length"], &["range of input length should be"],
+    &["context length exceeded"], &["token limit exceeded"], &["too many tokens"],
+    &["model_context_window_exceeded"],
+];
+
+/// What stands right before the window's size in the text of an overflow. In order: llama.cpp,
+/// OpenAI and its kin, xAI, vLLM, llama-cpp-python, Together, Copilot, Kimi, Qwen, Anthropic.
+#[rustfmt::skip]
+const WINDOW_MARKS: &[&str] = &[
+    "\"n_ctx\"", "maximum context length", "maximum prompt length", "maximum allowed input length",
+    "context window of", "context length (", "model's context length", "context size (", "context size of",
+    "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,", " > ",
+];
+
+/// Codes of errors inside a stream that the same request would meet again.
+#[rustfmt::skip]
+const LASTING: &[&str] = &[
+    "invalid_request", "authentication", "permission", "not_found", "billing",
+    "insufficient_quota", "invalid_api_key", "invalid_prompt", "content_filter",
+];
+
+/// Whether an event is an error in one of the shapes that servers use.
+pub(super) fn is_error_object(value: &Value) -> bool {
+    let kind = value["type"].as_str().unwrap_or_default();
+    let is_flat =
+        value["choices"].is_null() && (value["message"].is_string() || !value["detail"].is_null());
+    !value["error"].is_null()
+        || value["object"] == "error"
+        || kind == "error"
+        || kind.ends_with("_error")
+        || (is_flat && kind.is_empty())
+}
+
+/// The number of seconds behind one of these, which some servers only tell in words:
+/// `"retryDelay": "34s"` (Gemini), `Please try again in 7.66s` (Groq, OpenAI).
+fn retry_after_in_words(body: &str) -> Option<Duration> {
+    let rest = [
+        "retrydelay\": \"",
+        "retrydelay\":\"",
+        "try again in ",
+        "retry in ",
+    ]
+    .iter()
+    .find_map(|words| Some(body.split_once(words)?.1))?;
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let number = json::number(&rest[..end])?;
+    let unit = match &rest[end..] {
+        unit if unit.starts_with("ms") => 0.001,
+        unit if unit.starts_with('s') => 1.0,
+        unit if unit.starts_with('m') => 60.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * unit).ok()
+}
+
+impl Refusal {
+    /// `{"error":{..}}`, `{"error":"text"}`, `{"message"}`, `{"detail"}`, a list of those, a
+    /// page, nothing.
+    pub(super) fn read(text: &str) -> Refusal {
+        let json: Value = serde_json::from_str(text).unwrap_or_default();
+        let outer = json.get(0).unwrap_or(&json);
+        let inner = match &outer["error"] {
+            Value::Null => outer,
+            error => error,
+        };
+        let upstream = &inner["metadata"]["raw"];
+        let message = [&upstream, &&inner["message"], &&inner["detail"], &inner]
+            .into_iter()
+            .find_map(|value| match value {
+                Value::String(text) => Some(text.clone()),
+                Value::Array(items) if !items.is_empty() => Some(value.to_string()),
+                _ => None,
+            })
+            .unwrap_or_else(|| page_text(text));
+        let words = [
+            &inner["type"],
+            &inner["code"],
+            &inner["status"],
+            &inner["details"]["error_code"],
+        ];
+        let code = words
+            .iter()
+            .filter_map(|word| match word {
+                Value::String(word) if word != "error" => Some(word.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+            .join(" ");
+        let body = text.to_ascii_lowercase().replace('`', "");
+        Refusal {
+            status: 200,
+            code: cut(&code),
+            message: cut(&message),
+            request_id: outer["request_id"].as_str().map(str::to_owned),
+            after: retry_after_in_words(&body),
+            should_retry: None,
+            body,
+        }
+    }
+
+    pub(super) fn says(&self, fragment: &str) -> bool {
+        self.body.contains(fragment)
+    }
+
+    /// The limit of a web server in front of the model's: its page, not the model's JSON.
+    pub(super) fn is_front_end_limit(&self) -> bool {
+        let body = self.body.trim_start();
+        self.status == 413 && body.starts_with('<')
+    }
+
+    pub(super) fn is_overflow(&self) -> bool {
+        let throttled = ["rate limit", "rate_limit", "too many requests", "throttl"];
+        match self.status {
+            413 => !self.is_front_end_limit(),
+            401..=403 | 429 => false,
+            // Cerebras.
+            400 if self.body.trim().is_empty() => true,
+            _ if throttled.iter().any(|word| self.says(word)) => false,
+            _ => OVERFLOWS
+                .iter()
+                .any(|parts| parts.iter().all(|part| self.says(part))),
+        }
+    }
+
+    /// The window that the text of an overflow names, in tokens.
+    pub(super) fn window(&self) -> Option<u64> {
+        if !self.is_overflow() {
+            return None;
+        }
+        let marked = WINDOW_MARKS.iter().find_map(|mark| {
+            let (_, rest) = self.body.split_once(mark)?;
+            // `is 8192 tokens`, `":4096`, `(8,192)`: nothing but a few words before it.
+            let start = rest.find(|c: char| c.is_ascii_digit())?;
+            (start <= 16).then(|| number_at(&rest[start..]))?
+        });
+        // Mistral: `with 8192 maximum context length`; Anthropic: `> 200000 maximum`.
+        let before = || {
+            let (head, _) = self.body.split_once(" maximum")?;
+            let start = head.rfind(|c: char| !c.is_ascii_digit() && c != ',')?;
+            number_at(head.get(start + 1..)?)
+        };
+        let plausible = |tokens: &u64| (256..=100_000_000).contains(tokens);
+        marked
+            .filter(plausible)
+            .or_else(|| before().filter(plausible))
+    }
+
+    /// Of an error inside a stream, where the status tells nothing: OpenRouter has it as code.
+    fn is_lasting(&self) -> bool {
+        LASTING.iter().any(|word| self.code.contains(word))
+            || matches!(self.status(), 400..=407 | 422)
+    }
+
+    /// The HTTP status, also of an error inside a stream that names one.
+    fn status(&self) -> u16 {
+        let named = || self.code.split(' ').find_map(|word| word.parse().ok());
+        match self.status {
+            200 => named()
+                .filter(|code| (400..600).contains(code))
+                .unwrap_or(200),
+            status => status,
+        }
+    }
+
+    /// Whether what the request holds may be the reason, whatever the words.
+    pub(super) fn is_about_content(&self) -> bool {
+        let other = [
+            "authentication",
+            "billing",
+            "quota",
+            "credit",
+            "model_not_found",
+        ];
+        match self.status() {
+            400 | 415 | 422 => !other.iter().any(|word| self.says(word)),
+            // OpenRouter; llama.cpp.
+            404 | 500 => self.says("image"),
+            _ => false,
+        }
+    }
+
+    /// The decision, with what it means for the people and the details.
+    pub(super) fn into_error(self, endpoint: &Endpoint, model: &Model) -> Error {
+        let service = endpoint.service;
+        let status = match self.status {
+            200 => "error in the stream".to_owned(),
+            status => format!("HTTP {status}"),
+        };
+        let mut text = format!("{}/{}: {status}", service.name, model.id);
+        for piece in [&self.code, &self.message] {
+            if !piece.is_empty() {
+                text += &format!(": {piece}");
+            }
+        }
+        if let Some(id) = &self.request_id {
+            text += &format!(" (request {})", cut(id));
+        }
+        // Some repeat the key they refuse.
+        let text = secret::hide(text);
+        if self.is_overflow() {
+            let setting = service.local.map(|setting| format!("; {setting}"));
+            return Error::ContextFull(text + &setting.unwrap_or_default());
+        }
+        let is_spent = self.is_spent(endpoint);
+        let passing = match (self.should_retry, self.status) {
+            (Some(should_retry), _) => should_retry,
+            (None, 429) => !is_spent,
+            // A call the model wrote wrongly; the next one may be right.
+            (None, 200 | 400) if self.says("tool_use_failed") => true,
+            (None, 200) => !self.is_lasting(),
+            (None, status) => matches!(status, 408 | 409) || status >= 500,
+        };
+        let fault = self.fault(is_spent);
+        if !passing {
+            return Error::given_up(fault, text + &self.hint(endpoint, model, is_spent));
+        }
+        let long = self.after.filter(|pause| pause.as_secs() >= 60);
+        let pause = long.map(|pause| format!("; it asks to wait {}", text::duration(pause)));
+        Error::Retry {
+            after: self.after,
+            why: text + &pause.unwrap_or_default(),
+            fault,
+        }
+    }
+
+    /// No waiting helps: there is no credit left, or a cap on spending is reached.
+    fn is_spent(&self, endpoint: &Endpoint) -> bool {
+        let capped = self.after.is_none()
+            && (self.says("billing") || self.says("ramp_limit")
+            // Anthropic itself tells when to come back, unless a cap is reached.
+            || endpoint.is_vendor("anthropic"));
+        match self.status() {
+            402 => true,
+            429 => self.says("insufficient_quota") || self.says("spend_limit") || capped,
+            400 | 403 => self.says("spend_limit") || self.says("credit balance is too low"),
+            _ => self.code.contains("insufficient_quota") || self.code.contains("billing"),
+        }
+    }
+
+    fn fault(&self, is_spent: bool) -> Option<ModelFault> {
+        Some(match self.status() {
+            _ if is_spent => ModelFault::OutOfCredit,
+            401 | 403 => ModelFault::KeyRefused,
+            404 => ModelFault::UnknownModel,
+            429 => ModelFault::RateLimited(self.after),
+            503 | 529 => ModelFault::Overloaded,
+            _ if self.code.contains("overloaded") => ModelFault::Overloaded,
+            500.. => ModelFault::ServerFault,
+            200 => ModelFault::BrokenOff,
+            _ => return None,
+        })
+    }
+
+    /// How to mend it, when that is known.
+    fn hint(&self, endpoint: &Endpoint, model: &Model, is_spent: bool) -> String {
+        let service = endpoint.service;
+        let variable = service.base_url_variable();
+        match self.status {
+            _ if is_spent => format!("; add credit or raise the limit at {}", service.name),
+            401 | 403 if service.key_variables.is_empty() => String::new(),
+            401 | 403 => format!("; check {}", service.key_variables.join(" or ")),
+            404 if service.name == "ollama" => format!("; try: ollama pull {}", model.id),
+            404 => match models::near(service.name, &model.id).filter(|near| *near != model.id) {
+                Some(near) => format!("; did you mean {near}?"),
+                None => format!("; check the model's name and {variable}"),
+            },
+            413 => "; this is the limit of a web server in front of the model's (nginx: \
+                    client_max_body_size)"
+                .to_owned(),
+            300..=399 => format!("; check {variable}"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// The number a text begins with, also with commas in it.
+fn number_at(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != ',');
+    let digits = text[..end.unwrap_or(text.len())].replace(',', "");
+    digits.parse().ok()
+}
+
+/// The words of an HTML page or of plain text.
+fn page_text(text: &str) -> String {
+    let mut words = String::new();
+    let mut inside = false;
+    for c in text.chars().take(20 * ERROR_CHARS_MAX) {
+        match c {
+            '<' => inside = true,
+            '>' if inside => {
+                inside = false;
+                words.push(' ');
+            }
+            _ if inside => {}
+            c => words.push(c),
+        }
+    }
+    words
+}
+
+fn cut(text: &str) -> String {
+    text::one_line(text, ERROR_CHARS_MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::tests::model;
+    use super::*;
+    use crate::base::json::Obj;
+    use crate::mutate::survive;
+
+    /// `Retry 3`, `Full` or `Failed`, then the details.
+    pub(in crate::llm) fn describe(err: Error) -> String {
+        match err {
+            Error::Retry { after, why, .. } => {
+                let after = after.map(|after| format!("{} ", after.as_secs()));
+                format!("Retry {}{why}", after.unwrap_or_default())
+            }
+            Error::ContextFull(why) => format!("Full {why}"),
+            Error::Failed(why) | Error::Model { why, .. } => format!("Failed {why}"),
+            other => format!("{other}"),
+        }
+    }
+
+    fn refusal(status: u16, after: Option<u64>, body: &str) -> Refusal {
+        let read = Refusal::read(body);
+        Refusal {
+            status,
+            after: after.map(Duration::from_secs).or(read.after),
+            ..read
+        }
+    }
+
+    fn decide(provider: &str, status: u16, after: Option<u64>, body: &str) -> String {
+        let endpoint = Endpoint::for_tests(provider);
+        describe(refusal(status, after, body).into_error(&endpoint, &model(provider, "m")))
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn refusals() {
+        let quota = r#"{"error":{"message":"You exceeded your current quota, check your billing details","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+        let gemini = r#"[{"error":{"code":429,"message":"quota, see billing","status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"}]}}]"#;
+        for (provider, status, after, body, want) in [
+            ("anthropic", 401, None, r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"},"request_id":"req_1"}"#, "Failed anthropic/m: HTTP 401: authentication_error: invalid x-api-key (request req_1); check ANTHROPIC_API_KEY"),
+            ("anthropic", 429, Some(7), r#"{"error":{"type":"rate_limit_error","message":"slow"}}"#, "Retry 7 anthropic/m: HTTP 429: rate_limit_error: slow"),
+            ("anthropic", 429, None, r#"{"error":{"type":"rate_limit_error","message":"cap"}}"#, "Failed anthropic/m: HTTP 429: rate_limit_error: cap; add credit or raise the limit at anthropic"),
+            ("anthropic", 402, None, r#"{"error":{"type":"billing_error","message":"x"}}"#, "Failed anthropic/m: HTTP 402: billing_error: x; add credit or raise the limit at anthropic"),
+            ("anthropic", 400, None, r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8 maximum"}}"#, "Full anthropic/m: HTTP 400: invalid_request_error: prompt is too long: 9 tokens > 8 maximum"),
+            ("anthropic", 413, None, "", "Full anthropic/m: HTTP 413"),
+            ("custom", 413, None, "<html><title>413 Request Entity Too Large</title>nginx</html>", "Failed custom/m: HTTP 413: 413 Request Entity Too Large nginx; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
+            ("custom", 429, Some(3600), r#"{"message":"slow"}"#, "Retry 3600 custom/m: HTTP 429: slow; it asks to wait 1h 0m"),
+            ("custom", 200, None, r#"{"object":"error","message":"engine gave up","code":500}"#, "Retry custom/m: error in the stream: 500: engine gave up"),
+            ("anthropic", 529, None, "<html><body>Over\nloaded</body></html>", "Retry anthropic/m: HTTP 529: Over loaded"),
+            ("anthropic", 200, None, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Retry anthropic/m: error in the stream: overloaded_error: Overloaded"),
+            ("anthropic", 200, None, r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, "Failed anthropic/m: error in the stream: invalid_request_error: x"),
+            ("anthropic", 302, None, "", "Failed anthropic/m: HTTP 302; check ANTHROPIC_BASE_URL"),
+            ("openai", 429, None, quota, "Failed openai/m: HTTP 429: insufficient_quota insufficient_quota: You exceeded your current quota, check your billing details; add credit or raise the limit at openai"),
+            ("openai", 429, None, r#"{"error":{"message":"Rate limit reached. Please try again in 20s.","code":"rate_limit_exceeded"}}"#, "Retry 20 openai/m: HTTP 429: rate_limit_exceeded: Rate limit reached. Please try again in 20s."),
+            ("gemini", 429, None, gemini, "Retry 34 gemini/m: HTTP 429: 429 RESOURCE_EXHAUSTED: quota, see billing"),
+            ("groq", 413, None, r#"{"error":{"message":"Request too large on tokens per minute","code":"rate_limit_exceeded"}}"#, "Full groq/m: HTTP 413: rate_limit_exceeded: Request too large on tokens per minute"),
+            ("groq", 400, None, r#"{"error":{"message":"x","code":"tool_use_failed","failed_generation":"y"}}"#, "Retry groq/m: HTTP 400: tool_use_failed: x"),
+            ("mistral", 422, None, r#"{"detail":[{"loc":["body","store"],"msg":"Extra inputs"}]}"#, r#"Failed mistral/m: HTTP 422: [{"loc":["body","store"],"msg":"Extra inputs"}]"#),
+            ("ollama", 404, None, r#"{"error":"model \"m\" not found"}"#, "Failed ollama/m: HTTP 404: model \"m\" not found; try: ollama pull m"),
+            ("openrouter", 402, None, r#"{"error":{"message":"Insufficient credits","code":402}}"#, "Failed openrouter/m: HTTP 402: 402: Insufficient credits; add credit or raise the limit at openrouter"),
+            ("openrouter", 502, None, r#"{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":"upstream down"}}}"#, "Retry openrouter/m: HTTP 502: 502: upstream down"),
+            ("cerebras", 400, None, "", "Full cerebras/m: HTTP 400"),
+            ("llamacpp", 503, None, r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#, "Retry llamacpp/m: HTTP 503: unavailable_error 503: Loading model"),
+        ] {
+            assert_eq!(decide(provider, status, after, body), want);
+        }
+        let long = decide("openai", 400, None, &"\u{1F600}".repeat(5000));
+        assert_eq!(
+            long.chars().count(),
+            "Failed openai/m: HTTP 400: ".len() + ERROR_CHARS_MAX
+        );
+    }
+
+    #[test]
+    fn overflows() {
+        for text in [
+            "input length and `max_tokens` exceed context limit: 9 + 8 > 7",
+            "Input is too long for requested model.",
+            "Your input exceeds the context window of this model",
+            "This model's maximum context length is 8192 tokens. However, you requested 9000",
+            "The input token count (9) exceeds the maximum number of tokens allowed (8).",
+            "Please reduce the length of the messages or completion.",
+            "Prompt contains 9 tokens ... too large for model with 8 maximum context length",
+            "the request exceeds the available context size, try increasing it",
+            "The number of tokens to keep is greater than the context length",
+            "prompt too long; exceeded max context length by 7 tokens",
+            "This model's maximum prompt length is 8 but the request contains 9",
+            "`inputs` tokens + `max_new_tokens`: input (9 tokens) is longer than the model's context length",
+            "prompt token count of 9 exceeds the limit of 8",
+            "invalid params, context window exceeds limit",
+            "Your request exceeded model token limit: 8",
+            "Range of input length should be [1, 8]",
+        ] {
+            let body = Obj::new().str("error", text).end();
+            assert!(
+                decide("custom", 400, None, &body).starts_with("Full"),
+                "{text}"
+            );
+            let body = Obj::new()
+                .str("error", &format!("Rate limit: {text}"))
+                .end();
+            assert!(
+                !decide("custom", 400, None, &body).starts_with("Full"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_window_that_a_refusal_names() {
+        for (text, want) in [
+            (
+                r#"{"error":{"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}"#,
+                Some(4096),
+            ),
+            (
+                "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens (8000 in the messages, 1000 in the completion)",
+                Some(8192),
+            ),
+            (
+                "maximum context length of 131,072 tokens exceeded",
+                Some(131_072),
+            ),
+            (
+                "prompt is too long: 210000 tokens > 200000 maximum",
+                Some(200_000),
+            ),
+            (
+                "Prompt contains 9000 tokens, too large for model with 8192 maximum context length",
+                Some(8192),
+            ),
+            (
+                "maximum prompt length is 131072 but the request contains 200000 tokens",
+                Some(131_072),
+            ),
+            (
+                "Requested tokens (2285) exceed context window of 2048",
+                Some(2048),
+            ),
+            (
+                "input (9000 tokens) is longer than the model's context length (8192 tokens)",
+                Some(8192),
+            ),
+            ("Range of input length should be [1, 30720]", Some(30_720)),
+            (
+                "Your request exceeded model token limit: 262144",
+                Some(262_144),
+            ),
+            (
+                "prompt token count of 90000 exceeds the limit of 64000",
+                Some(64_000),
+            ),
+            ("too many tokens", None),
+            ("maximum context length is 8 tokens", None),
+            ("Rate limit: maximum context length is 8192", None),
+            ("no such model, maximum 8192", None),
+        ] {
+            assert_eq!(refusal(400, None, text).window(), want, "{text}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn sentences_for_the_people() {
+        for (provider, status, after, body, want) in [
+            ("anthropic", 401, None, "", "the model's key is refused"),
+            ("openai", 429, None, "insufficient_quota", "there is no credit left for the model"),
+            ("openrouter", 402, None, "", "there is no credit left for the model"),
+            ("anthropic", 400, None, "Your credit balance is too low", "there is no credit left for the model"),
+            ("custom", 429, Some(3600), "", "the model's rate limit is reached: try again in 1h 0m"),
+            ("custom", 429, Some(5), "", "the model's rate limit is reached: try again later"),
+            ("anthropic", 529, None, "", "the model is overloaded: try again later"),
+            ("anthropic", 200, None, r#"{"error":{"type":"overloaded_error"}}"#, "the model is overloaded: try again later"),
+            ("openai", 500, None, "", "the model's server has a fault: try again later"),
+            ("openai", 404, None, "", "the model is not known to its service"),
+        ] {
+            let endpoint = Endpoint::for_tests(provider);
+            let err = refusal(status, after, body).into_error(&endpoint, &model(provider, "m"));
+            let (Error::Model { fault, .. } | Error::Retry { fault: Some(fault), .. }) = err else {
+                panic!("{status}: {err}");
+            };
+            assert_eq!(fault.to_string(), want);
+        }
+    }
+
+    #[test]
+    fn survives_mutation() {
+        let corpus = [
+            r#"{"type":"error","error":{"type":"rate_limit_error","code":1302,"message":"slow. Please try again in 7.66s"},"request_id":"req_1"}"#,
+            r#"[{"error":{"code":429,"message":"quota, see billing","status":"RESOURCE_EXHAUSTED","details":[{"retryDelay": "34s"}]}}]"#,
+            r#"{"detail":[{"loc":["body","store"],"msg":"Extra inputs"}],"error":{"metadata":{"raw":"retry in 900ms"}}}"#,
+            "<html><body>Over\nloaded</body></html>",
+            r#"{"error":"model \"m\" not found: max_tokens: 99999 > 8192, `context_length_exceeded`"}"#,
+        ];
+        let (endpoint, model) = (Endpoint::for_tests("ollama"), model("ollama", "m"));
+        let statuses = [200, 302, 400, 401, 404, 413, 429, 500];
+        survive(&corpus, |random, input| {
+            let refusal = Refusal::read(&String::from_utf8_lossy(input));
+            assert!(refusal.message.chars().count() <= ERROR_CHARS_MAX);
+            assert!(refusal.code.chars().count() <= ERROR_CHARS_MAX);
+            refusal.window();
+            let status = statuses[random.below(statuses.len())];
+            let refusal = Refusal { status, ..refusal };
+            let text = refusal.into_error(&endpoint, &model).to_string();
+            assert!(text.chars().count() < 4 * ERROR_CHARS_MAX, "{text}");
+            assert!(!text.contains(char::is_control), "{text}");
+        });
+    }
+}

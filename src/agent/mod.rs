@@ -11,6 +11,7 @@ pub(crate) mod compact;
 pub(crate) mod context;
 pub(crate) mod prompt;
 pub(crate) mod queue;
+mod repeats;
 pub(crate) mod run;
 pub(crate) mod session;
 pub(crate) mod settings;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::agent::context::Context;
+use crate::agent::repeats::Repeats;
 use crate::agent::settings::Settings;
 use crate::agent::{Agent, Conversation, compact};
 use crate::base::error::{Error, Result};
@@ -215,6 +216,7 @@ pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> 
         start,
         overflowed: false,
         steps: 0,
+        repeats: Repeats::default(),
     };
     match run.turns() {
         Err(Error::Stopped) => Ok(Outcome::Stopped),
@@ -244,6 +246,7 @@ struct RunLoop<'a> {
     overflowed: bool,
     /// Tool calls so far.
     steps: usize,
+    repeats: Repeats,
 }
 
 impl RunLoop<'_> {
@@ -306,6 +309,7 @@ impl RunLoop<'_> {
             }
             self.call_tools(&calls)?;
             self.env.stop.check()?;
+            self.repeats.check()?;
         }
         Err(Error::Failed(format!(
             "stopped after {TURNS_MAX} model turns without an answer; ask again to go on"
@@ -352,10 +356,7 @@ impl RunLoop<'_> {
                 }
                 Err(Error::ContextFull(why)) => {
                     if self.overflowed || !settings.compaction {
-                        return Err(Error::Failed(format!(
-                            "the conversation is larger than the model's window ({why}); \
-                             say `new` for a fresh start"
-                        )));
+                        return Err(self.too_large(&why));
                     }
                     self.overflowed = true;
                     self.compact()?;
@@ -381,6 +382,24 @@ impl RunLoop<'_> {
                 Err(err) => return Err(err),
             }
         }
+    }
+
+    /// Compacting does not help; `new` does only when something came before the run.
+    fn too_large(&self, why: &str) -> Error {
+        let earlier = self
+            .start
+            .saturating_sub(usize::from(self.context.compaction().is_some()));
+        Error::Failed(if earlier > 0 {
+            format!(
+                "the conversation is larger than the model's window ({why}); say `new` for a \
+                 fresh start"
+            )
+        } else {
+            format!(
+                "what was asked is larger than the model's window ({why}); send less at once, \
+                 or as a file that can be read in parts"
+            )
+        })
     }
 
     fn stream(&mut self) -> Result<Reply> {
@@ -536,7 +555,8 @@ impl RunLoop<'_> {
         })
     }
 
-    fn keep_result(&mut self, call: &ToolCall, output: ToolOutput) -> Result<()> {
+    fn keep_result(&mut self, call: &ToolCall, mut output: ToolOutput) -> Result<()> {
+        self.repeats.count(call, &mut output);
         self.context.append(Message::ToolResult(ToolResult {
             call_id: call.id.clone(),
             name: call.name.clone(),

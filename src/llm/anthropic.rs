@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::call::WireFormat;
 use super::models::{self, CacheLifetime};
 use super::reply::{self, PieceKind, ReplyDraft, ReplyEnd, broken_off};
-use super::request::{CallResult, ContentPart, Outgoing, SentBlock, TurnEntry};
+use super::request::{ContentPart, Outgoing, SentBlock, SentResult, TurnEntry};
 use super::{Block, ToolSpec, token_count};
 use crate::base::error::Result;
 use crate::base::json::{Obj, array};
@@ -108,7 +108,7 @@ fn said(said: &SentBlock<'_>) -> String {
     }
 }
 
-fn result(result: &CallResult<'_>) -> String {
+fn result(result: &SentResult<'_>) -> String {
     let parts = result.content.iter();
     let parts = parts.filter(|part| !result.is_error || !part.is_picture());
     let mut blocks: Vec<String> = parts.map(part).collect();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::arguments;
 use super::call::WireFormat;
 use super::reply::{self, ReplyDraft, ReplyEnd, broken_off};
-use super::request::{CallResult, ContentPart, Optional, Outgoing, SentBlock, TurnEntry, data_url};
+use super::request::{ContentPart, Optional, Outgoing, SentBlock, SentResult, TurnEntry, data_url};
 use super::services::{Quirk, other_tokens_field};
 use super::{Block, Cost, ToolSpec, token_count};
 use crate::base::error::{Error, ModelFault, Result};
@@ -144,7 +144,7 @@ impl Messages<'_> {
     }
 
     /// Tool messages take text only: pictures follow them in a user message.
-    fn results(&mut self, results: &[CallResult<'_>]) {
+    fn results(&mut self, results: &[SentResult<'_>]) {
         let mut pictures = Vec::new();
         for result in results {
             let (mut texts, before) = (Vec::new(), pictures.len());

@@ -253,18 +253,17 @@ impl Refusal {
             let setting = service.local.map(|setting| format!("; {setting}"));
             return Error::ContextFull(text + &setting.unwrap_or_default());
         }
-        let is_spent = self.is_spent(endpoint);
         let passing = match (self.should_retry, self.status) {
             (Some(should_retry), _) => should_retry,
-            (None, 429) => !is_spent,
+            (None, 429) => !self.is_spent(endpoint),
             // A call the model wrote wrongly; the next one may be right.
             (None, 200 | 400) if self.says("tool_use_failed") => true,
             (None, 200) => !self.is_lasting(),
             (None, status) => matches!(status, 408 | 409) || status >= 500,
         };
-        let fault = self.fault(is_spent);
+        let fault = self.fault(endpoint);
         if !passing {
-            return Error::given_up(fault, text + &self.hint(endpoint, model, is_spent));
+            return Error::given_up(fault, text + &self.hint(endpoint, model));
         }
         let long = self.after.filter(|pause| pause.as_secs() >= 60);
         let pause = long.map(|pause| format!("; it asks to wait {}", text::duration(pause)));
@@ -289,9 +288,9 @@ impl Refusal {
         }
     }
 
-    fn fault(&self, is_spent: bool) -> Option<ModelFault> {
+    fn fault(&self, endpoint: &Endpoint) -> Option<ModelFault> {
         Some(match self.status() {
-            _ if is_spent => ModelFault::OutOfCredit,
+            _ if self.is_spent(endpoint) => ModelFault::OutOfCredit,
             401 | 403 => ModelFault::KeyRefused,
             404 => ModelFault::UnknownModel,
             429 => ModelFault::RateLimited(self.after),
@@ -304,11 +303,13 @@ impl Refusal {
     }
 
     /// How to mend it, when that is known.
-    fn hint(&self, endpoint: &Endpoint, model: &Model, is_spent: bool) -> String {
+    fn hint(&self, endpoint: &Endpoint, model: &Model) -> String {
         let service = endpoint.service;
         let variable = service.base_url_variable();
         match self.status {
-            _ if is_spent => format!("; add credit or raise the limit at {}", service.name),
+            _ if self.is_spent(endpoint) => {
+                format!("; add credit or raise the limit at {}", service.name)
+            }
             401 | 403 if service.key_variables.is_empty() => String::new(),
             401 | 403 => format!("; check {}", service.key_variables.join(" or ")),
             404 if service.name == "ollama" => format!("; try: ollama pull {}", model.id),

@@ -76,7 +76,7 @@ pub(super) enum TurnEntry<'a> {
     /// Never empty.
     Assistant(Vec<SentBlock<'a>>),
     /// One for each call of the assistant entry before it, in the order of the calls.
-    Results(Vec<CallResult<'a>>),
+    Results(Vec<SentResult<'a>>),
 }
 
 #[derive(Debug, PartialEq)]
@@ -113,7 +113,7 @@ pub(super) enum SentBlock<'a> {
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) struct CallResult<'a> {
+pub(super) struct SentResult<'a> {
     pub(super) call_id: Cow<'a, str>,
     /// Never empty.
     pub(super) content: Vec<ContentPart<'a>>,
@@ -310,7 +310,7 @@ impl<'a> Builder<'a> {
     }
 
     /// One result for each call, looked for up to the next assistant message.
-    fn results(&mut self, rest: &'a [Message], calls: SentCalls<'a>) -> Vec<CallResult<'a>> {
+    fn results(&mut self, rest: &'a [Message], calls: SentCalls<'a>) -> Vec<SentResult<'a>> {
         let mut found: Vec<&ToolResult> = rest
             .iter()
             .take_while(|message| !matches!(message, Message::Assistant(_)))
@@ -328,7 +328,7 @@ impl<'a> Builder<'a> {
                 let text = result.map_or(NO_RESULT, |_| NO_OUTPUT);
                 content.push(ContentPart::Text(text.into()));
             }
-            CallResult {
+            SentResult {
                 call_id,
                 content,
                 is_error: result.is_none_or(|result| result.is_error),

@@ -61,6 +61,7 @@ fn what_is_missing_is_named() {
         ("MOM_SLACK_APP_TOKEN", "xapp-...", "placeholder"),
         ("ANTHROPIC_API_KEY", "", "ANTHROPIC_API_KEY"),
         ("MOM_MODEL", "nobody/nothing", "nobody"),
+        ("MOM_PRICE", "cheap", "IN,OUT,CACHED"),
     ] {
         let home = Arc::new(Scratch::new());
         let ended = Call::new(&home)

@@ -37,6 +37,10 @@ impl Talk {
     }
 
     fn run(&self, model: &str) -> Ended {
+        self.say(model, "count and look\n")
+    }
+
+    fn say(&self, model: &str, lines: &str) -> Ended {
         let provider = model.split('/').next().unwrap();
         // The one place for a key that all of them have.
         let auth = json!({provider: {"type": "api_key", "key": OPENAI_KEY}});
@@ -49,8 +53,9 @@ impl Talk {
             .env(&variable, &format!("{}/v1", self.llm.url()))
             .arg("--chat")
             .arg(&format!("--model={model}"))
+            .env("MOM_PRICE", "1,2")
             .data()
-            .run("count and look\n")
+            .run(lines)
     }
 
     /// Both tools ran, the model saw what they found, the person the answer alone.
@@ -425,6 +430,48 @@ fn refused_parameters_are_learned() {
         };
         assert_eq!(limit(&asked[2]), Some(want), "{model}");
     }
+}
+
+/// Nobody told mom how large the server's window is; the refusals do.
+#[test]
+fn a_small_window_is_learned_and_the_conversation_goes_on() {
+    let talk = Talk::new();
+    talk.llm.window(16_000);
+    talk.llm.allow("maximum context length is 16000");
+    talk.llm.otherwise(|_| Reply::text("ok"));
+    let line = "word ".repeat(3_000) + "\n";
+    let ended = talk.say("custom/m", &line.repeat(8));
+    assert_eq!(ended.stdout.matches("ok").count(), 8, "{ended:?}");
+    assert!(ended.stderr.contains("window of 16000 tokens"), "{ended:?}");
+    assert!(ended.stderr.contains("$0.0"), "{ended:?}");
+
+    let talk = Talk::new();
+    let refusal = json!({"error": {"message": "the request exceeds the available context size", "n_ctx": 4096}});
+    let refusal = refusal.to_string();
+    talk.llm.otherwise(move |_| Reply::status(400, &refusal));
+    let ended = talk.run("custom/m");
+    let told = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(
+        told.contains("llama-server: -c") && !told.contains("say `new`"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn the_same_failing_call_is_warned_of_and_then_ends_the_run() {
+    let talk = Talk::new();
+    let arguments = json!({"label": "Try", "command": "exit 3"});
+    talk.llm.otherwise(move |_| Reply::tool("Bash", &arguments));
+    let ended = talk.run("custom/m");
+    let told = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(
+        told.contains("same failing tool call 10 times"),
+        "{ended:?}"
+    );
+    let asked = talk.llm.requests();
+    assert_eq!(asked.len(), 10);
+    let warned = |asked: &Asked| asked.raw.contains("failed 5 times in a row");
+    assert_eq!(asked.iter().position(warned), Some(5));
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
-use crate::base::time;
 use crate::slack::display::{Left, Posted, Show, Target};
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};

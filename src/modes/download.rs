@@ -9,11 +9,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write as _, stderr, stdout};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::base::error::{Error, Result};
-use crate::base::json::Obj;
 use crate::base::random::random_word;
 use crate::base::secret::Secret;
 use crate::base::stop::{Cause, Stop};
@@ -22,16 +22,26 @@ use crate::base::time;
 use crate::config::{self, Config, Keys};
 use crate::net::Net;
 use crate::signals::{self, SecondSignal};
-use crate::slack::is_channel_id;
+use crate::slack::inbound::{self, Me};
+use crate::slack::users::Names;
 use crate::slack::web::{PAGE, Web};
+use crate::slack::{is_channel_id, is_user_id, message};
 use crate::store::dir::{Floor, LinesBack};
+
+/// Of a program's name.
+const AUTHOR_CHARS_MAX: usize = 80;
 
 /// # Errors
 /// `Usage` for what is no channel id; `Stopped` after Ctrl-C, with whole lines printed.
 pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()> {
+    let given = channel;
+    // A link to a channel or to a message in it.
+    let in_link = given.split_once("/archives/").map(|(_, path)| path);
+    let channel = in_link.and_then(|path| path.split(['/', '?']).next());
+    let channel = channel.unwrap_or(given);
     if !is_channel_id(channel) {
         return Err(Error::Usage(format!(
-            "--download={channel}: no channel id; these look like C0123ABCD and stand at the \
+            "--download={given}: no channel id; these look like C0123ABCD and stand at the \
              end of the channel's details in Slack"
         )));
     }
@@ -43,6 +53,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     })?;
     let net = Net::from_env();
     let web = Web::new(&config.slack_api_url, Secret::new(""), bot, &net, &stop);
+    let web = Arc::new(web);
     let (file, path) = spool()?;
     let mut spool = BufWriter::new(file);
     let broken = |err: &std::io::Error| Error::io("write", &path, err);
@@ -67,15 +78,18 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
 }
 
 /// The messages that stand in those lines, and the replies to them that Slack tells.
-fn print(channel: &str, web: &Web, lines_back: LinesBack, stop: &Stop) -> Result<()> {
+fn print(channel: &str, web: &Arc<Web>, lines_back: LinesBack, stop: &Stop) -> Result<()> {
     let mut out = BufWriter::new(stdout());
-    let mut say = |text: String| heard(out.write_all(text.as_bytes()));
+    let names = Names::new(web.clone(), Me::default());
+    let mut print = |message: &Value, indent: &str| {
+        written(out.write_all(lines(message, indent, &names).as_bytes()))
+    };
     let (mut count, mut threads, mut replies) = (0, 0, 0);
     for line in lines_back {
         count += 1;
         stop.check()?;
         let message: Value = serde_json::from_slice(&line?).unwrap_or_default();
-        if !say(lines(&message, ""))? {
+        if !print(&message, "")? {
             return Ok(());
         }
         let Some(parent) = message["parent"].as_str() else {
@@ -88,7 +102,7 @@ fn print(channel: &str, web: &Web, lines_back: LinesBack, stop: &Stop) -> Result
             // The parent comes first, on the first page only.
             for reply in page.iter().filter(|reply| reply["ts"] != parent) {
                 replies += 1;
-                open = open && say(lines(reply, "  "))?;
+                open = open && print(&kept(reply), "  ")?;
             }
             Ok(open)
         })?;
@@ -99,7 +113,7 @@ fn print(channel: &str, web: &Web, lines_back: LinesBack, stop: &Stop) -> Result
             progress(&format!("{} read", text::count(threads, "thread")));
         }
     }
-    heard(out.flush())?;
+    written(out.flush())?;
     let (messages, threads) = (
         text::count(count, "message"),
         text::count(threads, "thread"),
@@ -125,32 +139,60 @@ fn spool() -> Result<(File, PathBuf)> {
     Err(failed)
 }
 
-/// What is needed of a message, on one line.
-fn kept(message: &Value) -> String {
-    let text = |key: &str| message[key].as_str();
+/// What is needed of a message.
+fn kept(message: &Value) -> Value {
+    let user = message["user"].as_str().filter(|id| is_user_id(id));
+    let user = user.filter(|_| message["subtype"] != "bot_message");
     let is_parent = message["reply_count"].as_u64().is_some_and(|n| n > 0);
-    Obj::new()
-        .opt_str("ts", text("ts"))
-        .opt_str("user", text("user"))
-        .opt_str("text", text("text"))
-        .opt_str("parent", text("ts").filter(|_| is_parent))
-        .end()
+    json!({
+        "ts": message["ts"],
+        "user": user,
+        "program": inbound::program_name(message),
+        "bot": message["bot_id"],
+        "text": message::shown(message).text(),
+        "parent": if is_parent { message["ts"].clone() } else { Value::Null },
+    })
 }
 
-/// `[2026-01-05 09:12:44] U07: text`, further lines below the text.
-fn lines(message: &Value, indent: &str) -> String {
-    let ms = message["ts"].as_str().and_then(time::slack_ts_ms);
-    let user = message["user"].as_str().unwrap_or("unknown");
+/// `[2026-01-05 09:12:44] Lena Berg: text`, further lines below the text.
+fn lines(kept: &Value, indent: &str, names: &Names) -> String {
+    let text = |key: &str| kept[key].as_str().unwrap_or_default();
+    let name_of = |id: &str| {
+        names
+            .user(id)
+            .map_or_else(|| id.to_owned(), |user| user.display)
+    };
+    let author = match (text("user"), text("program"), text("bot")) {
+        ("", "", "") => "unknown".to_owned(),
+        ("", "", bot) => bot.to_owned(),
+        ("", program, _) => format!("{} (app)", text::one_line(program, AUTHOR_CHARS_MAX)),
+        (user, ..) => name_of(user),
+    };
+    let ms = time::slack_ts_ms(text("ts"));
     let stamp = time::utc_stamp(ms.unwrap_or_default());
-    let prefix = format!("{indent}[{stamp}] {user}: ");
-    let text = text::printable(message["text"].as_str().unwrap_or_default());
+    let prefix = format!("{indent}[{stamp}] {author}: ");
     let below = format!("\n{}", " ".repeat(prefix.chars().count()));
+    let text = text::printable(&with_names(text("text"), &name_of));
     format!("{prefix}{}\n", text.replace('\n', &below))
 }
 
+/// `<@U07>` as `@Lena Berg`.
+fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
+    let mut parts = text.split("<@");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |out, part| {
+        let token = part.split_once('>');
+        let token = token.map(|(token, rest)| (token.split('|').next().unwrap_or_default(), rest));
+        match token.filter(|(id, _)| is_user_id(id)) {
+            Some((id, rest)) => format!("{out}@{}{rest}", name_of(id)),
+            None => format!("{out}<@{part}"),
+        }
+    })
+}
+
 /// False when the reader has gone away, as `head` does.
-fn heard(written: io::Result<()>) -> Result<bool> {
-    match written {
+fn written(outcome: io::Result<()>) -> Result<bool> {
+    match outcome {
         Ok(()) => Ok(true),
         Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(err) => Err(Error::io("write", "stdout", &err)),
@@ -160,41 +202,4 @@ fn heard(written: io::Result<()>) -> Result<bool> {
 fn progress(line: &str) {
     // A closed stderr is no reason to stop.
     writeln!(stderr(), "{line}").ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn prints_like_the_original() {
-        let message = |text: &str| json!({"ts": "1767604364.120019", "user": "U07", "text": text});
-        for (message, indent, want) in [
-            (message("hello"), "", "[2026-01-05 09:12:44] U07: hello\n"),
-            (
-                message("a\r\n\u{1b}[2Jb"),
-                "",
-                "[2026-01-05 09:12:44] U07: a\n                           [2Jb\n",
-            ),
-            (
-                message("a\nb"),
-                "  ",
-                "  [2026-01-05 09:12:44] U07: a\n                             b\n",
-            ),
-            (json!({"text": 7}), "", "[1970-01-01 00:00:00] unknown: \n"),
-        ] {
-            assert_eq!(lines(&message, indent), want);
-        }
-        let parent = json!({"ts": "1.5", "reply_count": 2, "text": "a\nb"});
-        assert_eq!(
-            kept(&parent),
-            r#"{"ts":"1.5","text":"a\nb","parent":"1.5"}"#
-        );
-        assert_eq!(
-            kept(&json!({"ts": "1.5", "reply_count": 0})),
-            r#"{"ts":"1.5"}"#
-        );
-    }
 }

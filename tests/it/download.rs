@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::http::Gate;
 use crate::mom::{Call, Ended};
@@ -49,23 +50,43 @@ fn oldest_first_with_threads_and_indented_lines() {
         "91 %\nof 916G",
     );
     add(&slack, "1767604371.000000", Some(root), "U07", "thanks");
-    let ended = download(&slack, "C01");
+    slack.change(|state| {
+        let messages = &mut state.channels.get_mut("C01").unwrap().messages;
+        messages[1].extra = json!({"attachments": [{"title": "disk", "fields": [{"title": "use", "value": "91 %"}]}]})
+            .as_object()
+            .unwrap()
+            .clone();
+        state.users.get_mut("U07").unwrap()["real_name"] = "Lena\u{1b} Berg".into();
+    });
+    add(
+        &slack,
+        "1767604366.000000",
+        None,
+        "B0CI",
+        "to <@U07> and <@U99|x>",
+    );
+    slack.allow("user_not_found");
+    let link = "https://fake.slack.com/archives/C01/p1767604364120019?thread_ts=1";
+    let ended = download(&slack, link);
     assert_eq!(
         ended.stdout,
         "\
-[2026-01-05 09:12:44] U07: is the disk
-                           full?
-  [2026-01-05 09:12:50] U0BOT: 91 %
-                               of 916G
-  [2026-01-05 09:12:51] U07: thanks
-[2026-01-05 09:12:45] U08: &lt;b&gt; *hi*
+[2026-01-05 09:12:44] Lena Berg: is the disk
+                                 full?
+  [2026-01-05 09:12:50] mom: 91 %
+                             of 916G
+  [2026-01-05 09:12:51] Lena Berg: thanks
+[2026-01-05 09:12:45] otto: &lt;b&gt; *hi*
+                            disk
+                            use: 91 %
+[2026-01-05 09:12:46] ci (app): to @Lena Berg and @U99
 "
     );
     assert_eq!(ended.code, Some(0));
     assert!(
         ended
             .stderr
-            .ends_with("2 messages, 2 replies in 1 thread\n"),
+            .ends_with("3 messages, 2 replies in 1 thread\n"),
         "{}",
         ended.stderr
     );

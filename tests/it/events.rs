@@ -123,8 +123,9 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     assert_eq!(channel.answers().len(), 1, "{channel}");
     assert_eq!(starts(&slack), ["_Starting event: pieces.json_ ..."]);
 
-    // By rename.
-    fs::write(events.join("new.tmp"), immediate("renamed").to_string()).unwrap();
+    // By rename, with a byte order mark.
+    let text = format!("\u{feff}{}", immediate("renamed"));
+    fs::write(events.join("new.tmp"), text).unwrap();
     fs::rename(events.join("new.tmp"), events.join("renamed.json")).unwrap();
     assert!(told(&llm.next_request()).ends_with(" renamed"));
 

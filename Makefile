@@ -13,7 +13,7 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit = $(DESTDIR)/etc/systemd/system/mom.service
 initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo test fuzz check bench dist dist-test install install-service uninstall clean
+.PHONY: all demo demo-slack test fuzz check bench dist dist-test install install-service uninstall clean
 
 all: $(BUILD)/mom
 
@@ -27,6 +27,10 @@ $(BUILD)/mom: $(shell find src -type f) Cargo.toml Cargo.lock
 # A short conversation without keys and network; goes on with you at a terminal.
 demo: all
 	tests/demo.sh $(BUILD)/mom
+
+# What runs look like in Slack: target/demo-slack.html.
+demo-slack:
+	$(CARGO) test --locked --test demo-slack
 
 # Everything; starts a Docker engine when there is none and it can. Its last line says how
 # many tests ran, on which engine, and what was left out.

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::inline::dead;
 use super::web::PostContent;
+use crate::agent::run::ToolReport;
 use crate::base::text;
 
-/// Characters of a card's title.
-const TITLE_CHARS_MAX: usize = 120;
+/// Characters of a title: 40 of them with the model's text stay below Slack's limit.
+pub(super) const TITLE_CHARS_MAX: usize = 60;
 
 /// How far a tool call is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +24,13 @@ pub(super) enum StepStatus {
 }
 
 impl StepStatus {
+    pub(super) fn of(report: &ToolReport) -> StepStatus {
+        match report.is_error {
+            true => StepStatus::Error,
+            false => StepStatus::Complete,
+        }
+    }
+
     pub(super) fn is_over(self) -> bool {
         matches!(self, StepStatus::Complete | StepStatus::Error)
     }
@@ -78,10 +86,10 @@ pub(super) fn words(text: &str, chars_max: usize) -> String {
     text::fence_safe(&line).into_owned()
 }
 
-/// The title of a plan or a card: one line of plain text, never empty.
+/// One line of plain text, never empty.
 pub(super) fn title(text: &str) -> String {
-    match dead(&text::one_line(text, TITLE_CHARS_MAX)) {
-        title if title.trim().is_empty() => "(no label)".to_owned(),
+    match dead(&text::one_line(text, TITLE_CHARS_MAX + 20)) {
+        title if title.is_empty() => "(no label)".to_owned(),
         title => title,
     }
 }
@@ -96,18 +104,13 @@ pub(super) fn section(text: &str) -> Value {
     json!({"type": "section", "expand": true, "text": text})
 }
 
-/// A small grey line of mrkdwn.
-pub(super) fn context(text: &str) -> Value {
-    json!({"type": "context", "elements": [{"type": "mrkdwn", "text": text, "verbatim": true}]})
-}
-
-pub(super) fn plan(title: &str, cards: Vec<Value>) -> Value {
-    json!({"type": "plan", "title": title, "tasks": cards})
+pub(super) fn plan(name: &str, cards: Vec<Value>) -> Value {
+    json!({"type": "plan", "title": title(name), "tasks": cards})
 }
 
 /// `id` is unique within its plan.
-pub(super) fn card(id: &str, title: &str, status: StepStatus) -> Value {
-    json!({"type": "task_card", "task_id": id, "title": title, "status": status.name()})
+pub(super) fn card(id: &str, name: &str, status: StepStatus) -> Value {
+    json!({"type": "task_card", "task_id": id, "title": title(name), "status": status.name()})
 }
 
 /// What a card shows when it is unfolded: `None` without any text.
@@ -120,26 +123,17 @@ pub(super) fn rich_text(parts: &[(RichText, &str)]) -> Option<Value> {
 #[derive(Clone, Copy)]
 pub(super) enum RichText {
     Plain,
-    Italic,
     Code,
 }
 
 impl RichText {
     fn element(self, text: &str) -> Value {
-        let text = text.trim_matches('\n');
-        let (kind, text) = match self {
-            RichText::Code => (
-                "rich_text_preformatted",
-                json!({"type": "text", "text": text}),
-            ),
-            RichText::Plain => ("rich_text_section", json!({"type": "text", "text": text})),
-            RichText::Italic => {
-                let style = json!({"italic": true});
-                let text = json!({"type": "text", "text": text, "style": style});
-                ("rich_text_section", text)
-            }
+        let kind = match self {
+            RichText::Plain => "rich_text_section",
+            RichText::Code => "rich_text_preformatted",
         };
-        json!({"type": kind, "elements": [text]})
+        let text = text.trim_matches('\n');
+        json!({"type": kind, "elements": [{"type": "text", "text": text}]})
     }
 }
 
@@ -149,7 +143,7 @@ pub(super) fn stop_button(run: &str) -> Value {
         "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": run}]})
 }
 
-/// What blocks weigh in a message: Slack refuses more than about 13,200 characters of them.
-pub(super) fn weight(blocks: &Value) -> usize {
-    text::utf16_len(&blocks.to_string())
+/// What blocks, or a text in them, weigh: Slack refuses more than about 13,200 characters.
+pub(super) fn weight(json: &Value) -> usize {
+    text::utf16_len(&json.to_string())
 }

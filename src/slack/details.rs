@@ -1,12 +1,12 @@
 //! The details of a run: what its messages in the thread say. Each message is a plan with a
 //! card for each tool call and grows by edits; when it is full a further one begins. At the
-//! end come lines such as the usage. Where Slack takes no blocks, the same stands in text.
-//! Pure: `display` makes the calls, `steps` says when.
+//! end come lines such as the usage. Where Slack takes no blocks, the same goes into as many
+//! texts as it needs. Pure: `display` makes the calls, `steps` says when.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::blocks::{self, RichText, SentAs, Shown, StepStatus, words};
 use super::markdown::{self, TEXT_UNITS_MAX};
@@ -17,340 +17,247 @@ use crate::base::text;
 pub(super) const CARDS_MAX: usize = 40;
 /// Of a message's blocks, as JSON: beyond about 13,200 characters Slack refuses them.
 pub(super) const BLOCKS_WEIGHT_MAX: usize = 11_000;
-/// What each part of a card may cost; together they fit in one text.
-const THOUGHT_COST_MAX: usize = 250;
-const WORDS_COST_MAX: usize = 800;
-const ARGUMENTS_COST_MAX: usize = 800;
-const OUTPUT_COST_MAX: usize = 1_300;
-const LABEL_COST_MAX: usize = 300;
-/// Messages that wait for a slow Slack; the oldest give way.
-const PAGES_MAX: usize = 40;
+/// What the parts of a card weigh at most.
+const WORDS_WEIGHT_MAX: usize = 1_000;
+const ARGUMENTS_WEIGHT_MAX: usize = 1_000;
+const OUTPUT_WEIGHT_MAX: usize = 1_500;
+/// Plans that wait for a slow Slack; the oldest give way.
+const PAGES_MAX: usize = 20;
 
 /// One message of details, as it is to be now.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DetailsPage {
-    pub(super) number: usize,
-    pub(super) version: usize,
+pub(crate) struct DetailsMessage {
+    page: usize,
+    /// Of the page's texts; 0 for its blocks.
+    part: usize,
     /// `None`: to be posted.
     pub(super) ts: Option<String>,
     pub(super) shown: Shown,
 }
 
 pub(super) struct Details {
-    sent_as: SentAs,
-    /// Those that are not complete and posted; at least one.
+    pub(super) sent_as: SentAs,
+    /// Those that are not complete and posted, and the last.
     pages: VecDeque<Page>,
-    /// Number of the next page.
-    next: usize,
+    /// Pages so far.
+    count: usize,
     /// What the model thought and wrote since the last call: it goes into the next card.
-    thought: String,
     words: String,
 }
 
 #[derive(Default)]
 struct Page {
     number: usize,
-    ts: Option<String>,
     cards: Vec<Card>,
-    notes: Vec<Note>,
-    /// Counts the changes, and which of them Slack shows.
-    version: usize,
-    shown: usize,
+    /// Safe Markdown.
+    notes: Vec<String>,
+    /// What Slack shows of it: one message, or several texts. Without a ts: it shows none.
+    messages: Vec<(Option<String>, Shown)>,
 }
 
 /// Its texts are cut already.
 struct Card {
     step: ToolStep,
     status: StepStatus,
-    thought: String,
     words: String,
     output: String,
     took: Option<Duration>,
 }
 
-struct Note {
-    block: Value,
-    text: String,
-}
-
 impl Details {
-    /// `earlier`: messages of details that an earlier try of the run has posted.
-    pub(super) fn new(earlier: usize) -> Details {
-        let page = Page {
-            number: earlier,
-            ..Page::default()
-        };
+    pub(super) fn new() -> Details {
         Details {
             sent_as: SentAs::Blocks,
-            pages: VecDeque::from([page]),
-            next: earlier + 1,
-            thought: String::new(),
+            pages: VecDeque::from([Page::default()]),
+            count: 1,
             words: String::new(),
         }
     }
 
-    /// What the model thought and wrote in a turn that goes on with calls.
+    /// What the model thought and wrote in a turn that goes on.
     pub(super) fn said(&mut self, thought: &str, words: &str) {
-        for (all, more) in [(&mut self.thought, thought), (&mut self.words, words)] {
-            *all = format!("{all}\n{}", more.trim()).trim().to_owned();
+        for more in [thought.trim(), words.trim()] {
+            self.words = format!("{}\n{more}", self.words).trim().to_owned();
         }
     }
 
     pub(super) fn start(&mut self, step: ToolStep) {
-        let thought = std::mem::take(&mut self.thought);
         let words = std::mem::take(&mut self.words);
         let card = Card {
             status: StepStatus::InProgress,
-            thought: middle(&thought, THOUGHT_COST_MAX),
-            words: middle(&words, WORDS_COST_MAX),
+            words: fit(&words, WORDS_WEIGHT_MAX, middle),
             output: String::new(),
             took: None,
             step: ToolStep {
-                label: middle(&text::one_line(&step.label, 200), LABEL_COST_MAX),
-                arguments: middle(&step.arguments, ARGUMENTS_COST_MAX),
+                arguments: fit(&step.arguments, ARGUMENTS_WEIGHT_MAX, middle),
                 ..step
             },
         };
-        self.push_card(card);
-    }
-
-    fn push_card(&mut self, card: Card) {
-        let is_full = self.last_page().cards.len() >= CARDS_MAX;
-        let page = match is_full {
-            true => self.new_page(None),
-            false => self.page_for(card.weight(self.sent_as) + card.reserve()),
-        };
+        let page = self.page_for(card.weight());
         page.cards.push(card);
-        page.version += 1;
     }
 
     pub(super) fn end(&mut self, report: &ToolReport) {
-        let number = report.step.number;
-        for page in &mut self.pages {
-            if let Some(card) = page
-                .cards
-                .iter_mut()
-                .find(|card| card.step.number == number)
-            {
-                card.status = match report.is_error {
-                    true => StepStatus::Error,
-                    false => StepStatus::Complete,
-                };
-                card.took = Some(report.duration);
-                card.output = match &report.diff {
-                    Some(diff) => middle(diff, OUTPUT_COST_MAX),
-                    None => last_lines(&report.result, OUTPUT_COST_MAX),
-                };
-                page.version += 1;
-            }
+        let cards = self.pages.iter_mut().flat_map(|page| &mut page.cards);
+        for card in cards.filter(|card| card.step.number == report.step.number) {
+            card.status = StepStatus::of(report);
+            card.took = Some(report.duration);
+            card.output = match &report.diff {
+                Some(diff) => fit(diff, OUTPUT_WEIGHT_MAX, middle),
+                None => fit(&report.result, OUTPUT_WEIGHT_MAX, last_lines),
+            };
         }
     }
 
     /// No call runs any more, however the run ended.
     pub(super) fn end_all(&mut self) {
-        for page in &mut self.pages {
-            for card in page.cards.iter_mut().filter(|card| !card.status.is_over()) {
-                card.status = StepStatus::Error;
-                "(stopped)".clone_into(&mut card.output);
-                page.version += 1;
-            }
+        let cards = self.pages.iter_mut().flat_map(|page| &mut page.cards);
+        for card in cards.filter(|card| !card.status.is_over()) {
+            card.status = StepStatus::Error;
+            "(stopped)".clone_into(&mut card.output);
         }
     }
 
-    /// A line of mrkdwn of mom's own, of at most 3,000 characters.
-    pub(super) fn note(&mut self, line: &str) {
-        self.push_note(blocks::context(line), line.to_owned());
+    /// A short text of safe Markdown.
+    pub(super) fn note(&mut self, note: String) {
+        let weight = note_weight(&note);
+        self.page_for(weight).notes.push(note);
     }
 
     /// What the model wrote and no message shows otherwise.
     pub(super) fn keep_words(&mut self, words: &str) {
         self.said("", words);
-        let words = std::mem::take(&mut self.words);
-        if words.is_empty() {
-            return;
+        let words = markdown::safe(&std::mem::take(&mut self.words));
+        for part in markdown::split(&words, TEXT_UNITS_MAX, 0) {
+            self.note(part);
         }
-        for piece in markdown::pieces(&words) {
-            for part in markdown::split(&piece.markdown, TEXT_UNITS_MAX / 2) {
-                let text = markdown::mrkdwn(&part);
-                self.push_note(blocks::markdown(&part), text);
+    }
+
+    /// The last page if it has room for this, else a new one.
+    fn page_for(&mut self, weight: usize) -> &mut Page {
+        let is_full = self.pages.back().is_none_or(|page| {
+            let is_empty = page.cards.is_empty() && page.notes.is_empty();
+            let is_over = page.weight() + weight > BLOCKS_WEIGHT_MAX;
+            !is_empty && (is_over || page.cards.len() == CARDS_MAX)
+        });
+        if is_full {
+            if self.pages.len() == PAGES_MAX {
+                let lost = self.pages.pop_front().map_or(0, |page| page.cards.len());
+                let lost = text::count(lost, "step");
+                let note = format!("_({lost} left out here: Slack was too slow)_");
+                self.pages[0].notes.push(note);
             }
-        }
-    }
-
-    fn push_note(&mut self, block: Value, text: String) {
-        let note = Note { block, text };
-        let page = self.page_for(note.weight(self.sent_as));
-        page.notes.push(note);
-        page.version += 1;
-    }
-
-    fn last_page(&mut self) -> &mut Page {
-        if self.pages.is_empty() {
-            self.new_page(None);
+            self.pages.push_back(Page {
+                number: self.count,
+                ..Page::default()
+            });
+            self.count += 1;
         }
         let last = self.pages.len() - 1;
         &mut self.pages[last]
     }
 
-    /// The last page if it has room for this, else a new one.
-    fn page_for(&mut self, weight: usize) -> &mut Page {
-        let sent_as = self.sent_as;
-        let page = self.last_page();
-        let is_empty = page.cards.is_empty() && page.notes.is_empty();
-        match is_empty || page.weight(sent_as) + weight <= limit(sent_as) {
-            true => self.last_page(),
-            false => self.new_page(None),
-        }
-    }
-
-    fn new_page(&mut self, ts: Option<String>) -> &mut Page {
-        if self.pages.len() == PAGES_MAX {
-            // The rest of what it shows is lost; a line says so.
-            let lost = self.pages.pop_front().map_or(0, |page| page.cards.len());
-            let lost = text::count(lost, "step");
-            let line = format!("_({lost} left out here: Slack was too slow)_");
-            self.pages[0].notes.push(Note {
-                block: blocks::context(&line),
-                text: line,
-            });
-        }
-        self.pages.push_back(Page {
-            number: self.next,
-            ts,
-            ..Page::default()
-        });
-        self.next += 1;
-        self.last_page()
-    }
-
     /// The oldest message that does not show what it should.
-    pub(super) fn changed(&self) -> Option<DetailsPage> {
-        let page = self.pages.iter().find(|page| page.is_changed())?;
-        Some(DetailsPage {
-            number: page.number,
-            version: page.version,
-            ts: page.ts.clone(),
-            shown: page.render(self.sent_as),
-        })
+    pub(super) fn next(&self) -> Option<DetailsMessage> {
+        self.pages.iter().find_map(|page| page.next(self.sent_as))
     }
 
-    pub(super) fn is_changed(&self) -> bool {
-        self.pages.iter().any(Page::is_changed)
-    }
-
-    /// Slack shows this, or will never: then `ts` is `None`.
-    pub(super) fn done(&mut self, done: &DetailsPage, ts: Option<String>) {
-        if let Some(page) = self
-            .pages
-            .iter_mut()
-            .find(|page| page.number == done.number)
-        {
-            page.shown = done.version;
-            page.ts = ts;
+    /// Slack shows this, or refuses it: then `ts` is `None`.
+    pub(super) fn done(&mut self, done: &DetailsMessage, ts: Option<String>) {
+        let page = self.pages.iter_mut().find(|page| page.number == done.page);
+        if let Some(page) = page {
+            match page.messages.get_mut(done.part) {
+                Some(message) => *message = (ts, done.shown.clone()),
+                None => page.messages.push((ts, done.shown.clone())),
+            }
         }
-        let last = self.pages.back().map(|page| page.number);
+        let (last, sent_as) = (self.count - 1, self.sent_as);
         self.pages
-            .retain(|page| Some(page.number) == last || page.is_changed() || !page.is_over());
-    }
-
-    /// From now on without blocks. What does not fit in the text of a message that has been
-    /// posted goes into further ones.
-    pub(super) fn go_on_in_text(&mut self) {
-        if self.sent_as == SentAs::Text {
-            return;
-        }
-        self.sent_as = SentAs::Text;
-        for mut page in std::mem::take(&mut self.pages) {
-            self.new_page(page.ts.take());
-            for card in page.cards {
-                self.push_card(card);
-            }
-            for note in page.notes {
-                self.push_note(note.block, note.text);
-            }
-        }
-    }
-
-    pub(super) fn sent_as(&self) -> SentAs {
-        self.sent_as
-    }
-}
-
-fn limit(sent_as: SentAs) -> usize {
-    match sent_as {
-        SentAs::Blocks => BLOCKS_WEIGHT_MAX,
-        SentAs::Text => TEXT_UNITS_MAX,
+            .retain(|page| page.number == last || !page.is_over() || page.next(sent_as).is_some());
     }
 }
 
 impl Page {
-    fn is_changed(&self) -> bool {
-        self.version != self.shown
-    }
-
     fn is_over(&self) -> bool {
         self.cards.iter().all(|card| card.status.is_over())
     }
 
-    fn weight(&self, sent_as: SentAs) -> usize {
-        let cards = self.cards.iter();
-        let cards: usize = cards
-            .map(|card| card.weight(sent_as) + card.reserve())
-            .sum();
-        let notes: usize = self.notes.iter().map(|note| note.weight(sent_as)).sum();
-        cards + notes + 100
+    fn weight(&self) -> usize {
+        let cards: usize = self.cards.iter().map(Card::weight).sum();
+        let notes = self.notes.iter().map(|note| note_weight(note));
+        cards + notes.sum::<usize>() + 100
     }
 
-    fn render(&self, sent_as: SentAs) -> Shown {
-        let cards = self.cards.iter().map(|card| match sent_as {
-            SentAs::Blocks => card.line(),
-            SentAs::Text => card.text(),
-        });
-        let texts = cards.chain(self.notes.iter().map(|note| note.text.clone()));
-        let text = texts.collect::<Vec<_>>().join("\n");
-        let text = match sent_as {
-            SentAs::Blocks => text::utf16_prefix(&text, TEXT_UNITS_MAX).to_owned(),
-            SentAs::Text => text,
+    fn next(&self, sent_as: SentAs) -> Option<DetailsMessage> {
+        let all = match sent_as {
+            SentAs::Blocks => Vec::from_iter(self.blocks()),
+            SentAs::Text => self.texts(),
         };
+        let mut all = all.into_iter().enumerate();
+        let (part, shown) = all.find(|(part, shown)| {
+            let existing = self.messages.get(*part);
+            existing.is_none_or(|(_, existing)| existing != shown)
+        })?;
+        Some(DetailsMessage {
+            page: self.number,
+            part,
+            ts: self.messages.get(part).and_then(|(ts, _)| ts.clone()),
+            shown,
+        })
+    }
+
+    fn blocks(&self) -> Option<Shown> {
         let mut out = Vec::new();
         if !self.cards.is_empty() {
-            let count = text::count(self.cards.len(), "step");
-            out.push(blocks::plan(
-                &count,
-                self.cards.iter().map(Card::block).collect(),
-            ));
+            let cards: Vec<Value> = self.cards.iter().map(Card::block).collect();
+            out.push(blocks::plan(&text::count(cards.len(), "step"), cards));
         }
-        out.extend(self.notes.iter().map(|note| note.block.clone()));
-        Shown {
-            text,
-            blocks: Value::Array(out),
-        }
+        out.extend(self.notes.iter().map(|note| blocks::markdown(note)));
+        let lines = self.cards.iter().map(Card::line);
+        let lines = lines.chain(self.notes.iter().map(|note| markdown::mrkdwn(note)));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        (!out.is_empty()).then(|| Shown {
+            text: text::utf16_prefix(&text, TEXT_UNITS_MAX).to_owned(),
+            blocks: out.into(),
+        })
     }
-}
 
-impl Note {
-    fn weight(&self, sent_as: SentAs) -> usize {
-        match sent_as {
-            SentAs::Blocks => blocks::weight(&self.block) + 1,
-            SentAs::Text => text::utf16_len(&self.text) + 1,
-        }
+    fn texts(&self) -> Vec<Shown> {
+        let texts = self.cards.iter().map(Card::text);
+        let texts = texts.chain(self.notes.iter().map(|note| markdown::mrkdwn(note)));
+        let all = texts.collect::<Vec<_>>().join("\n");
+        let texts = markdown::split(&all, TEXT_UNITS_MAX, 0).into_iter();
+        let shown = texts.map(|text| Shown {
+            text,
+            blocks: json!([]),
+        });
+        shown.collect()
     }
 }
 
 impl Card {
-    /// ` · 0.3 s` once it is over.
-    fn time(&self) -> String {
-        let took = self.took.map(text::duration);
-        took.map_or_else(String::new, |took| format!(" · {took}"))
+    /// With room for the output that is still to come.
+    fn weight(&self) -> usize {
+        let output = match self.status.is_over() {
+            true => 0,
+            false => OUTPUT_WEIGHT_MAX + 150,
+        };
+        blocks::weight(&self.block()) + output
     }
 
-    /// `Check disk usage · 0.3 s`, unfolded with arguments and output.
+    /// `Check disk usage · 0.3 s`; without a time while it runs.
+    fn title(&self) -> String {
+        let took = self.took.map(text::duration);
+        let took = took.map_or(String::new(), |took| format!(" · {took}"));
+        text::one_line(&self.step.label, blocks::TITLE_CHARS_MAX) + &took
+    }
+
+    /// Unfolded it shows arguments and output.
     fn block(&self) -> Value {
-        let title = blocks::title(&self.step.label) + &self.time();
-        let mut card = blocks::card(&self.step.number.to_string(), &title, self.status);
+        let number = self.step.number.to_string();
+        let mut card = blocks::card(&number, &self.title(), self.status);
         let details = [
-            (RichText::Italic, self.thought.as_str()),
-            (RichText::Plain, &self.words),
+            (RichText::Plain, self.words.as_str()),
             (RichText::Code, &self.step.arguments),
         ];
         let output = [(RichText::Code, self.output.as_str())];
@@ -364,92 +271,59 @@ impl Card {
 
     /// `✓ *bash*  Check disk usage · 0.3 s`
     fn line(&self) -> String {
-        let (name, label) = (words(&self.step.name, 30), words(&self.step.label, 200));
-        let time = text::escape(&self.time());
-        format!("{} *{name}*  {label}{time}", self.status.mark())
+        let (name, title) = (words(&self.step.name, 30), words(&self.title(), 200));
+        format!("{} *{name}*  {title}", self.status.mark())
     }
 
     /// The line with arguments and output as code.
     fn text(&self) -> String {
-        let mut out = String::new();
-        if !self.thought.trim().is_empty() {
-            out += &format!("_{}_\n", words(&self.thought, 200));
-        }
-        if !self.words.trim().is_empty() {
-            out += &format!("{}\n", markdown::mrkdwn(&self.words));
-        }
-        out += &self.line();
+        let said = text::escape(&self.words);
+        let mut out = format!("{}\n{}", text::fence_safe(&said), self.line());
         for code in [&self.step.arguments, &self.output] {
             if !code.trim().is_empty() {
                 out += &format!("\n{}", text::code_block(code));
             }
         }
-        out
-    }
-
-    fn weight(&self, sent_as: SentAs) -> usize {
-        1 + match sent_as {
-            SentAs::Blocks => blocks::weight(&self.block()),
-            SentAs::Text => text::utf16_len(&self.text()),
-        }
-    }
-
-    /// For the output that is still to come.
-    fn reserve(&self) -> usize {
-        match self.status.is_over() {
-            true => 0,
-            false => OUTPUT_COST_MAX + 150,
-        }
+        out.trim().to_owned()
     }
 }
 
-/// What a text takes in a message at most: escaped for mrkdwn, or as a JSON string.
-fn cost(text: &str) -> usize {
-    let of = |c: char| match c {
-        '&' => 5,
-        '<' | '>' => 4,
-        '"' | '\\' | '\n' | '\t' | '`' => 2,
-        c => c.len_utf16(),
-    };
-    text.chars().map(of).sum()
+fn note_weight(note: &str) -> usize {
+    blocks::weight(&blocks::markdown(note))
 }
 
-/// Plain text, head and end of it.
-fn middle(text: &str, cost_max: usize) -> String {
-    fit(text, cost_max, |text, max| {
-        text::cut_middle(text, max).into_owned()
-    })
-}
-
-/// Plain text, its end: how a command ended stands there.
-fn last_lines(text: &str, cost_max: usize) -> String {
-    fit(text, cost_max, |text, max| {
-        let text = text.trim();
-        let tail = text::utf16_suffix(text, max.saturating_sub(40));
-        if tail.len() == text.len() {
-            return text.to_owned();
-        }
-        let lines = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
-        let left_out = text[..text.len() - lines.len()].trim_end_matches('\n');
-        let left_out = text::count(left_out.split('\n').count(), "line");
-        format!("... ({left_out} left out)\n{lines}")
-    })
-}
-
-fn fit(text: &str, cost_max: usize, cut: impl Fn(&str, usize) -> String) -> String {
+/// Plain text that weighs at most so much in JSON.
+fn fit(text: &str, weight_max: usize, cut: fn(&str, usize) -> String) -> String {
     let text = text::printable(text);
-    let mut max = cost_max;
+    let mut units_max = weight_max;
     loop {
-        let out = cut(&text, max);
-        if cost(&out) <= cost_max || max == 0 {
+        let out = cut(&text, units_max);
+        if blocks::weight(&json!(out)) <= weight_max || units_max == 0 {
             return out;
         }
-        max = max * 3 / 4;
+        units_max = units_max * 3 / 4;
     }
+}
+
+fn middle(text: &str, units_max: usize) -> String {
+    text::cut_middle(text, units_max).into_owned()
+}
+
+/// The end: how a command ended stands there.
+fn last_lines(text: &str, units_max: usize) -> String {
+    let text = text.trim();
+    let tail = text::utf16_suffix(text, units_max);
+    if tail.len() == text.len() {
+        return text.to_owned();
+    }
+    let lines = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
+    let left_out = text[..text.len() - lines.len()].trim_end_matches('\n');
+    let left_out = text::count(left_out.split('\n').count(), "line");
+    format!("... ({left_out} left out)\n{lines}")
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(in super::super) fn step(number: usize, label: &str, arguments: &str) -> ToolStep {
@@ -478,46 +352,38 @@ pub(super) mod tests {
 
     /// Shows everything as Slack would keep it: the newest content of each message.
     fn messages(details: &mut Details) -> Vec<Shown> {
-        let mut shown: Vec<(String, Shown)> = Vec::new();
-        while let Some(page) = details.changed() {
-            let ts = page
+        let mut shown: Vec<Shown> = Vec::new();
+        while let Some(message) = details.next() {
+            let at = message
                 .ts
-                .clone()
-                .unwrap_or_else(|| format!("1.{}", shown.len()));
-            shown.retain(|(known, _)| *known != ts);
-            shown.push((ts.clone(), page.shown.clone()));
-            details.done(&page, Some(ts));
+                .as_ref()
+                .map_or(shown.len(), |ts| ts.parse().unwrap());
+            shown.truncate(shown.len().max(at));
+            match shown.get_mut(at) {
+                Some(earlier) => *earlier = message.shown.clone(),
+                None => shown.push(message.shown.clone()),
+            }
+            details.done(&message, Some(at.to_string()));
         }
-        shown.into_iter().map(|(_, shown)| shown).collect()
+        shown
     }
 
     #[test]
     fn one_message_grows_until_it_is_full() {
-        let mut details = Details::new(0);
+        let mut details = Details::new();
         for number in 1..=3 {
             call(&mut details, number, "ls");
-            let page = details.changed().unwrap();
-            assert_eq!((page.number, page.ts.is_some()), (0, number > 1));
-            assert_eq!(
-                page.shown.blocks[0]["tasks"].as_array().unwrap().len(),
-                number
-            );
-            details.done(&page, Some("1.0".into()));
+            let message = details.next().unwrap();
+            assert_eq!(message.ts.is_some(), number > 1);
+            let cards = message.shown.blocks[0]["tasks"].as_array().unwrap();
+            assert_eq!(cards.len(), number);
+            details.done(&message, Some("0".into()));
         }
-        let page = &details.pages[0];
-        let text = page.render(SentAs::Text).text;
-        assert!(
-            text.starts_with("✓ *bash*  ls · 0.3 s\n```\nls\n```\n```\nls\n```\n✓"),
-            "{text}"
-        );
-        details.note("_310 out_");
-        let shown = &messages(&mut details)[0];
-        assert!(
-            shown.text.ends_with("✓ *bash*  ls · 0.3 s\n_310 out_"),
-            "{}",
-            shown.text
-        );
-        for number in 4..=100 {
+        details.note("_310 out_".into());
+        let text = &details.next().unwrap().shown.text;
+        assert!(text.ends_with("✓ *bash*  ls · 0.3 s\n_310 out_"), "{text}");
+        let mut details = Details::new();
+        for number in 1..=100 {
             call(
                 &mut details,
                 number,
@@ -527,61 +393,52 @@ pub(super) mod tests {
         let all = messages(&mut details);
         let cards = |shown: &Shown| shown.blocks[0]["tasks"].as_array().unwrap().len();
         assert_eq!(all.iter().map(cards).sum::<usize>(), 100);
-        assert!(
-            all.len() <= 6
-                && all
-                    .iter()
-                    .all(|shown| blocks::weight(&shown.blocks) <= BLOCKS_WEIGHT_MAX)
-        );
+        assert!(all.len() <= 6, "{}", all.len());
     }
 
     #[test]
-    fn any_content_fits_in_blocks_and_in_text() {
-        for hostile in [
-            "```<!channel>",
-            "<",
-            "&",
-            "\n",
-            "👍",
-            "\0",
-            "\"",
-            "\\",
-            "`",
-            "https://x.y ",
-        ] {
-            let mut details = Details::new(0);
+    fn any_content_fits_and_is_dead() {
+        for hostile in ["```<!channel>", "<", "&", "\n", "👍", "\0", "\"", "\\", "`"] {
+            let mut details = Details::new();
             let long = hostile.repeat(9_000);
             details.said(&long, &long);
             for number in 1..=9 {
                 call(&mut details, number, &long);
             }
-            details.note("_end_");
             details.keep_words(&long);
-            let mut seen = 0;
             for sent_as in [SentAs::Blocks, SentAs::Text] {
-                if sent_as == SentAs::Text {
-                    details.go_on_in_text();
-                }
-                while let Some(page) = details.changed() {
-                    seen += page.shown.text.matches("*bash*").count();
-                    let Shown { text, blocks } = &page.shown;
-                    assert!(text::utf16_len(text) < 4_000, "{hostile:?}: {text}");
-                    assert!(!text.contains("<!") && !text.is_empty(), "{text}");
-                    assert!(sent_as == SentAs::Text || blocks::weight(blocks) <= BLOCKS_WEIGHT_MAX);
-                    details.done(&page, Some("1.0".into()));
+                details.sent_as = sent_as;
+                let all: Vec<Shown> = details
+                    .pages
+                    .iter()
+                    .flat_map(|page| match sent_as {
+                        SentAs::Blocks => Vec::from_iter(page.blocks()),
+                        SentAs::Text => page.texts(),
+                    })
+                    .collect();
+                let seen: usize = all
+                    .iter()
+                    .map(|shown| shown.text.matches("*bash*").count())
+                    .sum();
+                assert_eq!(seen, 9, "{hostile:?}");
+                for Shown { text, blocks } in all {
+                    assert!(
+                        text::utf16_len(&text) < 4_000 && !text.contains("<!"),
+                        "{text}"
+                    );
+                    assert!(blocks::weight(&blocks) <= BLOCKS_WEIGHT_MAX, "{hostile:?}");
                 }
             }
-            assert!(seen >= 9, "{hostile:?}: {seen}");
         }
     }
 
     #[test]
     fn refused_blocks_come_again_as_text() {
-        let mut details = Details::new(2);
+        let mut details = Details::new();
+        details.said("Think.", "I look.");
         call(&mut details, 1, "first");
-        let page = details.changed().unwrap();
-        assert_eq!(page.number, 2);
-        details.done(&page, Some("1.0".into()));
+        let message = details.next().unwrap();
+        details.done(&message, Some("0".into()));
         for number in 2..=20 {
             call(
                 &mut details,
@@ -589,35 +446,25 @@ pub(super) mod tests {
                 &format!("call {number} {}", "x".repeat(300)),
             );
         }
-        details.go_on_in_text();
-        assert_eq!(details.changed().unwrap().ts.as_deref(), Some("1.0"));
-        let texts: Vec<String> = messages(&mut details)
-            .into_iter()
-            .map(|shown| shown.text)
-            .collect();
-        assert!(
-            texts.len() > 3
-                && texts
-                    .iter()
-                    .all(|text| text::utf16_len(text) <= TEXT_UNITS_MAX)
-        );
-        let whole = texts.join("\n");
-        let at: Vec<usize> = (2..=20)
-            .map(|n| whole.find(&format!("call {n} x")).unwrap())
-            .collect();
-        assert!(
-            at.is_sorted() && whole.starts_with("✓ *bash*  first"),
-            "{at:?}"
-        );
+        details.sent_as = SentAs::Text;
+        assert_eq!(details.next().unwrap().ts.as_deref(), Some("0"));
+        let all = messages(&mut details).into_iter().map(|shown| shown.text);
+        let whole = Vec::from_iter(all).join("\n");
+        let first = "Think.\nI look.\n✓ *bash*  first · 0.3 s\n```\nfirst\n```\n```\nfirst\n```\n✓";
+        assert!(whole.starts_with(first), "{whole}");
+        assert_eq!(whole.matches("✓ *bash*").count(), 20);
+        for number in 2..=20 {
+            assert!(whole.contains(&format!("call {number} x")), "{number}");
+        }
     }
 
     #[test]
     fn output_is_shown_from_its_end_and_an_edit_by_its_diff() {
-        let mut details = Details::new(0);
+        let mut details = Details::new();
         let long = format!("{}Command exited with code 3", "line\n".repeat(2_000));
         details.said("", "I look.");
         details.start(step(1, "Try", "make"));
-        let running = details.changed().unwrap().shown.blocks;
+        let running = details.next().unwrap().shown.blocks;
         assert_eq!(running[0]["tasks"][0]["title"], "Try");
         details.end(&ToolReport {
             is_error: true,
@@ -630,7 +477,7 @@ pub(super) mod tests {
         });
         details.start(step(3, "Wait", "sleep 9"));
         details.end_all();
-        let blocks = details.changed().unwrap().shown.blocks.to_string();
+        let blocks = details.next().unwrap().shown.blocks.to_string();
         for part in [
             "\"I look.\"",
             " lines left out)\\nline\\n",

@@ -28,7 +28,7 @@ use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
 use crate::slack::blocks::{self, SentAs, Shown, words};
-use crate::slack::details::DetailsPage;
+use crate::slack::details::DetailsMessage;
 use crate::slack::markdown::{self, Piece};
 use crate::slack::steps::{Board, Home, Next, Progress};
 use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
@@ -309,7 +309,6 @@ impl Display {
             Progress::new(head, target.run.clone()),
             home,
             target.left.status_ts.clone(),
-            detail_ts.len(),
             target.since,
         );
         let state = ShowState {
@@ -377,7 +376,7 @@ impl Display {
                     Err(failure) => self.status_failed(&failure),
                 }
             }
-            Next::Details(page) => self.details(&page),
+            Next::Details(message) => self.details(&message),
             Next::ThreadLine(line) => self.thread_line(line),
         }
     }
@@ -389,12 +388,12 @@ impl Display {
         self.board(|board, now| board.status_failed(failure, now));
     }
 
-    fn details(&mut self, page: &DetailsPage) {
+    fn details(&mut self, message: &DetailsMessage) {
         let Some(root) = self.root(None) else { return };
-        if let Err(failure) = self.show_details(&root, page) {
+        if let Err(failure) = self.show_details(&root, message) {
             if failure.stays() {
                 log::warning!(&self.target.channel, "cannot show details: {failure}");
-                self.board(|board, now| board.details_done(page, None, now));
+                self.board(|board, now| board.details_done(message, None, now));
             } else {
                 self.board(|board, now| board.details_failed(&failure, now));
             }
@@ -403,15 +402,15 @@ impl Display {
 
     /// Posts or edits one message of details. When Slack refuses its blocks, it comes again
     /// from the board, as texts.
-    fn show_details(&mut self, root: &str, page: &DetailsPage) -> SlackResult<()> {
+    fn show_details(&mut self, root: &str, message: &DetailsMessage) -> SlackResult<()> {
         let sent_as = self.board(|board, _| board.sent_as());
-        let content = page.shown.content(sent_as);
-        let shown = match &page.ts {
+        let content = message.shown.content(sent_as);
+        let shown = match &message.ts {
             Some(ts) => self
                 .edit(ts, content, Urgency::Optional)
                 .map(|()| ts.clone()),
             None => {
-                let part = format!("detail-{}", page.number);
+                let part = format!("detail-{}", self.detail_ts.len());
                 self.post(&part, Some(root), content, Urgency::Optional)
             }
         };
@@ -422,10 +421,10 @@ impl Display {
             }
             shown => shown?,
         };
-        if page.ts.is_none() {
+        if message.ts.is_none() {
             self.detail_ts.push(ts.clone());
         }
-        self.board(|board, now| board.details_done(page, Some(ts), now));
+        self.board(|board, now| board.details_done(message, Some(ts), now));
         Ok(())
     }
 
@@ -504,7 +503,7 @@ impl Display {
                 let why = text::cut_middle(err.to_string().trim(), 600).into_owned();
                 self.board(|board, _| {
                     board.keep_words();
-                    board.note(&format!("_Error:_ {}", text::escape(&why)));
+                    board.note(format!("_Error:_ {}", text::escape(&why)));
                 });
                 self.end_with(&sorry(&err), Urgency::Must, posted)?;
             }
@@ -638,8 +637,8 @@ impl Display {
             return;
         };
         let mut patience = DETAILS_PATIENCE;
-        while let Some(page) = self.board(|board, _| board.rest()) {
-            match self.show_details(root, &page) {
+        while let Some(message) = self.board(|board, _| board.rest()) {
+            match self.show_details(root, &message) {
                 Ok(()) => {}
                 Err(Failure::Limited(after))
                     if after <= patience && self.stop.wait(after).is_ok() =>

@@ -17,7 +17,7 @@ const LOOK_AHEAD: usize = 2_000;
 pub(super) enum Form {
     /// For a `markdown` block: the source, made safe.
     Markdown,
-    /// For `text`: the escaped source, with Slack's marks for bold and links.
+    /// For `text`: the escaped source, with links as Slack writes them.
     Mrkdwn,
 }
 
@@ -32,9 +32,12 @@ pub(super) fn push_code(out: &mut String, code: &str, form: Form) {
 /// The text of a title, which Slack shows as it is: nothing in it can become a mention or a
 /// link.
 pub(super) fn dead(text: &str) -> String {
-    let mut out = text.replace('<', &format!("<{ZERO_WIDTH_SPACE}"));
-    for word in BROADCASTS {
-        out = out.replace(word, &format!("@{ZERO_WIDTH_SPACE}{}", &word[1..]));
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if out.ends_with('<') && c != ' ' {
+            out.push(ZERO_WIDTH_SPACE);
+        }
+        out.push(c);
     }
     out
 }
@@ -104,10 +107,6 @@ impl<'a> InlineScan<'a> {
         &self.line[self.at..]
     }
 
-    fn before(&self) -> Option<char> {
-        self.line[..self.at].chars().next_back()
-    }
-
     /// Writes the next thing; false at the end of the line.
     fn step(&mut self) -> bool {
         let rest = self.rest();
@@ -117,7 +116,8 @@ impl<'a> InlineScan<'a> {
         };
         let next = chars.next();
         match c {
-            '\\' if next.is_some_and(|c| c.is_ascii_punctuation()) => self.backslash(next),
+            // Markdown knows the backslash, Slack's tokens do not.
+            '\\' if next == Some('<') => self.at += 1,
             '`' => self.code(),
             '<' => self.token(),
             '@' if self.is_broadcast() => {
@@ -135,8 +135,6 @@ impl<'a> InlineScan<'a> {
             _ if self.form == Form::Markdown => self.copy(c.len_utf8()),
             '!' if next == Some('[') && link(&rest[1..]).is_some() => self.at += 1,
             '[' => self.link(),
-            'h' if is_url(rest) && !self.before().is_some_and(char::is_alphanumeric) => self.url(),
-            '*' => self.stars(),
             '&' if ENTITIES.iter().any(|entity| rest.starts_with(entity)) => self.copy(1),
             _ => self.escape(c),
         }
@@ -151,21 +149,6 @@ impl<'a> InlineScan<'a> {
     fn copy(&mut self, bytes: usize) {
         self.out.push_str(&self.rest()[..bytes]);
         self.at += bytes;
-    }
-
-    fn backslash(&mut self, next: Option<char>) {
-        self.at += 1;
-        match next {
-            // Markdown knows the backslash, Slack's tokens do not.
-            Some('<') | None => {}
-            Some(next) if self.form == Form::Markdown => {
-                self.out.push('\\');
-                if next != '@' && next != ']' {
-                    self.copy(next.len_utf8());
-                }
-            }
-            Some(next) => self.escape(next),
-        }
     }
 
     /// A span of code, or backticks that open none.
@@ -202,15 +185,6 @@ impl<'a> InlineScan<'a> {
         self.at += inner.len() + 2;
     }
 
-    fn url(&mut self) {
-        let rest = self.rest();
-        let is_end = |c: char| c.is_whitespace() || c.is_control() || "<>\"`|*)]\\".contains(c);
-        let url = &rest[..rest.find(is_end).unwrap_or(rest.len())];
-        let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '_', '~']);
-        self.push_link("", url);
-        self.at += url.len();
-    }
-
     fn link(&mut self) {
         let found = link(self.rest()).filter(|(_, target, _)| is_link(target));
         let Some((label, target, length)) = found else {
@@ -230,20 +204,10 @@ impl<'a> InlineScan<'a> {
         });
     }
 
-    /// `**bold**` is `*bold*` in mrkdwn.
-    fn stars(&mut self) {
-        let rest = self.rest();
-        let run = rest.len() - rest.trim_start_matches('*').len();
-        match run {
-            2 | 3 => self.out.push('*'),
-            _ => self.out.push_str(&rest[..run]),
-        }
-        self.at += run;
-    }
-
     /// `@channel`, `@here` or `@everyone` as a word of its own.
     fn is_broadcast(&self) -> bool {
-        if self.before().is_some_and(|c| c.is_alphanumeric()) {
+        let before = self.line[..self.at].chars().next_back();
+        if before.is_some_and(char::is_alphanumeric) {
             return false;
         }
         let rest = self.rest();

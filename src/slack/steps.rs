@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::blocks::{self, SentAs, Shown, StepStatus, words};
-use super::details::{BLOCKS_WEIGHT_MAX, CARDS_MAX, Details, DetailsPage};
+use super::details::{CARDS_MAX, Details, DetailsMessage};
 use super::markdown::{self, TEXT_UNITS_MAX};
 use super::web::Failure;
 use crate::agent::run::Update;
 use crate::base::text;
 
 /// UTF-16 units of what the model is writing just now, in the status.
-const WORDS_UNITS_MAX: usize = 1_800;
+const WORDS_UNITS_MAX: usize = 1_500;
 /// What is kept of it, in bytes.
 const WORDS_BYTES_MAX: usize = 64 << 10;
 /// Between two calls (Slack's advice), what each update adds to it, and its end.
@@ -41,7 +41,7 @@ pub(crate) enum Next {
         ts: String,
         shown: Shown,
     },
-    Details(DetailsPage),
+    Details(DetailsMessage),
     /// The line below the thread that the run lives in.
     ThreadLine(String),
     /// Nothing until then, or until the next change.
@@ -103,13 +103,12 @@ struct ThreadLine {
 }
 
 impl Board {
-    /// `status_ts` is a message of an earlier try to go on with, `earlier_details` how many it
-    /// left in the thread. `begun`: since when someone waits.
+    /// `status_ts` is a message of an earlier try to go on with. `begun`: since when someone
+    /// waits.
     pub(crate) fn new(
         progress: Progress,
         home: Home,
         status_ts: Option<String>,
-        earlier_details: usize,
         begun: Instant,
     ) -> Board {
         Board {
@@ -119,7 +118,7 @@ impl Board {
             progress,
             changed: true,
             shown: None,
-            details: Details::new(earlier_details),
+            details: Details::new(),
             details_at: None,
             pace: Pace {
                 free_at: begun,
@@ -169,24 +168,24 @@ impl Board {
                 progress.started += 1;
                 progress.set(step.number, &step.label, StepStatus::InProgress);
                 self.details.start(step);
+                self.details_changed(now);
             }
             Update::ToolEnd(report) => {
-                let status = match report.is_error {
-                    true => StepStatus::Error,
-                    false => StepStatus::Complete,
-                };
-                progress.set(report.step.number, &report.step.label, status);
+                let step = &report.step;
+                progress.set(step.number, &step.label, StepStatus::of(&report));
                 self.details.end(&report);
+                self.details_changed(now);
             }
             Update::Note(note) => progress.note = Some(note),
-            Update::Usage(usage) => self.details.note(&format!("_{}_", usage.line())),
+            Update::Usage(usage) => self.note(format!("_{}_", usage.line())),
             // Done by the caller's thread, which adds a note.
             Update::Upload { .. } => {}
         }
-        if self.details.is_changed() {
-            self.details_at.get_or_insert(now + DETAILS_EVERY);
-        }
         !std::mem::replace(&mut self.changed, true)
+    }
+
+    fn details_changed(&mut self, now: Instant) {
+        self.details_at.get_or_insert(now + DETAILS_EVERY);
     }
 
     /// Someone said `stop`: shown at once.
@@ -206,8 +205,8 @@ impl Board {
         self.details.keep_words(words);
     }
 
-    /// A line of mrkdwn for the thread.
-    pub(crate) fn note(&mut self, line: &str) {
+    /// A line of safe Markdown for the thread, at the end of the run.
+    pub(crate) fn note(&mut self, line: String) {
         self.details.note(line);
     }
 
@@ -219,10 +218,13 @@ impl Board {
         // Before the status, which is changed all the time.
         if let Some(at) = self.details_at.filter(|_| has_thread) {
             let at = at.max(self.pace.free_at);
-            match self.details.changed() {
-                Some(page) if at <= now => return Next::Details(page),
-                Some(_) => later(at),
-                None => self.details_at = None,
+            if now < at {
+                later(at);
+            } else {
+                self.details_at = None;
+                if let Some(message) = self.details.next() {
+                    return Next::Details(message);
+                }
             }
         }
         let lost = matches!(self.status, StatusMessage::Lost(_));
@@ -258,18 +260,29 @@ impl Board {
     }
 
     /// All that is still to be said in the thread, message by message.
-    pub(crate) fn rest(&mut self) -> Option<DetailsPage> {
+    pub(crate) fn rest(&mut self) -> Option<DetailsMessage> {
         self.details.end_all();
-        self.details.changed()
+        self.details.next()
     }
 
-    pub(crate) fn details_done(&mut self, page: &DetailsPage, ts: Option<String>, now: Instant) {
-        if page.ts.is_none() {
+    /// Slack shows this, or refuses it: then `ts` is `None`.
+    pub(crate) fn details_done(
+        &mut self,
+        message: &DetailsMessage,
+        ts: Option<String>,
+        now: Instant,
+    ) {
+        if message.ts.is_none() {
             // A new message in the thread takes the line away.
             self.thread_line.shown.clear();
         }
-        self.details.done(page, ts);
-        self.details_at = self.details.is_changed().then_some(now + PACE);
+        self.details.done(message, ts);
+        // There may be more; later changes wait for each other.
+        let at = match self.details.next() {
+            Some(_) => now,
+            None => now + DETAILS_EVERY,
+        };
+        self.details_at = Some(at);
         self.called(now);
     }
 
@@ -279,11 +292,12 @@ impl Board {
 
     /// Slack refuses blocks: everything goes out as text from now on.
     pub(crate) fn go_on_in_text(&mut self) {
-        self.details.go_on_in_text();
+        self.details.sent_as = SentAs::Text;
+        self.details_at = Some(self.begun);
     }
 
     pub(super) fn sent_as(&self) -> SentAs {
-        self.details.sent_as()
+        self.details.sent_as
     }
 
     pub(crate) fn status_posted(&mut self, ts: &str, shown: Shown, now: Instant) {
@@ -413,7 +427,7 @@ impl Progress {
                 None => drop(self.steps.pop()),
             }
         }
-        let label = text::one_line(label, 200);
+        let label = text::one_line(label, blocks::TITLE_CHARS_MAX);
         let at = self.steps.partition_point(|step| step.number < number);
         self.steps.insert(
             at,
@@ -466,46 +480,37 @@ impl Progress {
         }
     }
 
-    /// The same in words: as many of the newest steps as there is room for.
+    /// The same in words, the newest steps if there is no room for all.
     fn text(&self, writing: &str) -> String {
         let head = format!("_{}_ ...", words(&self.now(), 120));
         let end = match writing.is_empty() {
             true => String::new(),
             false => format!("\n{}", markdown::mrkdwn(writing)),
         };
-        let line = |step: &Step| format!("\n{} {}", step.status.mark(), words(&step.label, 120));
-        let fixed = text::utf16_len(&head) + text::utf16_len(&end) + 40;
-        let mut room = TEXT_UNITS_MAX.saturating_sub(fixed);
-        let mut lines: Vec<String> = Vec::new();
-        for line in self.steps.iter().rev().map(line) {
-            let units = text::utf16_len(&line);
-            if units > room {
-                break;
-            }
-            room -= units;
-            lines.push(line);
-        }
-        let earlier = match self.folded + self.steps.len() - lines.len() {
-            0 => String::new(),
-            earlier => format!("\n… {}", text::count(earlier, "earlier step")),
+        let earlier = self.earlier().map(|earlier| format!("\n✓ {earlier}"));
+        let line = |step: &Step| {
+            let label = words(&step.label, blocks::TITLE_CHARS_MAX);
+            format!("\n{} {label}", step.status.mark())
         };
-        lines.reverse();
-        head + &earlier + &lines.concat() + &end
+        let lines: String = earlier
+            .into_iter()
+            .chain(self.steps.iter().map(line))
+            .collect();
+        let fixed = text::utf16_len(&head) + text::utf16_len(&end) + 2;
+        let room = TEXT_UNITS_MAX.saturating_sub(fixed);
+        if text::utf16_len(&lines) <= room {
+            return head + &lines + &end;
+        }
+        let newest = text::utf16_suffix(&lines, room).split_once('\n');
+        let newest = newest.map_or("", |(_, newest)| newest);
+        format!("{head}\n…\n{newest}{end}")
+    }
+
+    fn earlier(&self) -> Option<String> {
+        (self.folded > 0).then(|| text::count(self.folded, "earlier step"))
     }
 
     fn blocks(&self, writing: &str) -> Value {
-        let mut named_max = CARDS_MAX;
-        loop {
-            let blocks = self.blocks_naming(named_max, writing);
-            if named_max == 0 || blocks::weight(&blocks) <= BLOCKS_WEIGHT_MAX {
-                return blocks;
-            }
-            named_max -= 5;
-        }
-    }
-
-    /// The newest steps have a card of their own.
-    fn blocks_naming(&self, named_max: usize, writing: &str) -> Value {
         let mut out = Vec::new();
         if !writing.is_empty() {
             out.push(blocks::markdown(writing));
@@ -515,19 +520,16 @@ impl Progress {
                 words(&self.now(), 120)
             )));
         }
-        let named = &self.steps[self.steps.len().saturating_sub(named_max)..];
-        let folded = self.folded + self.steps.len() - named.len();
-        let mut cards: Vec<Value> = Vec::new();
-        if folded > 0 {
-            let earlier = text::count(folded, "earlier step");
-            cards.push(blocks::card("earlier", &earlier, StepStatus::Complete));
-        }
-        cards.extend(named.iter().map(|step| {
-            let (id, label) = (step.number.to_string(), blocks::title(&step.label));
-            blocks::card(&id, &label, step.status)
-        }));
+        let earlier = self.earlier();
+        let earlier =
+            earlier.map(|earlier| blocks::card("earlier", &earlier, StepStatus::Complete));
+        let card = |step: &Step| blocks::card(&step.number.to_string(), &step.label, step.status);
+        let cards: Vec<Value> = earlier
+            .into_iter()
+            .chain(self.steps.iter().map(card))
+            .collect();
         if !cards.is_empty() {
-            out.push(blocks::plan(&blocks::title(&self.now()), cards));
+            out.push(blocks::plan(&self.now(), cards));
         }
         out.push(blocks::stop_button(&self.run));
         Value::Array(out)
@@ -550,7 +552,7 @@ mod tests {
     fn board(start: Instant, status_ts: Option<&str>) -> Board {
         let progress = Progress::new("Thinking".into(), "1.0".into());
         let status_ts = status_ts.map(str::to_owned);
-        Board::new(progress, Home::Channel, status_ts, 0, start)
+        Board::new(progress, Home::Channel, status_ts, start)
     }
 
     fn begins(number: usize) -> Update {
@@ -558,8 +560,7 @@ mod tests {
     }
 
     fn fits(shown: &Shown) -> bool {
-        blocks::weight(&shown.blocks) <= BLOCKS_WEIGHT_MAX
-            && text::utf16_len(&shown.text) <= TEXT_UNITS_MAX
+        blocks::weight(&shown.blocks) <= 13_000 && text::utf16_len(&shown.text) <= TEXT_UNITS_MAX
     }
 
     /// Plays Slack with calls that take `latency_ms`: what was called at which time.
@@ -655,7 +656,7 @@ mod tests {
         }
         let shown = board.progress.shown();
         assert!(
-            fits(&shown) && shown.text.contains("\n… 8"),
+            fits(&shown) && shown.text.contains("\n…\n✓ step"),
             "{}",
             shown.text
         );
@@ -675,7 +676,7 @@ mod tests {
         let shown = board.progress.shown();
         assert_eq!(shown.blocks[0]["text"], "**Most** of it &lt;!here>▌");
         assert!(
-            shown.text.ends_with("\n*Most* of it &lt;!here&gt;▌"),
+            shown.text.ends_with("\n**Most** of it &lt;!here&gt;▌"),
             "{}",
             shown.text
         );

@@ -82,7 +82,7 @@ fn text_streams_into_the_status() {
     let seen = slack.wait_channel("C01", |channel| channel.answers()[0].buttons().is_empty());
     let answer = seen.answers()[0];
     assert_eq!(answer.shown(), story.trim(), "{seen}");
-    assert!(answer.text.starts_with("The *disk* of"));
+    assert!(answer.text.starts_with("The **disk** of"));
 }
 
 #[test]
@@ -282,8 +282,12 @@ fn refused_blocks_come_as_text_at_once_and_nothing_is_lost() {
         slack.mention("C01", "U07", "work");
         let seen = wait_over(&slack, "C01");
         let plain = |call: &&Call| call.ok() && call.arg("blocks").len() <= 2;
-        let texts = slack.calls("chat.update").iter().filter(plain).count();
-        assert!(texts > 0, "{method} {nth}: {}", slack.story());
+        let all = [slack.calls("chat.update"), slack.calls("chat.postMessage")].concat();
+        assert!(
+            all.iter().any(|call| plain(&call)),
+            "{method} {nth}: {}",
+            slack.story()
+        );
         let [answer] = seen.answers()[..] else {
             panic!("{seen}")
         };
@@ -397,7 +401,7 @@ fn details_say_what_was_done() {
         "✓ Count · ",
         "\nseq 1 20000\n",
         " lines left out",
-        "✗ Fail · < 0.1 s",
+        "✗ Fail · ",
         "broken",
         "exited with code 3",
         "300 in · ",

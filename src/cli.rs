@@ -22,7 +22,7 @@ Usage:
   mom --usage DIR             tokens and cost by day, channel and model
 
 Options:
-  --sandbox=host|docker:NAME|podman:NAME
+  --sandbox=host|docker:NAME|podman:NAME|kubectl:POD[/CONTAINER]
                               where its tools run (default: host, which isolates nothing)
   --model=PROVIDER/ID         language model, also MOM_MODEL
                               (default: anthropic/claude-sonnet-5-5; `offline` needs no key)

@@ -26,7 +26,7 @@ pub(crate) const BOT_TOKEN: &str = "MOM_SLACK_BOT_TOKEN";
 /// Plain data, read once at start.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// `host`, `docker:NAME` or `podman:NAME`, as typed.
+    /// As typed; `Sandbox::parse` reads it.
     pub(crate) sandbox: String,
     /// `PROVIDER/ID`
     pub(crate) model: String,

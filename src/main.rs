@@ -39,6 +39,7 @@ use crate::base::error::{Error, Result};
 use crate::base::{log, secret};
 use crate::cli::{Call, Options};
 use crate::config::{Config, Keys};
+use crate::host::descriptors;
 use crate::host::sandbox::Sandbox;
 use crate::modes::chat::Ended;
 use crate::modes::check::Verdict;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<ExitCode> {
+    descriptors::raise_limit();
     match cli::parse(std::env::args_os().skip(1))? {
         Call::Help => print(cli::HELP),
         Call::Version => print(concat!("mom ", env!("CARGO_PKG_VERSION"), "\n")),

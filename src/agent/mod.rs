@@ -37,6 +37,7 @@ use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
 use crate::config::{self, Config, Keys};
+use crate::host::descriptors::CallPlaces;
 use crate::host::sandbox::Sandbox;
 use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::net::Net;
@@ -56,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) store: Arc<Store>,
     pub(crate) sandbox: Sandbox,
+    /// For tool calls side by side, in all conversations.
+    call_places: CallPlaces,
     pub(crate) net: Net,
     provider: Box<dyn Provider>,
     specs: Vec<ToolSpec>,
@@ -89,6 +92,7 @@ impl Agent {
             config,
             store,
             sandbox,
+            call_places: CallPlaces::default(),
             net,
             provider,
             specs: tools::specs(),

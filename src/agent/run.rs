@@ -506,8 +506,14 @@ impl RunLoop<'_> {
         let (tools, stop) = (&self.env.tools, self.env.stop);
         thread::scope(|scope| {
             for n in 0..calls.len().min(CALLS_BESIDE_MAX) {
+                // One call of a run is always at work.
+                let place = self.env.agent.call_places.take();
+                if n > 0 && place.is_none() {
+                    break;
+                }
                 let (sender, next) = (sender.clone(), &next);
                 let work = move || {
+                    let _place = place;
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(call) = calls.get(index) else { return };

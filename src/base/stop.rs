@@ -2,8 +2,8 @@
 //! waits in poll(2) — for a socket, a child, a pause — wakes at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -27,15 +27,26 @@ pub(crate) struct Stop(Arc<StopFlag>);
 #[derive(Debug)]
 struct StopFlag {
     cause: AtomicU8,
-    fd: OwnedFd,
+    /// `None`: the process was out of file descriptors, see `NEVER`.
+    fd: Option<OwnedFd>,
 }
+
+/// Stands in for a descriptor that could not be had: never readable. Made with the first `Stop`.
+static NEVER: OnceLock<OwnedFd> = OnceLock::new();
+/// Some `Stop` has no descriptor: whoever waits looks at the flags himself now and then.
+static LOOK_OFTEN: AtomicBool = AtomicBool::new(false);
+const LOOK_EACH: Duration = Duration::from_millis(100);
 
 impl Stop {
     /// # Panics
-    /// When the process is out of file descriptors: nothing could run then.
+    /// When not even the program's first one gets a file descriptor.
     pub(crate) fn new() -> Stop {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .expect("no file descriptor left for an eventfd");
+        let new_fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        NEVER.get_or_init(|| new_fd().expect("a file descriptor at the program's start"));
+        let fd = new_fd().ok();
+        if fd.is_none() {
+            LOOK_OFTEN.store(true, Ordering::Relaxed);
+        }
         Stop(Arc::new(StopFlag {
             cause: AtomicU8::new(0),
             fd,
@@ -48,9 +59,9 @@ impl Stop {
             self.0
                 .cause
                 .compare_exchange(0, cause as u8, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_ok() {
+        if let (Ok(_), Some(fd)) = (first, &self.0.fd) {
             // Cannot fail: the counter goes from 0 to 1 once and is never read.
-            rustix::io::write(&self.0.fd, &1u64.to_ne_bytes()).ok();
+            rustix::io::write(fd, &1u64.to_ne_bytes()).ok();
         }
     }
 
@@ -77,7 +88,8 @@ impl Stop {
 
     /// Readable once set, for a caller's own poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
+        let fd = self.0.fd.as_ref().or(NEVER.get());
+        fd.expect("made with the first of them").as_fd()
     }
 
     /// A pause that ends early with `Err(Error::Stopped)`.
@@ -89,7 +101,8 @@ impl Stop {
             if left == Some(Duration::ZERO) {
                 return Ok(());
             }
-            poll_for(&mut [PollFd::new(&self.0.fd, PollFlags::IN)], left);
+            let fd = self.fd();
+            poll_for(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left);
         }
     }
 }
@@ -97,7 +110,12 @@ impl Stop {
 /// poll(2) with a `Duration`; `None` waits without end. A signal counts as "nothing yet":
 /// callers loop and look at their own deadline.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> usize {
-    let timeout = timeout.and_then(|d| Timespec::try_from(d).ok());
+    let timeout = if LOOK_OFTEN.load(Ordering::Relaxed) {
+        Some(timeout.map_or(LOOK_EACH, |timeout| timeout.min(LOOK_EACH)))
+    } else {
+        timeout
+    };
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     poll(fds, timeout.as_ref()).unwrap_or(0)
 }
 

@@ -5,6 +5,7 @@
 //! - State: none beyond one call.
 
 pub(crate) mod check;
+pub(crate) mod descriptors;
 mod door;
 mod hardening;
 mod marks;

@@ -6,7 +6,7 @@ _mom() {
     [ "$word" != = ] || word=
     [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
     case $before in
-    --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox" -- "$word") ;;
+    --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox kubectl:" -- "$word") ;;
     --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ ollama/" -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
     --price | --allow-users | --allow-channels | --download | --since) ;;

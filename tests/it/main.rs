@@ -32,6 +32,7 @@ mod mention;
 mod people;
 mod providers;
 mod recover;
+mod sandbox;
 mod show;
 mod steer;
 mod stop;

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use crate::agent::queue::{CommandRequest, Task};
+use crate::agent::queue::Task;
 use crate::agent::run::{Job, Request};
 use crate::base::backoff::Backoff;
-use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::time;
 use crate::slack::history;
 use crate::slack::inbound::{self, Inbound, Incoming};
 use crate::slack::is_channel_id;
-use crate::store::LogEntry;
 use crate::store::kept::MISSED_MS;
+use crate::store::ledger::AccessDecision;
 
 use super::Services;
-use super::intake::{Intake, downloads, gather};
+use super::intake::{Intake, downloads};
+use super::router::{Arrival, LoggedMessage, Router};
 use super::worker::Worker;
 
 /// Messages whose files are fetched again after a start.
@@ -33,6 +33,7 @@ const RESUMED_MAX: usize = 200;
 
 pub(super) struct CatchUp {
     pub(super) services: Arc<Services>,
+    pub(super) router: Arc<Router>,
     pub(super) intake: Arc<Intake>,
     pub(super) worker: Arc<Worker>,
 }
@@ -84,7 +85,7 @@ impl CatchUp {
 
     fn read_missed(&self) -> Result<()> {
         for job in self.worker.take_unposted() {
-            self.intake.submit(Task::Run(job));
+            self.router.submit(Task::Run(job));
         }
         let services = &self.services;
         let store = &services.agent.store;
@@ -120,9 +121,10 @@ impl CatchUp {
                 None => true,
             });
         }
-        let routing = self.intake.lock();
+        let routing = self.router.lock();
         let (logged, failed) = self.intake.log_new(messages, &routing);
-        self.intake.route(logged, routing);
+        self.router.route(logged, &routing);
+        drop(routing);
         failed
             .into_iter()
             .next()
@@ -150,12 +152,13 @@ impl CatchUp {
                 return;
             }
             let thread_ts = entry.thread_ts.clone();
-            fetch_again(
-                &self.services,
-                channel,
-                thread_ts.as_deref(),
-                &request(entry),
-            );
+            let files = entry.attachments.into_iter().map(|file| file.local);
+            let request = Request {
+                ts: entry.ts,
+                files: files.collect(),
+                ..Request::default()
+            };
+            fetch_again(&self.services, channel, thread_ts.as_deref(), &request);
         }
     }
 
@@ -168,23 +171,16 @@ impl CatchUp {
             Vec::new()
         });
         for channel in channels.iter().filter(|id| is_channel_id(id)) {
-            for task in self.unfinished(channel) {
-                self.intake.submit(task);
-            }
+            self.resume_channel(channel).unwrap_or_else(|err| {
+                log::warning!(channel, "cannot look for unanswered requests: {err}");
+            });
         }
     }
 
-    /// What a channel's ledger has without an end, oldest first.
-    fn unfinished(&self, channel: &str) -> Vec<Task> {
-        let since_ms = time::now_ms() - MISSED_MS;
-        let store = &self.services.agent.store;
-        let found = store.ledger.open(channel, since_ms);
-        let found = found.and_then(|open| Ok((open, store.ledger.run(channel)?)));
-        let (open, cut) = found.unwrap_or_else(|err| {
-            log::warning!(channel, "cannot look for unanswered requests: {err}");
-            Default::default()
-        });
-        let cut = cut.unwrap_or_default();
+    fn resume_channel(&self, channel: &str) -> Result<()> {
+        let ledger = &self.services.agent.store.ledger;
+        let open = ledger.open(channel, time::now_ms() - MISSED_MS)?;
+        let begun = ledger.run(channel)?.unwrap_or_default();
         let more = open.len().saturating_sub(RESUMED_MAX);
         if more > 0 {
             log::warning!(
@@ -192,76 +188,41 @@ impl CatchUp {
                 "{more} older unanswered messages stay in the log only"
             );
         }
-        let mut tasks = Vec::new();
-        // An event's run was begun: it comes before what waited for its end.
-        let (events, open): (Vec<_>, Vec<_>) =
-            open.into_iter().skip(more).partition(|r| r.event.is_some());
-        for request in events.into_iter().chain(open) {
-            let is_event = request.event.is_some();
-            if !is_event && self.intake.access.allowed(&request.user, channel).is_err() {
-                continue;
-            }
-            let thread_ts = request.thread.clone().filter(|root| *root != request.ts);
-            let Some(command) = Command::parse(&request.text).filter(|_| !is_event) else {
-                let job = Job {
+        let mut messages = Vec::new();
+        for request in open.into_iter().skip(more) {
+            if request.event.is_some() {
+                // Its run was begun: it comes before what waited for its end.
+                self.router.submit(Task::Run(Job {
                     channel: channel.to_owned(),
-                    thread_ts,
                     event: request.event.clone(),
+                    thread_ts: request.thread.clone(),
                     requests: vec![request.into()],
                     resumed: true,
                     ..Job::default()
-                };
-                if is_event {
-                    tasks.push(Task::Run(job));
-                } else {
-                    gather(&mut tasks, job);
-                }
+                }));
                 continue;
-            };
-            let command_request = CommandRequest {
-                channel: channel.to_owned(),
-                thread_ts,
-                ts: request.ts,
-                user: request.user,
-                resumed: true,
-            };
-            match command {
-                Command::Stop => {
-                    if !stop_before(&mut tasks, &command_request, &cut.requests) {
-                        self.intake.commands.ended(&command_request);
-                    }
-                }
-                Command::New => tasks.push(Task::NewConversation(command_request)),
-                Command::Status => self.intake.commands.status(command_request),
-                Command::Help => self.intake.commands.help(command_request),
             }
+            // Who asked for what has begun was looked up then.
+            let has_begun = begun.requests.contains(&request.ts);
+            let known = has_begun.then_some(AccessDecision::Member);
+            messages.push(LoggedMessage {
+                decision: known.or(Some(request.access)),
+                files: request.files,
+                message: Incoming {
+                    channel: channel.to_owned(),
+                    user: request.user,
+                    text: request.text,
+                    ts: request.ts,
+                    thread_ts: request.thread,
+                    mention: true,
+                    ..Incoming::default()
+                },
+                arrival: Arrival::Resumed,
+                ..LoggedMessage::default()
+            });
         }
-        tasks
-    }
-}
-
-/// A `stop` was given and perhaps not carried out: the requests before it in the same place, and
-/// the run that was `cut`, which it was for, are stopped. False when there are none.
-fn stop_before(tasks: &mut [Task], stop: &CommandRequest, cut: &[String]) -> bool {
-    let mut stops = false;
-    for task in tasks {
-        let Task::Run(job) = task else { continue };
-        let was_running = job.requests.iter().any(|request| cut.contains(&request.ts));
-        if was_running || job.thread_ts == stop.thread_ts && job.event.is_none() {
-            job.stopped_by.get_or_insert_with(|| stop.user.clone());
-            stops = true;
-        }
-    }
-    stops
-}
-
-fn request(entry: LogEntry) -> Request {
-    let files = entry.attachments.into_iter().map(|file| file.local);
-    Request {
-        ts: entry.ts,
-        user: entry.user,
-        text: entry.text,
-        files: files.collect(),
+        self.router.route(messages, &self.router.lock());
+        Ok(())
     }
 }
 

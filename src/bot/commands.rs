@@ -22,6 +22,8 @@ const NOTHING_RUNS: &str =
     "_Nothing running_\nI also know `new` (a fresh start), `status` (what I am up to) and `help`.";
 /// Emoji under a `stop` that stopped something.
 const STOPPED: &str = "octagonal_sign";
+/// Allowed users whom `help` names.
+const NAMED_MAX: usize = 20;
 /// Scheduled events that `status` names.
 const SCHEDULED_MAX: usize = 20;
 
@@ -32,21 +34,44 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// The run's status message shows that it has stopped.
-    pub(super) fn stop(&self, command: &CommandRequest) {
+    /// Stops what runs in the channel, and the requests in `tasks`, which came before in the
+    /// same place. The run's status message shows it.
+    pub(super) fn stop(&self, command: &CommandRequest, tasks: &mut [Task]) {
         let (channel, thread_ts) = (&command.channel, command.thread_ts.as_deref());
-        if self.queue.stop(channel, "", &command.user) {
+        let before = self.stop_before(command, tasks);
+        let running = self.queue.stop(channel, "", &command.user);
+        if !before && !running {
+            if !command.resumed {
+                self.outbox.post(channel, thread_ts, NOTHING_RUNS);
+            }
+            self.end(channel, &command.ts, Ending::Command);
+        } else if !command.resumed {
             self.outbox.react(channel, &command.ts, STOPPED);
-        } else {
-            self.outbox.post(channel, thread_ts, NOTHING_RUNS);
-            self.ended(command);
         }
     }
 
-    /// It stops nothing any more, and a restart leaves it alone.
-    pub(super) fn ended(&self, command: &CommandRequest) {
-        if let Err(err) = has_ended(&self.services, command) {
-            log::warning!(&command.channel, "{err}");
+    /// Returns whether there was anything to stop.
+    fn stop_before(&self, command: &CommandRequest, tasks: &mut [Task]) -> bool {
+        let run = self.services.agent.store.ledger.run(&command.channel);
+        // A resumed stop was for the run that the restart cut.
+        let cut = run.ok().flatten().filter(|_| command.resumed);
+        let cut = cut.map_or(Vec::new(), |run| run.requests);
+        let mut found = false;
+        for task in tasks {
+            let Task::Run(job) = task else { continue };
+            let was_running = job.requests.iter().any(|request| cut.contains(&request.ts));
+            if was_running || job.thread_ts == command.thread_ts && job.event.is_none() {
+                job.stopped_by.get_or_insert_with(|| command.user.clone());
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Records that a request has ended: a restart leaves it alone.
+    pub(super) fn end(&self, channel: &str, ts: &str, how: Ending) {
+        if let Err(err) = end(&self.services, channel, ts, how) {
+            log::warning!(channel, "{err}");
         }
     }
 
@@ -75,11 +100,13 @@ impl Commands {
         let services = self.services.clone();
         self.outbox.work(move || {
             let who = match &services.agent.config.allow_users {
-                Some(users) => users
-                    .iter()
-                    .map(|id| format!("<@{id}>"))
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                Some(users) => {
+                    // Names, because a mention rings.
+                    let name = |id: &String| services.names.user(id).map(|user| user.display);
+                    let names = users.iter().take(NAMED_MAX);
+                    let names = names.map(|id| name(id).unwrap_or_else(|| id.clone()));
+                    text::escape(&names.collect::<Vec<_>>().join(", "))
+                }
                 None => "every member of this workspace".to_owned(),
             };
             let text = services.agent.help(&services.identity.user);
@@ -113,13 +140,13 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
         };
         store.log(&[(channel.clone(), entry)])?;
     }
-    has_ended(services, command)
+    end(services, channel, &command.ts, Ending::Command)
 }
 
-fn has_ended(services: &Services, command: &CommandRequest) -> Result<()> {
-    let ended = Ended::of(Ending::Command, vec![command.ts.clone()], None);
+fn end(services: &Services, channel: &str, ts: &str, how: Ending) -> Result<()> {
+    let ended = Ended::of(how, vec![ts.to_owned()], None);
     let ledger = &services.agent.store.ledger;
-    ledger.end(&command.channel, vec![ended], None)
+    ledger.end(channel, vec![ended], None)
 }
 
 fn status_lines(services: &Services, queue: &Queue, channel: &str) -> Vec<String> {

@@ -2,12 +2,11 @@
 //! event files enter here as well.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::agent::queue::{CommandRequest, Submitted, Task};
-use crate::agent::run::{Job, Request};
-use crate::base::command::Command;
+use crate::agent::queue::{Submitted, Task};
+use crate::agent::run::Job;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
@@ -15,67 +14,32 @@ use crate::base::text;
 use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
 use crate::slack::inbound::{self, Author, Inbound, Incoming};
-use crate::slack::web::Failure;
+use crate::slack::web::{Failure, PostContent};
 use crate::slack::{Envelope, history};
-use crate::store::ledger::LedgerRequest;
+use crate::store::ledger::{AccessDecision, LedgerRequest};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
 
 use super::Services;
-use super::access::Access;
+use super::access::Verdict;
 use super::catch_up::Wake;
 use super::commands::Commands;
+use super::outbox::post;
+use super::router::{Arrival, LoggedMessage, Router, Routing};
 
 /// Codes of conversations.info for a channel in which mom can't post.
 const CLOSED: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
 /// How long that is believed: mom may be invited, and the event file put back.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
-/// Messages that one run answers from its start.
-const TOGETHER_MAX: usize = 50;
-
 pub(super) struct Intake {
     pub(super) services: Arc<Services>,
-    pub(super) access: Access,
-    pub(super) commands: Arc<Commands>,
-    pub(super) wake: Wake,
-    /// Held from the look whether a message is new until it waits in the queue: the socket and
-    /// the history may bring the same one, and a run takes over from the log what does not wait.
-    pub(super) routing: Mutex<()>,
+    pub(super) router: Arc<Router>,
+    /// Wakes the reading of the history.
+    pub(super) catch_up: Wake,
     /// Channels whose messages can't be logged, and whether that was posted there.
     pub(super) unlogged: Mutex<HashMap<String, bool>>,
 }
 
-/// A message that was logged just now.
-pub(super) struct LoggedMessage {
-    message: Incoming,
-    files: Vec<Download>,
-    seen: Seen,
-    /// The ledger has it already: a crash came between the two files.
-    is_recorded: bool,
-}
-
-/// The lock of `Intake::routing`.
-pub(super) type Routing<'a> = MutexGuard<'a, ()>;
-
-impl LoggedMessage {
-    fn command(&self) -> Option<Command> {
-        // When only its files are new, its text was routed before.
-        let is_new = self.seen != Seen::NowFiles && !self.is_recorded;
-        let text = Some(&self.message.text).filter(|_| is_new);
-        text.and_then(|text| Command::parse(text))
-    }
-}
-
 impl Intake {
-    pub(super) fn lock(&self) -> Routing<'_> {
-        self.routing.lock().unwrap()
-    }
-
-    /// Whether a logged message waits for a run.
-    pub(super) fn waits(&self, channel: &str, ts: &str) -> bool {
-        let _routing = self.lock();
-        self.commands.queue.waits(channel, ts)
-    }
-
     /// Logs, acks and routes. A message that can't be logged is not acked, and Slack brings it
     /// again.
     pub(super) fn receive(&self, batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])) {
@@ -93,7 +57,7 @@ impl Intake {
                 }
             }
         }
-        let routing = self.lock();
+        let routing = self.router.lock();
         let batch = messages.iter().map(|(_, message)| message.clone());
         let (logged, failed) = self.log_new(batch.collect(), &routing);
         for (channel, err) in &failed {
@@ -106,13 +70,14 @@ impl Intake {
         unlogged.retain(|channel, _| logged.iter().all(|l| l.message.channel != *channel));
         if unlogged.len() < before {
             // It works again; Slack may have given up bringing what came meanwhile.
-            self.wake.wake();
+            self.catch_up.wake();
         }
         drop(unlogged);
         messages.retain(|(_, message)| failed.iter().all(|(failed, _)| *failed != message.channel));
         ids.extend(messages.into_iter().map(|(id, _)| id));
         ack(&ids);
-        self.route(logged, routing);
+        self.router.route(logged, &routing);
+        drop(routing);
         let others = others.into_iter();
         let revised: Vec<Incoming> = others.filter_map(|other| self.apply(other)).collect();
         self.log_revised(&revised);
@@ -142,17 +107,27 @@ impl Intake {
         self.services.history.lost(channel);
         let mut unlogged = self.unlogged.lock().unwrap();
         let posted = unlogged.entry(channel.to_owned()).or_default();
-        let request = request.filter(|message| !*posted && self.access.may(message).is_ok());
-        if let Some(message) = request {
-            *posted = true;
-            let why = text::escape(&text::one_line(&err.to_string(), 300));
-            let text = format!(
-                "_Sorry, something went wrong_: I can't write down what is said here, so I \
-                 can't answer yet ({why}). The person who runs me can fix that; I will try again."
-            );
-            let thread_ts = message.thread_ts.as_deref();
-            self.commands.outbox.post(channel, thread_ts, text);
-        }
+        let Some(message) = request.filter(|_| !*posted).cloned() else {
+            return;
+        };
+        *posted = true;
+        let Router {
+            access, commands, ..
+        } = &*self.router;
+        let (access, web) = (access.clone(), self.services.web.clone());
+        let why = text::escape(&text::one_line(&err.to_string(), 300));
+        let text = format!(
+            "_Sorry, something went wrong_: I can't write down what is said here, so I can't \
+             answer yet ({why}). The person who runs me can fix that; I will try again."
+        );
+        commands.outbox.work(move || {
+            access.look_up(&message.user).map_err(Error::failed)?;
+            if access.verdict(&message, None) == Verdict::Member {
+                let thread_ts = message.thread_ts.as_deref();
+                post(&web, &message.channel, thread_ts, &PostContent::plain(text))?;
+            }
+            Ok(())
+        });
     }
 
     /// Logs what is new, durably, and returns it; and the channels where that failed.
@@ -181,44 +156,62 @@ impl Intake {
             });
             if let Some(twin) = twin {
                 // Sometimes only one of the twins carries the files.
-                if twin.files.is_empty() && !message.files.is_empty() {
-                    twin.files = downloads(&message);
-                    twin.message.files = message.files;
+                if twin.downloads.is_empty() && !message.files.is_empty() {
+                    twin.set_downloads(downloads(&message));
                 }
                 twin.message.mention |= message.mention;
+                twin.decision = self.decision(&twin.message);
                 continue;
             }
+            let decision = self.decision(&message);
             let now = Now {
-                asked: self.asks(&message),
+                asked: message.mention && decision.is_some(),
                 has_files: !message.files.is_empty(),
             };
             let (channel, ts) = (&message.channel, &message.ts);
             let seen = store.seen(channel, ts, now);
             let known = seen.and_then(|seen| Ok((seen, store.ledger.knows(channel, ts)?)));
-            match known {
-                Ok((Seen::Known, _)) => {}
-                Ok((seen, is_known)) => new.push(LoggedMessage {
-                    files: downloads(&message),
-                    message,
-                    is_recorded: is_known && seen != Seen::NowFiles,
-                    seen,
-                }),
-                Err(err) => failed.push((message.channel, err)),
-            }
+            let arrival = match known {
+                Ok((Seen::Known, _)) => continue,
+                Ok((Seen::NowFiles, _)) => Arrival::LateFiles,
+                // A crash came between the two files.
+                Ok((_, true)) => Arrival::Routed,
+                Ok(_) => Arrival::New,
+                Err(err) => {
+                    failed.push((message.channel, err));
+                    continue;
+                }
+            };
+            let mut logged = LoggedMessage {
+                arrival,
+                decision,
+                ..LoggedMessage::default()
+            };
+            logged.set_downloads(downloads(&message));
+            logged.message = message;
+            new.push(logged);
         }
         let mut entries = Vec::new();
         let mut requests = Vec::new();
-        for LoggedMessage { message, files, .. } in &new {
-            let is_request = self.asks(message);
+        for logged in &new {
+            let (message, channel) = (&logged.message, &logged.message.channel);
             let entry = LogEntry {
-                mention: is_request,
-                ..self.entry(message, files)
+                mention: message.mention && logged.decision.is_some(),
+                ..self.entry(message, &logged.downloads)
             };
-            if is_request || self.stops(message) {
-                let request = self.ledger_request(message, files);
-                requests.push((message.channel.clone(), request));
-            }
-            entries.push((message.channel.clone(), entry));
+            entries.push((channel.clone(), entry));
+            requests.extend(logged.decision.map(|access| {
+                let request = LedgerRequest {
+                    ts: message.ts.clone(),
+                    user: message.user.clone(),
+                    text: secret::hide(message.text.clone()),
+                    thread: message.thread_ts.clone(),
+                    files: logged.files.clone(),
+                    event: None,
+                    access,
+                };
+                (channel.clone(), request)
+            }));
         }
         failed.extend(store.log_batch(&entries, &requests));
         new.retain(|logged| {
@@ -228,29 +221,11 @@ impl Intake {
         (new, failed)
     }
 
-    /// A `stop` needs no mention while something runs.
-    fn stops(&self, message: &Incoming) -> bool {
-        Command::parse(&message.text) == Some(Command::Stop)
-            && self.commands.queue.running(&message.channel).is_some()
-            && self.access.may(message).is_ok()
-    }
-
-    fn ledger_request(&self, message: &Incoming, files: &[Download]) -> LedgerRequest {
-        let files = files.iter().map(|download| download.local.clone());
-        LedgerRequest {
-            ts: message.ts.clone(),
-            user: message.user.clone(),
-            text: secret::hide(message.text.clone()),
-            thread: message.thread_ts.clone(),
-            files: files.collect(),
-            event: None,
-            access: self.access.decision(message),
-        }
-    }
-
-    /// The log line asks something of mom.
-    fn asks(&self, message: &Incoming) -> bool {
-        message.mention && self.access.may(message).is_ok()
+    /// What the ledger gets of a message that asks something of mom; `None`: it asks nothing,
+    /// or its sender may not.
+    fn decision(&self, message: &Incoming) -> Option<AccessDecision> {
+        let asks = self.router.is_request(message);
+        asks.then(|| self.router.access.decision(message)).flatten()
     }
 
     /// A log line that asks nothing.
@@ -287,8 +262,8 @@ impl Intake {
         history::thread(web, &job.channel, root, &request.ts, &mut |page| {
             let messages = page.iter();
             let messages = messages.filter_map(|m| inbound::overheard(m, &job.channel, me));
-            let (logged, failed) = self.log_new(messages.collect(), &self.lock());
-            for download in logged.into_iter().flat_map(|logged| logged.files) {
+            let (logged, failed) = self.log_new(messages.collect(), &self.router.lock());
+            for download in logged.into_iter().flat_map(|logged| logged.downloads) {
                 files.fetch(download);
             }
             failed
@@ -300,7 +275,7 @@ impl Intake {
 
     /// Logs what messages say after an edit, as further lines; nothing at all: deleted.
     fn log_revised(&self, messages: &[Incoming]) {
-        let _routing = self.lock();
+        let _routing = self.router.lock();
         let store = &self.services.agent.store;
         for message in messages {
             let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
@@ -331,141 +306,16 @@ impl Intake {
         }
     }
 
-    /// What logged messages lead to; those that came together are answered together.
-    pub(super) fn route(&self, logged: Vec<LoggedMessage>, _: Routing<'_>) {
-        let mut tasks = Vec::new();
-        for logged in logged {
-            // A command is about what was said before it.
-            if logged.command().is_some() {
-                tasks.drain(..).for_each(|task| self.submit(task));
-            }
-            if let Some(job) = self.route_one(logged) {
-                gather(&mut tasks, job);
-            }
-        }
-        tasks.into_iter().for_each(|task| self.submit(task));
-    }
-
-    fn route_one(&self, logged: LoggedMessage) -> Option<Job> {
-        let command = logged.command();
-        let LoggedMessage {
-            message,
-            files,
-            seen,
-            is_recorded,
-        } = logged;
-        let locals = files.iter().map(|download| download.local.clone());
-        let locals: Vec<String> = locals.collect();
-        for download in files {
-            self.services.files.fetch(download);
-        }
-        let channel = message.channel.clone();
-        if self.access.is_program(&message) {
-            if message.mention {
-                log::info!(&channel, "{} is a program: not answered", message.user);
-            }
-            return None;
-        }
-        // `stop` needs no mention; anything else that is not for mom is only logged.
-        let is_running = || self.commands.queue.running(&message.channel).is_some();
-        let stops = command == Some(Command::Stop) && is_running();
-        if is_recorded || !message.mention && !stops {
-            return None;
-        }
-        let thread_ts = message.thread_ts.clone().filter(|root| *root != message.ts);
-        if let Err(why) = self.access.may(&message) {
-            if message.mention {
-                let thread_ts = thread_ts.as_deref();
-                self.access.refuse(&channel, thread_ts, &message.user, why);
-            }
-            return None;
-        }
-        if let Some(command) = command {
-            let request = CommandRequest {
-                channel,
-                thread_ts,
-                ts: message.ts,
-                user: message.user,
-                resumed: false,
-            };
-            self.route_command(command, request);
-            return None;
-        }
-        let mut job = Job {
-            channel,
-            requests: vec![Request {
-                ts: message.ts,
-                user: message.user,
-                text: message.text,
-                files: locals,
-            }],
-            thread_ts,
-            ..Job::default()
-        };
-        if seen == Seen::NowFiles {
-            let request = job.requests[0].clone();
-            self.amend(
-                &job.channel,
-                &request.ts,
-                Some((request.text, request.files)),
-            );
-            // For the run that has the text; there is none when it has ended.
-            job.requests[0].text.clear();
-            job.resumed = true;
-            self.commands.queue.submit(Task::Run(job));
-            return None;
-        }
-        Some(job)
-    }
-
-    fn route_command(&self, command: Command, request: CommandRequest) {
-        match command {
-            Command::Stop => {
-                let commands = self.commands.clone();
-                let user = request.user.clone();
-                self.access
-                    .when_member(user, move |_| commands.stop(&request));
-            }
-            Command::New => self.submit(Task::NewConversation(request)),
-            Command::Status => self.commands.status(request),
-            Command::Help => self.commands.help(request),
-        }
-    }
-
-    /// Messages that have to wait get a reaction.
-    pub(super) fn submit(&self, task: Task) {
-        let channel = task.channel().to_owned();
-        let tss: Vec<String> = match &task {
-            Task::Run(job) if !job.resumed => job.requests.iter().map(|r| r.ts.clone()).collect(),
-            // It had its reaction, or is nobody's message.
-            _ => Vec::new(),
-        };
-        match self.commands.queue.submit(task) {
-            Submitted::Next => {}
-            Submitted::Waits => {
-                for ts in tss {
-                    self.commands.outbox.react(&channel, &ts, "eyes");
-                }
-            }
-            Submitted::Refused => {
-                log::warning!(
-                    &channel,
-                    "too much waits here; a message stays in the log only"
-                );
-            }
-        }
-    }
-
     /// Returns what is to be logged of it.
     fn apply(&self, inbound: Inbound) -> Option<Incoming> {
-        let queue = &self.commands.queue;
         match inbound {
             Inbound::Edited(message) => {
-                queue.amend(&message.channel, &message.ts, Some(&message.text));
+                let text = Some(message.text.as_str());
+                self.router.amend(&message.channel, &message.ts, text);
                 Some(message)
             }
             Inbound::Deleted { channel, ts } => {
-                queue.amend(&channel, &ts, None);
+                self.router.amend(&channel, &ts, None);
                 Some(Incoming {
                     channel,
                     ts,
@@ -480,20 +330,21 @@ impl Intake {
         }
     }
 
+    /// The button of a run that has ended stops no other.
     fn stop_pressed(&self, channel: String, user: String, run: String) {
-        let message = Incoming {
-            channel: channel.clone(),
-            user: user.clone(),
-            ..Incoming::default()
-        };
-        let queue = self.commands.queue.clone();
-        // The button of a run that has ended stops no other.
-        let running = queue.running(&channel);
-        let is_its = running.is_some_and(|running| run.is_empty() || running.run() == run);
-        if is_its && self.access.may(&message).is_ok() {
-            self.access.when_member(user, move |user| {
-                queue.stop(&channel, &run, user);
-            });
+        let running = self.router.commands.queue.running(&channel);
+        if running.is_some_and(|running| run.is_empty() || running.run() == run) {
+            let message = Incoming {
+                channel,
+                user,
+                ..Incoming::default()
+            };
+            let pressed = LoggedMessage {
+                message,
+                arrival: Arrival::Button(run),
+                ..LoggedMessage::default()
+            };
+            self.router.route(vec![pressed], &self.router.lock());
         }
     }
 
@@ -505,7 +356,7 @@ impl Intake {
             stop,
             ..
         } = &*self.services;
-        let Commands { queue, outbox, .. } = &*self.commands;
+        let Commands { queue, outbox, .. } = &self.router.commands;
         // Channels that were told of a full queue since it was last empty.
         let mut notified = HashSet::new();
         let mut submit = |job: Job| {
@@ -533,7 +384,7 @@ impl Intake {
         // The last channel that was refused: its files often come together.
         let mut closed: Option<(String, Instant, String)> = None;
         let mut channel = |id: &str| {
-            if !self.access.is_channel_allowed(id) {
+            if !self.router.access.is_channel_allowed(id) {
                 return Err("--allow-channels does not name this channel".to_owned());
             }
             let is_same = |(known, at, _): &&(String, Instant, String)| {
@@ -575,19 +426,4 @@ pub(super) fn downloads(message: &Incoming) -> Vec<Download> {
             local: place.local,
         })
         .collect()
-}
-
-/// Adds a job to those that will be submitted; what belongs to one place, and to the same side
-/// of a command, is one job.
-pub(super) fn gather(tasks: &mut Vec<Task>, job: Job) {
-    let jobs = tasks.iter_mut().rev().map_while(|task| match task {
-        Task::Run(job) => Some(job),
-        Task::NewConversation(_) => None,
-    });
-    let fits =
-        |other: &&mut Job| other.place() == job.place() && other.requests.len() < TOGETHER_MAX;
-    match jobs.into_iter().find(fits) {
-        Some(other) => other.requests.extend(job.requests),
-        None => tasks.push(Task::Run(job)),
-    }
 }

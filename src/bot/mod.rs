@@ -1,7 +1,8 @@
 //! The Slack front end: from an envelope to an answer.
 //!
-//! - Lives here: `Intake` (envelope, log, ack), `Access` (who may use mom), `Commands` (stop,
-//!   new, status), `Worker` (one run), `CatchUp` (what was missed), `Outbox` (posts beside runs).
+//! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access` (who
+//!   may use mom), `Commands` (stop, new, status, help), `Worker` (one run), `CatchUp` (what was
+//!   missed), `Outbox` (posts beside runs).
 //! - Enters: envelopes of the socket, Slack's history, jobs of event files, signals.
 //! - Leaves: lines of log.jsonl, acks, tasks for `agent::queue::Queue`, posts in Slack.
 //! - State: each part owns its own; what none of them owns is in `Services`.
@@ -11,6 +12,7 @@ mod catch_up;
 mod commands;
 mod intake;
 mod outbox;
+mod router;
 mod worker;
 
 use std::sync::mpsc::Receiver;
@@ -39,6 +41,7 @@ use self::catch_up::{CatchUp, Wake};
 use self::commands::Commands;
 use self::intake::Intake;
 use self::outbox::Outbox;
+use self::router::Router;
 use self::worker::Worker;
 
 /// How long runs may take to end after a signal (PRODUCT.md, section 5: 3 s in all).
@@ -105,29 +108,37 @@ fn run(
     let (outbox, posts) = Outbox::new(services.web.clone());
     let (wake, wakes) = Wake::new();
     let queue = Queue::default();
-    let commands = Arc::new(Commands {
-        services: services.clone(),
-        queue: queue.clone(),
-        outbox: outbox.clone(),
-    });
-    let intake = Arc::new(Intake {
+    let (look_up, look_ups) = Wake::new();
+    let router = Arc::new(Router {
         services: services.clone(),
         access: Access {
             services: services.clone(),
             outbox: outbox.clone(),
         },
-        commands,
-        wake: wake.clone(),
+        commands: Commands {
+            services: services.clone(),
+            queue: queue.clone(),
+            outbox: outbox.clone(),
+        },
         routing: Mutex::default(),
+        waiting: Mutex::default(),
+        wake: look_up.clone(),
+    });
+    let intake = Arc::new(Intake {
+        services: services.clone(),
+        router: router.clone(),
+        catch_up: wake.clone(),
         unlogged: Mutex::default(),
     });
     let worker = Arc::new(Worker {
         services: services.clone(),
+        router: router.clone(),
         intake: intake.clone(),
         unposted: Mutex::default(),
     });
     let catch_up = CatchUp {
         services: services.clone(),
+        router: router.clone(),
         intake: intake.clone(),
         worker: worker.clone(),
     };
@@ -148,11 +159,13 @@ fn run(
         spawn("outbox", move || outbox::run(&posts))?,
         spawn("events", move || watcher.watch_events())?,
         spawn("catch-up", move || catch_up.run(&wakes))?,
+        spawn("access", move || router.look_up_waiting(&look_ups))?,
     ];
     let served = listen(services, &intake, &wake);
     services.stop.set(Cause::Restart);
     wake.wake();
     services.names.want_directory();
+    look_up.wake();
     queue.shutdown(SHUTDOWN_PATIENCE);
     web_stop.set(Cause::Restart);
     // What was added before fails quickly now.

@@ -19,6 +19,7 @@ use super::Services;
 use super::catch_up::fetch_again;
 use super::intake::Intake;
 use super::outbox::earlier_posts;
+use super::router::Router;
 
 /// People named in a prompt, and looked up for it.
 const PEOPLE_MAX: usize = 50;
@@ -27,6 +28,7 @@ const UNPOSTED_MAX: usize = 100;
 
 pub(super) struct Worker {
     pub(super) services: Arc<Services>,
+    pub(super) router: Arc<Router>,
     pub(super) intake: Arc<Intake>,
     /// Jobs whose end could not be posted.
     pub(super) unposted: Mutex<Vec<Job>>,
@@ -50,7 +52,7 @@ impl Worker {
     pub(super) fn work(&self, running: &Running) {
         match &running.task {
             Task::NewConversation(command) => {
-                if let Err(err) = self.intake.commands.new_conversation(command) {
+                if let Err(err) = self.router.commands.new_conversation(command) {
                     log::warning!(&command.channel, "cannot answer `new`: {err}");
                 }
             }
@@ -139,20 +141,9 @@ impl Worker {
         )?;
         let stopper = show.stopper();
         running.on_stop(move |by| stopper.stopping(by));
-        let mut refused = false;
         let begun = session.take().map_or_else(|| services.agent.begin(job), Ok);
         let outcome = begun.and_then(|begun| {
             let session = session.insert(begun);
-            let thread_ts = job.thread_ts.as_deref();
-            refused = job.event.is_none()
-                && (job.requests.iter()).any(|request| {
-                    self.intake
-                        .access
-                        .refuses(&job.channel, thread_ts, &request.user)
-                });
-            if refused {
-                return Ok(Outcome::Silent);
-            }
             let conversation = SlackConversation::new(self, job, &show, &status_ts);
             session.run(job, &conversation, &running.stop)
         });
@@ -163,17 +154,8 @@ impl Worker {
             let user = services.names.user(id);
             user.map_or_else(|| id.to_owned(), |user| user.display)
         };
-        let posted = match refused {
-            true => show.withdraw()?,
-            false => show.finish(&outcome, &running.stop, &name_of)?,
-        };
+        let posted = show.finish(&outcome, &running.stop, &name_of)?;
         services.names.want_directory();
-        // Nothing was done, and nothing was said that the context should have.
-        let outcome = if refused {
-            Ok(Outcome::Stopped)
-        } else {
-            outcome
-        };
         if let Some(session) = session {
             self.end(job, session, &outcome, &posted, running)?;
         }
@@ -354,17 +336,12 @@ impl Conversation for SlackConversation<'_> {
 
     fn steering(&self) -> Vec<Request> {
         let (channel, thread_ts) = (&self.job.channel, self.job.thread_ts.as_deref());
-        let queue = &self.worker.intake.commands.queue;
-        let mut requests = queue.take_steering(channel, thread_ts);
-        requests.retain(|request| {
-            let access = &self.worker.intake.access;
-            self.job.event.is_some() || !access.refuses(channel, thread_ts, &request.user)
-        });
-        requests
+        let queue = &self.worker.router.commands.queue;
+        queue.take_steering(channel, thread_ts)
     }
 
     fn waits(&self, ts: &str) -> bool {
-        self.worker.intake.waits(&self.job.channel, ts)
+        self.worker.router.waits(&self.job.channel, ts)
     }
 
     fn status_ts(&self) -> Option<String> {

@@ -134,8 +134,6 @@ enum End {
     Stopped,
     Interrupted,
     Failed(Error),
-    /// Nothing was to be shown.
-    Withdrawn,
     /// Nobody called `finish`.
     Dropped,
 }
@@ -194,11 +192,6 @@ impl Show {
             .web
             .files_upload(channel, thread_ts, name, title, bytes);
         uploaded.map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
-    }
-
-    /// Removes what was posted: there is nothing to be shown of this run.
-    pub(crate) fn withdraw(mut self) -> Result<Posted> {
-        self.end(End::Withdrawn)
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
@@ -481,7 +474,6 @@ impl Display {
         match end {
             End::Dropped => {}
             End::Answer(answer) => self.answer(&answer, posted)?,
-            End::Withdrawn => return self.erase(None, posted),
             End::Silent if self.target.event.is_some() => return self.erase(None, posted),
             End::Silent => return self.erase(Some("_(nothing to say)_"), posted),
             End::Interrupted => {

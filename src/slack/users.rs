@@ -153,7 +153,9 @@ impl Names {
         looked_up.map_err(UserUnknown::Refused)
     }
 
-    fn recent(&self, id: &str) -> Option<std::result::Result<User, String>> {
+    /// What a look-up within the last hour gave; `Err`: Slack refused to tell, with the reason.
+    /// Never waits.
+    pub(crate) fn recent(&self, id: &str) -> Option<std::result::Result<User, String>> {
         let users = self.users.lock().unwrap();
         let (at, known) = users.get(id)?;
         let kept_for = known.as_ref().map_or(REFUSAL_KEPT_FOR, |_| KEPT_FOR);

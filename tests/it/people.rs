@@ -163,9 +163,10 @@ fn help_is_answered_without_a_model() {
     slack.mention("C01", "U07", "*Help*, please");
     let seen = wait_said(&slack, "C01", "I am mom");
     let said = seen.answers()[0].shown();
-    for word in ["`stop`", "`new`", "`status`", "sandbox host", "<@U07>"] {
+    for word in ["`stop`", "`new`", "`status`", "sandbox host", "lena"] {
         assert!(said.contains(word), "{word}: {said}");
     }
+    assert!(seen.answers()[0].pings().is_empty(), "{seen}");
     assert!(llm.requests().is_empty());
 }
 
@@ -178,26 +179,94 @@ fn outsiders() -> [(&'static str, Value); 3] {
     ]
 }
 
+/// Nothing is done for them: no run, no command, and nothing of it is told.
 #[test]
-fn guests_are_refused_unless_listed() {
-    for (key, value) in outsiders() {
+fn who_is_no_member_gets_nothing() {
+    let codes = [
+        "user_not_visible",
+        "user_not_found",
+        "team_access_not_granted",
+        "missing_scope",
+    ];
+    let codes = codes.map(|code| (code, None));
+    let flags = outsiders().map(|(key, value)| (key, Some(value)));
+    for (why, flag) in flags.into_iter().chain(codes) {
         let (slack, llm, mom) = start();
-        slack.change(|state| state.users.get_mut("U08").unwrap()[key] = value.clone());
-        slack.mention("C01", "U08", "do this");
-        slack.mention("C01", "U08", "do that");
+        llm.reply_text("Noted.");
+        slack.mention("C01", "U07", "the number is 42");
+        wait_said(&slack, "C01", "Noted.");
+        match flag {
+            Some(value) => {
+                slack.change(|state| state.users.get_mut("U08").unwrap()[why] = value);
+            }
+            None => slack.fault("users.info", 0, Fault::Code(why)),
+        }
+        for text in ["new", "status", "help", "do this"] {
+            slack.mention("C01", "U08", text);
+        }
+        slack.dm("U08", "status");
+        for n in 1..=5 {
+            mom.wait_log_times("refused U08", n);
+        }
         wait_said(&slack, "C01", "_Sorry, I can't help here");
         llm.reply_text("For Lena.");
-        slack.mention("C01", "U07", "hi");
+        slack.mention("C01", "U07", "which number?");
         let seen = wait_said(&slack, "C01", "For Lena.");
-        assert_eq!(seen.answers().len(), 2, "{key}: {seen}");
-        assert_eq!(llm.requests().len(), 1, "{key}");
-        mom.wait_log("refused U08");
+        assert_eq!(seen.answers().len(), 3, "{why}: {seen}");
+        assert!(!slack.channel("D08").to_string().contains("mom:"), "{why}");
+        let requests = llm.requests();
+        assert_eq!(requests.len(), 2, "{why}");
+        assert!(requests[1].raw.contains("the number is 42"), "{why}");
     }
     let (slack, llm, _mom) = start_with(&["--allow-users=U08"]);
     slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
     llm.reply_text("For Otto.");
     slack.mention("C01", "U08", "do this");
     wait_said(&slack, "C01", "For Otto.");
+}
+
+#[test]
+fn who_is_not_known_yet_waits() {
+    let (slack, llm, _mom) = start();
+    let gate = Gate::new();
+    slack.fault("users.info", 0, Fault::Stall(gate.clone()));
+    let first = slack.mention("C01", "U07", "are you there?");
+    let second = slack.mention("C01", "U07", "or is it Sunday?");
+    wait_handled(&slack);
+    let seen = slack.channel("C01");
+    assert!(seen.answers().is_empty(), "{seen}");
+    for ts in [first, second] {
+        assert!(seen.message(&ts).reactions.is_empty(), "{seen}");
+    }
+    llm.reply_text("Here.");
+    gate.open();
+    wait_said(&slack, "C01", "mom: Here.");
+    let requests = llm.requests();
+    assert_eq!(requests.len(), 1);
+    assert!(requests[0].raw.contains("or is it Sunday?"));
+}
+
+/// It was logged, and nothing was known of its sender when the crash came.
+#[test]
+fn a_guests_stop_stops_nothing_after_a_crash_either() {
+    let (slack, llm, mom) = start();
+    slack.persist();
+    slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
+    llm.reply(Reply::text("a long story").stall(&Gate::new()));
+    slack.mention("C01", "U07", "a story");
+    llm.next_request();
+    slack.fault("users.info", 0, Fault::Stall(Gate::new()));
+    let stop = slack.say("C01", "U08", "stop").send();
+    slack.wait_acked(&stop);
+    let home = Arc::clone(&mom.home);
+    mom.kill9();
+    slack.cut();
+    slack.change(|state| state.end_faults());
+    llm.reply_text("The end.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    let seen = wait_said(&slack, "C01", "mom: The end.");
+    mom.wait_log("refused U08");
+    assert!(!seen.to_string().contains("Stopped"), "{seen}");
 }
 
 #[test]

@@ -69,9 +69,9 @@ fn words_on_the_way_reach_the_model_at_its_next_turn() {
 fn what_comes_while_a_run_begins_is_told_once_and_in_its_place() {
     let (slack, llm, _mom) = start();
     let gate = Gate::new();
-    slack.fault("users.info", 1, Fault::Stall(gate.clone()));
+    slack.fault("conversations.info", 1, Fault::Stall(gate.clone()));
     slack.mention("C01", "U07", "the first");
-    slack.next_call("users.info");
+    slack.next_call("conversations.info");
     for text in ["the second", "the third"] {
         wait_eyes(&slack, &slack.mention("C01", "U07", text));
     }

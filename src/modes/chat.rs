@@ -52,7 +52,7 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
     let leaving = Arc::new(AtomicBool::new(false));
     watch_signals(chat.current.clone(), leaving.clone())?;
     let mut input = match chat.screen {
-        Some(_) => Input::Terminal(Terminal::open(agent.store.dir())?),
+        Some(_) => Input::Terminal(Box::new(Terminal::open(agent.store.dir())?)),
         None => Input::Stdin,
     };
     chat.greet();
@@ -77,7 +77,7 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
 
 /// Where messages come from.
 enum Input<'a> {
-    Terminal(Terminal<'a>),
+    Terminal(Box<Terminal<'a>>),
     Stdin,
 }
 

@@ -426,7 +426,7 @@ impl Reader {
                 }
             }
         }
-        if string(&file["alt_txt"]) != "" {
+        if !string(&file["alt_txt"]).is_empty() {
             self.lines.push(&format!(
                 "[the picture shows: {}]",
                 escaped(&file["alt_txt"])

@@ -618,11 +618,11 @@ mod tests {
             "{times:?}"
         );
         assert!(calls.len() <= 12, "{times:?}");
-        let updates = calls.iter().filter_map(|(_, next)| match next {
+        let mut updates = calls.iter().filter_map(|(_, next)| match next {
             Next::Update { shown, .. } => Some(&shown.text),
             _ => None,
         });
-        let text = updates.last().unwrap();
+        let text = updates.next_back().unwrap();
         assert!(text.ends_with("✓ step 99\n✓ step 100"), "{text}");
     }
 

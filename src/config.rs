@@ -1,5 +1,5 @@
-//! What mom is told from outside: command line, environment, key files. The data directory
-//! is not among them: the agent can write there, so nothing in it configures the host.
+//! Configuration from outside: command line, environment, key files. Nothing comes from the
+//! data directory: the agent can write there, so nothing in it configures the host.
 
 use std::collections::HashMap;
 use std::env;

@@ -1,6 +1,6 @@
-//! mom: a Slack bot with a computer of her own.
+//! mom: a Slack bot with a computer of its own.
 //!
-//! The codemap, from the door inwards; imports go down this list only (a test looks).
+//! The codemap, from outside inwards; imports go down this list only (a test checks it).
 //!
 //! - `bot/`: the Slack front end: envelope, log, ack, run, answer
 //! - `modes/`: the front ends of the terminal: check, chat, usage, download
@@ -13,7 +13,44 @@
 //! - `net/`: connections; `base/`: text, time, JSON, errors; in tests `mutate`
 //!
 //! Absent on purpose: async, plugins, mocks, globals (but for the log level, the host's time
-//! zone and the secrets to hide), `unsafe`.
+//! zone and the secrets to mask), `unsafe`.
+//!
+//! One mention, from Slack to its answer:
+//! 1. slack/socket.rs `read_round` takes the frame from the WebSocket, as an `Envelope`;
+//! 2. bot/intake.rs `receive` parses it with slack/inbound.rs `parse`;
+//! 3. `log_new` writes it to log.jsonl (store/, synced), then `receive` acks the envelope;
+//! 4. `route_one` asks bot/access.rs `may`, makes a `Job`, and submits it to agent/queue.rs;
+//! 5. a worker thread of the queue calls bot/worker.rs `work`, which comes to `run_once`;
+//! 6. that posts the status by slack/display.rs `start`, and calls agent/mod.rs `Session::run`;
+//! 7. agent/run.rs `turns` asks the model (llm/, `stream`) until it asks for no more tools;
+//! 8. tools/mod.rs `call` runs each tool, by host/process.rs `run` in the host/sandbox.rs;
+//! 9. what goes on is handed to `Conversation::show`, which edits the status in Slack;
+//! 10. display.rs `finish` posts the answer; `Worker::end` logs it, and it counts as answered.
+//!
+//! One `stop`, said in Slack or by the button:
+//! 1. it comes as far as bot/intake.rs `receive`, like a mention;
+//! 2. a message goes through `route_one` to `route_command`, the button to `stop_pressed`;
+//! 3. bot/commands.rs `stop` calls agent/queue.rs `Queue::stop` with who said it;
+//! 4. that sets the `Stop` (base/stop.rs) of the channel's run: a flag, and a readable file;
+//! 5. the model's stream ends: net/connect.rs polls that file in every wait;
+//! 6. a tool ends: host/process.rs closes its stdin, and the watchdog beside it, in the
+//!    container too, kills its group;
+//! 7. a pause ends: base/backoff.rs `wait`, with `Error::Stopped`;
+//! 8. agent/run.rs returns `Outcome::Stopped`, and the worker goes on as after any run:
+//! 9. slack/display.rs `finish` makes the status say who stopped it.
+//!
+//! One restart:
+//! 1. signals.rs sets the program's `Stop` at SIGTERM; a second signal exits at once;
+//! 2. slack/socket.rs `run` returns; bot/mod.rs `run` calls agent/queue.rs `shutdown`;
+//! 3. that stops every run; their status says that mom is restarting; the process exits;
+//! 4. the next one: main.rs `start`, cli.rs `parse`, config.rs `Keys::take`;
+//! 5. agent/mod.rs `Agent::open` opens model, sandbox and directory (store/dir.rs `lock`);
+//! 6. bot/catch_up.rs `resume` submits the runs that were cut and what was never answered;
+//! 7. slack/socket.rs connects; `connected` wakes the thread of bot/catch_up.rs `run`;
+//! 8. `read_missed` reads each channel's history from where it was last seen, by
+//!    slack/history.rs, and routes what it finds like new messages;
+//! 9. bot/worker.rs `earlier_try` finds what an earlier process posted, so that no answer
+//!    comes twice.
 
 mod agent;
 mod base;
@@ -56,7 +93,7 @@ fn main() -> ExitCode {
                 Error::Stopped => (130, ""),
                 _ => (1, ""),
             };
-            // Nobody left to tell when stderr is closed.
+            // Best effort: stderr may be closed.
             let text = secret::hide(format!("mom: {err}{hint}\n"));
             std::io::stderr().write_all(text.as_bytes()).ok();
             ExitCode::from(code)
@@ -77,7 +114,7 @@ fn start() -> Result<ExitCode> {
         }
         Call::Serve(dir, options) => {
             let (config, keys) = configure(options)?;
-            // Before anything is opened: what is wrong or missing is told first.
+            // First what can be seen without opening or asking anything.
             Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
             bot::serve(Agent::open(&dir, config, &keys)?, &keys)?;

@@ -28,7 +28,7 @@ impl Systemd {
         }
     }
 
-    /// `READY=1`, `WATCHDOG=1`. A full socket loses nothing that is not said again.
+    /// `READY=1`, `WATCHDOG=1`. Errors are ignored: the next `WATCHDOG=1` makes up for one.
     pub(crate) fn tell(&self, state: &str) {
         if let Some((socket, address)) = &self.0 {
             socket.send_to_addr(state.as_bytes(), address).ok();

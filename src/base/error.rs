@@ -2,7 +2,7 @@
 //!
 //! Four callers branch on it (stop, retry, compact, exit code); everybody else only
 //! passes it up to a human. A message says what was tried, on what, why it failed and,
-//! where known, how to mend it: lower case, no full stop. There is no `From<io::Error>`,
+//! where known, how to fix it: lower case, no full stop. There is no `From<io::Error>`,
 //! so that a bare `?` cannot lose the path.
 
 use std::fmt;

@@ -17,8 +17,8 @@ pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str(&whole_pairs(text))
 }
 
-/// Small values that a line may have beside its strings: a value takes 32 bytes, and a line
-/// of megabytes of `[],` would take twenty times its length.
+/// Values that a line may hold: each takes 32 bytes in memory, so that a line of megabytes of
+/// `[],` would take twenty times its length.
 const VALUES_MAX: usize = 200_000;
 
 /// A line of a file that the agent can write; `None` also for one that would fill the memory.
@@ -77,7 +77,7 @@ impl Obj {
         Obj(String::from("{"))
     }
 
-    /// Of those that tell what they are: `{"type":"text"`.
+    /// An object that begins with its type: `{"type":"text"`.
     pub(crate) fn of(kind: &str) -> Obj {
         Obj::new().str("type", kind)
     }
@@ -143,7 +143,7 @@ pub(crate) fn texts(items: &[String]) -> String {
     array(items.iter().map(|text| quote(text)))
 }
 
-/// The strings of a list; what is none is left out.
+/// The strings of a list; other values are left out.
 pub(crate) fn strings(list: &Value) -> impl Iterator<Item = String> {
     let items = list.as_array().into_iter().flatten();
     items.filter_map(|item| item.as_str().map(str::to_owned))

@@ -1,6 +1,6 @@
 //! Log lines on stderr: time, level, `[channel]`, sentence. info = what the operator wants
 //! to know; warn = recovered, worth a look; error = someone did not get what they asked
-//! for; debug = for whoever reads the code beside it. Secrets are masked here, last of all.
+//! for; debug = for who reads the code beside it. Secrets are masked here.
 
 use std::fmt;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! Secrets: tokens and keys that print as `***`, and the mask that keeps them out of
-//! whatever leaves the process in words.
+//! Secrets: tokens and keys that print as `***`, and the mask that keeps them out of all text
+//! that leaves the process.
 
 use std::fmt;
 use std::sync::{Arc, RwLock};
@@ -38,8 +38,8 @@ pub(crate) struct Mask(Vec<Secret>);
 /// Shorter values are ordinary words (`ollama`, `none`), not secrets.
 const SECRET_LEN_MIN: usize = 10;
 
-/// mom's own. Like the log's level it is one for the whole program: what must not leave her
-/// is the same at every door, and a door that was handed no mask would leak in silence.
+/// mom's own secrets. A global, like the log's level: the same text must not leave by any way
+/// out, and a way out that was handed no mask would leak unnoticed.
 static OURS: RwLock<Mask> = RwLock::new(Mask(Vec::new()));
 
 /// All of them, also those from earlier calls.

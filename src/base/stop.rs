@@ -1,5 +1,5 @@
-//! `Stop`: the one way to end something early. A flag with an eventfd, so that whoever
-//! waits in poll(2) — for a socket, a child, a pause — wakes at once.
+//! `Stop`: the one way to end something early. A flag with an eventfd, so that every wait in
+//! poll(2), for a socket, a child or a pause, ends at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

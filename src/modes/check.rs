@@ -1,4 +1,4 @@
-//! `mom --check`: one line for each thing that mom needs, and how to mend what is wrong with
+//! `mom --check`: one line for each thing that mom needs, and how to fix what is wrong with
 //! it. Each module checks what it owns (`check()` there); here they are called and printed.
 //! What fails stops none of the others.
 
@@ -106,7 +106,7 @@ impl Report {
 
 fn print(text: &str) {
     let mut stdout = stdout();
-    // Whoever stopped reading has seen enough; the exit code still tells.
+    // A reader that stopped reading still gets the exit code.
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
@@ -168,7 +168,7 @@ fn check_sandbox(spec: &str, place: Option<(&Dir, &Path)>) -> Vec<Finding> {
             let of = |warning| Finding::of(what, Grade::Warn, warning, &fix);
             warnings.iter().map(of).collect()
         }
-        Err(err) => return vec![Finding::failed(what, &err, "mend the data directory first")],
+        Err(err) => return vec![Finding::failed(what, &err, "fix the data directory first")],
     };
     findings.extend(sandbox.is_rootless().map(|rootless| match rootless {
         true => Finding::ok(

@@ -211,8 +211,8 @@ impl NetStream {
     }
 
     /// Of a connection that never waits: after so many bytes reads answer `WouldBlock`,
-    /// whatever has arrived, until this is called again. Whoever floods it can't keep its
-    /// reader from everything else.
+    /// whatever has arrived, until this is called again: a flood can't keep its reader from
+    /// everything else.
     pub(crate) fn allow(&mut self, bytes: usize) {
         self.wire.allowed = bytes;
     }
@@ -363,7 +363,7 @@ fn still_in_time(until: Instant, stop: &Stop) -> io::Result<Duration> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NetFault {
     Stopped,
-    /// No waiting mends it: no CA certificates, a proxy of a kind that can't be used.
+    /// Waiting does not help: no CA certificates, a proxy of a kind that can't be used.
     Hopeless,
     /// The request certainly did not leave.
     NotSent,
@@ -458,7 +458,7 @@ fn look_up(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Vec
             let found = (name.as_str(), port)
                 .to_socket_addrs()
                 .map(Iterator::collect::<Vec<_>>);
-            // Nobody listens any more after a stop.
+            // Fails after a stop, when the result is no longer wanted.
             sender.send(found).ok();
             drop(writer);
         })?;

@@ -61,7 +61,7 @@ const PONG_BYTES_MAX: usize = 125;
 /// Hands over a batch. The callee logs it, acks by envelope id, then acts.
 pub(crate) type Receive<'a> = dyn FnMut(Vec<Envelope>, &mut dyn FnMut(&[String])) + 'a;
 
-/// Runs until the stop is set (`Ok`) or a fault that waiting does not mend (`Err`).
+/// Runs until the stop is set (`Ok`) or a fault that does not pass by waiting (`Err`).
 /// `connected` is called when a connection has said hello.
 pub(crate) fn run(
     web: &Arc<Web>,
@@ -208,7 +208,7 @@ impl Sockets {
             let opened = web
                 .apps_connections_open()
                 .and_then(|url| net.websocket(&url, &stop));
-            // Nobody listens any more when the program ends.
+            // Fails when the program is ending.
             sender.send(opened).ok();
             drop(writer);
         };
@@ -391,7 +391,7 @@ impl Sockets {
         for link in &mut self.links {
             if link.stage == Stage::Leaving {
                 link.stage = Stage::Closing(uptime() + CLOSE_MAX);
-                // A link that is gone already needs no goodbye.
+                // Best effort: the connection may have ended already.
                 link.socket.close(None).ok();
                 link.flush();
             }

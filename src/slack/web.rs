@@ -47,7 +47,7 @@ pub(crate) enum Failure {
     Unknown(String),
     /// Not done.
     Failed(String),
-    /// Not done, and no waiting mends it: no CA certificates, an unusable proxy.
+    /// Not done, and waiting does not help: no CA certificates, an unusable proxy.
     Hopeless(String),
     /// The program is going down.
     Stopped,
@@ -89,7 +89,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// A code of Slack's with the mend where we know one.
+/// A code of Slack's with the fix where one is known.
 fn explain(code: &str) -> String {
     if let Some(scope) = code.strip_prefix("missing_scope:") {
         if scope.starts_with("connections:") {
@@ -103,11 +103,11 @@ fn explain(code: &str) -> String {
         );
     }
     let hint = match code {
-        "not_in_channel" => "invite her there: /invite @mom",
-        "channel_not_found" => "no such conversation, or a private one she is not in",
+        "not_in_channel" => "invite mom there: /invite @mom",
+        "channel_not_found" => "no such conversation, or a private one that mom is not in",
         "is_archived" => "the channel is archived",
         "invalid_auth" | "not_authed" | "token_revoked" | "token_expired" => {
-            "take the token afresh from the app's pages at api.slack.com/apps"
+            "take the token again from the app's pages at api.slack.com/apps"
         }
         "account_inactive" => "the app was removed from the workspace; install it again",
         "not_allowed_token_type" => {
@@ -163,7 +163,7 @@ impl PostContent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
     pub(crate) me: Me,
-    /// Her handle and the workspace's name.
+    /// mom's handle and the workspace's name.
     pub(crate) user: String,
     pub(crate) team: String,
     /// Granted scopes; empty when Slack does not tell.
@@ -184,7 +184,7 @@ const TRANSIENT: &[&str] = &[
     "internal_error", "fatal_error", "service_unavailable", "request_timeout",
     "team_added_to_org",
 ];
-/// Codes of apps.connections.open and auth.test that no waiting mends.
+/// Codes of apps.connections.open and auth.test after which waiting does not help.
 #[rustfmt::skip]
 const FATAL: &[&str] = &[
     "not_authed", "invalid_auth", "account_inactive", "user_removed_from_team",
@@ -194,8 +194,8 @@ const FATAL: &[&str] = &[
 ];
 /// When Slack limits without saying for how long.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(30);
-/// Slack asks for seconds up to a minute; nobody is to silence mom for a day, nor to make
-/// her ask without pause.
+/// Bounds for Retry-After. Slack asks for seconds up to a minute; a server must neither
+/// silence mom for a day nor make it ask without pause.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Tries of a call that may be repeated, and the pause before the second; each further one
@@ -210,6 +210,10 @@ const LOOK_BACK_S: i64 = 25 * 3600;
 /// Pages of 200 messages looked through.
 const PAGES_MAX: u32 = 10;
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// For all the bytes of a file, whatever their pace.
+const TRANSFER_MAX: Duration = Duration::from_secs(3600);
+/// Pages of a whole list or history: four million messages. A server may always name a next one.
+const PAGES_OF_ALL_MAX: usize = 20_000;
 /// Keys of the rate-limit table; far more than are ever limited at once.
 const LIMITED_MAX: usize = 1000;
 
@@ -218,7 +222,7 @@ pub(crate) struct Web {
     bot: Secret,
     app: Secret,
     agent: Agent,
-    /// For uploads and downloads: no limit on the whole call.
+    /// For uploads and downloads, which may take long.
     transfer: Agent,
     stop: Stop,
     /// mom's user id and bot id, once auth.test has told them.
@@ -228,19 +232,19 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// `stop` ends calls at once: set it last, when what must be said is said.
+    /// `stop` ends calls at once: it is set after the runs have posted how they ended.
     pub(crate) fn new(url: &str, app: Secret, bot: Secret, net: &Net, stop: &Stop) -> Web {
-        let limits = |total| HttpLimits {
+        let limits = |total_max| HttpLimits {
             head: Duration::from_secs(30),
             idle: Duration::from_secs(30),
-            total,
+            total: Some(total_max),
         };
         Web {
             url: url.trim_end_matches('/').to_owned(),
             bot,
             app,
-            agent: net.agent(stop, limits(Some(Duration::from_secs(90)))),
-            transfer: net.agent(stop, limits(None)),
+            agent: net.agent(stop, limits(Duration::from_secs(90))),
+            transfer: net.agent(stop, limits(TRANSFER_MAX)),
             stop: stop.clone(),
             own_ids: OnceLock::new(),
             limited: Mutex::new(Bounded::new(LIMITED_MAX)),
@@ -436,8 +440,14 @@ impl Web {
         each: &mut dyn FnMut(Vec<Value>) -> Result<bool>,
     ) -> Result<()> {
         let mut cursor = None;
-        while each(self.page(method, args, &mut cursor)?)? && cursor.is_some() {}
-        Ok(())
+        for _ in 0..PAGES_OF_ALL_MAX {
+            if !each(self.page(method, args, &mut cursor)?)? || cursor.is_none() {
+                return Ok(());
+            }
+        }
+        Err(Error::failed(format!(
+            "{method}: more than {PAGES_OF_ALL_MAX} pages"
+        )))
     }
 
     /// One page; `cursor` moves on, to `None` after the last.
@@ -676,7 +686,7 @@ impl Web {
             .agent
             .post(&url)
             .header("Authorization", format!("Bearer {}", token.expose()))
-            // Whatever it is that she says, her keys are not in it.
+            // mom's own keys are masked in everything that is posted.
             .send_form(
                 args.iter()
                     .map(|(name, value)| (*name, secret::hide((*value).to_owned()))),

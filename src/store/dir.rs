@@ -130,7 +130,7 @@ impl Dir {
         };
         dir.open_dir(".").map_err(|err| {
             Error::failed(format!(
-                "{err}; mom stays inside her directory by openat2: Linux 5.6 or newer has it, \
+                "{err}; mom keeps inside its directory by openat2: Linux 5.6 or newer has it, \
                  and a seccomp filter must let it pass"
             ))
         })?;
@@ -564,7 +564,7 @@ fn owner_of(name: &str) -> Option<UCred> {
     net::sockopt::socket_peercred(&socket).ok()
 }
 
-/// Whoever /proc/locks says has locked the directory of this inode.
+/// The process that has locked the directory of this inode, by /proc/locks.
 fn lock_holder(inode: u64) -> String {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let end = format!(":{inode}");

@@ -142,7 +142,7 @@ fn says_what_is_wrong() {
     for (channel, code, want) in [
         ("general", 2, "these look like C0123ABCD"),
         ("../C01", 2, "no channel id"),
-        ("C02", 1, "invite her there: /invite @mom"),
+        ("C02", 1, "invite mom there: /invite @mom"),
         ("C99", 1, "no such conversation"),
     ] {
         let ended = download(&slack, channel);

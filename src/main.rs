@@ -18,14 +18,16 @@
 //! One mention, from Slack to its answer:
 //! 1. slack/socket.rs `read_round` takes the frame from the WebSocket, as an `Envelope`;
 //! 2. bot/intake.rs `receive` parses it with slack/inbound.rs `parse`;
-//! 3. `log_new` writes it to log.jsonl (store/, synced), then `receive` acks the envelope;
+//! 3. `log_new` writes it into log.jsonl (store/log.rs) and, as a request, into the ledger
+//!    (store/ledger.rs), synced; then `receive` acks the envelope;
 //! 4. `route_one` asks bot/access.rs `may`, makes a `Job`, and submits it to agent/queue.rs;
 //! 5. a worker thread of the queue calls bot/worker.rs `work`, which comes to `run_once`;
 //! 6. that posts the status by slack/display.rs `start`, and calls agent/mod.rs `Session::run`;
 //! 7. agent/run.rs `turns` asks the model (llm/, `stream`) until it asks for no more tools;
 //! 8. tools/mod.rs `call` runs each tool, by host/process.rs `run` in the host/sandbox.rs;
 //! 9. what goes on is handed to `Conversation::show`, which edits the status in Slack;
-//! 10. display.rs `finish` posts the answer; `Worker::end` logs it, and it counts as answered.
+//! 10. display.rs `finish` posts the answer; `Worker::end` writes into ledger and log that the
+//!     request is answered.
 //!
 //! One `stop`, said in Slack or by the button:
 //! 1. it comes as far as bot/intake.rs `receive`, like a mention;
@@ -45,12 +47,12 @@
 //! 3. that stops every run; their status says that mom is restarting; the process exits;
 //! 4. the next one: main.rs `start`, cli.rs `parse`, config.rs `Keys::take`;
 //! 5. agent/mod.rs `Agent::open` opens model, sandbox and directory (store/dir.rs `lock`);
-//! 6. bot/catch_up.rs `resume` submits the runs that were cut and what was never answered;
+//! 6. bot/catch_up.rs `resume` submits what the ledger has as open, a run that was cut first;
 //! 7. slack/socket.rs connects; `connected` wakes the thread of bot/catch_up.rs `run`;
 //! 8. `read_missed` reads each channel's history from where it was last seen, by
 //!    slack/history.rs, and routes what it finds like new messages;
-//! 9. bot/worker.rs `earlier_try` finds what an earlier process posted, so that no answer
-//!    comes twice.
+//! 9. bot/worker.rs `earlier_try` asks the ledger how far the cut run came, and Slack for a
+//!    post whose outcome is unknown, so that no answer comes twice.
 
 mod agent;
 mod base;

@@ -70,12 +70,18 @@ const LASTING: &[&str] = &[
     "insufficient_quota", "invalid_api_key", "invalid_prompt", "content_filter",
 ];
 
+/// What a refusal says that is not about the pictures in the request.
+#[rustfmt::skip]
+const OTHER_CAUSES: &[&str] = &[
+    "authentication", "billing", "quota", "credit", "model_not_found", "tool_use_failed",
+];
+
 /// Whether an event is an error in one of the shapes that servers use.
 pub(super) fn is_error_object(value: &Value) -> bool {
     let kind = value["type"].as_str().unwrap_or_default();
     let is_flat =
         value["choices"].is_null() && (value["message"].is_string() || !value["detail"].is_null());
-    !value["error"].is_null()
+    !matches!(&value["error"], Value::Null | Value::Bool(false))
         || value["object"] == "error"
         || kind == "error"
         || kind.ends_with("_error")
@@ -216,15 +222,9 @@ impl Refusal {
 
     /// Whether what the request holds may be the reason, whatever the words.
     pub(super) fn is_about_content(&self) -> bool {
-        let other = [
-            "authentication",
-            "billing",
-            "quota",
-            "credit",
-            "model_not_found",
-        ];
+        let has_other_cause = OTHER_CAUSES.iter().any(|word| self.says(word));
         match self.status() {
-            400 | 415 | 422 => !other.iter().any(|word| self.says(word)),
+            400 | 415 | 422 => !has_other_cause,
             // OpenRouter; llama.cpp.
             404 | 500 => self.says("image"),
             _ => false,
@@ -277,7 +277,7 @@ impl Refusal {
     /// No waiting helps: there is no credit left, or a cap on spending is reached.
     fn is_spent(&self, endpoint: &Endpoint) -> bool {
         let capped = self.after.is_none()
-            && (self.says("billing") || self.says("ramp_limit")
+            && (self.code.contains("billing") || self.says("ramp_limit")
             // Anthropic itself tells when to come back, unless a cap is reached.
             || endpoint.is_vendor("anthropic"));
         match self.status() {

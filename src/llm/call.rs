@@ -430,7 +430,7 @@ mod tests {
             ("custom", "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", HI, "\"max_tokens\":8192", [0, 1]),
         ] {
             let messages = if provider == "anthropic" { &thinks } else { &calls };
-            let (answers, requests) = talk(provider, &[messages.clone()], &[refusal, answer]);
+            let (answers, requests) = talk(provider, std::slice::from_ref(messages), &[refusal, answer]);
             assert_eq!(answers, ["hi"], "{refusal}");
             let found: Vec<usize> = requests.iter().map(|request| request.matches(word).count()).collect();
             assert_eq!(found, counts, "{refusal}");

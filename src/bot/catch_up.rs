@@ -96,14 +96,14 @@ impl CatchUp {
             services.history.read(channel, until);
             Ok(())
         };
-        history::missed(
-            &services.web,
-            &gap,
-            &own_threads,
-            services.me(),
-            &services.stop,
-            &mut each,
-        )
+        let missed = history::Missed {
+            web: &services.web,
+            me: services.me(),
+            stop: &services.stop,
+            gap: &gap,
+            own_threads: &own_threads,
+        };
+        missed.read(&mut each)
     }
 
     fn route_missed(&self, channel: &str, mut messages: Vec<Incoming>) -> Result<()> {

@@ -89,7 +89,10 @@ impl SlackFile {
                 "a {what} that can't be fetched: <{link}|{shown_name}>"
             ));
         }
-        let is_document = DOCUMENTS.contains(&mode) || DOCUMENTS.contains(&text("filetype"));
+        let mimetype = text("mimetype");
+        let is_document = DOCUMENTS.contains(&mode)
+            || DOCUMENTS.contains(&text("filetype"))
+            || mimetype == "application/vnd.slack-docs";
         if is_list {
             name.push_str(".csv");
         } else if is_document && !name.contains('.') {
@@ -100,7 +103,7 @@ impl SlackFile {
             name,
             size: file["size"].as_u64().unwrap_or(0),
             url: url.to_owned(),
-            is_html: is_document || text("mimetype").starts_with("text/html"),
+            is_html: is_document || mimetype.starts_with("text/html"),
         })
     }
 

@@ -1,5 +1,5 @@
-//! What was said while mom was away: read from Slack's history, channel by channel, oldest
-//! first.
+//! Messages that came while mom was away, read from Slack's history, channel by channel, oldest
+//! first; and those of a thread. Where to begin, and what becomes of them, is the caller's.
 
 use std::collections::HashSet;
 
@@ -14,147 +14,154 @@ use super::inbound::{self, Inbound, Incoming, Me};
 use super::web::{PAGE, Web};
 use super::{is_channel_id, is_ts};
 
-/// Messages of one channel that are taken up; a longer absence leaves a gap that is logged.
+/// Messages read of one channel; a longer absence leaves a gap that is logged.
 const MESSAGES_MAX: usize = 3_000;
 /// Messages of a thread that are read for a run in it.
 const THREAD_MAX: usize = 1_000;
 /// Threads of one channel whose replies are read: those that had some since.
 const THREADS_MAX: usize = 300;
-/// Threads she took part in whose root lies further back, the newest.
+/// Threads mom took part in whose root is older, the newest.
 const OWN_THREADS_MAX: usize = 20;
 
-/// Takes a channel, what was said there, and the newest ts.
+/// Takes a channel, its messages, and the newest ts.
 type Each<'a> = dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()> + 'a;
 
-/// Calls `each` with the messages of each channel from its gap on, and the newest ts there;
-/// without a gap it was read. `own_threads`: the roots of those she took part in, newest first.
-///
-/// # Errors
-/// `Error::Retry`: some could not be read, after all others were.
-pub(crate) fn missed(
-    web: &Web,
-    gap: &dyn Fn(&str) -> Result<Option<Gap>>,
-    own_threads: &dyn Fn(&str) -> Vec<String>,
-    me: &Me,
-    stop: &Stop,
-    each: &mut Each<'_>,
-) -> Result<()> {
-    let mut channels = Vec::new();
-    let types = [
-        ("types", "public_channel,private_channel,im,mpim"),
-        ("limit", PAGE),
-    ];
-    web.pages("users.conversations", &types, &mut |page| {
-        let ids = page.iter().filter_map(|channel| channel["id"].as_str());
-        channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
-        Ok(!stop.is_set())
-    })?;
-    let mut later = Ok(());
-    for channel in channels {
-        stop.check()?;
-        let gap = match gap(&channel) {
-            Ok(Some(gap)) => gap,
-            Ok(None) => continue,
-            Err(err) => {
-                log::warning!(&channel, "{err}; what was missed here is not read");
-                continue;
-            }
-        };
-        let read = of_channel(web, &channel, &gap, own_threads, me, stop);
-        match read.and_then(|(messages, until)| each(&channel, messages, until)) {
-            Err(Error::Failed(why)) => {
-                log::warning!(&channel, "cannot read what was missed: {why}")
-            }
-            Err(Error::Retry { after, why, fault }) => {
-                let why = format!("{channel}: {why}");
-                later = Err(Error::Retry { after, why, fault });
-            }
-            outcome => outcome?,
-        }
-    }
-    later
+/// What was written while mom was away.
+pub(crate) struct Missed<'a> {
+    pub(crate) web: &'a Web,
+    pub(crate) me: &'a Me,
+    pub(crate) stop: &'a Stop,
+    /// From where on a channel is to be read; `None`: it was read.
+    pub(crate) gap: &'a dyn Fn(&str) -> Result<Option<Gap>>,
+    /// Roots of the threads mom took part in, newest first.
+    pub(crate) own_threads: &'a dyn Fn(&str) -> Vec<String>,
 }
 
-fn of_channel(
-    web: &Web,
-    channel: &str,
-    gap: &Gap,
-    own_threads: &dyn Fn(&str) -> Vec<String>,
-    me: &Me,
-    stop: &Stop,
-) -> Result<(Vec<Incoming>, Option<String>)> {
-    let newest = gap.ts();
-    // What is known already is dropped by whoever takes it.
-    let mut messages: Vec<Value> = Vec::new();
-    let mut full = false;
-    let args = [("channel", channel), ("oldest", newest), ("limit", PAGE)];
-    web.pages("conversations.history", &args, &mut |page| {
-        messages.extend(page);
-        full = messages.len() >= MESSAGES_MAX;
-        Ok(!full && !stop.is_set())
-    })?;
-    if full {
-        log::warning!(
-            channel,
-            "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
-        );
-    }
-    // Parents whose thread went on meanwhile may stand before the gap: on the page before it,
-    // or further back.
-    let older = match gap {
-        Gap::Since(ts) => web.history_before(channel, ts)?,
-        // She was not there before.
-        Gap::First(..) => Vec::new(),
-    };
-    let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
-    let mut far = own_threads(channel);
-    far.retain(|root| !seen.contains(root.as_str()));
-    far.truncate(OWN_THREADS_MAX);
-    let near = active_threads(channel, newest, messages.iter().chain(&older));
-    for root in near.iter().chain(&far) {
-        stop.check()?;
-        let args = [
-            ("channel", channel),
-            ("ts", root),
-            ("oldest", newest),
+impl Missed<'_> {
+    /// Calls `each` with the messages of each channel from its gap on, and the newest ts there.
+    ///
+    /// # Errors
+    /// `Error::Retry`: some channels could not be read, after all others were.
+    pub(crate) fn read(&self, each: &mut Each<'_>) -> Result<()> {
+        let mut channels = Vec::new();
+        let types = [
+            ("types", "public_channel,private_channel,im,mpim"),
             ("limit", PAGE),
         ];
-        let read = web.pages("conversations.replies", &args, &mut |mut page| {
-            page.retain(|reply| reply["ts"] != *root);
-            messages.extend(page);
-            Ok(messages.len() < 2 * MESSAGES_MAX && !stop.is_set())
-        });
-        match read {
-            // It may be gone, and the log, which names it, is anyone's.
-            Err(Error::Failed(why)) if far.contains(root) => {
-                log::debug!(channel, "thread {root}: {why}");
+        self.web.pages("users.conversations", &types, &mut |page| {
+            let ids = page.iter().filter_map(|channel| channel["id"].as_str());
+            channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
+            Ok(!self.stop.is_set())
+        })?;
+        let mut later = Ok(());
+        for channel in channels {
+            self.stop.check()?;
+            let gap = match (self.gap)(&channel) {
+                Ok(Some(gap)) => gap,
+                Ok(None) => continue,
+                Err(err) => {
+                    log::warning!(&channel, "{err}; what was missed here is not read");
+                    continue;
+                }
+            };
+            let read = self.channel(&channel, &gap);
+            match read.and_then(|(messages, until)| each(&channel, messages, until)) {
+                Err(Error::Failed(why)) => {
+                    log::warning!(&channel, "cannot read what was missed: {why}")
+                }
+                Err(Error::Retry { after, why, fault }) => {
+                    let why = format!("{channel}: {why}");
+                    later = Err(Error::Retry { after, why, fault });
+                }
+                outcome => outcome?,
             }
-            read => read?,
         }
+        later
     }
-    messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
-    messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
-    stop.check()?;
-    let answered = match gap {
-        Gap::First(_, until) => {
-            let mut own = messages.iter().filter(|m| m["user"] == me.user_id.as_str());
-            own.rfind(|m| ts_of(m) <= until.as_str()).map_or("", ts_of)
+
+    fn channel(&self, channel: &str, gap: &Gap) -> Result<(Vec<Incoming>, Option<String>)> {
+        // What is known already is left out by whoever takes it.
+        let mut messages: Vec<Value> = Vec::new();
+        let mut full = false;
+        let args = [("channel", channel), ("oldest", gap.ts()), ("limit", PAGE)];
+        self.web
+            .pages("conversations.history", &args, &mut |page| {
+                messages.extend(page);
+                full = messages.len() >= MESSAGES_MAX;
+                Ok(!full && !self.stop.is_set())
+            })?;
+        if full {
+            log::warning!(
+                channel,
+                "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
+            );
         }
-        Gap::Since(_) => "",
-    };
-    let said = |message| match inbound::message(message, channel, me) {
-        Inbound::Message(message) => Some(Incoming {
-            mention: message.mention && message.ts.as_str() > answered,
-            ..message
-        }),
-        _ => None,
-    };
-    let until = messages.last().map(|message| ts_of(message).to_owned());
-    let until = until.filter(|ts| is_ts(ts));
-    Ok((messages.iter().filter_map(said).collect(), until))
+        self.replies(channel, gap, &mut messages)?;
+        messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
+        messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
+        self.stop.check()?;
+        let answered = match gap {
+            Gap::First(_, until) => {
+                let mut own = messages
+                    .iter()
+                    .filter(|m| m["user"] == self.me.user_id.as_str());
+                own.rfind(|m| ts_of(m) <= until.as_str()).map_or("", ts_of)
+            }
+            Gap::Since(_) => "",
+        };
+        let read = |message| match inbound::message(message, channel, self.me) {
+            Inbound::Message(message) => Some(Incoming {
+                mention: message.mention && message.ts.as_str() > answered,
+                ..message
+            }),
+            _ => None,
+        };
+        let until = messages.last().map(|message| ts_of(message).to_owned());
+        let until = until.filter(|ts| is_ts(ts));
+        Ok((messages.iter().filter_map(read).collect(), until))
+    }
+
+    /// Adds what was written in threads since; their roots may be older than the gap.
+    fn replies(&self, channel: &str, gap: &Gap, messages: &mut Vec<Value>) -> Result<()> {
+        let newest = gap.ts();
+        let older = match gap {
+            Gap::Since(ts) => self.web.history_before(channel, ts)?,
+            // mom was not there before.
+            Gap::First(..) => Vec::new(),
+        };
+        let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
+        let mut far = (self.own_threads)(channel);
+        far.retain(|root| !seen.contains(root.as_str()));
+        far.truncate(OWN_THREADS_MAX);
+        let near = active_threads(channel, newest, messages.iter().chain(&older));
+        for root in near.iter().chain(&far) {
+            self.stop.check()?;
+            let args = [
+                ("channel", channel),
+                ("ts", root),
+                ("oldest", newest),
+                ("limit", PAGE),
+            ];
+            let read = self
+                .web
+                .pages("conversations.replies", &args, &mut |mut page| {
+                    page.retain(|reply| reply["ts"] != *root);
+                    messages.extend(page);
+                    Ok(messages.len() < 2 * MESSAGES_MAX && !self.stop.is_set())
+                });
+            match read {
+                // It may be gone, and the log, which names it, is anyone's.
+                Err(Error::Failed(why)) if far.contains(root) => {
+                    log::debug!(channel, "thread {root}: {why}");
+                }
+                read => read?,
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Calls `each` with the pages of a thread as Slack tells them, up to the message `before`.
+/// Calls `each` with the pages of a thread, up to the message `before`.
 pub(crate) fn thread(
     web: &Web,
     channel: &str,

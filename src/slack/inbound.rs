@@ -90,7 +90,8 @@ pub(crate) struct Incoming {
     pub(crate) ts: String,
     /// Root of the thread it was written in.
     pub(crate) thread_ts: Option<String>,
-    /// It addresses mom: a mention, or a direct message.
+    /// It addresses mom: a mention, or a direct message. Also of programs, which are not
+    /// answered.
     pub(crate) mention: bool,
     pub(crate) files: Vec<SlackFile>,
     /// The sender belongs to another workspace (Slack Connect).
@@ -143,8 +144,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         Some(kind) => kind == "im",
         None => channel.starts_with('D'),
     };
-    let addressed = text("type") == "app_mention" || mentions_me || direct;
-    let mention = addressed && !matches!(author, Author::Program(_));
+    let mention = text("type") == "app_mention" || mentions_me || direct;
     if cleaned.is_empty() && shown.files.is_empty() && !mention {
         return dropped("neither text nor files");
     }
@@ -352,7 +352,7 @@ mod tests {
             (json!({"bot_id": "B2", "user": null}), "program:hi"),
             (
                 json!({"bot_id": "B2", "subtype": "bot_message", "text": "<@U0MOM> hi"}),
-                "program:hi",
+                "program:!hi",
             ),
             (json!({"user": "USLACKBOT", "channel": "D1"}), "program:hi"),
             (json!({"bot_id": "../B2", "user": null}), "-"),

@@ -211,6 +211,7 @@ impl Lines {
                 self.push(&format!("[{}]", first(&block["text"], &["text"])));
             }
             "url" => self.push(&element(block)),
+            "checkboxes" | "radio_buttons" => self.show(&block["options"]),
             "raw_number" => match &block["text"] {
                 Value::String(text) => self.push(text),
                 _ => self.push(&block["value"].to_string()),
@@ -405,26 +406,22 @@ impl Reader {
     fn file_text(&mut self, file: &Value) {
         let escaped = |text: &Value| text::escape(string(text));
         let speech = &file["transcription"];
-        match (
-            string(&speech["status"]),
-            string(&speech["preview"]["content"]),
-        ) {
-            ("", "") => {}
-            (_, "") => self.lines.push("[a clip of which Slack has no transcript]"),
-            (_, said) => {
-                let more = speech["preview"]["has_more"] == true;
-                let end = if more {
-                    " ... (the rest is in the file)"
-                } else {
-                    ""
-                };
-                self.lines
-                    .push(&format!("[transcript: {}{end}]", text::escape(said)));
-                let vtt = string(&file["vtt"]);
-                if more && !vtt.is_empty() {
-                    self.files.push(SlackFile::transcript(file, vtt));
-                }
-            }
+        let said = string(&speech["preview"]["content"]);
+        let vtt = string(&file["vtt"]);
+        let is_partial = said.is_empty() || speech["preview"]["has_more"] == true;
+        if !said.is_empty() {
+            let end = if is_partial {
+                " ... (the rest is in the file)"
+            } else {
+                ""
+            };
+            self.lines
+                .push(&format!("[transcript: {}{end}]", text::escape(said)));
+        } else if speech.is_object() && vtt.is_empty() {
+            self.lines.push("[a clip of which Slack has no transcript]");
+        }
+        if is_partial && speech["status"] == "complete" && !vtt.is_empty() {
+            self.files.push(SlackFile::transcript(file, vtt));
         }
         if !string(&file["alt_txt"]).is_empty() {
             self.lines.push(&format!(
@@ -539,9 +536,10 @@ mod tests {
                     {"type": "image", "title": {"text": "Graph"}, "alt_text": "it falls"},
                     {"type": "card", "title": {"text": "T"}, "body": {"text": "B"}},
                     {"type": "container", "child_blocks": [{"type": "section", "text": {"text": "in"}}]},
-                    {"type": "data_visualization"}]}),
+                    {"type": "data_visualization"},
+                    {"type": "section", "accessory": {"type": "checkboxes", "options": [{"text": {"text": "pick"}}]}}]}),
                 "[a video call: Stand-up, https://z]\n[a video: Demo, https://v]\n\
-                 [an image: Graph, it falls]\nT\nB\nin\n[a data visualization]",
+                 [an image: Graph, it falls]\nT\nB\nin\n[a data visualization]\npick",
             ),
             (
                 "an alert",

@@ -313,9 +313,7 @@ fn a_large_file_shows_that_it_is_on_its_way() {
     llm.reply_text("Sent.");
     slack.mention("C01", "U07", "send it");
     slack.wait_channel("C01", |channel| {
-        channel
-            .to_string()
-            .contains("_Uploading large.bin (2.0MB)_")
+        channel.to_string().contains("Uploading large.bin (2.0MB)")
     });
     gate.open();
     let seen = slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Sent."));

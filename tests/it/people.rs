@@ -319,6 +319,7 @@ fn other_workspaces_other_bots_and_workflows() {
     mention("U09").with("bot_id", "B0CI".into()).send();
     mom.wait_log("U09 is a program: not answered");
     mention("B0CI").send();
+    mom.wait_log("B0CI is a program: not answered");
     slack
         .say("C01", "USLACKBOT", &format!("<@{BOT}> do this"))
         .send();

@@ -8,7 +8,7 @@ use crate::base::error::Result;
 use crate::base::log;
 use crate::base::text;
 use crate::base::time;
-use crate::slack::display;
+use crate::slack::earlier;
 use crate::slack::web::PostContent;
 use crate::store::ledger::{Ended, Ending};
 use crate::store::{LogEntry, Now, Seen};
@@ -126,7 +126,7 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
     };
     let post = || {
         let content = PostContent {
-            metadata: Some(display::metadata(&command.ts, display::STATUS)),
+            metadata: Some(earlier::metadata(&command.ts, earlier::STATUS)),
             ..PostContent::plain(text)
         };
         post(&services.web, channel, thread_ts, &content)

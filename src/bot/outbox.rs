@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::base::error::Result;
 use crate::base::log;
-use crate::slack::display::{self, Left};
+use crate::slack::earlier::{self, EarlierPosts};
 use crate::slack::web::{PostContent, Urgency, Web};
 
 /// Items that wait; further ones are left out.
@@ -84,11 +84,11 @@ pub(super) fn earlier_posts(
     channel: &str,
     thread_ts: Option<&str>,
     run: &str,
-) -> Result<Left> {
-    match display::left(web, channel, thread_ts, run) {
+) -> Result<EarlierPosts> {
+    match earlier::earlier_posts(web, channel, thread_ts, run) {
         Err(failure) if failure.stays() => {
             log::warning!(channel, "cannot look for an earlier answer: {failure}");
-            Ok(Left::default())
+            Ok(EarlierPosts::default())
         }
         posts => Ok(posts?),
     }

@@ -10,7 +10,8 @@ use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
-use crate::slack::display::{Left, Posted, Show, Target};
+use crate::slack::display::{Posted, Show, Target};
+use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};
 use crate::store::{LogEntry, Now, Seen};
@@ -110,7 +111,7 @@ impl Worker {
             event: job.event.clone(),
             run: first.map_or(String::new(), |request| request.ts.clone()),
             since: running.since,
-            left: Left::default(),
+            earlier: EarlierPosts::default(),
         };
         // Someone waits for the first post, so it comes before anything is read; only what may
         // have begun before a restart is looked up first.
@@ -128,7 +129,7 @@ impl Worker {
                 EarlierTry::Unfinished => session = Some(begun),
             }
         }
-        let status_ts = Arc::new(Mutex::new(target.left.status_ts.clone()));
+        let status_ts = Arc::new(Mutex::new(target.earlier.status_ts.clone()));
         let on_status = {
             let status_ts = status_ts.clone();
             move |ts: &str| *status_ts.lock().unwrap() = Some(ts.to_owned())
@@ -177,15 +178,15 @@ impl Worker {
         if job.resumed || start.resumed {
             let thread_ts = job.thread_ts.as_deref();
             let web = &self.services.web;
-            target.left = earlier_posts(web, &job.channel, thread_ts, &start.name)?;
+            target.earlier = earlier_posts(web, &job.channel, thread_ts, &start.name)?;
         }
-        if target.left.status_ts.is_none() {
-            target.left.status_ts.clone_from(&start.status_ts);
+        if target.earlier.status_ts.is_none() {
+            target.earlier.status_ts.clone_from(&start.status_ts);
         }
         let existing = session.existing_outcome().cloned();
         // The answer is posted, but a power cut took its text.
         let posted = || Some(Outcome::Answered(String::new()));
-        let existing = existing.or_else(|| target.left.answer_ts().and_then(|_| posted()));
+        let existing = existing.or_else(|| target.earlier.answer_ts().and_then(|_| posted()));
         Ok(existing.map_or(EarlierTry::Unfinished, EarlierTry::Ended))
     }
 

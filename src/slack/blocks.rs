@@ -6,7 +6,8 @@
 use serde_json::{Value, json};
 
 use super::inline::dead;
-use super::web::PostContent;
+use super::markdown::Piece;
+use super::web::{Failure, PostContent};
 use crate::agent::run::ToolReport;
 use crate::base::text;
 
@@ -57,7 +58,7 @@ impl StepStatus {
 
 /// A message's text and the blocks that show the same.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct SlackText {
     pub(super) text: String,
     /// An array.
     pub(super) blocks: Value,
@@ -71,7 +72,22 @@ pub(super) enum SentAs {
     Text,
 }
 
-impl Shown {
+impl SlackText {
+    /// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
+    pub(super) fn line(text: String) -> SlackText {
+        SlackText {
+            blocks: json!([section(&text)]),
+            text,
+        }
+    }
+
+    pub(super) fn piece(piece: &Piece) -> SlackText {
+        SlackText {
+            text: piece.fallback(),
+            blocks: json!([markdown(&piece.markdown)]),
+        }
+    }
+
     pub(super) fn content(&self, sent_as: SentAs) -> PostContent {
         match sent_as {
             SentAs::Blocks => PostContent::blocks(&self.text, &self.blocks),
@@ -141,6 +157,19 @@ impl RichText {
 pub(super) fn stop_button(run: &str) -> Value {
     json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
         "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": run}]})
+}
+
+/// What Slack says of the message, its place and mom's rights; any other refusal is blamed on
+/// the blocks, and the same text without them may pass.
+#[rustfmt::skip]
+const REFUSED_ANYWAY: &[&str] = &[
+    "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
+    "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
+];
+
+pub(super) fn are_refused(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(code) if failure.stays()
+        && !REFUSED_ANYWAY.iter().any(|start| code.starts_with(start)))
 }
 
 /// What blocks, or a text in them, weigh: Slack refuses more than about 13,200 characters.

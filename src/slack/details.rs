@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::blocks::{self, RichText, SentAs, Shown, StepStatus, words};
+use super::blocks::{self, RichText, SentAs, SlackText, StepStatus, words};
 use super::markdown::{self, TEXT_UNITS_MAX};
 use crate::agent::run::{ToolReport, ToolStep};
 use crate::base::text;
@@ -32,7 +32,7 @@ pub(crate) struct DetailsMessage {
     part: usize,
     /// `None`: to be posted.
     pub(super) ts: Option<String>,
-    pub(super) shown: Shown,
+    pub(super) shown: SlackText,
 }
 
 pub(super) struct Details {
@@ -52,7 +52,7 @@ struct Page {
     /// Safe Markdown.
     notes: Vec<String>,
     /// What Slack shows of it: one message, or several texts. Without a ts: it shows none.
-    messages: Vec<(Option<String>, Shown)>,
+    messages: Vec<(Option<String>, SlackText)>,
 }
 
 /// Its texts are cut already.
@@ -206,7 +206,7 @@ impl Page {
         })
     }
 
-    fn blocks(&self) -> Option<Shown> {
+    fn blocks(&self) -> Option<SlackText> {
         let mut out = Vec::new();
         if !self.cards.is_empty() {
             let cards: Vec<Value> = self.cards.iter().map(Card::block).collect();
@@ -216,18 +216,18 @@ impl Page {
         let lines = self.cards.iter().map(Card::line);
         let lines = lines.chain(self.notes.iter().map(|note| markdown::mrkdwn(note)));
         let text = lines.collect::<Vec<_>>().join("\n");
-        (!out.is_empty()).then(|| Shown {
+        (!out.is_empty()).then(|| SlackText {
             text: text::utf16_prefix(&text, TEXT_UNITS_MAX).to_owned(),
             blocks: out.into(),
         })
     }
 
-    fn texts(&self) -> Vec<Shown> {
+    fn texts(&self) -> Vec<SlackText> {
         let texts = self.cards.iter().map(Card::text);
         let texts = texts.chain(self.notes.iter().map(|note| markdown::mrkdwn(note)));
         let all = texts.collect::<Vec<_>>().join("\n");
         let texts = markdown::split(&all, TEXT_UNITS_MAX, 0).into_iter();
-        let shown = texts.map(|text| Shown {
+        let shown = texts.map(|text| SlackText {
             text,
             blocks: json!([]),
         });
@@ -351,8 +351,8 @@ pub(crate) mod tests {
     }
 
     /// Shows everything as Slack would keep it: the newest content of each message.
-    fn messages(details: &mut Details) -> Vec<Shown> {
-        let mut shown: Vec<Shown> = Vec::new();
+    fn messages(details: &mut Details) -> Vec<SlackText> {
+        let mut shown: Vec<SlackText> = Vec::new();
         while let Some(message) = details.next() {
             let at = message
                 .ts
@@ -391,7 +391,7 @@ pub(crate) mod tests {
             );
         }
         let all = messages(&mut details);
-        let cards = |shown: &Shown| shown.blocks[0]["tasks"].as_array().unwrap().len();
+        let cards = |shown: &SlackText| shown.blocks[0]["tasks"].as_array().unwrap().len();
         assert_eq!(all.iter().map(cards).sum::<usize>(), 100);
         assert!(all.len() <= 6, "{}", all.len());
     }
@@ -408,7 +408,7 @@ pub(crate) mod tests {
             details.keep_words(&long);
             for sent_as in [SentAs::Blocks, SentAs::Text] {
                 details.sent_as = sent_as;
-                let all: Vec<Shown> = details
+                let all: Vec<SlackText> = details
                     .pages
                     .iter()
                     .flat_map(|page| match sent_as {
@@ -421,7 +421,7 @@ pub(crate) mod tests {
                     .map(|shown| shown.text.matches("*bash*").count())
                     .sum();
                 assert_eq!(seen, 9, "{hostile:?}");
-                for Shown { text, blocks } in all {
+                for SlackText { text, blocks } in all {
                     assert!(
                         text::utf16_len(&text) < 4_000 && !text.contains("<!"),
                         "{text}"

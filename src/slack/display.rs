@@ -13,37 +13,32 @@
 //! `Update::ToolStart`. A question with buttons is a message of its own in the thread: a
 //! further `Next` that this thread posts under `Display::root`.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use crate::agent::run::{Outcome, Update};
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
-use crate::base::time;
-use crate::slack::blocks::{self, SentAs, Shown, words};
+use crate::slack::blocks::{self, SentAs, SlackText, words};
 use crate::slack::details::DetailsMessage;
-use crate::slack::markdown::{self, Piece};
+use crate::slack::earlier::{EarlierPosts, STATUS, find, metadata};
+use crate::slack::markdown;
 use crate::slack::steps::{Board, Home, Next, Progress};
 use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
 /// After a run of this length the answer is a new message, because an edit rings no bell.
 const BELL_AFTER: Duration = Duration::from_secs(30);
-/// The pause before the last try of an answer while the network is away: ten minutes in all.
-const ANSWER_PAUSE_MAX: Duration = Duration::from_secs(512);
+/// Pauses between the tries of an answer while the network is away: about nine minutes in all.
+const ANSWER_PAUSES: u32 = 9;
 /// How long the details may hold up the end of a run when Slack limits the rate.
 const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
 /// A file of this size gets a line in the status while it is uploaded.
 const LARGE_FILE_BYTES: usize = 1 << 20;
-
-/// What its metadata calls the first message of a run, or the answer to a command.
-pub(crate) const STATUS: &str = "status";
 
 /// Where a run is shown.
 #[derive(Clone, Debug)]
@@ -59,39 +54,7 @@ pub(crate) struct Target {
     /// When it was asked for: from here on someone waits.
     pub(crate) since: Instant,
     /// What an earlier try left, to go on with.
-    pub(crate) left: Left,
-}
-
-/// Messages of a run, by what its metadata calls them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Left {
-    pub(crate) status_ts: Option<String>,
-    /// The answer's messages by their number, and details.
-    answer_ts: BTreeMap<usize, String>,
-    detail_ts: Vec<String>,
-}
-
-impl Left {
-    pub(crate) fn answer_ts(&self) -> Option<&str> {
-        self.answer_ts.get(&0).map(String::as_str)
-    }
-
-    /// False: the search goes on.
-    fn note(&mut self, message: &Value, run: &str) -> bool {
-        let part = part_of(message, run).unwrap_or_default();
-        let (kind, number) = part.split_once('-').unwrap_or((part, "0"));
-        if let (Some(ts), Ok(number)) = (message["ts"].as_str(), number.parse()) {
-            match kind {
-                STATUS => self.status_ts = Some(ts.to_owned()),
-                "answer" => {
-                    self.answer_ts.insert(number, ts.to_owned());
-                }
-                "detail" => self.detail_ts.push(ts.to_owned()),
-                _ => {}
-            }
-        }
-        false
-    }
+    pub(crate) earlier: EarlierPosts,
 }
 
 /// What stands in Slack after a run.
@@ -297,11 +260,11 @@ impl Display {
             Some(_) => Home::Thread,
             None => Home::Channel,
         };
-        let detail_ts = target.left.detail_ts.clone();
+        let detail_ts = target.earlier.detail_ts.clone();
         let board = Board::new(
             Progress::new(head, target.run.clone()),
             home,
-            target.left.status_ts.clone(),
+            target.earlier.status_ts.clone(),
             target.since,
         );
         let state = ShowState {
@@ -408,7 +371,7 @@ impl Display {
             }
         };
         let ts = match shown {
-            Err(failure) if sent_as == SentAs::Blocks && is_about_blocks(&failure) => {
+            Err(failure) if sent_as == SentAs::Blocks && blocks::are_refused(&failure) => {
                 self.go_on_in_text(&failure);
                 return Ok(());
             }
@@ -464,7 +427,7 @@ impl Display {
         };
         let ended = self.show_end(end, &mut posted);
         if self.board(|board, _| board.has_thread_line()) {
-            // Slack takes it away by itself in two minutes.
+            // Else Slack takes it away in two minutes.
             self.set_thread_line("").ok();
         }
         ended.map(|()| posted)
@@ -506,8 +469,8 @@ impl Display {
 
     fn answer(&mut self, answer: &str, posted: &mut Posted) -> Result<()> {
         for piece in markdown::pieces(answer) {
-            match self.answer_part(in_blocks(&piece), posted) {
-                Err(failure) if is_about_blocks(&failure) => {
+            match self.answer_part(SlackText::piece(&piece).content(SentAs::Blocks), posted) {
+                Err(failure) if blocks::are_refused(&failure) => {
                     for text in piece.texts() {
                         self.answer_part(PostContent::plain(text), posted)?;
                     }
@@ -519,7 +482,7 @@ impl Display {
             return Ok(());
         };
         if posted.answer_ts.first() != Some(&status_ts) {
-            let done = line(self.board(|board, now| board.done_line(now)));
+            let done = SlackText::line(self.board(|board, now| board.done_line(now)));
             let edit = |content| self.edit(&status_ts, content, Urgency::Must);
             if let Err(failure) = self.with_or_without_blocks(&done, edit) {
                 log::warning!(&self.target.channel, "cannot close the status: {failure}");
@@ -532,7 +495,7 @@ impl Display {
     /// The next message of the answer, unless an earlier try has posted it.
     fn answer_part(&mut self, content: PostContent, posted: &mut Posted) -> SlackResult<()> {
         let number = posted.answer_ts.len();
-        let existing = self.target.left.answer_ts.get(&number).cloned();
+        let existing = self.target.earlier.answer_ts.get(&number).cloned();
         let ts = match (existing, posted.answer_ts.first()) {
             (Some(ts), _) => ts,
             (None, None) => self.first_part(content, posted)?,
@@ -561,7 +524,7 @@ impl Display {
         match self.edit(&ts, content.clone(), Urgency::Must) {
             Ok(()) => return Ok(ts),
             Err(failure) if !failure.stays() => return Err(failure),
-            Err(failure) if is_about_blocks(&failure) && content.blocks.is_some() => {
+            Err(failure) if blocks::are_refused(&failure) && content.blocks.is_some() => {
                 return Err(failure);
             }
             Err(failure) => {
@@ -573,7 +536,7 @@ impl Display {
         Ok(new_ts)
     }
 
-    /// Deletes a status that can't be edited: it must not say `Thinking` for ever.
+    /// A status that can't be edited must not say `Thinking` for ever.
     fn retire(&self, posted: &mut Posted) {
         if let Some(ts) = posted.status_ts.take() {
             self.delete(&ts, Urgency::Optional);
@@ -589,7 +552,7 @@ impl Display {
 
     /// The status becomes the run's last line, which is no answer.
     fn end_with(&mut self, text: &str, urgency: Urgency, posted: &mut Posted) -> Result<()> {
-        let line = line(text.to_owned());
+        let line = SlackText::line(text.to_owned());
         if let Some(ts) = &posted.status_ts {
             let edit = |content| self.edit(ts, content, urgency);
             match self.with_or_without_blocks(&line, edit) {
@@ -650,12 +613,12 @@ impl Display {
     /// With blocks as long as Slack takes them, else with the text alone, at once.
     fn with_or_without_blocks<T>(
         &self,
-        shown: &Shown,
+        shown: &SlackText,
         call: impl Fn(PostContent) -> SlackResult<T>,
     ) -> SlackResult<T> {
         let sent_as = self.board(|board, _| board.sent_as());
         match call(shown.content(sent_as)) {
-            Err(failure) if sent_as == SentAs::Blocks && is_about_blocks(&failure) => {
+            Err(failure) if sent_as == SentAs::Blocks && blocks::are_refused(&failure) => {
                 self.go_on_in_text(&failure);
                 call(PostContent::plain(&shown.text))
             }
@@ -705,89 +668,17 @@ impl Display {
         urgency: Urgency,
         mut call: impl FnMut() -> SlackResult<T>,
     ) -> SlackResult<T> {
-        let mut pause = Duration::from_secs(1);
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(256));
         loop {
             let failure = match call() {
                 Err(failure @ (Failure::Unknown(_) | Failure::Failed(_))) => failure,
                 outcome => return outcome,
             };
-            let patient = urgency == Urgency::Must && pause < ANSWER_PAUSE_MAX;
-            if !patient || self.stop.wait(pause).is_err() {
+            let patient = urgency == Urgency::Must && backoff.failures() < ANSWER_PAUSES;
+            if !patient || backoff.wait(&self.stop, None).is_err() {
                 return Err(failure);
             }
-            pause *= 2;
         }
-    }
-}
-
-/// By which `left` knows a message again.
-pub(crate) fn metadata(run: &str, part: &str) -> String {
-    let payload = json!({"run": run, "part": part});
-    json!({"event_type": "mom", "event_payload": payload}).to_string()
-}
-
-/// The ts of the message that a run posted as `part`, if it is in the channel or thread.
-pub(crate) fn find(
-    web: &Web,
-    channel: &str,
-    thread_ts: Option<&str>,
-    run: &str,
-    part: &str,
-) -> SlackResult<Option<String>> {
-    let found = web.find_message(channel, thread_ts, began_ms(run), |message| {
-        part_of(message, run) == Some(part)
-    })?;
-    Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
-}
-
-/// What a run that was cut has posted.
-pub(crate) fn left(
-    web: &Web,
-    channel: &str,
-    thread_ts: Option<&str>,
-    run: &str,
-) -> SlackResult<Left> {
-    let mut left = Left::default();
-    web.find_message(channel, thread_ts, began_ms(run), |message| {
-        left.note(message, run)
-    })?;
-    if thread_ts.is_none() {
-        // What follows them is in their threads.
-        let roots = [left.status_ts.clone(), left.answer_ts.get(&0).cloned()];
-        for root in roots.iter().flatten() {
-            web.find_message(channel, Some(root), began_ms(run), |message| {
-                left.note(message, run)
-            })?;
-        }
-    }
-    left.detail_ts.sort_unstable();
-    left.detail_ts.dedup();
-    Ok(left)
-}
-
-/// Runs are named by the ts of what was asked, or by due time and name of an event.
-fn began_ms(run: &str) -> i64 {
-    let event = || run.split_once(':')?.0.parse().ok();
-    time::slack_ts_ms(run).or_else(event).unwrap_or_default()
-}
-
-fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
-    let metadata = &message["metadata"];
-    let payload = &metadata["event_payload"];
-    let ours = metadata["event_type"] == "mom" && payload["run"] == run;
-    payload["part"].as_str().filter(|_| ours)
-}
-
-fn in_blocks(piece: &Piece) -> PostContent {
-    let block = blocks::markdown(&piece.markdown);
-    PostContent::blocks(&piece.fallback(), &json!([block]))
-}
-
-/// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
-fn line(text: String) -> Shown {
-    Shown {
-        blocks: json!([blocks::section(&text)]),
-        text,
     }
 }
 
@@ -800,19 +691,6 @@ fn sorry(err: &Error) -> String {
         }
         _ => "_Sorry, something went wrong_ (the details are in the thread)".to_owned(),
     }
-}
-
-/// What Slack says of the message, its place and mom's rights; any other refusal is blamed on
-/// the blocks, and the same text without them may pass.
-#[rustfmt::skip]
-const REFUSED_ANYWAY: &[&str] = &[
-    "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
-    "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
-];
-
-fn is_about_blocks(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(code) if failure.stays()
-        && !REFUSED_ANYWAY.iter().any(|start| code.starts_with(start)))
 }
 
 #[cfg(test)]
@@ -847,7 +725,7 @@ mod tests {
             event: None,
             run: "1.000000".to_owned(),
             since: Instant::now().checked_sub(age).unwrap(),
-            left: Left::default(),
+            earlier: EarlierPosts::default(),
         };
         let show = Show::start(web, target, stop.clone(), |_| {}).unwrap();
         let status = requests.recv().unwrap();

@@ -5,6 +5,7 @@ mod blocks;
 pub(crate) mod check;
 mod details;
 pub(crate) mod display;
+pub(crate) mod earlier;
 pub(crate) mod files;
 pub(crate) mod history;
 pub(crate) mod inbound;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::blocks::{self, SentAs, Shown, StepStatus, words};
+use super::blocks::{self, SentAs, SlackText, StepStatus, words};
 use super::details::{CARDS_MAX, Details, DetailsMessage};
 use super::markdown::{self, TEXT_UNITS_MAX};
 use super::web::Failure;
@@ -36,10 +36,10 @@ const THREAD_LINE_AGE_MAX: Duration = Duration::from_secs(90);
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
     /// The first status message.
-    Post(Shown),
+    Post(SlackText),
     Update {
         ts: String,
-        shown: Shown,
+        shown: SlackText,
     },
     Details(DetailsMessage),
     /// The line below the thread that the run lives in.
@@ -81,16 +81,16 @@ pub(crate) struct Board {
     /// There may be something new to show.
     changed: bool,
     /// What the status message says now; `None` before the first.
-    shown: Option<Shown>,
+    shown: Option<SlackText>,
     details: Details,
     /// When the oldest change of the details has waited long enough.
     details_at: Option<Instant>,
-    pace: Pace,
+    pace: CallPace,
     thread_line: ThreadLine,
 }
 
 /// No call before `free_at`, no update of the status before `status_at`.
-struct Pace {
+struct CallPace {
     free_at: Instant,
     status_at: Instant,
     updates: u32,
@@ -120,7 +120,7 @@ impl Board {
             shown: None,
             details: Details::new(),
             details_at: None,
-            pace: Pace {
+            pace: CallPace {
                 free_at: begun,
                 status_at: begun,
                 updates: 0,
@@ -300,12 +300,12 @@ impl Board {
         self.details.sent_as
     }
 
-    pub(crate) fn status_posted(&mut self, ts: &str, shown: Shown, now: Instant) {
+    pub(crate) fn status_posted(&mut self, ts: &str, shown: SlackText, now: Instant) {
         self.status = StatusMessage::Posted(ts.to_owned());
         self.status_updated(shown, now);
     }
 
-    pub(crate) fn status_updated(&mut self, shown: Shown, now: Instant) {
+    pub(crate) fn status_updated(&mut self, shown: SlackText, now: Instant) {
         self.shown = Some(shown);
         self.called(now);
     }
@@ -373,7 +373,7 @@ fn pause(failure: &Failure) -> Duration {
 pub(crate) struct Progress {
     head: String,
     run: String,
-    steps: Vec<Step>,
+    steps: Vec<PlanStep>,
     /// Older steps that are only counted.
     folded: usize,
     /// Calls that have begun.
@@ -386,7 +386,7 @@ pub(crate) struct Progress {
     stopping: bool,
 }
 
-struct Step {
+struct PlanStep {
     number: usize,
     label: String,
     status: StepStatus,
@@ -431,7 +431,7 @@ impl Progress {
         let at = self.steps.partition_point(|step| step.number < number);
         self.steps.insert(
             at,
-            Step {
+            PlanStep {
                 number,
                 label,
                 status,
@@ -444,7 +444,7 @@ impl Progress {
         if let Some(note) = &self.note {
             return note.clone();
         }
-        let with = |status| move |step: &&Step| step.status == status;
+        let with = |status| move |step: &&PlanStep| step.status == status;
         let mut running = self.steps.iter().rev().filter(with(StepStatus::InProgress));
         if let Some(step) = running.next() {
             return match running.count() {
@@ -458,10 +458,10 @@ impl Progress {
         }
     }
 
-    fn shown(&self) -> Shown {
+    fn shown(&self) -> SlackText {
         if self.stopping {
             let line = "_Stopping..._".to_owned();
-            return Shown {
+            return SlackText {
                 blocks: json!([blocks::section(&line)]),
                 text: line,
             };
@@ -474,7 +474,7 @@ impl Progress {
             true => writing,
             false => writing + "▌",
         };
-        Shown {
+        SlackText {
             text: self.text(&writing),
             blocks: self.blocks(&writing),
         }
@@ -488,7 +488,7 @@ impl Progress {
             false => format!("\n{}", markdown::mrkdwn(writing)),
         };
         let earlier = self.earlier().map(|earlier| format!("\n✓ {earlier}"));
-        let line = |step: &Step| {
+        let line = |step: &PlanStep| {
             let label = words(&step.label, blocks::TITLE_CHARS_MAX);
             format!("\n{} {label}", step.status.mark())
         };
@@ -523,7 +523,8 @@ impl Progress {
         let earlier = self.earlier();
         let earlier =
             earlier.map(|earlier| blocks::card("earlier", &earlier, StepStatus::Complete));
-        let card = |step: &Step| blocks::card(&step.number.to_string(), &step.label, step.status);
+        let card =
+            |step: &PlanStep| blocks::card(&step.number.to_string(), &step.label, step.status);
         let cards: Vec<Value> = earlier
             .into_iter()
             .chain(self.steps.iter().map(card))
@@ -559,7 +560,7 @@ mod tests {
         Update::ToolStart(step(number, &format!("step {number}"), "true"))
     }
 
-    fn fits(shown: &Shown) -> bool {
+    fn fits(shown: &SlackText) -> bool {
         blocks::weight(&shown.blocks) <= 13_000 && text::utf16_len(&shown.text) <= TEXT_UNITS_MAX
     }
 

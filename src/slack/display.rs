@@ -6,8 +6,7 @@
 //! message, then the status of a long run, then the details that were still waiting.
 //!
 //! Exactly one answer: it takes the place of the status, or is a message of its own when the
-//! run was long (an edit rings no bell) or Slack refuses the edit. A post without an answer
-//! from Slack is looked for by its metadata before it is repeated.
+//! run was long (an edit rings no bell) or Slack refuses the edit.
 //!
 //! A step that waits for a person is shown as pending from `Update::ToolWaiting` until
 //! `Update::ToolStart`. A question with buttons is a message of its own in the thread: a
@@ -418,8 +417,6 @@ impl Display {
         act(&mut self.shared.state.lock().unwrap().board, Instant::now())
     }
 
-    // The end.
-
     fn finish(mut self, end: End) -> Result<Posted> {
         let mut posted = Posted {
             answer_ts: Vec::new(),
@@ -607,8 +604,6 @@ impl Display {
             }
         }
     }
-
-    // Calls.
 
     /// With blocks as long as Slack takes them, else with the text alone, at once.
     fn with_or_without_blocks<T>(

@@ -30,6 +30,8 @@ Options:
                               not know, also MOM_PRICE
   --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
+  --follow-threads            answer without a mention in threads it answered in today, also
+                              MOM_FOLLOW_THREADS=1
   --since=2026-11-01|7d       with --usage: from this day on, or the last 7 days
   --log-level=LEVEL           error, warn, info (default) or debug
   --help, --version
@@ -52,6 +54,7 @@ pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("price", Takes::Value),
     ("allow-users", Takes::Value),
     ("allow-channels", Takes::Value),
+    ("follow-threads", Takes::Nothing),
     ("log-level", Takes::Value),
     ("since", Takes::Value),
     ("chat", Takes::Nothing),
@@ -92,6 +95,7 @@ pub(crate) struct Options {
     pub(crate) price: Option<String>,
     pub(crate) allow_users: Option<String>,
     pub(crate) allow_channels: Option<String>,
+    pub(crate) follow_threads: Option<()>,
     pub(crate) log_level: Option<Level>,
     pub(crate) since: Option<String>,
 }
@@ -122,6 +126,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                     "price" => options.price = value,
                     "allow-users" => options.allow_users = value,
                     "allow-channels" => options.allow_channels = value,
+                    "follow-threads" => options.follow_threads = Some(()),
                     "since" => options.since = value,
                     "log-level" => options.log_level = value.map(level).transpose()?,
                     mode => modes.push((mode, value)),

@@ -35,6 +35,8 @@ pub(crate) struct Config {
     /// `None`: everyone.
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
+    /// In threads in which mom answered, people need not mention it.
+    pub(crate) follow_threads: bool,
     /// Without a trailing slash.
     pub(crate) slack_api_url: String,
 }
@@ -49,6 +51,8 @@ impl Config {
             price: or_env(options.price, "MOM_PRICE"),
             allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
             allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
+            follow_threads: options.follow_threads.is_some()
+                || variable("MOM_FOLLOW_THREADS").is_some_and(|value| value.trim() == "1"),
             slack_api_url: url.trim_end_matches('/').to_owned(),
         }
     }

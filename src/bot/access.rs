@@ -118,7 +118,7 @@ impl Access {
                 true
             })
         };
-        if message.mention && is_first() {
+        if message.mention && !message.follows && is_first() {
             let thread_ts = message.thread_ts.as_deref();
             let thread_ts = thread_ts.filter(|root| *root != message.ts);
             let text = format!("_Sorry, I can't help here: {why}; ask the person who runs me._");

@@ -112,6 +112,9 @@ impl CatchUp {
             // An old one is only logged: nobody waits for that answer any more.
             let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
             message.mention &= recent;
+            if recent {
+                self.intake.mark_follow_up(message);
+            }
         }
         if !messages.is_empty() {
             let store = &self.services.agent.store;

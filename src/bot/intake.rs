@@ -11,13 +11,14 @@ use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
 use crate::base::text;
+use crate::base::time;
 use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
 use crate::slack::inbound::{self, Author, Inbound, Incoming};
 use crate::slack::web::{Failure, PostContent};
 use crate::slack::{Envelope, history};
 use crate::store::ledger::{AccessDecision, LedgerRequest};
-use crate::store::{self, Attachment, LogEntry, Now, Seen, Store};
+use crate::store::{self, Attachment, LogEntry, Now, Seen, Store, log_path};
 
 use super::Services;
 use super::access::Verdict;
@@ -30,6 +31,9 @@ use super::router::{Arrival, LoggedMessage, Router, Routing};
 const CLOSED: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
 /// How long that is believed: mom may be invited, and the event file put back.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
+/// Age of mom's last message in a thread that is followed.
+const FOLLOWED_MS: i64 = 24 * 3_600_000;
+
 pub(super) struct Intake {
     pub(super) services: Arc<Services>,
     pub(super) router: Arc<Router>,
@@ -56,6 +60,9 @@ impl Intake {
                     others.push(other);
                 }
             }
+        }
+        for (_, message) in &mut messages {
+            self.mark_follow_up(message);
         }
         let routing = self.router.lock();
         let batch = messages.iter().map(|(_, message)| message.clone());
@@ -87,14 +94,69 @@ impl Intake {
     fn note(&self, kind: &str, inbound: &Inbound) {
         match inbound {
             Inbound::UserChanged(user) => self.services.names.user_changed(user),
-            Inbound::ChannelChanged(channel) | Inbound::Joined { channel } => {
+            Inbound::ChannelChanged(channel) => self.services.names.forget_channel(channel),
+            Inbound::Joined { channel } => {
                 self.services.names.forget_channel(channel);
+                self.greet(channel);
+            }
+            Inbound::Opened { channel, user } => {
+                let sender = Incoming {
+                    channel: channel.clone(),
+                    user: user.clone(),
+                    ..Incoming::default()
+                };
+                if self.router.access.decision(&sender).is_some() {
+                    self.greet(channel);
+                }
             }
             Inbound::Dropped { channel, ts, why } => {
                 log::info!(channel, "left out the message {ts}: {why}");
             }
             Inbound::Ignored(why) => log::debug!("", "left out {kind}: {why}"),
             _ => {}
+        }
+    }
+
+    /// With `--follow-threads`: in a thread in which mom wrote within a day, what is said is for
+    /// mom, unless it begins with a mention of someone else.
+    pub(super) fn mark_follow_up(&self, message: &mut Incoming) {
+        let Services { agent, .. } = &*self.services;
+        let root = message.thread_ts.as_deref();
+        let Some(root) = root.filter(|_| agent.config.follow_threads && !message.mention) else {
+            return;
+        };
+        let is_for_others = message.text.starts_with("<@");
+        if is_for_others || self.router.access.decision(message).is_none() {
+            return;
+        }
+        let since_ms = time::now_ms() - FOLLOWED_MS;
+        let followed = agent.store.wrote_in(&message.channel, root, since_ms);
+        message.follows = followed.unwrap_or_else(|err| {
+            log::warning!(
+                &message.channel,
+                "cannot look whether a thread is followed: {err}"
+            );
+            false
+        });
+        message.mention |= message.follows;
+    }
+
+    /// Two lines for those who see mom for the first time, once for each channel.
+    fn greet(&self, channel: &str) {
+        let Services {
+            agent,
+            history,
+            identity,
+            ..
+        } = &*self.services;
+        let is_new = matches!(agent.store.dir().stamp(&log_path(channel)), Ok(None));
+        if self.router.access.is_channel_allowed(channel) && is_new && history.greets(channel) {
+            let text = format!(
+                "Hello, I am {}: mention me, or write me a direct message, and I work on what you \
+                 need with commands and files of my own.\n`help` shows what else I know.",
+                text::escape(&identity.user)
+            );
+            self.router.commands.outbox.post(channel, None, text);
         }
     }
 

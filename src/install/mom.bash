@@ -13,7 +13,7 @@ _mom() {
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "--chat --check --manifest --download --usage
-            --sandbox= --model= --price= --allow-users= --allow-channels= --log-level= --since= --help --version" -- "$word") ;;
+            --sandbox= --model= --price= --allow-users= --allow-channels= --follow-threads --log-level= --since= --help --version" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
         esac
         [[ ${COMPREPLY-} != *= ]] || compopt -o nospace

@@ -93,6 +93,8 @@ pub(crate) struct Incoming {
     /// It addresses mom: a mention, or a direct message. Also of programs, which are not
     /// answered.
     pub(crate) mention: bool,
+    /// It goes on in a thread in which mom answered, and so counts as a mention.
+    pub(crate) follows: bool,
     pub(crate) files: Vec<SlackFile>,
     /// The sender belongs to another workspace (Slack Connect).
     pub(crate) foreign: bool,
@@ -159,6 +161,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         ts: ts.to_owned(),
         thread_ts: Some(text("thread_ts").to_owned()).filter(|root| is_ts(root)),
         mention,
+        follows: false,
         files: shown.files,
         // Of an organisation's other workspaces only a look-up tells.
         foreign: me.enterprise_id.is_empty() && team.is_some_and(|team| !me.is_home(team)),

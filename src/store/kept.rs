@@ -16,6 +16,8 @@ use crate::store::dir::Dir;
 pub(crate) const FILE: &str = "mom.json";
 /// Thousands of channels and people.
 const BYTES_MAX: usize = 1 << 20;
+/// Channels that are remembered as greeted.
+const GREETED_MAX: usize = 5_000;
 
 /// Where the history of a channel begins that is not in its log yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +53,8 @@ struct State {
     first: Map<String, Value>,
     /// Up to where it was read. The log tells that as well, but not where she speaks alone.
     until: Map<String, Value>,
+    /// Channels in which mom has introduced itself.
+    greeted: Map<String, Value>,
     /// Channels that were read since the last hello.
     read: HashSet<String>,
     /// As the file has it.
@@ -79,6 +83,7 @@ impl Kept {
             gaps: of("gaps", is_ts),
             first: of("first", is_ts),
             until: of("until", is_ts),
+            greeted: of("greeted", Value::is_boolean),
             started_ms: time::now_ms(),
             ..State::default()
         };
@@ -130,6 +135,22 @@ impl Kept {
             }
         }
         failed
+    }
+
+    /// True once for each channel.
+    pub(crate) fn greets(&self, channel: &str) -> bool {
+        let mut state = self.state.lock().unwrap();
+        if state.greeted.contains_key(channel) {
+            return false;
+        }
+        if state.greeted.len() >= GREETED_MAX {
+            state.greeted.clear();
+        }
+        state.greeted.insert(channel.to_owned(), Value::Bool(true));
+        if let Err(err) = state.write(&self.dir) {
+            log::warning!(channel, "{err}; a restart may greet again");
+        }
+        true
     }
 
     /// From where on the history of a channel is to be read; `None`: it has been.
@@ -198,6 +219,7 @@ impl State {
             ("gaps", &self.gaps),
             ("first", &self.first),
             ("until", &self.until),
+            ("greeted", &self.greeted),
         ];
         let file = maps.into_iter().fold(Obj::new(), |file, (key, map)| {
             file.raw(key, &Value::Object(map.clone()).to_string())

@@ -226,6 +226,15 @@ impl Store {
         Ok(logged)
     }
 
+    /// Whether mom wrote in this thread, or its root, since then.
+    pub(crate) fn wrote_in(&self, channel: &str, root: &str, since_ms: i64) -> Result<bool> {
+        let floor = Floor::Last(TAIL_BYTES);
+        let tail = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
+        let in_thread =
+            |entry: &LogEntry| entry.ts == root || entry.thread_ts.as_deref() == Some(root);
+        Ok(tail.iter().any(|entry| entry.is_bot && in_thread(entry)))
+    }
+
     /// Roots of threads in which she was asked or spoke, newest first.
     pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
         let mut roots = Vec::new();

@@ -204,11 +204,11 @@ fn who_is_no_member_gets_nothing() {
         for text in ["new", "status", "help", "do this"] {
             slack.mention("C01", "U08", text);
         }
+        wait_said(&slack, "C01", "_Sorry, I can't help here");
         slack.dm("U08", "status");
         for n in 1..=5 {
             mom.wait_log_times("refused U08", n);
         }
-        wait_said(&slack, "C01", "_Sorry, I can't help here");
         llm.reply_text("For Lena.");
         slack.mention("C01", "U07", "which number?");
         let seen = wait_said(&slack, "C01", "For Lena.");
@@ -381,4 +381,37 @@ fn colleagues_of_the_same_organisation_are_members_and_changes_are_heard() {
     wait_said(&slack, "C01", "Here.");
     let request = llm.requests().pop().unwrap();
     assert!(request.system().contains("#lounge"), "{}", request.system());
+}
+
+#[test]
+fn it_introduces_itself_once_for_each_channel() {
+    let (slack, llm, mom) = start();
+    let events = [
+        json!({"type": "member_joined_channel", "user": BOT, "channel": "C02"}),
+        json!({"type": "app_home_opened", "user": "U07", "channel": "D07", "tab": "messages"}),
+    ];
+    slack.change(|state| state.im_of("U07"));
+    let send = || {
+        for event in &events {
+            let payload = json!({"type": "event_callback", "event": event});
+            slack.send(json!({"type": "events_api", "payload": payload}));
+        }
+    };
+    send();
+    send();
+    for channel in ["C02", "D07"] {
+        wait_said(&slack, channel, "`help`");
+    }
+    let home = Arc::clone(&mom.home);
+    mom.terminate();
+    slack.cut();
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    send();
+    wait_handled(&slack);
+    slack.mention("C01", "U07", "status");
+    wait_said(&slack, "C01", "Model: ");
+    for channel in ["C02", "D07"] {
+        let seen = slack.channel(channel);
+        assert_eq!(seen.answers().len(), 1, "{seen}");
+    }
 }

@@ -374,7 +374,7 @@ impl State {
         self.faults.clear();
     }
 
-    fn im_of(&mut self, user: &str) -> String {
+    pub(crate) fn im_of(&mut self, user: &str) -> String {
         let id = format!("D{}", &user[1..]);
         if !self.channels.contains_key(&id) {
             self.add_channel(&id, user, Kind::Im);

@@ -1,9 +1,12 @@
 //! Where a run lives: in the thread it was asked in, with what was said there before.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::llm::FakeLlm;
-use crate::mom::Mom;
+use crate::mom::{Call, Mom};
+use crate::scratch::Scratch;
 use crate::slack::{BOT, Channel, FakeSlack, Fault};
 
 fn start() -> (FakeSlack, FakeLlm, Mom) {
@@ -176,4 +179,56 @@ fn a_dm_is_answered_where_it_was_asked() {
             .any(|said| said.shown() == "In its thread."),
         "{seen}"
     );
+}
+
+#[test]
+fn followed_threads_need_no_mention() {
+    for follow in [true, false] {
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        let home = Arc::new(Scratch::new());
+        let call = Call::new(&home).slack(&slack).llm(&llm);
+        let call = if follow {
+            call.arg("--follow-threads")
+        } else {
+            call
+        };
+        let mom = call.data().spawn();
+        slack.wait_connected();
+        let root = slack.say("C01", "U07", "the release").send();
+        let say = |user: &str, text: &str| slack.say("C01", user, text).thread(&root).send();
+        let wait = |text: &str| {
+            slack.wait_channel("C01", |channel| channel.to_string().contains(text));
+        };
+        say("U07", "nobody is asked yet");
+        llm.reply_text("It is out.");
+        say("U07", &format!("<@{BOT}> is it out?"));
+        wait("mom: It is out.");
+        slack.wait_until("the answer in the log", |_| {
+            let log = mom.jsonl("C01/log.jsonl");
+            log.iter().any(|line| line["isBot"] == true).then_some(())
+        });
+        slack.change(|state| {
+            state.add_user("U09", "gast");
+            state.users.get_mut("U09").unwrap()["is_restricted"] = true.into();
+        });
+        say("U09", "me too");
+        say("U08", "<@U07> and you, what do you think?");
+        slack.say("C01", "U08", "elsewhere").send();
+        let last = say("U08", "and the notes?");
+        slack.wait_acked(&last);
+        llm.reply_text("Both are.");
+        if !follow {
+            slack.mention("C01", "U07", "are both?");
+        }
+        wait("mom: Both are.");
+        let requests = llm.requests();
+        assert_eq!(requests.len(), 2, "{follow}");
+        let seen = slack.channel("C01");
+        let shown = seen
+            .replies(&root)
+            .iter()
+            .any(|said| said.shown() == "Both are.");
+        assert_eq!(shown, follow, "{seen}");
+        assert!(!seen.to_string().contains("Sorry"), "{seen}");
+    }
 }

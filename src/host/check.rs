@@ -217,14 +217,17 @@ impl Sandbox {
         text
     }
 
-    /// The state when it has settled: a container that is restarted runs again soon.
+    /// The state when it has settled: a call ends before its container has ended, and a
+    /// container that is restarted runs again soon.
     fn state_soon(&self, stop: &Stop) -> String {
-        let mut state = self.state();
+        let mut state = String::new();
         for _ in 0..SETTLE_LOOKS {
-            if state.starts_with("running") || stop.wait(SETTLE_PAUSE).is_err() {
+            // A stop ends the waiting, and one look remains.
+            let stopped = stop.wait(SETTLE_PAUSE).is_err();
+            state = self.state();
+            if stopped || state.starts_with("running") {
                 break;
             }
-            state = self.state();
         }
         state
     }

@@ -116,10 +116,10 @@ fn start(exec: Exec<'_>) -> io::Result<(Child, ExecLoop<'_>)> {
         scan: MarkScan::new(exec.mark.as_deref()),
         sink: Sink::new(exec.keep_bytes, exec.spill),
         answer: exec.answer,
-        seen: Seen {
+        seen: ExecProgress {
             // A program without marks has begun when it is there.
             begun: exec.mark.is_none(),
-            ..Seen::default()
+            ..ExecProgress::default()
         },
         early: None,
         until: exec
@@ -143,16 +143,16 @@ struct ExecLoop<'a> {
     scan: MarkScan,
     sink: Sink<'a>,
     answer: Option<AnswerFn<'a>>,
-    seen: Seen,
+    seen: ExecProgress,
     /// Why the command is being ended early.
     early: Option<ExecEnd>,
     /// When to give up waiting; `None`: without end, or further away than the clock can say.
     until: Option<Instant>,
 }
 
-/// What is known of the child's life.
+/// What is known of the child so far.
 #[derive(Default)]
-struct Seen {
+struct ExecProgress {
     begun: bool,
     /// The exit code in its final mark.
     code: Option<i32>,
@@ -160,7 +160,7 @@ struct Seen {
     exited: bool,
 }
 
-impl Seen {
+impl ExecProgress {
     fn is_over(&self) -> bool {
         self.code.is_some() || self.exited
     }

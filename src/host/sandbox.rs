@@ -17,39 +17,13 @@ pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// What a host tool gets of mom's environment. A list of what is harmless, not of what is
 /// secret: a token in a variable unknown to us must not get through.
-const HOST_VARIABLES: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-];
+const HOST_VARIABLES: &str =
+    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE LC_ALL LC_CTYPE TZ TMPDIR XDG_RUNTIME_DIR";
 /// These, too, without user and password.
-const PROXY_VARIABLES: [&str; 6] = [
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-];
+const PROXY_VARIABLES: &str = "http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY";
 /// What a client needs to find its engine (SSH_AUTH_SOCK: DOCKER_HOST=ssh://..). Nothing of
 /// it gets into the container.
-const CLIENT_VARIABLES: [&str; 6] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "SSH_AUTH_SOCK",
-];
+const CLIENT_VARIABLES: &str = "PATH HOME USER TMPDIR XDG_RUNTIME_DIR SSH_AUTH_SOCK";
 
 /// Whose client program runs a tool in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,9 +126,9 @@ impl Sandbox {
                 let mut command = Command::new("/bin/sh");
                 command
                     .env_clear()
-                    .envs(variables(|name| HOST_VARIABLES.contains(&name)))
+                    .envs(variables(|name| is_listed(HOST_VARIABLES, name)))
                     .envs(
-                        variables(|name| PROXY_VARIABLES.contains(&name))
+                        variables(|name| is_listed(PROXY_VARIABLES, name))
                             .map(|(name, proxy)| (name, without_password(&proxy))),
                     );
                 command
@@ -201,12 +175,17 @@ fn is_pod_name(name: &str) -> bool {
 /// (docker 28, two cores). Of the 60 to 80 ms of an exec the engine takes the rest.
 pub(super) fn client(engine: Engine) -> Command {
     let mut command = Command::new(engine.program());
-    let wanted = |name: &str| CLIENT_VARIABLES.contains(&name) || name.starts_with(engine.prefix());
+    let wanted =
+        |name: &str| is_listed(CLIENT_VARIABLES, name) || name.starts_with(engine.prefix());
     command
         .env_clear()
         .envs(variables(wanted))
         .env("GOMAXPROCS", "1");
     command
+}
+
+fn is_listed(list: &str, name: &str) -> bool {
+    list.split(' ').any(|listed| listed == name)
 }
 
 /// Those of mom's variables that are `wanted`.

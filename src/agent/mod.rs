@@ -43,7 +43,7 @@ use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::net::Net;
 use crate::store::Store;
 use crate::store::dir::{Dir, Kind};
-use crate::store::ledger::{Ended, Ending, RunStart};
+use crate::store::ledger::{Ending, LedgerEnd, RunStart};
 use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
@@ -393,9 +393,9 @@ impl Session<'_> {
             }
         }
         let ended = vec![
-            Ended::of(how, requests, answer_ts),
-            Ended::of(Ending::Dropped, dropped, None),
-            Ended::of(Ending::Command, commands, None),
+            LedgerEnd::of(how, requests, answer_ts),
+            LedgerEnd::of(Ending::Dropped, dropped, None),
+            LedgerEnd::of(Ending::Command, commands, None),
         ];
         ledger.end(channel, ended, Some(self.context.cursor().clone()))
     }

@@ -14,7 +14,7 @@ use crate::base::time;
 use crate::slack::history;
 use crate::slack::inbound::{self, Inbound, Incoming};
 use crate::slack::is_channel_id;
-use crate::store::kept::MISSED_MS;
+use crate::store::MISSED_MS;
 use crate::store::ledger::AccessDecision;
 
 use super::Services;

@@ -10,7 +10,7 @@ use crate::base::text;
 use crate::base::time;
 use crate::slack::earlier;
 use crate::slack::web::PostContent;
-use crate::store::ledger::{Ended, Ending};
+use crate::store::ledger::{Ending, LedgerEnd};
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
@@ -144,7 +144,7 @@ fn answer(services: &Services, command: &CommandRequest, text: &str) -> Result<(
 }
 
 fn end(services: &Services, channel: &str, ts: &str, how: Ending) -> Result<()> {
-    let ended = Ended::of(how, vec![ts.to_owned()], None);
+    let ended = LedgerEnd::of(how, vec![ts.to_owned()], None);
     let ledger = &services.agent.store.ledger;
     ledger.end(channel, vec![ended], None)
 }

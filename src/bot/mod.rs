@@ -34,7 +34,7 @@ use crate::slack::inbound::Me;
 use crate::slack::users::Names;
 use crate::slack::web::{Identity, Web};
 use crate::slack::{self, Envelope, socket};
-use crate::store::kept::Kept;
+use crate::store::history::HistoryCursors;
 
 use self::access::Access;
 use self::catch_up::{CatchUp, Wake};
@@ -56,7 +56,7 @@ struct Services {
     files: Files,
     events: Events,
     /// How far each channel's history was read.
-    history: Kept,
+    history: HistoryCursors,
     /// Set when mom ends.
     stop: Stop,
 }
@@ -87,7 +87,7 @@ pub(crate) fn serve(agent: Agent, keys: &Keys) -> Result<()> {
     let (files, downloads) = Files::new();
     let services = Arc::new(Services {
         names: Names::new(web.clone(), identity.me.clone()),
-        history: Kept::load(agent.store.dir().clone()),
+        history: HistoryCursors::load(agent.store.dir().clone()),
         events: Events::new(agent.store.dir().clone()),
         identity,
         agent,

@@ -10,6 +10,8 @@ use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
+use crate::base::text;
+use crate::base::time;
 use crate::slack::display::{Posted, Show, Target};
 use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
@@ -64,7 +66,9 @@ impl Worker {
                 );
             }
             Task::Run(job) => {
-                if let Err(err) = self.run(job, running) {
+                let outcome = self.run(job, running);
+                self.post_set_aside(job);
+                if let Err(err) = outcome {
                     log::error!(&job.channel, "{err}");
                     let mut unposted = self.unposted.lock().unwrap();
                     if matches!(err, Error::Retry { .. }) && unposted.len() < UNPOSTED_MAX {
@@ -98,6 +102,23 @@ impl Worker {
             job.resumed = true;
         }
         Ok(())
+    }
+
+    /// Posts in the request's thread that mom's own files there were replaced.
+    fn post_set_aside(&self, job: &Job) {
+        let set_aside = self.services.agent.store.dir().take_set_aside(&job.channel);
+        let first = job.requests.first().map(|request| request.ts.as_str());
+        let thread_ts = job
+            .thread_ts
+            .as_deref()
+            .or(first.filter(|ts| time::is_slack_ts(ts)));
+        for (path, aside) in set_aside {
+            let text = format!(
+                "_Warning_: {path} was not a regular file, so I go on with a new one. What was \
+                 there is now {aside}."
+            );
+            (self.router.commands.outbox).post(&job.channel, thread_ts, text::escape(&text));
+        }
     }
 
     /// Returns the requests that the run did not answer, because an earlier try had ended

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::Stop;
-use crate::store::kept::Gap;
+use crate::store::history::Gap;
 
 use super::inbound::{self, Inbound, Incoming, Me};
 use super::web::{PAGE, Web};

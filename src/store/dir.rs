@@ -20,6 +20,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, UCred};
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::time;
 
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -29,7 +30,12 @@ pub(crate) struct Dir {
     path: PathBuf,
     /// Held from the look at a file's last byte to the end of the write.
     appending: Arc<Mutex<()>>,
+    /// See `take_set_aside`.
+    set_aside: Mutex<Vec<(String, String)>>,
 }
+
+/// Names of which someone is still to be told.
+const SET_ASIDE_MAX: usize = 100;
 
 #[derive(Debug)]
 struct Root {
@@ -127,6 +133,7 @@ impl Dir {
             }),
             path: path.to_owned(),
             appending: Arc::default(),
+            set_aside: Mutex::default(),
         };
         dir.open_dir(".").map_err(|err| {
             Error::failed(format!(
@@ -237,9 +244,18 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// The lines of a regular file from its end back to byte `floor`; see `LinesBack`.
+    /// The lines of a file of mom's own from its end back to byte `floor`; see `LinesBack`.
+    /// What is no regular file there is set aside.
     pub(crate) fn lines_back(&self, path: &str, floor: Floor) -> Result<Option<LinesBack>> {
-        let Some(file) = self.open_file(path, OFlags::RDONLY)? else {
+        let open = || self.open_file(path, OFlags::RDONLY);
+        let file = open().or_else(|err| {
+            if self.set_aside(path) {
+                open()
+            } else {
+                Err(err)
+            }
+        });
+        let Some(file) = file? else {
             return Ok(None);
         };
         LinesBack::new(file, self.path.join(path), floor).map(Some)
@@ -250,6 +266,45 @@ impl Dir {
         self.open_file(path, OFlags::RDONLY)
     }
 
+    /// Gives a new name to something that is no regular file, or that leads out of the data
+    /// directory; `take_set_aside` tells of it. False: it is none such, or it stays.
+    pub(crate) fn set_aside(&self, path: &str) -> bool {
+        let is_absent = || matches!(self.stamp_link(path), Ok(None));
+        match self.stamp(path) {
+            Ok(Some(stamp)) if stamp.kind == Kind::File => return false,
+            Ok(None) if is_absent() => return false,
+            _ => {}
+        }
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let aside = format!("{name}.set-aside-{}", time::now_ms());
+        if let Err(err) = self.rename(path, &aside) {
+            log::warning!("", "{path} is not a regular file, and {err}");
+            return false;
+        }
+        log::warning!(
+            "",
+            "{path} was not a regular file; it is now {aside}, and I go on with a new one"
+        );
+        let mut set_aside = self.set_aside.lock().unwrap();
+        set_aside.truncate(SET_ASIDE_MAX);
+        set_aside.push((path.to_owned(), aside));
+        true
+    }
+
+    /// Paths below `dir` that were set aside since the last call, and their new names.
+    pub(crate) fn take_set_aside(&self, dir: &str) -> Vec<(String, String)> {
+        let mut all = self.set_aside.lock().unwrap();
+        let is_in = |path: &str| {
+            path.strip_prefix(dir)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let (found, others) = std::mem::take(&mut *all)
+            .into_iter()
+            .partition(|(path, _)| is_in(path));
+        *all = others;
+        found
+    }
+
     /// Adds whole lines to a file (made when missing) with one write. `first` comes before
     /// them in an empty file. A line that was cut short by a crash is ended first. Survives
     /// kill -9 when it returns, and a power cut after `Appended::sync`.
@@ -257,7 +312,14 @@ impl Dir {
     /// # Errors
     /// Nothing was added then, as far as the disk lets that be undone.
     pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<Appended> {
-        let file = self.open_or_make(path, OFlags::RDWR | OFlags::APPEND)?;
+        let open = || self.open_or_make(path, OFlags::RDWR | OFlags::APPEND);
+        let file = open().or_else(|err| {
+            if self.set_aside(path) {
+                open()
+            } else {
+                Err(err)
+            }
+        })?;
         let _one_writer = self.appending.lock().unwrap();
         let mut appended = Appended {
             file,
@@ -842,13 +904,14 @@ mod tests {
         std::fs::create_dir(scratch.0.join("data")).unwrap();
         let dir = Dir::open(&scratch.0.join("data")).unwrap();
         let outside = scratch.0.join("outside");
-        for name in ["link", "up", "magic", "fifo", "device", "socket", "dir"] {
+        let plant = |name: &str| {
             let path = scratch.0.join("data").join(name);
             let mode = Mode::from_raw_mode(0o666);
             match name {
                 "link" => symlink(&outside, path).unwrap(),
                 "up" => symlink("../outside", path).unwrap(),
                 "magic" => symlink("/proc/self/exe", path).unwrap(),
+                "nowhere" => symlink("missing", path).unwrap(),
                 "fifo" => fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap(),
                 "device" => {
                     let (kind, full) = (FileType::CharacterDevice, fs::makedev(1, 7));
@@ -860,18 +923,28 @@ mod tests {
                 "socket" => drop(UnixListener::bind(path).unwrap()),
                 _ => std::fs::create_dir(path).unwrap(),
             }
-            assert!(dir.read_head(name, 10).is_err(), "{name}");
-            assert!(dir.lines_back(name, Floor::At(0)).is_err(), "{name}");
-            assert!(dir.append(name, "", "x\n").is_err(), "{name}");
+        };
+        for name in [
+            "link", "up", "magic", "nowhere", "fifo", "device", "socket", "dir",
+        ] {
+            plant(name);
+            assert_eq!(
+                dir.read_head(name, 10).is_err(),
+                name != "nowhere",
+                "{name}"
+            );
             assert!(dir.create(name).unwrap().is_none(), "{name}");
             if name != "dir" {
                 dir.replace(name, b"ours").unwrap();
                 assert_eq!(scratch.read(&format!("data/{name}")), "ours", "{name}");
+                dir.remove(name).unwrap();
+                plant(name);
             }
+            let lines = dir.lines_back(name, Floor::At(0));
+            assert!(lines.unwrap().is_none(), "{name}");
+            assert!(dir.append(name, "", "x\n").is_ok(), "{name}");
+            assert_eq!(scratch.read(&format!("data/{name}")), "x\n", "{name}");
         }
-        symlink("missing", scratch.0.join("data/nowhere")).unwrap();
-        let err = dir.append("nowhere", "", "x\n").unwrap_err().to_string();
-        assert!(err.ends_with("it is a link that leads nowhere"), "{err}");
         symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
         assert!(dir.append("C1/outside", "", "x\n").is_err());
         assert!(dir.create("C1/new").is_err() && dir.replace("C1/new", b"").is_err());

@@ -86,7 +86,7 @@ pub(crate) struct LedgerRun {
 
 /// What became of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct LedgerEnd {
     pub(crate) how: Ending,
     pub(crate) requests: Vec<String>,
     /// The ts of the answer.
@@ -135,7 +135,7 @@ enum Fact {
     /// Once more for the same ts: how it reads since an edit.
     Requested(LedgerRequest),
     Begun(LedgerRun),
-    Ended(Ended),
+    Ended(LedgerEnd),
     /// The sums with what was spent last.
     Spent(Costs),
     Synced(Cursor),
@@ -228,7 +228,7 @@ impl Ledger {
                     files,
                     ..open.clone()
                 }),
-                _ => Fact::Ended(Ended::of(Ending::Dropped, vec![ts.to_owned()], None)),
+                _ => Fact::Ended(LedgerEnd::of(Ending::Dropped, vec![ts.to_owned()], None)),
             });
             fact.into_iter().collect()
         };
@@ -326,7 +326,7 @@ impl Ledger {
     pub(crate) fn end(
         &self,
         channel: &str,
-        ended: Vec<Ended>,
+        ended: Vec<LedgerEnd>,
         cursor: Option<Cursor>,
     ) -> Result<()> {
         let ended = ended.into_iter().filter(|ended| !ended.requests.is_empty());
@@ -490,9 +490,9 @@ impl LedgerRun {
     }
 }
 
-impl Ended {
-    pub(crate) fn of(how: Ending, requests: Vec<String>, answer_ts: Option<&str>) -> Ended {
-        Ended {
+impl LedgerEnd {
+    pub(crate) fn of(how: Ending, requests: Vec<String>, answer_ts: Option<&str>) -> LedgerEnd {
+        LedgerEnd {
             how,
             requests,
             answer: answer_ts.map(str::to_owned),
@@ -625,7 +625,7 @@ impl Fact {
                 let status = run.status.take();
                 run.status = status.filter(|ts| time::is_slack_ts(ts));
             }
-            Fact::Ended(Ended { requests, .. }) | Fact::Closed(requests) => {
+            Fact::Ended(LedgerEnd { requests, .. }) | Fact::Closed(requests) => {
                 requests.retain(|ts| is_request_ts(ts));
                 requests.truncate(CLOSED_MAX);
             }
@@ -689,9 +689,9 @@ mod tests {
         }
     }
 
-    fn ended(how: Ending, requests: &[&str]) -> Vec<Ended> {
+    fn ended(how: Ending, requests: &[&str]) -> Vec<LedgerEnd> {
         let requests = requests.iter().map(|ts| (*ts).to_owned()).collect();
-        vec![Ended::of(how, requests, None)]
+        vec![LedgerEnd::of(how, requests, None)]
     }
 
     fn open(ledger: &Ledger) -> Vec<String> {

@@ -2,14 +2,14 @@
 //! so that a directory works with either program.
 //!
 //! What lives here: log (what was said), ledger (who asked what, and is it done), attachments,
-//! kept (how far each history was read), upgrade (directories of earlier versions), dir (the
+//! history (how far each was read), upgrade (directories of earlier versions), dir (the
 //! only one that opens files there). What enters: channel ids and texts; paths are made here.
 //! What leaves: typed lines. State is in the files; `Store` holds what is asked often.
 
 pub(crate) mod attachments;
 pub(crate) mod check;
 pub(crate) mod dir;
-pub(crate) mod kept;
+pub(crate) mod history;
 pub(crate) mod ledger;
 pub(crate) mod log;
 mod upgrade;
@@ -22,7 +22,7 @@ use crate::store::dir::{Dir, Kind};
 use crate::store::ledger::Ledger;
 use crate::store::log::KnownMessages;
 
-pub(crate) use self::kept::MISSED_MS;
+pub(crate) use self::history::MISSED_MS;
 pub(crate) use self::log::{Attachment, LogEntry, Now, Seen, clean_text, log_path};
 
 /// Entries of the data directory that are looked at.

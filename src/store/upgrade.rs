@@ -17,6 +17,8 @@ const RECORD_TYPE: &str = "mom.run";
 const TAIL_BYTES: u64 = 4 << 20;
 /// Likewise of a context in which nothing was written for a day.
 const OLD_TAIL_BYTES: usize = 64 << 10;
+/// Of a line, in which its type is.
+const RECORD_HEAD_BYTES: usize = 256;
 
 /// What an earlier version left.
 #[derive(Default)]
@@ -106,12 +108,19 @@ fn last_record(dir: &Dir, channel: &str, since_ms: i64) -> Result<Option<(Value,
     for line in lines.into_iter().flatten() {
         let line = line?;
         bytes += line.len();
+        // Most lines are long and no records: they are not parsed.
+        let head = line.get(..RECORD_HEAD_BYTES).unwrap_or(&line);
+        let mut marks = head.windows(RECORD_TYPE.len());
+        let is_record = marks.any(|part| part == RECORD_TYPE.as_bytes());
+        if !is_record && bytes < OLD_TAIL_BYTES {
+            continue;
+        }
         let mut entry = json::parse_line(&line).unwrap_or_default();
         let written_ms = entry["timestamp"].as_str().and_then(time::parse_iso);
         if entry["customType"] == RECORD_TYPE {
             return Ok(written_ms.map(|ms| (entry["data"].take(), ms)));
         }
-        if bytes > OLD_TAIL_BYTES && written_ms.is_none_or(|ms| ms < since_ms) {
+        if written_ms.is_none_or(|ms| ms < since_ms) {
             break;
         }
     }

@@ -274,18 +274,30 @@ fn systemd_hears_that_she_is_ready_and_alive() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_is_told_in_the_channel_once_and_waited_for() {
+fn what_stands_in_the_place_of_a_file_is_set_aside_and_told() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
     let home = Arc::new(Scratch::new());
-    // A directory where the file belongs.
-    home.write("data/C01/log.jsonl/x", "");
-    let _mom = Mom::start_in(&home, &slack, &llm);
-    let first = slack.mention("C01", "U07", "are you there?");
-    let sorry = "_Sorry, something went wrong_: I can't write down";
-    slack.wait_channel("C01", |channel| channel.to_string().contains(sorry));
-    std::fs::remove_dir_all(home.path("data/C01/log.jsonl")).expect("make room for the log");
+    let files = ["log.jsonl", "context.jsonl", "runs.jsonl"];
+    for file in files {
+        home.write(&format!("data/C01/{file}/mine"), "kept");
+    }
+    let mom = Mom::start_in(&home, &slack, &llm);
     llm.reply_text("Here I am.");
-    slack.redeliver(&first);
-    let channel = slack.wait_channel("C01", |channel| channel.to_string().contains("Here I am."));
-    assert_eq!(channel.to_string().matches(sorry).count(), 1, "{channel}");
+    slack.mention("C01", "U07", "are you there?");
+    slack.wait_channel("C01", |channel| {
+        let all = channel.to_string();
+        all.matches("was not a regular file").count() == 3 && all.contains("Here I am.")
+    });
+    assert_eq!(mom.jsonl("C01/log.jsonl").len(), 2);
+    let names = std::fs::read_dir(home.path("data/C01")).expect("list");
+    let names: Vec<_> = names.flatten().map(|entry| entry.path()).collect();
+    for file in files {
+        assert!(home.path(&format!("data/C01/{file}")).is_file(), "{file}");
+        let aside = format!("{file}.set-aside-");
+        let aside = names
+            .iter()
+            .find(|path| path.display().to_string().contains(&aside));
+        let kept = std::fs::read_to_string(aside.expect(file).join("mine"));
+        assert_eq!(kept.expect("read"), "kept", "{file}");
+    }
 }

@@ -38,7 +38,7 @@ pub(super) struct ContextFile {
 #[derive(Default)]
 pub(super) struct Branch {
     /// Oldest first.
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<BranchStep>,
     /// When the last entry was written; 0 without one.
     pub(super) newest_ms: i64,
     /// When the original program wrote its last message, if the last ones are its own; it took
@@ -47,7 +47,7 @@ pub(super) struct Branch {
 }
 
 /// An entry on that way.
-pub(super) struct Step {
+pub(super) struct BranchStep {
     pub(super) id: String,
     pub(super) parent: Option<String>,
     /// Of the message in Slack.
@@ -97,7 +97,15 @@ impl ContextFile {
     /// Makes of the file one that `walk` reads: a session of version 2 or 3.
     fn check_header(&self) -> Result<()> {
         let (dir, path) = (self.store.dir(), self.path());
-        let head = dir.read_head(&path, 64 * 1024)?.unwrap_or_default();
+        let head = dir.read_head(&path, 64 * 1024);
+        let head = head.or_else(|err| {
+            if dir.set_aside(&path) {
+                Ok(None)
+            } else {
+                Err(err)
+            }
+        });
+        let head = head?.unwrap_or_default();
         if head.is_empty() {
             return Ok(());
         }
@@ -172,7 +180,7 @@ impl ContextFile {
                 continue;
             }
             jumped = false;
-            let step = Step::parse(&entry, line);
+            let step = BranchStep::parse(&entry, line);
             if self.last_message.is_none() && step.message.is_some() {
                 self.last_message = Some((step.id.clone(), lines.line_end()));
             }
@@ -285,8 +293,8 @@ fn parse_entry(line: &[u8]) -> Option<(Value, &str)> {
     is_entry.then_some((entry, line))
 }
 
-impl Step {
-    pub(super) fn parse(entry: &Value, line: &str) -> Step {
+impl BranchStep {
+    pub(super) fn parse(entry: &Value, line: &str) -> BranchStep {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         let paths = |key: &str| json::strings(&entry["details"][key]).collect();
         let compaction = (entry["type"] == "compaction").then(|| {
@@ -297,7 +305,7 @@ impl Step {
             };
             (compaction, text("firstKeptEntryId"))
         });
-        Step {
+        BranchStep {
             id: text("id"),
             parent: entry["parentId"].as_str().map(str::to_owned),
             ts: Some(text("ts")).filter(|ts| !ts.is_empty()),

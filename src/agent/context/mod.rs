@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use self::file::{Branch, ContextFile, SessionEntry, Step};
+use self::file::{Branch, BranchStep, ContextFile, SessionEntry};
 use crate::agent::prompt;
 use crate::agent::session;
 use crate::base::command::Command;
@@ -456,7 +456,8 @@ impl Context {
                 self.compaction = Some(compaction);
             }
         }
-        let is_before = |step: &Step| run.as_ref().is_some_and(|run| step.parent == run.after);
+        let is_before =
+            |step: &BranchStep| run.as_ref().is_some_and(|run| step.parent == run.after);
         self.uncounted = self.messages.len();
         for (index, step) in steps.into_iter().enumerate() {
             if is_before(&step) {
@@ -607,7 +608,7 @@ mod tests {
     use super::*;
     use crate::llm::{Assistant, ToolCall};
     use crate::mutate::{survive, survive_some};
-    use crate::store::ledger::{Ended, Ending, LedgerRequest, RunStart};
+    use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest, RunStart};
     use crate::store::tests::{Scratch, entry, log, two_lines};
     use serde_json::Value;
 
@@ -972,7 +973,7 @@ mod tests {
     }
 
     fn end_run(context: &Context, ts: &str) {
-        let ended = Ended {
+        let ended = LedgerEnd {
             how: Ending::Answered,
             requests: vec![ts.to_owned()],
             answer: None,
@@ -1272,7 +1273,7 @@ mod tests {
             let Ok(entry) = serde_json::from_str::<Value>(&text) else {
                 return;
             };
-            let step = Step::parse(&entry, &text);
+            let step = BranchStep::parse(&entry, &text);
             assert!(step.id.len() <= text.len());
         });
     }

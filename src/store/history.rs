@@ -1,0 +1,257 @@
+//! mom.json: from where on the history of each channel is to be read, and where mom has
+//! introduced itself. One small file, rewritten
+//! whole; without it, or with nonsense in it (the agent can write there), the log tells.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::time;
+use crate::store::dir::Dir;
+
+pub(crate) const FILE: &str = "mom.json";
+/// Thousands of channels.
+const BYTES_MAX: usize = 1 << 20;
+/// Channels that are remembered as greeted.
+const GREETED_MAX: usize = 5_000;
+
+/// Missed messages up to this age are answered, older ones only logged.
+pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
+
+/// Where the history of a channel begins that is not in its log yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Gap {
+    /// After this ts.
+    Since(String),
+    /// After the first ts, and there was no log at all: until the second, mom worked there with
+    /// another directory, if at all, and has answered what is older than its last post.
+    First(String, String),
+}
+
+impl Gap {
+    pub(crate) fn ts(&self) -> &str {
+        let (Gap::Since(ts) | Gap::First(ts, _)) = self;
+        ts
+    }
+}
+
+pub(crate) struct HistoryCursors {
+    dir: Arc<Dir>,
+    state: Mutex<HistoryState>,
+}
+
+struct HistoryState {
+    file: HistoryFile,
+    /// As the file was written last.
+    written: HistoryFile,
+    /// Channels that were read since the last connection.
+    read: HashSet<String>,
+    /// When this mom began.
+    started_ms: i64,
+}
+
+/// Each by channel.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct HistoryFile {
+    /// After which ts the history is to be read: what came since the connection was made, and
+    /// so is newer, is in the log already.
+    gaps: BTreeMap<String, String>,
+    /// Likewise, without any log.
+    first: BTreeMap<String, String>,
+    /// Up to where it was read. The log tells that as well, but not where mom speaks alone.
+    until: BTreeMap<String, String>,
+    /// Whether mom has introduced itself there.
+    greeted: BTreeMap<String, bool>,
+}
+
+/// Gives the ts up to which the log of a channel is complete, from the log alone.
+pub(crate) type LoggedUntil<'a> = dyn Fn(&str) -> Result<Option<String>> + 'a;
+
+impl HistoryCursors {
+    pub(crate) fn load(dir: Arc<Dir>) -> HistoryCursors {
+        let text = dir.read_head(FILE, BYTES_MAX).unwrap_or_else(|err| {
+            log::warning!("", "{err}; going on without it");
+            None
+        });
+        let file: Option<HistoryFile> = serde_json::from_slice(&text.unwrap_or_default()).ok();
+        let mut file = file.unwrap_or_default();
+        for map in [&mut file.gaps, &mut file.first, &mut file.until] {
+            map.retain(|_, ts| time::is_slack_ts(ts));
+        }
+        HistoryCursors {
+            dir,
+            state: Mutex::new(HistoryState {
+                written: file.clone(),
+                file,
+                read: HashSet::new(),
+                started_ms: time::now_ms(),
+            }),
+        }
+    }
+
+    /// A new connection: what came before it may have been missed, everywhere.
+    pub(crate) fn connected(&self) {
+        self.state.lock().unwrap().read.clear();
+    }
+
+    /// A message of this channel could not be logged: it is missed from now on.
+    pub(crate) fn lost(&self, channel: &str) {
+        self.state.lock().unwrap().read.remove(channel);
+    }
+
+    /// Messages of these channels are about to be logged. Returns those where they must not be,
+    /// because what is between would be forgotten, and why.
+    pub(crate) fn hear(
+        &self,
+        channels: &BTreeSet<&str>,
+        logged_until: &LoggedUntil<'_>,
+    ) -> Vec<(String, Error)> {
+        let mut state = self.state.lock().unwrap();
+        let mut failed = Vec::new();
+        for channel in channels {
+            if state.read.contains(*channel) || state.known_gap(channel).is_some() {
+                continue;
+            }
+            let (map, ts) = match state.gap(channel, logged_until) {
+                Ok(Gap::Since(ts)) => (&mut state.file.gaps, ts),
+                Ok(Gap::First(ts, _)) => (&mut state.file.first, ts),
+                Err(err) => {
+                    failed.push(((*channel).to_owned(), err));
+                    continue;
+                }
+            };
+            map.insert((*channel).to_owned(), ts);
+        }
+        if let Err(err) = state.write(&self.dir) {
+            log::warning!("", "{err}; a restart may forget what was missed");
+        }
+        failed
+    }
+
+    /// True once for each channel.
+    pub(crate) fn greets(&self, channel: &str) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let greeted = &mut state.file.greeted;
+        if greeted.contains_key(channel) {
+            return false;
+        }
+        if greeted.len() >= GREETED_MAX {
+            greeted.clear();
+        }
+        greeted.insert(channel.to_owned(), true);
+        if let Err(err) = state.write(&self.dir) {
+            log::warning!(channel, "{err}; a restart may greet again");
+        }
+        true
+    }
+
+    /// From where on the history of a channel is to be read; `None`: it has been.
+    pub(crate) fn gap(&self, channel: &str, logged_until: &LoggedUntil<'_>) -> Result<Option<Gap>> {
+        let state = self.state.lock().unwrap();
+        match state.known_gap(channel) {
+            None if state.read.contains(channel) => Ok(None),
+            None => state.gap(channel, logged_until).map(Some),
+            gap => Ok(gap),
+        }
+    }
+
+    /// Everything of the channel is in its log, up to this ts (`None`: nothing new was there).
+    pub(crate) fn read(&self, channel: &str, until: Option<String>) {
+        let mut state = self.state.lock().unwrap();
+        state.read.insert(channel.to_owned());
+        state.file.gaps.remove(channel);
+        state.file.first.remove(channel);
+        if let Some(ts) = until {
+            state.file.until.insert(channel.to_owned(), ts);
+        }
+        // Reading it once more does no harm.
+        if let Err(err) = state.write(&self.dir) {
+            log::debug!(channel, "{err}");
+        }
+    }
+}
+
+impl HistoryState {
+    fn known_gap(&self, channel: &str) -> Option<Gap> {
+        if let Some(since) = self.file.gaps.get(channel) {
+            return Some(Gap::Since(since.clone()));
+        }
+        let since = self.file.first.get(channel)?;
+        // It was noted before mom did anything there.
+        let until_ms = time::slack_ts_ms(since)? + MISSED_MS;
+        Some(Gap::First(since.clone(), time::slack_ts(until_ms)))
+    }
+
+    fn gap(&self, channel: &str, logged_until: &LoggedUntil<'_>) -> Result<Gap> {
+        let until = self.file.until.get(channel);
+        // Seconds have ten digits: their order is that of the numbers.
+        Ok(match logged_until(channel)?.max(until.cloned()) {
+            Some(ts) => Gap::Since(ts),
+            None => Gap::First(
+                time::slack_ts(time::now_ms() - MISSED_MS),
+                time::slack_ts(self.started_ms),
+            ),
+        })
+    }
+
+    fn write(&mut self, dir: &Dir) -> Result<()> {
+        if self.file != self.written {
+            let text = serde_json::to_string(&self.file).expect("texts by text") + "\n";
+            dir.replace(FILE, text.as_bytes())?;
+            self.written = self.file.clone();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::Scratch;
+
+    #[test]
+    fn gaps_stay_until_they_are_read() {
+        let scratch = Scratch::new("history");
+        let dir = scratch.store().dir().clone();
+        const OLD: &str = "1700000000.000100";
+        const LATER: &str = "1800000000.000100";
+        let heard = |channel: &str| Ok((channel != "C3").then(|| OLD.to_owned()));
+        let later = |_: &str| Ok(Some(LATER.to_owned()));
+        let since = |ts: &str| Some(Gap::Since(ts.to_owned()));
+        let is_first = |gap: Option<Gap>| matches!(gap, Some(Gap::First(..)));
+        let kept = HistoryCursors::load(dir.clone());
+        assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
+        let channels = BTreeSet::from(["C1", "C2", "C3"]);
+        assert_eq!(kept.hear(&channels, &heard), []);
+        assert_eq!(kept.hear(&channels, &later), []);
+        let spoiled = |id: &str| match id {
+            "C4" => Err(Error::failed("spoiled")),
+            _ => later(id),
+        };
+        let failed = kept.hear(&BTreeSet::from(["C4", "C5"]), &spoiled);
+        assert_eq!(failed, [("C4".to_owned(), Error::failed("spoiled"))]);
+        assert_eq!(kept.gap("C5", &heard).unwrap(), since(LATER));
+        assert_eq!(kept.gap("C1", &later).unwrap(), since(OLD));
+        assert!(is_first(kept.gap("C3", &later).unwrap()));
+        kept.read("C1", Some("1750000000.000100".to_owned()));
+        assert_eq!(kept.gap("C1", &later).unwrap(), None);
+        // As after a restart.
+        let kept = HistoryCursors::load(dir.clone());
+        assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
+        assert_eq!(kept.gap("C1", &heard).unwrap(), since("1750000000.000100"));
+        assert_eq!(kept.gap("C2", &later).unwrap(), since(OLD));
+        assert!(is_first(kept.gap("C3", &later).unwrap()));
+        kept.read("C2", None);
+        kept.connected();
+        assert_eq!(kept.gap("C2", &later).unwrap(), since(LATER));
+        for nonsense in ["", "[]", r#"{"gaps":{"C1":"x","C2":[]},"until":{"C1":{}}}"#] {
+            scratch.write(FILE, nonsense);
+            let kept = HistoryCursors::load(dir.clone());
+            assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
+        }
+    }
+}

@@ -135,7 +135,7 @@ impl Painter {
         }
         let hashes = rest.len() - rest.trim_start_matches('#').len();
         let after = rest[hashes..].chars().next();
-        if (hashes > 0 || rest.len() == 1 && rest.starts_with(['-', '*', '+'])) && after.is_none() {
+        if (hashes > 0 && after.is_none()) || ["-", "*", "+"].contains(&rest) {
             return false;
         }
         if (1..=6).contains(&hashes) && after == Some(' ') {
@@ -182,7 +182,7 @@ impl Painter {
             (Some('*'), next) if self.in_bold || next.is_some_and(|c| !c.is_whitespace()) => {
                 self.held.drain(..2);
                 let edge = flip(&mut self.in_bold);
-                if !self.in_heading {
+                if !self.in_heading || self.colors == Colors::No {
                     self.mark(BOLD, edge, "**", out);
                 }
             }

@@ -150,6 +150,33 @@ fn ten_tools_on_a_slow_slack() {
 }
 
 #[test]
+fn a_hundred_tools_stay_readable() {
+    let (slack, llm, _mom) = start();
+    for n in 1..=100 {
+        llm.reply_tool(
+            "bash",
+            bash(&format!("step {n}"), &format!("echo result-{n}")),
+        );
+    }
+    llm.reply_text("All done.");
+    slack.mention("C01", "U07", "work");
+    let seen = wait_over(&slack, "C01");
+    let plans = slack.calls("chat.update").into_iter();
+    for call in plans.chain(slack.calls("chat.postMessage")) {
+        assert!(units(call.arg("blocks")) <= 11_000 && units(call.arg("text")) < 4_000);
+        assert!(call.arg("blocks").matches("task_card").count() <= 40);
+    }
+    let all = seen.to_string();
+    for n in 1..=100 {
+        assert!(all.contains(&format!("result-{n}\n")), "{n}: {all}");
+    }
+    assert!(
+        all.lines().count() > 300 && seen.replies(&seen.answers()[0].ts).len() <= 5,
+        "{all}"
+    );
+}
+
+#[test]
 fn a_run_costs_few_calls() {
     let (slack, llm, _mom) = start();
     llm.reply_text("Warm.");

@@ -20,16 +20,16 @@ pub(super) struct Access {
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum AccessVerdict {
     Member,
-    Outsider(Refusal),
+    Outsider(AccessRefusal),
     /// Slack has to be asked: not let in until then.
     Unknown,
 }
 
 /// Why someone may not use mom.
 #[derive(Debug, PartialEq)]
-pub(super) enum Refusal {
+pub(super) enum AccessRefusal {
     NotListed,
     OtherChannel,
     NoMember,
@@ -41,43 +41,47 @@ pub(super) enum Refusal {
 
 impl Access {
     /// `decision`: what was known when the message came, if a start resumes it. Never waits.
-    pub(super) fn verdict(&self, message: &Incoming, decision: Option<AccessDecision>) -> Verdict {
+    pub(super) fn verdict(
+        &self,
+        message: &Incoming,
+        decision: Option<AccessDecision>,
+    ) -> AccessVerdict {
         let listed = self.services.agent.config.allow_users.is_some();
         if matches!(message.author, Author::Program(_)) {
-            return Verdict::Outsider(Refusal::Program);
+            return AccessVerdict::Outsider(AccessRefusal::Program);
         }
         if !on(&self.services.agent.config.allow_users, &message.user) {
-            return Verdict::Outsider(Refusal::NotListed);
+            return AccessVerdict::Outsider(AccessRefusal::NotListed);
         }
         if !self.is_channel_allowed(&message.channel) {
-            return Verdict::Outsider(Refusal::OtherChannel);
+            return AccessVerdict::Outsider(AccessRefusal::OtherChannel);
         }
         // An app may post for a person or for itself: that has to be looked up.
         let settled = listed && message.author == Author::Person;
         if settled || decision == Some(AccessDecision::Member) {
-            return Verdict::Member;
+            return AccessVerdict::Member;
         }
         if message.foreign && !listed {
-            return Verdict::Outsider(Refusal::NoMember);
+            return AccessVerdict::Outsider(AccessRefusal::NoMember);
         }
         match self.services.names.recent(&message.user) {
-            None => Verdict::Unknown,
+            None => AccessVerdict::Unknown,
             Some(Ok(user)) if user.standing == Standing::Program => {
-                Verdict::Outsider(Refusal::Program)
+                AccessVerdict::Outsider(AccessRefusal::Program)
             }
-            Some(Ok(user)) if user.standing == Standing::Member => Verdict::Member,
-            Some(_) if listed => Verdict::Member,
-            Some(Ok(_)) => Verdict::Outsider(Refusal::NoMember),
-            Some(Err(why)) => Verdict::Outsider(Refusal::NotVisible(why)),
+            Some(Ok(user)) if user.standing == Standing::Member => AccessVerdict::Member,
+            Some(_) if listed => AccessVerdict::Member,
+            Some(Ok(_)) => AccessVerdict::Outsider(AccessRefusal::NoMember),
+            Some(Err(why)) => AccessVerdict::Outsider(AccessRefusal::NotVisible(why)),
         }
     }
 
     /// What is recorded of a request; `None`: its sender may not.
     pub(super) fn decision(&self, message: &Incoming) -> Option<AccessDecision> {
         match self.verdict(message, None) {
-            Verdict::Member => Some(AccessDecision::Member),
-            Verdict::Unknown => Some(AccessDecision::Unknown),
-            Verdict::Outsider(_) => None,
+            AccessVerdict::Member => Some(AccessDecision::Member),
+            AccessVerdict::Unknown => Some(AccessDecision::Unknown),
+            AccessVerdict::Outsider(_) => None,
         }
     }
 
@@ -97,16 +101,18 @@ impl Access {
     }
 
     /// Logs the refusal, and posts it once a day and user where someone addressed mom.
-    pub(super) fn refuse(&self, message: &Incoming, refusal: &Refusal) {
+    pub(super) fn refuse(&self, message: &Incoming, refusal: &AccessRefusal) {
         let Incoming { channel, user, .. } = message;
         let why = match refusal {
-            Refusal::Program => return log::info!(channel, "{user} is a program: not answered"),
-            Refusal::NotListed => "you are not on my list of allowed users",
-            Refusal::OtherChannel => "I don't work in this conversation",
-            Refusal::NoMember => {
+            AccessRefusal::Program => {
+                return log::info!(channel, "{user} is a program: not answered");
+            }
+            AccessRefusal::NotListed => "you are not on my list of allowed users",
+            AccessRefusal::OtherChannel => "I don't work in this conversation",
+            AccessRefusal::NoMember => {
                 "guests and people of other workspaces need to be on my list of allowed users"
             }
-            Refusal::NotVisible(_) => {
+            AccessRefusal::NotVisible(_) => {
                 "Slack does not tell me who you are, and you are not on my list of allowed users"
             }
         };

@@ -21,7 +21,7 @@ use crate::store::ledger::{AccessDecision, LedgerRequest};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store, log_path};
 
 use super::Services;
-use super::access::Verdict;
+use super::access::AccessVerdict;
 use super::catch_up::Wake;
 use super::commands::Commands;
 use super::outbox::post;
@@ -184,7 +184,7 @@ impl Intake {
         );
         commands.outbox.work(move || {
             access.look_up(&message.user).map_err(Error::failed)?;
-            if access.verdict(&message, None) == Verdict::Member {
+            if access.verdict(&message, None) == AccessVerdict::Member {
                 let thread_ts = message.thread_ts.as_deref();
                 post(&web, &message.channel, thread_ts, &PostContent::plain(text))?;
             }
@@ -253,9 +253,19 @@ impl Intake {
             logged.message = message;
             new.push(logged);
         }
+        failed.extend(self.write(&new));
+        new.retain(|logged| {
+            let channel = &logged.message.channel;
+            failed.iter().all(|(failed, _)| failed != channel)
+        });
+        (new, failed)
+    }
+
+    /// Writes lines of the log and the ledger; returns the channels where that failed.
+    fn write(&self, new: &[LoggedMessage]) -> Vec<(String, Error)> {
         let mut entries = Vec::new();
         let mut requests = Vec::new();
-        for logged in &new {
+        for logged in new {
             let (message, channel) = (&logged.message, &logged.message.channel);
             let entry = LogEntry {
                 mention: message.mention && logged.decision.is_some(),
@@ -275,12 +285,7 @@ impl Intake {
                 (channel.clone(), request)
             }));
         }
-        failed.extend(store.log_batch(&entries, &requests));
-        new.retain(|logged| {
-            let channel = &logged.message.channel;
-            failed.iter().all(|(failed, _)| failed != channel)
-        });
-        (new, failed)
+        self.services.agent.store.log_batch(&entries, &requests)
     }
 
     /// What the ledger gets of a message that asks something of mom; `None`: it asks nothing,

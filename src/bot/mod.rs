@@ -109,21 +109,7 @@ fn run(
     let (wake, wakes) = Wake::new();
     let queue = Queue::default();
     let (look_up, look_ups) = Wake::new();
-    let router = Arc::new(Router {
-        services: services.clone(),
-        access: Access {
-            services: services.clone(),
-            outbox: outbox.clone(),
-        },
-        commands: Commands {
-            services: services.clone(),
-            queue: queue.clone(),
-            outbox: outbox.clone(),
-        },
-        routing: Mutex::default(),
-        waiting: Mutex::default(),
-        wake: look_up.clone(),
-    });
+    let router = Arc::new(router(services, &queue, &outbox, look_up.clone()));
     let intake = Arc::new(Intake {
         services: services.clone(),
         router: router.clone(),
@@ -175,6 +161,24 @@ fn run(
         thread.join().ok();
     }
     served
+}
+
+fn router(services: &Arc<Services>, queue: &Queue, outbox: &Outbox, wake: Wake) -> Router {
+    Router {
+        services: services.clone(),
+        access: Access {
+            services: services.clone(),
+            outbox: outbox.clone(),
+        },
+        commands: Commands {
+            services: services.clone(),
+            queue: queue.clone(),
+            outbox: outbox.clone(),
+        },
+        routing: Mutex::default(),
+        waiting: Mutex::default(),
+        wake,
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

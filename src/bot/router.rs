@@ -16,7 +16,7 @@ use crate::slack::inbound::Incoming;
 use crate::store::ledger::{AccessDecision, Ending};
 
 use super::Services;
-use super::access::{Access, Verdict};
+use super::access::{Access, AccessVerdict};
 use super::catch_up::Wake;
 use super::commands::Commands;
 
@@ -94,7 +94,7 @@ impl LoggedMessage {
         self.downloads = downloads;
     }
 
-    fn verdict(&self, access: &Access) -> Verdict {
+    fn verdict(&self, access: &Access) -> AccessVerdict {
         access.verdict(&self.message, self.decision)
     }
 
@@ -175,7 +175,7 @@ impl Router {
         let mut waiting = self.waiting.lock().unwrap();
         let earlier_wait = (waiting.iter()).any(|w| !w.tried && w.channel == batch.channel);
         let is_unknown =
-            |logged: &LoggedMessage| matches!(logged.verdict(&self.access), Verdict::Unknown);
+            |logged: &LoggedMessage| matches!(logged.verdict(&self.access), AccessVerdict::Unknown);
         if earlier_wait || batch.messages.iter().any(is_unknown) {
             // A stop does not wait for others.
             let is_stop = |logged: &LoggedMessage| {
@@ -230,7 +230,7 @@ impl Router {
         let waiting = self.waiting.lock().unwrap();
         let mut users = Vec::new();
         for logged in &waiting.front()?.messages {
-            if matches!(logged.verdict(&self.access), Verdict::Unknown) {
+            if matches!(logged.verdict(&self.access), AccessVerdict::Unknown) {
                 users.push(logged.message.user.clone());
             }
         }
@@ -244,8 +244,9 @@ impl Router {
         let Some(mut batch) = waiting.pop_front() else {
             return;
         };
-        let is_known =
-            |logged: &LoggedMessage| !matches!(logged.verdict(&self.access), Verdict::Unknown);
+        let is_known = |logged: &LoggedMessage| {
+            !matches!(logged.verdict(&self.access), AccessVerdict::Unknown)
+        };
         let (known, unknown) = batch.messages.into_iter().partition(is_known);
         batch.messages = unknown;
         batch.tried = true;
@@ -261,11 +262,11 @@ impl Router {
         let mut tasks = Vec::new();
         for logged in messages {
             match logged.verdict(&self.access) {
-                Verdict::Member => match logged.command() {
+                AccessVerdict::Member => match logged.command() {
                     Some(command) => self.route_command(command, logged, &mut tasks),
                     None => self.route_request(logged, &mut tasks),
                 },
-                Verdict::Outsider(refusal) => {
+                AccessVerdict::Outsider(refusal) => {
                     self.access.refuse(&logged.message, &refusal);
                     if logged.decision.is_some() {
                         let Incoming { channel, ts, .. } = &logged.message;
@@ -273,7 +274,7 @@ impl Router {
                     }
                 }
                 // Never let in.
-                Verdict::Unknown => {}
+                AccessVerdict::Unknown => {}
             }
         }
         tasks.into_iter().for_each(|task| self.submit(task));

@@ -3,6 +3,16 @@
 # bytes from every checkout that has the same compiler and C library. `test` lets each of
 # them hold the conversations of tests/it/mention.rs, TLS among them, under qemu-user.
 #
+# PC and VPS: x86_64 (amd64). Pi 3 and newer, 64 bits: aarch64 (arm64). Pi 2 and newer, 32
+# bits: armv7 (armhf). Pi Zero and Pi 1: armv6 (+armv6_armhf). They need nothing of the system
+# but CA certificates and zoneinfo.
+#
+# It takes gcc for the machine (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf,
+# gcc-arm-linux-gnueabi) and Rust's standard library: with rustup, `rustup target add`
+# x86_64-unknown-linux-musl, aarch64-unknown-linux-musl, armv7-unknown-linux-musleabihf or
+# arm-unknown-linux-musleabi; without, `apt install cargo rustc rust-src` (Debian 12:
+# cargo-web rustc-web rust-web-src). The tests need qemu-user 9.2 (Debian 13).
+#
 # usage: src/install/dist.sh [build|test] [x86_64|aarch64|armv7|armv6]...
 #
 # Where rustc has a standard library for the target (`rustup target add`), that and its musl

@@ -7,7 +7,8 @@ _mom() {
     [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
     case $before in
     --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox kubectl:" -- "$word") ;;
-    --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ ollama/" -- "$word") ;;
+    --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ groq/
+            mistral/ gemini/ deepseek/ xai/ together/ cerebras/ moonshot/ zai/ ollama/ llamacpp/ vllm/ lmstudio/ custom/" -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
     --price | --allow-users | --allow-channels | --download | --since) ;;
     *)
@@ -21,3 +22,11 @@ _mom() {
     esac
 }
 complete -o filenames -F _mom mom
+
+_mom_sandbox() {
+    case $COMP_CWORD in
+    1) mapfile -t COMPREPLY < <(compgen -W "create start stop remove status shell --help" -- "$2") ;;
+    *) [ "$3" != create ] || mapfile -t COMPREPLY < <(compgen -d -- "$2") ;;
+    esac
+}
+complete -o filenames -F _mom_sandbox mom-sandbox

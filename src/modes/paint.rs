@@ -33,12 +33,6 @@ enum Edge {
     End,
 }
 
-/// Begins what was off, ends what was on.
-fn flip(on: &mut bool) -> Edge {
-    *on = !*on;
-    if *on { Edge::Begin } else { Edge::End }
-}
-
 /// Where in the Markdown the next character stands.
 pub(crate) struct Painter {
     colors: Colors,
@@ -97,7 +91,8 @@ impl Painter {
         }
         if !self.in_fence && self.held.starts_with('`') {
             self.held.remove(0);
-            let edge = flip(&mut self.in_code);
+            let edge = if self.in_code { Edge::End } else { Edge::Begin };
+            self.in_code = !self.in_code;
             self.mark(CODE, edge, "`", out);
             return true;
         }
@@ -181,7 +176,8 @@ impl Painter {
             (Some('*'), None) if !self.in_bold => return false,
             (Some('*'), next) if self.in_bold || next.is_some_and(|c| !c.is_whitespace()) => {
                 self.held.drain(..2);
-                let edge = flip(&mut self.in_bold);
+                let edge = if self.in_bold { Edge::End } else { Edge::Begin };
+                self.in_bold = !self.in_bold;
                 if !self.in_heading || self.colors == Colors::No {
                     self.mark(BOLD, edge, "**", out);
                 }

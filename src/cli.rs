@@ -28,6 +28,7 @@ Options:
                               (default: anthropic/claude-sonnet-5-5; `offline` needs no key)
   --price=IN,OUT[,CACHED]     dollars per million tokens, for a model whose prices mom does
                               not know, also MOM_PRICE
+  --budget=DOLLARS            what all of it may cost a day, also MOM_BUDGET
   --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
   --follow-threads            answer without a mention in threads it answered in today, also
@@ -52,6 +53,7 @@ pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("sandbox", Takes::Value),
     ("model", Takes::Value),
     ("price", Takes::Value),
+    ("budget", Takes::Value),
     ("allow-users", Takes::Value),
     ("allow-channels", Takes::Value),
     ("follow-threads", Takes::Nothing),
@@ -93,6 +95,7 @@ pub(crate) struct Options {
     pub(crate) sandbox: Option<String>,
     pub(crate) model: Option<String>,
     pub(crate) price: Option<String>,
+    pub(crate) budget: Option<String>,
     pub(crate) allow_users: Option<String>,
     pub(crate) allow_channels: Option<String>,
     pub(crate) follow_threads: Option<()>,
@@ -124,6 +127,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                     "sandbox" => options.sandbox = value,
                     "model" => options.model = value,
                     "price" => options.price = value,
+                    "budget" => options.budget = value,
                     "allow-users" => options.allow_users = value,
                     "allow-channels" => options.allow_channels = value,
                     "follow-threads" => options.follow_threads = Some(()),

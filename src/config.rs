@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) model: String,
     /// `IN,OUT[,CACHED]`, dollars per million tokens, as typed.
     pub(crate) price: Option<String>,
+    /// Dollars a day, as typed.
+    pub(crate) budget: Option<String>,
     /// `None`: everyone.
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
@@ -49,6 +51,7 @@ impl Config {
             sandbox: options.sandbox.unwrap_or_else(|| "host".to_owned()),
             model: or_env(options.model, "MOM_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
             price: or_env(options.price, "MOM_PRICE"),
+            budget: or_env(options.budget, "MOM_BUDGET"),
             allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
             allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
             follow_threads: options.follow_threads.is_some()

@@ -78,15 +78,16 @@ fn reserve(window: u64, settings: &Settings) -> u64 {
     settings.reserve_tokens.min(window / 2)
 }
 
-/// Summarises what is old; returns what that used, nothing when there was nothing old. An
-/// error leaves the context as it was. Called though not due, after the server had said that
+/// Summarises what is old; adds what that used to `used`, also when it fails. An error leaves
+/// the context as it was. Called though not due, after the server had said that
 /// the window is full, it takes the window for smaller than the model's figure.
 pub(crate) fn compact(
     context: &mut Context,
     provider: &dyn Provider,
     settings: &Settings,
     stop: &Stop,
-) -> Result<Usage> {
+    used: &mut Usage,
+) -> Result<()> {
     let before = context.tokens();
     let model = provider.model();
     let window = match is_due(context, &model, settings) {
@@ -94,14 +95,14 @@ pub(crate) fn compact(
         false => before.min(model.context_window),
     };
     let Some(plan) = Plan::of(context, window, settings) else {
-        return Ok(Usage::default());
+        return Ok(());
     };
     let mut writer = Writer {
         provider,
         settings,
         stop,
         window,
-        used: Usage::default(),
+        used,
     };
     let previous = context.compaction();
     let messages = context.messages();
@@ -114,8 +115,7 @@ pub(crate) fn compact(
         read_files,
         modified_files,
     };
-    context.compacted(compaction, plan.kept, tail, Some((&*model, &writer.used)))?;
-    Ok(writer.used)
+    context.compacted(compaction, plan.kept, tail, Some((&*model, &*writer.used)))
 }
 
 /// Where to cut: the messages from `old` to `kept` are history; what is before them is the
@@ -248,7 +248,7 @@ struct Writer<'a> {
     stop: &'a Stop,
     /// Tokens.
     window: u64,
-    used: Usage,
+    used: &'a mut Usage,
 }
 
 impl Writer<'_> {
@@ -584,7 +584,7 @@ mod tests {
     fn ask(context: &mut Context, fake: &Fake) -> Result<()> {
         let (settings, stop) = (settings(), Stop::new());
         if is_due(context, &fake.model, &settings) {
-            compact(context, fake, &settings, &stop)?;
+            compact(context, fake, &settings, &stop, &mut Usage::default())?;
         }
         let mut overflowed = false;
         loop {
@@ -598,7 +598,7 @@ mod tests {
             match fake.stream(&turn, &stop, &mut |_| ()) {
                 Err(Error::ContextFull(_)) if !overflowed => {
                     overflowed = true;
-                    compact(context, fake, &settings, &stop)?;
+                    compact(context, fake, &settings, &stop, &mut Usage::default())?;
                 }
                 Err(err) => return Err(err),
                 Ok(reply) => return context.append(said(reply.blocks, reply.usage)),
@@ -679,7 +679,13 @@ mod tests {
         ] {
             let mut fake = Fake::new(8_000, 8_000);
             fake.fail_summaries = Some(err);
-            let failed = compact(&mut context, &fake, &full_disk, &Stop::new());
+            let failed = compact(
+                &mut context,
+                &fake,
+                &full_disk,
+                &Stop::new(),
+                &mut Usage::default(),
+            );
             assert_eq!(failed.unwrap_err().to_string(), want, "{name}");
             assert_eq!(context.messages(), before.0, "{name}");
             assert_eq!(std::fs::read(&file).unwrap(), before.1, "{name}");
@@ -690,7 +696,7 @@ mod tests {
             retry_base: Duration::from_secs(50),
             ..settings()
         };
-        let failed = compact(&mut context, &fake, &slow, &stopped);
+        let failed = compact(&mut context, &fake, &slow, &stopped, &mut Usage::default());
         assert_eq!(failed.unwrap_err(), Error::Stopped);
         let off = Settings {
             compaction: false,
@@ -714,7 +720,14 @@ mod tests {
                     .unwrap();
                 context.append(result(&"x".repeat(1_500))).unwrap();
             }
-            compact(&mut context, &fake, &settings(), &Stop::new()).unwrap();
+            compact(
+                &mut context,
+                &fake,
+                &settings(),
+                &Stop::new(),
+                &mut Usage::default(),
+            )
+            .unwrap();
             prompts.append(&mut fake.summaries.lock().unwrap());
             let [_, request, step, ..] = context.messages() else {
                 panic!("{:?}", context.messages())

@@ -7,6 +7,7 @@
 //! - State: `Queue` owns what waits and what runs; a `Session` owns the run's context until its
 //!   end; `Agent` (model, sandbox, data directory) is opened once and does not change.
 
+pub(crate) mod budget;
 pub(crate) mod compact;
 pub(crate) mod context;
 pub(crate) mod prompt;
@@ -25,6 +26,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use self::budget::Budget;
 use self::context::Context;
 use self::prompt::Facts;
 use self::run::{Job, Outcome, Request, RunEnv, Update, UsageReport};
@@ -61,6 +63,7 @@ pub(crate) struct Agent {
     call_places: CallPlaces,
     pub(crate) net: Net,
     provider: Box<dyn Provider>,
+    pub(crate) budget: Budget,
     specs: Vec<ToolSpec>,
     started: Instant,
     /// Warnings about files in the data directory, each said once.
@@ -84,7 +87,9 @@ impl Agent {
         let provider = llm::open(&config.model, &sources)?;
         // Anew: a command may have told a key.
         secret::guard(keys.all());
+        budget::check_price(&config, &provider.model())?;
         let store = Arc::new(Store::open(dir)?);
+        let budget = Budget::open(&config, &provider.model(), store.dir())?;
         for warning in check_sandbox(&sandbox, store.dir(), store.path())? {
             log::warning!("", "{warning}");
         }
@@ -95,6 +100,7 @@ impl Agent {
             call_places: CallPlaces::default(),
             net,
             provider,
+            budget,
             specs: tools::specs(),
             started: Instant::now(),
             warned: Mutex::default(),
@@ -156,6 +162,8 @@ impl Agent {
             }
             Err(err) => out.push(format!("Context: {err}")),
         }
+        let budget = self.budget.used();
+        out.extend(budget.map(|used| format!("Budget: {}", used.text())));
         out.extend_from_slice(lines);
         out.push(format!("Sandbox: {}", self.config.sandbox));
         out.push(format!("Up: {}", text::duration(self.started.elapsed())));
@@ -310,6 +318,7 @@ impl Session<'_> {
                 context_tokens: self.context.tokens(),
                 context_window: agent.provider.model().context_window,
                 cost_today,
+                budget: agent.budget.used(),
             }))?;
         }
         outcome

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::agent::budget::BudgetUse;
 use crate::agent::context::Context;
 use crate::agent::repeats::Repeats;
 use crate::agent::settings::Settings;
@@ -145,6 +146,8 @@ pub(crate) struct UsageReport {
     pub(crate) context_window: u64,
     /// Dollars today in this channel, this run included; `None` when prices are unknown.
     pub(crate) cost_today: Option<f64>,
+    /// With --budget.
+    pub(crate) budget: Option<BudgetUse>,
 }
 
 impl UsageReport {
@@ -169,6 +172,7 @@ impl UsageReport {
             let today = today.map_or(String::new(), |today| format!(" (today {today})"));
             parts.push(text::dollars(cost.total()) + &today);
         }
+        parts.extend(self.budget.and_then(|used| used.warning()));
         parts.join(" · ")
     }
 }
@@ -202,6 +206,8 @@ const CALLS_BESIDE_MAX: usize = 8;
 const CUT_CALLS_MAX: usize = 3;
 /// Tokens a reply may take when model and window allow it (as the original).
 const OUTPUT_TOKENS_MAX: u64 = 32_000;
+/// What the model reads later of a run that `--budget` has ended.
+const CUT_SHORT: &str = "[The budget for the day was used up here, and the work was ended.]";
 /// At the start of an answer: leave no trace.
 const SILENT: &str = "[SILENT]";
 
@@ -260,7 +266,9 @@ impl RunLoop<'_> {
         for _ in 0..TURNS_MAX {
             self.take_steering()?;
             self.compact_when_full()?;
-            let reply = self.ask()?;
+            let Some(reply) = self.ask()? else {
+                return self.cut_short();
+            };
             if let Some(why) = reply.refusal {
                 return Err(Error::Failed(format!(
                     "the model declined to answer ({why}); put it differently, or say `new`"
@@ -320,6 +328,9 @@ impl RunLoop<'_> {
         // What was said after a stop is not for the run that it ended.
         self.env.stop.check()?;
         let env = self.env;
+        if env.agent.budget.is_used_up() {
+            return Ok(());
+        }
         for request in &env.conversation.steering() {
             // After a restart it may wait though an earlier try had taken it. Files without
             // text came later than the text.
@@ -341,18 +352,43 @@ impl RunLoop<'_> {
         })
     }
 
+    /// The answer of a run that may ask the model no more: what it said last, and the reason.
+    fn cut_short(&mut self) -> Result<Outcome> {
+        let sentence = self.env.agent.budget.sentence();
+        let of_run = self.context.messages().get(self.start..);
+        let said = of_run.unwrap_or_default().iter().rev();
+        let mut texts = said.filter_map(|message| match message {
+            Message::Assistant(said) => Some(secret::hide(text_of(&said.blocks))),
+            _ => None,
+        });
+        let text = texts.find(|text| !text.trim().is_empty());
+        let text = text.filter(|text| !text.trim().starts_with(SILENT));
+        self.note_to_model(CUT_SHORT)?;
+        let said = text.map_or(String::new(), |text| format!("{}\n\n", text.trim()));
+        let answer = said + &sentence;
+        self.show(Update::TurnEnd {
+            text: answer.clone(),
+            thinking: String::new(),
+            more: false,
+        })?;
+        Ok(Outcome::Answered(answer))
+    }
+
     /// One good reply, written down. Retries and the one compaction after an overflow happen
-    /// here.
-    fn ask(&mut self) -> Result<Reply> {
+    /// here. `None`: the budget of the day is used up.
+    fn ask(&mut self) -> Result<Option<Reply>> {
         let settings = self.env.settings;
         let mut failures = 0;
         loop {
             self.env.stop.check()?;
+            if self.env.agent.budget.is_used_up() {
+                return Ok(None);
+            }
             match self.stream() {
                 Ok(reply) => {
                     self.overflowed = false;
                     self.keep(&reply)?;
-                    return Ok(reply);
+                    return Ok(Some(reply));
                 }
                 Err(Error::ContextFull(why)) => {
                     if self.overflowed || !settings.compaction {
@@ -425,8 +461,7 @@ impl RunLoop<'_> {
 
     fn keep(&mut self, reply: &Reply) -> Result<()> {
         let model = self.env.agent.provider.model();
-        self.used.add(&reply.usage);
-        self.context.spend(&reply.usage)?;
+        self.spend(&reply.usage)?;
         let stop_reason = if reply.refusal.is_some() {
             StopReason::Error
         } else {
@@ -443,6 +478,12 @@ impl RunLoop<'_> {
         }))
     }
 
+    fn spend(&mut self, usage: &Usage) -> Result<()> {
+        self.used.add(usage);
+        self.env.agent.budget.spend(usage);
+        self.context.spend(usage)
+    }
+
     fn compact_when_full(&mut self) -> Result<()> {
         let model = self.env.agent.provider.model();
         if !compact::is_due(self.context, &model, self.env.settings) {
@@ -453,13 +494,16 @@ impl RunLoop<'_> {
 
     /// A compaction that fails leaves everything as it was: the request may still fit.
     fn compact(&mut self) -> Result<()> {
+        if self.env.agent.budget.is_used_up() {
+            return Ok(());
+        }
         self.show(Update::Note("Compacting context...".to_owned()))?;
         let provider = &*self.env.agent.provider;
-        match compact::compact(self.context, provider, self.env.settings, self.env.stop) {
-            Ok(usage) => {
-                self.used.add(&usage);
-                self.context.spend(&usage)?;
-            }
+        let (settings, stop, mut used) = (self.env.settings, self.env.stop, Usage::default());
+        let compacted = compact::compact(self.context, provider, settings, stop, &mut used);
+        self.spend(&used)?;
+        match compacted {
+            Ok(()) => {}
             Err(Error::Stopped) => return Err(Error::Stopped),
             Err(err) => log::warning!(self.context.channel(), "compaction failed: {err}"),
         }

@@ -119,6 +119,13 @@ pub(crate) fn prompt_stamp(ms: i64) -> String {
     stamp(offset.to_datetime(timestamp(ms)), ' ') + &offset_text(offset)
 }
 
+/// The day of now in local time, counted from 1970.
+pub(crate) fn local_day() -> i64 {
+    let now = timestamp(now_ms());
+    let offset = i64::from(zone().to_offset(now).seconds());
+    (now.as_second() + offset).div_euclid(24 * 3600)
+}
+
 /// `2026-01-05 10:12:45` in local time: the start of a log line.
 pub(crate) fn log_stamp() -> String {
     stamp(zone().to_datetime(timestamp(now_ms())), ' ')

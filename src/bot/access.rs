@@ -119,7 +119,7 @@ impl Access {
         log::info!(channel, "refused {user}: {refusal:?}");
         let ledger = &self.services.agent.store.ledger;
         let is_first = || {
-            ledger.refuse_user(channel, user).unwrap_or_else(|err| {
+            ledger.tell_once(channel, user).unwrap_or_else(|err| {
                 log::warning!(channel, "{err}; a restart forgets that {user} was refused");
                 true
             })

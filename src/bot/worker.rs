@@ -16,6 +16,7 @@ use crate::slack::display::{Posted, Show, Target};
 use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};
+use crate::store::ledger::{Ending, LedgerEnd};
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
@@ -26,6 +27,8 @@ use super::router::Router;
 
 /// People named in a prompt, and looked up for it.
 const PEOPLE_MAX: usize = 50;
+/// Emoji under a message that gets no answer today.
+const OVER_BUDGET: &str = "zzz";
 /// Jobs whose end waits for the next connection.
 const UNPOSTED_MAX: usize = 100;
 
@@ -97,6 +100,10 @@ impl Worker {
                 fetch_again(&self.services, &job.channel, thread_ts, request);
             }
         }
+        let is_left = !job.requests.is_empty() && !running.stop.is_set();
+        if is_left && self.is_over_budget(&job)? {
+            return self.refuse(&job);
+        }
         while !job.requests.is_empty() {
             job.requests = self.run_once(&job, running)?;
             job.resumed = true;
@@ -119,6 +126,55 @@ impl Worker {
             );
             (self.router.commands.outbox).post(&job.channel, thread_ts, text::escape(&text));
         }
+    }
+
+    /// The budget of the day is used up, and the job has not begun: what has begun still has
+    /// its end to be posted.
+    fn is_over_budget(&self, job: &Job) -> Result<bool> {
+        let Services { agent, .. } = &*self.services;
+        if !agent.budget.is_used_up() {
+            return Ok(false);
+        }
+        let begun = agent.store.ledger.run(&job.channel)?;
+        Ok(!begun.is_some_and(|run| run.has_any(&job.ledger_requests())))
+    }
+
+    /// Ends a job without a run: people and events are told once a channel and day that the
+    /// budget is used up; further messages get a reaction, further events a line in the log.
+    fn refuse(&self, job: &Job) -> Result<()> {
+        let Services { agent, events, .. } = &*self.services;
+        let (channel, ledger) = (&job.channel, &agent.store.ledger);
+        let sentence = agent.budget.sentence();
+        let mut requests = job.requests.iter();
+        let topic = if job.event.is_some() {
+            "events"
+        } else {
+            "requests"
+        };
+        if ledger.tell_once(channel, &format!("budget, {topic} of {channel}"))? {
+            requests.next();
+            let text = match &job.event {
+                Some(event) => {
+                    format!("{sentence} _I left out the event {}._", text::escape(event))
+                }
+                None => sentence,
+            };
+            let outbox = &self.router.commands.outbox;
+            outbox.post(channel, job.thread_ts.as_deref(), text);
+        }
+        for request in requests.filter(|_| job.event.is_none()) {
+            self.router
+                .commands
+                .outbox
+                .react(channel, &request.ts, OVER_BUDGET);
+        }
+        let what = job.event.as_deref().unwrap_or("what was asked");
+        log::info!(channel, "left out, because the budget is used up: {what}");
+        let refused = job.requests.iter().map(|request| request.ts.clone());
+        let ended = LedgerEnd::of(Ending::Refused, refused.collect(), None);
+        ledger.end(channel, vec![ended], None)?;
+        events.ran(job);
+        Ok(())
     }
 
     /// Returns the requests that the run did not answer, because an earlier try had ended

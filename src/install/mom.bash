@@ -10,11 +10,11 @@ _mom() {
     --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ groq/
             mistral/ gemini/ deepseek/ xai/ together/ cerebras/ moonshot/ zai/ ollama/ llamacpp/ vllm/ lmstudio/ custom/" -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
-    --price | --allow-users | --allow-channels | --download | --since) ;;
+    --price | --budget | --allow-users | --allow-channels | --download | --since) ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "--chat --check --manifest --download --usage
-            --sandbox= --model= --price= --allow-users= --allow-channels= --follow-threads --log-level= --since= --help --version" -- "$word") ;;
+            --sandbox= --model= --price= --budget= --allow-users= --allow-channels= --follow-threads --log-level= --since= --help --version" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
         esac
         [[ ${COMPREPLY-} != *= ]] || compopt -o nospace

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use crate::agent::{self, settings};
+use crate::agent::{self, budget, settings};
 use crate::base::error::Error;
 use crate::base::finding::{Finding, Grade};
 use crate::base::secret;
@@ -47,6 +47,7 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdic
     report.add(keys, check_sandbox(&config.sandbox, dir.as_ref().zip(path)));
     // What else was set on the command line goes here, a line each.
     report.add(keys, [slack::check_access(config)]);
+    report.add(keys, budget::check(config, dir.as_ref()));
     let net = Net::from_env();
     let of_slack = in_time(|stop| slack::check(config, keys, &net, stop));
     report.add(keys, of_slack);
@@ -194,6 +195,9 @@ fn check_model(config: &Config, keys: &Keys, net: &Net) -> Finding {
     match in_time(|stop| llm::check(&config.model, &sources, stop)) {
         Err(err) => Finding::failed("model", &err, "--model=PROVIDER/ID or MOM_MODEL"),
         Ok(model) => {
+            if let Err(err) = budget::check_price(config, &model) {
+                return Finding::failed("model", &err, "");
+            }
             let free = matches!(model.provider, "offline" | "ollama" | "llamacpp");
             let cost = match model.price.is_some() || free {
                 true => "",

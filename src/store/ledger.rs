@@ -28,8 +28,8 @@ const BYTES_MAX: u64 = 256 << 10;
 /// Open requests of a channel, and closed ones that are remembered: the oldest go first.
 const OPEN_MAX: usize = 1_000;
 const CLOSED_MAX: usize = 1_000;
-/// People of a channel who were refused today.
-const REFUSED_MAX: usize = 1_000;
+/// What was told today and is not told again, by channel.
+const TOLD_MAX: usize = 1_000;
 
 pub(crate) struct Ledger {
     dir: Arc<Dir>,
@@ -139,9 +139,11 @@ enum Fact {
     /// The sums with what was spent last.
     Spent(Costs),
     Synced(Cursor),
-    /// A person was refused on that day (days since 1970).
-    RefusedUser {
-        user: String,
+    /// A person was refused on that day (local, since 1970), or something else was told.
+    #[serde(alias = "refusedUser")]
+    Told {
+        #[serde(alias = "user")]
+        what: String,
         day: i64,
     },
     /// Left by shortening: requests that have ended, so that none is taken for a new one.
@@ -155,8 +157,8 @@ struct LedgerState {
     run: Option<LedgerRun>,
     /// Newest last.
     closed: VecDeque<String>,
-    /// User -> day of the last refusal.
-    refused: HashMap<String, i64>,
+    /// User or another name of what was told -> day when it was last.
+    told: HashMap<String, i64>,
     costs: Costs,
     cursor: Cursor,
     /// Length of the file when it was read or written last.
@@ -370,24 +372,25 @@ impl Ledger {
         self.with(channel, LedgerState::costs_now)
     }
 
-    /// True once a day and user, whatever the channel.
-    pub(crate) fn refuse_user(&self, channel: &str, user: &str) -> Result<bool> {
-        let day = time::now_ms() / (24 * 3_600_000);
-        let mut refused = {
+    /// True once a local day and `what`, whatever the channel: a user who is refused, or
+    /// another name of what is told.
+    pub(crate) fn tell_once(&self, channel: &str, what: &str) -> Result<bool> {
+        let day = time::local_day();
+        let mut told = {
             let channels = self.channels.lock().unwrap();
             channels
                 .values()
-                .any(|state| state.refused.get(user) == Some(&day))
+                .any(|state| state.told.get(what) == Some(&day))
         };
         let appended = self.append(channel, |state| {
-            refused |= state.refused.get(user) == Some(&day);
-            let user = Some(user.to_owned()).filter(|_| !refused);
-            user.map(|user| Fact::RefusedUser { user, day })
+            told |= state.told.get(what) == Some(&day);
+            let what = Some(what.to_owned()).filter(|_| !told);
+            what.map(|what| Fact::Told { what, day })
                 .into_iter()
                 .collect()
         })?;
         appended.map_or(Ok(()), |appended| appended.sync())?;
-        Ok(!refused)
+        Ok(!told)
     }
 
     /// Shortens the files that have grown; called once after the start, and nothing waits for
@@ -500,6 +503,12 @@ impl LedgerEnd {
     }
 }
 
+impl Costs {
+    fn spent_today(&self) -> f64 {
+        if self.day == today() { self.today } else { 0.0 }
+    }
+}
+
 impl LedgerRequest {
     fn asked_ms(&self) -> i64 {
         asked_ms(&self.ts)
@@ -512,15 +521,10 @@ impl LedgerState {
     }
 
     fn costs_now(&self) -> Costs {
-        let day = today();
         Costs {
-            today: if self.costs.day == day {
-                self.costs.today
-            } else {
-                0.0
-            },
+            today: self.costs.spent_today(),
             total: self.costs.total,
-            day,
+            day: today(),
         }
     }
 
@@ -562,12 +566,12 @@ impl LedgerState {
             Fact::Closed(requests) => self.close(requests),
             Fact::Spent(costs) => self.costs = costs,
             Fact::Synced(cursor) => self.cursor = cursor,
-            Fact::RefusedUser { user, day } => {
-                self.refused.retain(|_, then| *then == day);
-                if self.refused.len() >= REFUSED_MAX {
-                    self.refused.clear();
+            Fact::Told { what, day } => {
+                self.told.retain(|_, then| *then == day);
+                if self.told.len() >= TOLD_MAX {
+                    self.told.clear();
                 }
-                self.refused.insert(user, day);
+                self.told.insert(what, day);
             }
         }
     }
@@ -585,9 +589,9 @@ impl LedgerState {
             Fact::Spent(self.costs.clone()),
             Fact::Synced(self.cursor.clone()),
         ];
-        let refused = self.refused.iter();
-        facts.extend(refused.map(|(user, day)| Fact::RefusedUser {
-            user: user.clone(),
+        let told = self.told.iter();
+        facts.extend(told.map(|(what, day)| Fact::Told {
+            what: what.clone(),
             day: *day,
         }));
         facts.extend(self.open.iter().cloned().map(Fact::Requested));
@@ -638,10 +642,23 @@ impl Fact {
                 let fine = cursor.mark.len() <= 64;
                 return Some(fact).filter(|_| fine);
             }
-            Fact::RefusedUser { .. } => {}
+            Fact::Told { .. } => {}
         }
         Some(fact)
     }
+}
+
+/// Dollars, by the file alone: nothing is written, and another mom may be at work on it.
+pub(crate) fn spent_today(dir: &Dir, channel: &str) -> Result<f64> {
+    let Some(mut back) = dir.lines_back(&path(channel), Floor::Last(TAIL_BYTES))? else {
+        return Ok(0.0);
+    };
+    for line in &mut back {
+        if let Some(Fact::Spent(costs)) = Fact::parse(&line?, channel) {
+            return Ok(costs.spent_today());
+        }
+    }
+    Ok(0.0)
 }
 
 fn path(channel: &str) -> String {
@@ -773,7 +790,7 @@ mod tests {
             assert_eq!(ledger.cursor("C1").unwrap(), cursor);
             assert!(ledger.begin("C1", &both, None).unwrap().done);
         }
-        let refused = |user| again().refuse_user("C2", user).unwrap();
+        let refused = |user| again().tell_once("C2", user).unwrap();
         assert_eq!(
             [refused("U1"), refused("U1"), refused("U2")],
             [true, false, true]

@@ -20,6 +20,7 @@ mod fakes;
 mod install;
 
 mod attacks;
+mod budget;
 mod chat;
 mod cli;
 mod crash;

@@ -1,0 +1,175 @@
+//! `--budget=DOLLARS`: what all conversations and events together may cost a local day. Owns
+//! the sum of today; the ledger keeps it on the disk. Who asks when it is used up is answered
+//! elsewhere, with `Budget::sentence`.
+
+use std::sync::{Arc, Mutex};
+
+use crate::base::error::{Error, Result};
+use crate::base::finding::Finding;
+use crate::base::json;
+use crate::base::log;
+use crate::base::text;
+use crate::base::time;
+use crate::config::Config;
+use crate::llm::{Model, Usage};
+use crate::store;
+use crate::store::dir::Dir;
+use crate::store::ledger;
+
+/// From this part of the budget on the usage line names it.
+const NAMED_FROM: f64 = 0.8;
+
+pub(crate) struct Budget {
+    /// Dollars a day; `None`: as many as it takes.
+    limit: Option<f64>,
+    dir: Arc<Dir>,
+    spent: Mutex<SpentToday>,
+}
+
+/// What was spent on a day, in all conversations.
+#[derive(Default)]
+struct SpentToday {
+    /// Local, since 1970.
+    day: i64,
+    dollars: f64,
+}
+
+/// How much of the budget is used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BudgetUse {
+    /// Dollars.
+    spent: f64,
+    limit: f64,
+}
+
+impl Budget {
+    /// # Errors
+    /// `Error::Usage`: no amount, or a model whose prices are unknown.
+    pub(crate) fn open(config: &Config, model: &Model, dir: &Arc<Dir>) -> Result<Budget> {
+        let limit = limit(config)?;
+        check_price(config, model)?;
+        Ok(Budget {
+            limit,
+            dir: dir.clone(),
+            spent: Mutex::default(),
+        })
+    }
+
+    /// Counts a reply or a summary. The ledger is told after this: a sum that can't be written
+    /// counts as well.
+    pub(crate) fn spend(&self, usage: &Usage) {
+        if self.limit.is_some() {
+            let dollars = usage.cost.map_or(0.0, |cost| cost.total());
+            self.with_spent(|spent| *spent += dollars);
+        }
+    }
+
+    /// `None`: there is no limit.
+    pub(crate) fn used(&self) -> Option<BudgetUse> {
+        let limit = self.limit?;
+        let spent = self.with_spent(|spent| *spent);
+        Some(BudgetUse { spent, limit })
+    }
+
+    /// No model may be asked any more today.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.used().is_some_and(|used| used.spent >= used.limit)
+    }
+
+    /// For people, as Markdown that Slack's mrkdwn reads as well.
+    pub(crate) fn sentence(&self) -> String {
+        let limit = text::dollars(self.limit.unwrap_or_default());
+        format!(
+            "_My budget of {limit} for today is used up: I go on after midnight, or when the \
+             person who runs me raises it (--budget)._"
+        )
+    }
+
+    /// The sum of another day is replaced by what the ledger has of today.
+    fn with_spent<T>(&self, look: impl FnOnce(&mut f64) -> T) -> T {
+        let mut spent = self.spent.lock().unwrap();
+        let day = time::local_day();
+        if spent.day != day {
+            *spent = SpentToday {
+                day,
+                dollars: on_disk(&self.dir),
+            };
+        }
+        look(&mut spent.dollars)
+    }
+}
+
+impl BudgetUse {
+    /// `$4.20 of $5.00 today`
+    pub(crate) fn text(&self) -> String {
+        let (spent, limit) = (text::dollars(self.spent), text::dollars(self.limit));
+        format!("{spent} of {limit} today")
+    }
+
+    /// For the usage line, once most of it is used.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let part = self.spent / self.limit;
+        let percent = (part * 100.0).floor();
+        (part >= NAMED_FROM).then(|| format!("{percent} % of the budget: {}", self.text()))
+    }
+}
+
+/// What `--check` says of it, the model's prices left out.
+pub(crate) fn check(config: &Config, dir: Option<&Dir>) -> Option<Finding> {
+    let what = "budget";
+    match limit(config) {
+        Ok(limit) => {
+            let spent = dir.map_or(0.0, on_disk);
+            let used = limit.map(|limit| BudgetUse { spent, limit });
+            used.map(|used| Finding::ok(what, used.text()))
+        }
+        Err(err) => Some(Finding::failed(
+            what,
+            &err,
+            "--budget=DOLLARS or MOM_BUDGET",
+        )),
+    }
+}
+
+/// A budget needs a model that tells its costs; `offline` has none.
+pub(crate) fn check_price(config: &Config, model: &Model) -> Result<()> {
+    let Some(typed) = &config.budget else {
+        return Ok(());
+    };
+    if model.price.is_some() || model.provider == "offline" {
+        return Ok(());
+    }
+    let Model { provider, id, .. } = model;
+    Err(Error::Usage(format!(
+        "--budget={typed} can't be kept with {provider}/{id}, whose prices are unknown; give \
+         them as --price=IN,OUT, in dollars per million tokens (0,0 for what costs nothing)"
+    )))
+}
+
+fn limit(config: &Config) -> Result<Option<f64>> {
+    let Some(typed) = &config.budget else {
+        return Ok(None);
+    };
+    let dollars = json::number(typed.trim()).filter(|dollars| *dollars > 0.0);
+    let wrong = || {
+        Error::Usage(format!(
+            "--budget={typed}: write dollars a day, more than 0, like --budget=5 or --budget=0.50"
+        ))
+    };
+    dollars.map(Some).ok_or_else(wrong)
+}
+
+/// Dollars of today. What can't be read counts as nothing, with a warning.
+fn on_disk(dir: &Dir) -> f64 {
+    let channels = store::channels(dir).unwrap_or_else(|err| {
+        log::warning!("", "cannot tell what was spent today: {err}");
+        Vec::new()
+    });
+    let spent = channels.iter().map(|channel| {
+        ledger::spent_today(dir, channel).unwrap_or_else(|err| {
+            log::warning!(channel, "cannot tell what was spent here today: {err}");
+            0.0
+        })
+    });
+    spent.sum()
+}

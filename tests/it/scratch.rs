@@ -6,6 +6,8 @@ use std::{env, fs, process};
 
 use serde_json::Value;
 
+use crate::watch::Watched;
+
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -40,10 +42,17 @@ impl Scratch {
         fs::write(path, bytes).expect("write a file");
     }
 
-    /// The lines of a JSONL file in it.
+    /// The lines of a JSONL file in it. One that mom is just writing may be seen in part, so
+    /// it waits for the line's end.
     pub(crate) fn jsonl(&self, name: &str) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"));
-        self.read(name).lines().map(parse).collect()
+        let whole = |_: &mut ()| {
+            let text = self.read(name);
+            (text.is_empty() || text.ends_with('\n')).then_some(text)
+        };
+        let text = Watched::new(()).poll(whole);
+        let text = text.unwrap_or_else(|| panic!("{name} ends within a line"));
+        text.lines().map(parse).collect()
     }
 }
 

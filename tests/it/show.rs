@@ -55,7 +55,8 @@ fn units(text: &str) -> usize {
 fn the_first_sign_waits_for_nothing() {
     let (slack, llm, _mom) = start();
     let gate = Gate::new();
-    for method in ["users.info", "conversations.info", "conversations.replies"] {
+    // But for who asks: that is decided before anything is posted.
+    for method in ["conversations.info", "conversations.replies"] {
         slack.fault(method, 1, Fault::Stall(gate.clone()));
     }
     llm.reply_text("Hello.");

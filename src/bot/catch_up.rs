@@ -18,7 +18,7 @@ use crate::store::MISSED_MS;
 use crate::store::ledger::AccessDecision;
 
 use super::Services;
-use super::intake::{Intake, downloads};
+use super::intake::{Intake, Reading, downloads};
 use super::router::{Arrival, LoggedMessage, Router};
 use super::worker::Worker;
 
@@ -125,7 +125,7 @@ impl CatchUp {
             });
         }
         let routing = self.router.lock();
-        let (logged, failed) = self.intake.log_new(messages, &routing);
+        let (logged, failed) = self.intake.log_new(messages, Reading::Heard, &routing);
         self.router.route(logged, &routing);
         drop(routing);
         failed

@@ -21,7 +21,7 @@ use crate::store::ledger::{AccessDecision, LedgerRequest};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store, log_path};
 
 use super::Services;
-use super::access::AccessVerdict;
+use super::access::{Access, AccessVerdict};
 use super::catch_up::Wake;
 use super::commands::Commands;
 use super::outbox::post;
@@ -41,6 +41,15 @@ pub(super) struct Intake {
     pub(super) catch_up: Wake,
     /// Channels whose messages can't be logged, and whether that was posted there.
     pub(super) unlogged: Mutex<HashMap<String, bool>>,
+}
+
+/// Why messages are logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Someone may want something of mom.
+    Heard,
+    /// Someone asks about what was said around them: they ask nothing, a `stop` included.
+    Context,
 }
 
 impl Intake {
@@ -66,7 +75,7 @@ impl Intake {
         }
         let routing = self.router.lock();
         let batch = messages.iter().map(|(_, message)| message.clone());
-        let (logged, failed) = self.log_new(batch.collect(), &routing);
+        let (logged, failed) = self.log_new(batch.collect(), Reading::Heard, &routing);
         for (channel, err) in &failed {
             let mut requests = messages.iter().map(|(_, message)| message);
             let request = requests.find(|m| m.mention && m.channel == *channel);
@@ -97,18 +106,9 @@ impl Intake {
             Inbound::ChannelChanged(channel) => self.services.names.forget_channel(channel),
             Inbound::Joined { channel } => {
                 self.services.names.forget_channel(channel);
-                self.greet(channel);
+                greet(&self.router.access, channel);
             }
-            Inbound::Opened { channel, user } => {
-                let sender = Incoming {
-                    channel: channel.clone(),
-                    user: user.clone(),
-                    ..Incoming::default()
-                };
-                if self.router.access.decision(&sender).is_some() {
-                    self.greet(channel);
-                }
-            }
+            Inbound::Opened { channel, user } => self.greet_member(channel, user),
             Inbound::Dropped { channel, ts, why } => {
                 log::info!(channel, "left out the message {ts}: {why}");
             }
@@ -141,23 +141,20 @@ impl Intake {
         message.mention |= message.follows;
     }
 
-    /// Two lines for those who see mom for the first time, once for each channel.
-    fn greet(&self, channel: &str) {
-        let Services {
-            agent,
-            history,
-            identity,
-            ..
-        } = &*self.services;
-        let is_new = matches!(agent.store.dir().stamp(&log_path(channel)), Ok(None));
-        if self.router.access.is_channel_allowed(channel) && is_new && history.greets(channel) {
-            let text = format!(
-                "Hello, I am {}: mention me, or write me a direct message, and I work on what you \
-                 need with commands and files of my own.\n`help` shows what else I know.",
-                text::escape(&identity.user)
-            );
-            self.router.commands.outbox.post(channel, None, text);
-        }
+    fn greet_member(&self, channel: &str, user: &str) {
+        let access = self.router.access.clone();
+        let sender = Incoming {
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            ..Incoming::default()
+        };
+        self.router.commands.outbox.work(move || {
+            access.look_up(&sender.user).map_err(Error::failed)?;
+            if access.verdict(&sender, None) == AccessVerdict::Member {
+                greet(&access, &sender.channel);
+            }
+            Ok(())
+        });
     }
 
     /// Someone waits for an answer that can't come: posted once, until it works again.
@@ -196,6 +193,7 @@ impl Intake {
     pub(super) fn log_new(
         &self,
         messages: Vec<Incoming>,
+        reading: Reading,
         _: &Routing<'_>,
     ) -> (Vec<LoggedMessage>, Vec<(String, Error)>) {
         let store = &self.services.agent.store;
@@ -222,10 +220,10 @@ impl Intake {
                     twin.set_downloads(downloads(&message));
                 }
                 twin.message.mention |= message.mention;
-                twin.decision = self.decision(&twin.message);
+                twin.decision = self.decision(&twin.message, reading);
                 continue;
             }
-            let decision = self.decision(&message);
+            let decision = self.decision(&message, reading);
             let now = Now {
                 asked: message.mention && decision.is_some(),
                 has_files: !message.files.is_empty(),
@@ -290,8 +288,8 @@ impl Intake {
 
     /// What the ledger gets of a message that asks something of mom; `None`: it asks nothing,
     /// or its sender may not.
-    fn decision(&self, message: &Incoming) -> Option<AccessDecision> {
-        let asks = self.router.is_request(message);
+    fn decision(&self, message: &Incoming, reading: Reading) -> Option<AccessDecision> {
+        let asks = reading == Reading::Heard && self.router.is_request(message);
         asks.then(|| self.router.access.decision(message)).flatten()
     }
 
@@ -329,7 +327,9 @@ impl Intake {
         history::thread(web, &job.channel, root, &request.ts, &mut |page| {
             let messages = page.iter();
             let messages = messages.filter_map(|m| inbound::overheard(m, &job.channel, me));
-            let (logged, failed) = self.log_new(messages.collect(), &self.router.lock());
+            let routing = self.router.lock();
+            let (logged, failed) = self.log_new(messages.collect(), Reading::Context, &routing);
+            drop(routing);
             for download in logged.into_iter().flat_map(|logged| logged.downloads) {
                 files.fetch(download);
             }
@@ -479,6 +479,25 @@ impl Intake {
         if let Err(err) = events.watch(stop, &mut outside) {
             log::error!("", "events are not watched any more: {err}");
         }
+    }
+}
+
+/// Two lines for those who see mom for the first time, once for each channel.
+fn greet(access: &Access, channel: &str) {
+    let Services {
+        agent,
+        history,
+        identity,
+        ..
+    } = &*access.services;
+    let is_new = matches!(agent.store.dir().stamp(&log_path(channel)), Ok(None));
+    if access.is_channel_allowed(channel) && is_new && history.greets(channel) {
+        let text = format!(
+            "Hello, I am {}: mention me, or write me a direct message, and I work on what you \
+             need with commands and files of my own.\n`help` shows what else I know.",
+            text::escape(&identity.user)
+        );
+        access.outbox.post(channel, None, text);
     }
 }
 

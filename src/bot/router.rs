@@ -149,7 +149,10 @@ impl Router {
                 self.services.files.fetch(download);
             }
             let asks = match logged.arrival {
-                Arrival::New | Arrival::LateFiles => self.is_request(&logged.message),
+                // A run may have ended since a `stop` was recorded.
+                Arrival::New | Arrival::LateFiles => {
+                    logged.decision.is_some() || self.is_request(&logged.message)
+                }
                 Arrival::Resumed | Arrival::Button(_) => true,
                 Arrival::Routed => false,
             };

@@ -415,3 +415,21 @@ fn it_introduces_itself_once_for_each_channel() {
         assert_eq!(seen.answers().len(), 1, "{seen}");
     }
 }
+
+#[test]
+fn it_introduces_itself_to_members_only() {
+    let (slack, _llm, _mom) = start();
+    slack.change(|state| {
+        state.users.get_mut("U08").unwrap()["is_restricted"] = true.into();
+        ["U07", "U08"].map(|user| state.im_of(user));
+    });
+    for (channel, user) in [("D08", "U08"), ("D07", "U07")] {
+        slack.emit(
+            json!({"type": "app_home_opened", "user": user, "channel": channel,
+            "tab": "messages"}),
+        );
+    }
+    wait_said(&slack, "D07", "`help`");
+    let seen = slack.channel("D08");
+    assert!(seen.answers().is_empty(), "{seen}");
+}

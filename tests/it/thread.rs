@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::llm::FakeLlm;
+use crate::http::Gate;
+use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
 use crate::slack::{BOT, Channel, FakeSlack, Fault};
@@ -231,4 +232,29 @@ fn followed_threads_need_no_mention() {
         assert_eq!(shown, follow, "{seen}");
         assert!(!seen.to_string().contains("Sorry"), "{seen}");
     }
+}
+
+/// It was said to others, before mom was asked.
+#[test]
+fn a_stop_in_a_threads_past_stops_nothing_after_a_crash() {
+    let (slack, llm, mom) = start();
+    slack.persist();
+    slack.wait_looked_back("C01");
+    let root = slack.say("C01", "U08", "the release").send_unheard();
+    let stop = slack.say("C01", "U08", "stop").thread(&root);
+    stop.send_unheard();
+    llm.reply(Reply::text("a long story").stall(&Gate::new()));
+    let ask = slack.say("C01", "U07", &format!("<@{BOT}> what now?"));
+    ask.thread(&root).send();
+    llm.next_request();
+    let home = Arc::clone(&mom.home);
+    mom.kill9();
+    slack.cut();
+    llm.reply_text("The end.");
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let seen = slack.wait_channel("C01", |seen| {
+        let all = seen.to_string();
+        all.contains("The end.") || all.contains("Stopped")
+    });
+    assert!(!seen.to_string().contains("Stopped"), "{seen}");
 }

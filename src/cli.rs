@@ -31,6 +31,8 @@ Options:
   --budget=DOLLARS            what all of it may cost a day, also MOM_BUDGET
   --allow-users=U1,U2         only these people may use it, also MOM_ALLOW_USERS
   --allow-channels=C1,D2      only in these conversations, also MOM_ALLOW_CHANNELS
+  --approve=off|changes|all   changes: a person approves each bash, write and edit call before
+                              it runs; all: each call (default: off), also MOM_APPROVE
   --follow-threads            answer without a mention in threads it answered in today, also
                               MOM_FOLLOW_THREADS=1
   --since=2026-11-01|7d       with --usage: from this day on, or the last 7 days
@@ -56,6 +58,7 @@ pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("budget", Takes::Value),
     ("allow-users", Takes::Value),
     ("allow-channels", Takes::Value),
+    ("approve", Takes::Value),
     ("follow-threads", Takes::Nothing),
     ("log-level", Takes::Value),
     ("since", Takes::Value),
@@ -98,6 +101,7 @@ pub(crate) struct Options {
     pub(crate) budget: Option<String>,
     pub(crate) allow_users: Option<String>,
     pub(crate) allow_channels: Option<String>,
+    pub(crate) approve: Option<String>,
     pub(crate) follow_threads: Option<()>,
     pub(crate) log_level: Option<Level>,
     pub(crate) since: Option<String>,
@@ -130,6 +134,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                     "budget" => options.budget = value,
                     "allow-users" => options.allow_users = value,
                     "allow-channels" => options.allow_channels = value,
+                    "approve" => options.approve = value,
                     "follow-threads" => options.follow_threads = Some(()),
                     "since" => options.since = value,
                     "log-level" => options.log_level = value.map(level).transpose()?,

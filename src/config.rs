@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -38,26 +39,62 @@ pub(crate) struct Config {
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
     /// In threads in which mom answered, people need not mention it.
+    pub(crate) approve: ApprovalMode,
     pub(crate) follow_threads: bool,
     /// Without a trailing slash.
     pub(crate) slack_api_url: String,
 }
 
 impl Config {
-    pub(crate) fn new(options: Options) -> Config {
+    pub(crate) fn new(options: Options) -> Result<Config> {
         let or_env = |typed: Option<String>, name| typed.or_else(|| variable(name));
         let url = variable("MOM_SLACK_API_URL").unwrap_or_else(|| SLACK_API_DEFAULT.to_owned());
-        Config {
+        Ok(Config {
             sandbox: options.sandbox.unwrap_or_else(|| "host".to_owned()),
             model: or_env(options.model, "MOM_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
             price: or_env(options.price, "MOM_PRICE"),
             budget: or_env(options.budget, "MOM_BUDGET"),
             allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
             allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
+            approve: or_env(options.approve, "MOM_APPROVE")
+                .map_or(Ok(ApprovalMode::Off), |typed| ApprovalMode::parse(&typed))?,
             follow_threads: options.follow_threads.is_some()
                 || variable("MOM_FOLLOW_THREADS").is_some_and(|value| value.trim() == "1"),
             slack_api_url: url.trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+/// Which tool calls wait for a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApprovalMode {
+    Off,
+    /// Those that can change something in the sandbox.
+    Changes,
+    All,
+}
+
+impl ApprovalMode {
+    fn parse(typed: &str) -> Result<ApprovalMode> {
+        match typed.trim() {
+            "off" => Ok(ApprovalMode::Off),
+            "changes" => Ok(ApprovalMode::Changes),
+            "all" => Ok(ApprovalMode::All),
+            _ => Err(Error::Usage(format!(
+                "--approve={typed}: use off, changes or all (also in MOM_APPROVE)"
+            ))),
         }
+    }
+}
+
+/// What is set, in a sentence.
+impl fmt::Display for ApprovalMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ApprovalMode::Off => "off, tools run without asking",
+            ApprovalMode::Changes => "changes, a person approves each bash, write and edit call",
+            ApprovalMode::All => "all, a person approves each call",
+        })
     }
 }
 

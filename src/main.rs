@@ -150,7 +150,7 @@ fn configure(options: Options) -> Result<(Config, Keys)> {
     }
     let keys = Keys::take();
     secret::guard(keys.all());
-    Ok((Config::new(options), keys))
+    Ok((Config::new(options)?, keys))
 }
 
 /// A reader that has gone away (`mom --help | head -1`) is no failure.

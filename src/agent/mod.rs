@@ -7,6 +7,7 @@
 //! - State: `Queue` owns what waits and what runs; a `Session` owns the run's context until its
 //!   end; `Agent` (model, sandbox, data directory) is opened once and does not change.
 
+pub(crate) mod approval;
 pub(crate) mod budget;
 pub(crate) mod compact;
 pub(crate) mod context;
@@ -26,6 +27,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use self::approval::{Decision, Question};
 use self::budget::Budget;
 use self::context::Context;
 use self::prompt::Facts;
@@ -166,6 +168,7 @@ impl Agent {
         out.extend(budget.map(|used| format!("Budget: {}", used.text())));
         out.extend_from_slice(lines);
         out.push(format!("Sandbox: {}", self.config.sandbox));
+        out.push(format!("Approval: {}", self.config.approve));
         out.push(format!("Up: {}", text::duration(self.started.elapsed())));
         out.join("\n")
     }
@@ -240,6 +243,8 @@ pub(crate) trait Conversation {
     fn begun(&self);
     /// News for the model that are in no message.
     fn notes(&self) -> Vec<String>;
+    /// Asks a person whether calls may run, and waits for the answer or the stop.
+    fn approve(&self, question: &Question, stop: &Stop) -> Decision;
     /// Fails only for `Update::Upload`.
     fn show(&self, update: Update) -> Result<()>;
 }

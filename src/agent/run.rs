@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::agent::approval::{self, Decision, Question};
 use crate::agent::budget::BudgetUse;
 use crate::agent::context::Context;
 use crate::agent::repeats::Repeats;
@@ -15,7 +16,7 @@ use crate::agent::{Agent, Conversation, compact};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret::{self, Pieces};
-use crate::base::stop::Stop;
+use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
 use crate::llm::{
@@ -223,6 +224,7 @@ pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> 
         overflowed: false,
         steps: 0,
         repeats: Repeats::default(),
+        all_approved: false,
     };
     match run.turns() {
         Err(Error::Stopped) => Ok(Outcome::Stopped),
@@ -253,6 +255,8 @@ struct RunLoop<'a> {
     /// Tool calls so far.
     steps: usize,
     repeats: Repeats,
+    /// A person approved all calls of this run.
+    all_approved: bool,
 }
 
 impl RunLoop<'_> {
@@ -519,12 +523,14 @@ impl RunLoop<'_> {
         for step in &steps {
             self.show(Update::ToolWaiting(step.clone()))?;
         }
+        let denied = self.denied(calls);
         if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
-            return self.call_beside(calls, &steps);
+            return self.call_beside(calls, &steps, &denied);
         }
-        for (call, step) in calls.iter().zip(steps) {
-            let output = if self.env.stop.is_set() {
-                not_run()
+        for ((call, step), denied) in calls.iter().zip(steps).zip(denied) {
+            let output = if let Some(output) = not_begun(self.env.stop).or(denied) {
+                self.show(Update::ToolEnd(report(step, &output, Duration::ZERO)))?;
+                output
             } else {
                 if tools::has_effects(&call.name) {
                     self.context.sync_to_disk()?;
@@ -541,7 +547,36 @@ impl RunLoop<'_> {
         Ok(())
     }
 
-    fn call_beside(&mut self, calls: &[ToolCall], steps: &[ToolStep]) -> Result<()> {
+    /// Asks a person about the calls that need it, all of a turn at once: for each call the
+    /// result that takes its place, if it may not run.
+    fn denied(&mut self, calls: &[ToolCall]) -> Vec<Option<ToolOutput>> {
+        let env = self.env;
+        let mode = env.agent.config.approve;
+        let asks = |call: &&ToolCall| approval::is_needed(mode, &call.name);
+        let question = Question::of(calls.iter().filter(asks));
+        if question.calls.is_empty() || self.all_approved || env.stop.is_set() {
+            return vec![None; calls.len()];
+        }
+        let why = match env.conversation.approve(&question, env.stop) {
+            Decision::Approved => return vec![None; calls.len()],
+            Decision::AllApproved => {
+                self.all_approved = true;
+                return vec![None; calls.len()];
+            }
+            Decision::Denied(why) => why,
+        };
+        log::info!(self.context.channel(), "a call was not approved: {why}");
+        let text = format!("Not run: {why}. Go on without it, or ask what to do instead.");
+        let output = |call: &ToolCall| asks(&call).then(|| failed(&text));
+        calls.iter().map(output).collect()
+    }
+
+    fn call_beside(
+        &mut self,
+        calls: &[ToolCall],
+        steps: &[ToolStep],
+        denied: &[Option<ToolOutput>],
+    ) -> Result<()> {
         if calls.iter().any(|call| tools::has_effects(&call.name)) {
             self.context.sync_to_disk()?;
         }
@@ -561,15 +596,14 @@ impl RunLoop<'_> {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(call) = calls.get(index) else { return };
-                        // The receiver lives as long as this scope, but for an error there.
-                        sender.send((index, None)).ok();
                         let since = Instant::now();
-                        let output = if stop.is_set() {
-                            not_run()
-                        } else {
+                        let not_run = not_begun(stop).or_else(|| denied[index].clone());
+                        let output = not_run.unwrap_or_else(|| {
+                            // The receiver lives as long as this scope, but for an error there.
+                            sender.send((index, None)).ok();
                             let refuse = &mut |_| Err(Error::failed("only attach sends files"));
                             tools::call(tools, call, stop, refuse)
-                        };
+                        });
                         sender.send((index, Some((output, since.elapsed())))).ok();
                     }
                 };
@@ -652,11 +686,17 @@ fn masked(mut output: ToolOutput) -> ToolOutput {
     output
 }
 
-fn not_run() -> ToolOutput {
+/// The result of a call that a stop came before.
+fn not_begun(stop: &Stop) -> Option<ToolOutput> {
+    Some(failed(match stop.cause()? {
+        Cause::Asked => "Not run: the user stopped the work.",
+        Cause::Restart => "Not run: mom was restarted before the call began.",
+    }))
+}
+
+fn failed(text: &str) -> ToolOutput {
     ToolOutput {
-        content: vec![Content::Text(
-            "Not run: the user stopped the work.".to_owned(),
-        )],
+        content: vec![Content::Text(text.to_owned())],
         is_error: true,
         diff: None,
     }

@@ -393,6 +393,20 @@ impl Intake {
                 self.stop_pressed(channel, user, run);
                 None
             }
+            Inbound::ApprovalPressed {
+                channel,
+                user,
+                question,
+                choice,
+            } => {
+                let message = Incoming {
+                    channel,
+                    user,
+                    ..Incoming::default()
+                };
+                self.router.approvals.press(message, &question, choice);
+                None
+            }
             _ => None,
         }
     }

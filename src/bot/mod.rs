@@ -1,13 +1,14 @@
 //! The Slack front end: from an envelope to an answer.
 //!
 //! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access` (who
-//!   may use mom), `Commands` (stop, new, status, help), `Worker` (one run), `CatchUp` (what was
+//!   may use mom), `Approvals` (calls that wait for a person), `Commands` (stop, new, status, help), `Worker` (one run), `CatchUp` (what was
 //!   missed), `Outbox` (posts beside runs).
 //! - Enters: envelopes of the socket, Slack's history, jobs of event files, signals.
 //! - Leaves: lines of log.jsonl, acks, tasks for `agent::queue::Queue`, posts in Slack.
 //! - State: each part owns its own; what none of them owns is in `Services`.
 
 mod access;
+mod approvals;
 mod catch_up;
 mod commands;
 mod intake;
@@ -37,6 +38,7 @@ use crate::slack::{self, Envelope, socket};
 use crate::store::history::HistoryCursors;
 
 use self::access::Access;
+use self::approvals::Approvals;
 use self::catch_up::{CatchUp, Wake};
 use self::commands::Commands;
 use self::intake::Intake;
@@ -164,12 +166,14 @@ fn run(
 }
 
 fn router(services: &Arc<Services>, queue: &Queue, outbox: &Outbox, wake: Wake) -> Router {
+    let access = Access {
+        services: services.clone(),
+        outbox: outbox.clone(),
+    };
     Router {
         services: services.clone(),
-        access: Access {
-            services: services.clone(),
-            outbox: outbox.clone(),
-        },
+        approvals: Approvals::new(access.clone()),
+        access,
         commands: Commands {
             services: services.clone(),
             queue: queue.clone(),

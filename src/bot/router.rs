@@ -17,6 +17,7 @@ use crate::store::ledger::{AccessDecision, Ending};
 
 use super::Services;
 use super::access::{Access, AccessVerdict};
+use super::approvals::Approvals;
 use super::catch_up::Wake;
 use super::commands::Commands;
 
@@ -33,6 +34,7 @@ pub(super) struct Router {
     pub(super) services: Arc<Services>,
     pub(super) access: Access,
     pub(super) commands: Commands,
+    pub(super) approvals: Approvals,
     /// Held from the look whether a message is new until it waits in the queue: the socket and
     /// the history may bring the same one, and a run takes over from the log what does not wait.
     pub(super) routing: Mutex<()>,

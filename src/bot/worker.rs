@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
+use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::{Person, Place};
 use crate::agent::queue::{Running, Task};
 use crate::agent::run::{Job, Outcome, Request, Update};
@@ -20,6 +21,7 @@ use crate::store::ledger::{Ending, LedgerEnd};
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
+use super::approvals::QuestionPlace;
 use super::catch_up::fetch_again;
 use super::intake::Intake;
 use super::outbox::earlier_posts;
@@ -206,6 +208,7 @@ impl Worker {
                 EarlierTry::Unfinished => session = Some(begun),
             }
         }
+        (self.router.approvals).retire(&target.channel, &target.earlier.question_ts);
         let status_ts = Arc::new(Mutex::new(target.earlier.status_ts.clone()));
         let on_status = {
             let status_ts = status_ts.clone();
@@ -432,6 +435,17 @@ impl Conversation for SlackConversation<'_> {
 
     fn notes(&self) -> Vec<String> {
         self.worker.services.events.notes(&self.job.channel)
+    }
+
+    fn approve(&self, question: &Question, stop: &Stop) -> Decision {
+        self.show
+            .update(Update::Note("Waiting for approval".to_owned()))
+            .ok();
+        let place = QuestionPlace {
+            target: self.show.target(),
+            status_ts: self.status_ts,
+        };
+        self.worker.router.approvals.ask(&place, question, stop)
     }
 
     fn show(&self, update: Update) -> Result<()> {

@@ -49,7 +49,8 @@ impl Sandbox {
             self.check_workspace(data_dir, probe, None)?;
             return Ok(vec![String::from(
                 "tools run on this machine as this user, without isolation: \
-                 whoever may talk to mom can do what this user can",
+                 whoever may talk to mom can do what this user can \
+                 (--approve=changes asks a person before each command)",
             )]);
         };
         let container = match engine {

@@ -9,12 +9,13 @@ _mom() {
     --sandbox) mapfile -t COMPREPLY < <(compgen -W "host docker:mom-sandbox podman:mom-sandbox kubectl:" -- "$word") ;;
     --model) mapfile -t COMPREPLY < <(compgen -W "offline anthropic/ openai/ openrouter/ groq/
             mistral/ gemini/ deepseek/ xai/ together/ cerebras/ moonshot/ zai/ ollama/ llamacpp/ vllm/ lmstudio/ custom/" -- "$word") ;;
+    --approve) mapfile -t COMPREPLY < <(compgen -W "off changes all" -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W "error warn info debug" -- "$word") ;;
     --price | --budget | --allow-users | --allow-channels | --download | --since) ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "--chat --check --manifest --download --usage
-            --sandbox= --model= --price= --budget= --allow-users= --allow-channels= --follow-threads --log-level= --since= --help --version" -- "$word") ;;
+            --sandbox= --model= --price= --budget= --allow-users= --allow-channels= --approve= --follow-threads --log-level= --since= --help --version" -- "$word") ;;
         *) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
         esac
         [[ ${COMPREPLY-} != *= ]] || compopt -o nospace

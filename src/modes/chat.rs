@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
+use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::Place;
 use crate::agent::run::{Job, Outcome, Request, Update};
 use crate::agent::{Agent, Conversation, TERMINAL};
@@ -27,7 +28,7 @@ use crate::tools::Upload;
 
 use super::paint::Colors;
 use super::screen::Screen;
-use super::terminal::{Terminal, Typed};
+use super::terminal::{self, Terminal, Typed};
 
 /// How the whole session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -366,6 +367,16 @@ impl Conversation for Chat<'_> {
 
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn approve(&self, question: &Question, stop: &Stop) -> Decision {
+        match &self.screen {
+            Some(screen) => terminal::approve(&mut screen.borrow_mut(), question, stop),
+            None => Decision::Denied(
+                "--approve is set, and there is no terminal at which someone could approve it"
+                    .to_owned(),
+            ),
+        }
     }
 
     fn show(&self, update: Update) -> Result<()> {

@@ -108,6 +108,12 @@ impl Screen {
         write(&format!("{}\n", text::printable(line)));
     }
 
+    /// A question whose answer is typed behind it.
+    pub(crate) fn ask(&mut self, question: &str) {
+        self.clear();
+        write(question);
+    }
+
     pub(crate) fn dim_line(&mut self, line: &str) {
         self.clear();
         write(&format!("{}\n", self.colors.dim(&text::printable(line))));

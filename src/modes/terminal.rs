@@ -1,8 +1,13 @@
-//! A person at a terminal: line editing, history, and the words that end the conversation.
+//! A person at a terminal: line editing, history, the words that end the conversation, and the
+//! question whether calls may run.
 //! The editor is rustyline; the history is a file of the data directory.
 
 use std::cell::Cell;
+use std::io;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags};
+use rustix::termios::{QueueSelector, tcflush};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -11,14 +16,20 @@ use rustyline::history::{History as _, MemHistory, SearchDirection};
 use rustyline::validate::Validator;
 use rustyline::{Config, Context, Editor, Helper};
 
+use crate::agent::approval::{Choice, Decision, NOBODY, PATIENCE, Question, STOPPED};
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::stop::{Stop, poll_for};
 use crate::store::dir::Dir;
+
+use super::screen::Screen;
 
 /// Below the data directory; one message a line, line breaks as `\n`.
 const HISTORY_FILE: &str = "TERMINAL/history";
 const HISTORY_LINES_MAX: usize = 500;
 const HISTORY_BYTES_MAX: usize = 256 * 1024;
+/// The rest of a longer answer is read as the next one.
+const ANSWER_BYTES_MAX: usize = 1024;
 
 /// What a person did at the prompt.
 pub(crate) enum Typed {
@@ -104,6 +115,57 @@ impl<'a> Terminal<'a> {
         for line in text.lines().filter(|line| !line.is_empty()) {
             // A history that is not complete is no reason to fail.
             self.editor.add_history_entry(unescape(line)).ok();
+        }
+    }
+}
+
+/// Shows the calls whole, and asks until there is an answer. The terminal is not in the
+/// editor's hands while a run goes on.
+pub(crate) fn approve(screen: &mut Screen, question: &Question, stop: &Stop) -> Decision {
+    for call in &question.calls {
+        screen.line(&format!("{}: {}", call.tool, call.label));
+        for line in call.text.split('\n') {
+            screen.line(&format!("  {line}"));
+        }
+    }
+    // What was typed before the question was seen is no answer to it.
+    tcflush(io::stdin(), QueueSelector::IFlush).ok();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        screen.ask("Run it? [y]es, [a]ll, [n]o ");
+        let choice = match read_answer(stop, until) {
+            Some(answer) => match answer.trim().to_ascii_lowercase().as_str() {
+                "y" | "yes" => Choice::Approve,
+                "a" | "all" => Choice::ApproveAll,
+                "n" | "no" => Choice::Deny,
+                _ => continue,
+            },
+            None if stop.is_set() => return Decision::Denied(STOPPED.to_owned()),
+            None if Instant::now() >= until => return Decision::Denied(NOBODY.to_owned()),
+            // Ctrl-D.
+            None => Choice::Deny,
+        };
+        return Decision::of(choice, "the user");
+    }
+}
+
+/// A line as it was typed; `None`: the stop, the time or the end of the input came first.
+fn read_answer(stop: &Stop, until: Instant) -> Option<String> {
+    let stdin = io::stdin();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if stop.is_set() || left.is_zero() {
+            return None;
+        }
+        let mut fds = [
+            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+            PollFd::new(&stdin, PollFlags::IN),
+        ];
+        poll_for(&mut fds, Some(left));
+        if !fds[1].revents().is_empty() && !stop.is_set() {
+            let mut line = [0; ANSWER_BYTES_MAX];
+            let bytes = rustix::io::read(&stdin, &mut line).ok()?;
+            return (bytes > 0).then(|| String::from_utf8_lossy(&line[..bytes]).into_owned());
         }
     }
 }

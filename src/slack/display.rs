@@ -9,8 +9,8 @@
 //! run was long (an edit rings no bell) or Slack refuses the edit.
 //!
 //! A step that waits for a person is shown as pending from `Update::ToolWaiting` until
-//! `Update::ToolStart`. A question with buttons is a message of its own in the thread: a
-//! further `Next` that this thread posts under `Display::root`.
+//! `Update::ToolStart`. The question with its buttons is a message of its own in the thread,
+//! which bot/approvals.rs posts.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
@@ -154,6 +154,10 @@ impl Show {
             .web
             .files_upload(channel, thread_ts, name, title, bytes);
         uploaded.map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(crate) fn stopper(&self) -> Stopper {

@@ -10,6 +10,8 @@ use crate::base::time;
 
 /// What its metadata calls the first message of a run, or the answer to a command.
 pub(crate) const STATUS: &str = "status";
+/// How it begins for a question whose buttons can be pressed; its id follows.
+pub(crate) const QUESTION: &str = "question-";
 
 /// Messages of a run, by what its metadata calls them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +20,8 @@ pub(crate) struct EarlierPosts {
     /// The answer's messages by their number, and details.
     pub(super) answer_ts: BTreeMap<usize, String>,
     pub(super) detail_ts: Vec<String>,
+    /// Questions that nobody answered.
+    pub(crate) question_ts: Vec<String>,
 }
 
 impl EarlierPosts {
@@ -28,6 +32,10 @@ impl EarlierPosts {
     /// False: the search goes on.
     fn note(&mut self, message: &Value, run: &str) -> bool {
         let part = part_of(message, run).unwrap_or_default();
+        if let (true, Some(ts)) = (part.starts_with(QUESTION), message["ts"].as_str()) {
+            self.question_ts.push(ts.to_owned());
+            return false;
+        }
         let (kind, number) = part.split_once('-').unwrap_or((part, "0"));
         if let (Some(ts), Ok(number)) = (message["ts"].as_str(), number.parse()) {
             match kind {
@@ -88,6 +96,8 @@ pub(crate) fn earlier_posts(
     }
     earlier.detail_ts.sort_unstable();
     earlier.detail_ts.dedup();
+    earlier.question_ts.sort_unstable();
+    earlier.question_ts.dedup();
     Ok(earlier)
 }
 

@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use super::files::SlackFile;
-use super::{is_channel_id, is_ts, is_user_id, message};
+use super::{is_channel_id, is_ts, is_user_id, message, question};
+use crate::agent::approval::Choice;
 
 /// mom's own ids, from auth.test.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,14 @@ pub(crate) enum Inbound {
         user: String,
         /// Of which run; "" when the button does not say.
         run: String,
+    },
+    /// A button of a question.
+    ApprovalPressed {
+        channel: String,
+        user: String,
+        /// Its id.
+        question: String,
+        choice: Choice,
     },
     /// A user's profile or role changed; as users.info has it.
     UserChanged(Value),
@@ -260,15 +269,29 @@ fn interactive(payload: &Value) -> Inbound {
         Value::Null => text(&payload["container"]["channel_id"]),
         id => text(id),
     };
-    let mut actions = payload["actions"].as_array().into_iter().flatten();
-    let pressed = actions.find(|action| action["action_id"] == "stop");
-    match pressed.filter(|_| payload["type"] == "block_actions" && is_channel_id(&channel)) {
-        Some(pressed) => Inbound::StopPressed {
-            channel,
-            user: text(&payload["user"]["id"]),
-            run: text(&pressed["value"]),
-        },
-        None => Inbound::Ignored("not our button"),
+    let action = &payload["actions"][0];
+    if payload["type"] != "block_actions" || !is_channel_id(&channel) {
+        return Inbound::Ignored("not our button");
+    }
+    let (user, value) = (text(&payload["user"]["id"]), text(&action["value"]));
+    let choice = match action["action_id"].as_str() {
+        Some("stop") => {
+            return Inbound::StopPressed {
+                channel,
+                user,
+                run: value,
+            };
+        }
+        Some(question::APPROVE) => Choice::Approve,
+        Some(question::APPROVE_ALL) => Choice::ApproveAll,
+        Some(question::DENY) => Choice::Deny,
+        _ => return Inbound::Ignored("not our button"),
+    };
+    Inbound::ApprovalPressed {
+        channel,
+        user,
+        question: value,
+        choice,
     }
 }
 

@@ -13,6 +13,7 @@ mod inline;
 pub(crate) mod manifest;
 mod markdown;
 pub(crate) mod message;
+pub(crate) mod question;
 pub(crate) mod socket;
 mod steps;
 pub(crate) mod users;

@@ -193,6 +193,22 @@ pub(crate) fn arguments_text(call: &ToolCall) -> String {
     lines.join("\n")
 }
 
+/// The whole call for someone who decides whether it may run: like `arguments_text`, with an
+/// edit as the lines that go and those that come.
+pub(crate) fn proposal_text(call: &ToolCall) -> String {
+    let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+    let field = |name: &str| args[name].as_str();
+    match (field("path"), field("oldText"), field("newText")) {
+        (Some(path), Some(old), Some(new)) if call.name == "edit" => {
+            let mut lines = vec![path.to_owned()];
+            lines.extend(old.split('\n').map(|line| format!("- {line}")));
+            lines.extend(new.split('\n').map(|line| format!("+ {line}")));
+            lines.join("\n")
+        }
+        _ => arguments_text(call),
+    }
+}
+
 fn value_text(value: &Value) -> String {
     value
         .as_str()

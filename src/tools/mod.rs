@@ -24,7 +24,7 @@ use crate::host::process::{self, AnswerFn, Exec, ExecEnd, ExecResult};
 use crate::host::sandbox::Sandbox;
 use crate::llm::{Content, ToolCall, ToolSpec};
 
-pub(crate) use args::{arguments_text, label};
+pub(crate) use args::{arguments_text, label, proposal_text};
 pub(crate) use read::image_mime;
 
 use args::Args;
@@ -108,6 +108,11 @@ pub(crate) fn can_run_beside(name: &str) -> bool {
 /// Calls that change something, in the sandbox or in Slack.
 pub(crate) fn has_effects(name: &str) -> bool {
     name != "read"
+}
+
+/// Calls that may change something in the sandbox; so may a tool that comes later.
+pub(crate) fn changes(name: &str) -> bool {
+    !matches!(name, "read" | "attach")
 }
 
 /// Runs one call. Never panics and never fails: a wrong call, a stop, a timeout are results

@@ -151,7 +151,7 @@ fn last_prompt_has_the_four_keys_of_the_original() {
 }
 
 /// mom at a terminal of its own; `script` passes on what is typed and shown.
-fn at_terminal(home: &Arc<Scratch>) -> Call {
+pub(crate) fn at_terminal(home: &Arc<Scratch>) -> Call {
     let pty = Command::new(docker::root().join("tests/pty.sh"));
     let call = Call::under(pty, home).env("TERM", "xterm");
     call.arg("--chat")
@@ -195,7 +195,7 @@ fn a_terminal_shows_the_run_as_it_goes_on() {
 
 /// The editor draws an empty line so, when it is ready for what is typed; what comes between
 /// two prompts may be lost.
-const PROMPT: &str = "> \r\x1b[2C\x1b[?2026l";
+pub(crate) const PROMPT: &str = "> \r\x1b[2C\x1b[?2026l";
 
 #[test]
 fn ctrl_c_at_a_terminal_clears_a_line_ends_a_run_and_says_how_to_leave() {

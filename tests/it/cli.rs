@@ -38,6 +38,7 @@ fn usage_errors_exit_with_2_and_name_the_mend() {
         (&["--sandbox=docker", "d"], "needs the container's name"),
         (&["chat", "d"], "mom --chat DIR"),
         (&["-v"], "--version"),
+        (&["--approve=maybe", "d"], "off, changes or all"),
         (&["--model"], "--model"),
         (&[], "data directory"),
     ] {

@@ -19,6 +19,7 @@ mod download;
 mod fakes;
 mod install;
 
+mod approve;
 mod attacks;
 mod budget;
 mod chat;

@@ -168,6 +168,7 @@ impl Message {
     /// and links.
     pub(crate) fn parsed(&self) -> String {
         let mut blocks = self.blocks.clone();
+        blocks.retain(|block| block["type"] != "rich_text");
         let cards = blocks
             .iter_mut()
             .filter_map(|block| block["tasks"].as_array_mut());
@@ -223,6 +224,15 @@ fn block_text(block: &Value) -> String {
         return plan_text(block);
     }
     let elements = block["elements"].as_array().cloned().unwrap_or_default();
+    if block["type"] == "rich_text" {
+        let parts = elements
+            .iter()
+            .filter_map(|part| part["elements"].as_array());
+        let texts = parts
+            .flatten()
+            .map(|text| text["text"].as_str().unwrap_or(""));
+        return texts.collect();
+    }
     let labels = elements
         .iter()
         .map(|element| match element["type"].as_str() {

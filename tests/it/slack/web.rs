@@ -736,7 +736,7 @@ fn check_blocks(blocks: &[Value]) -> Result<(), Value> {
                         .iter()
                         .all(good_button)
             }
-            "rich_text" => elements > 0,
+            "rich_text" => good_rich_text(block),
             "table" => block["rows"].as_array().is_some_and(|rows| {
                 let narrow = |row: &Value| row.as_array().is_some_and(|cells| cells.len() <= 20);
                 (1..=100).contains(&rows.len()) && rows.iter().all(narrow)

@@ -1,0 +1,141 @@
+//! A question with buttons as Slack's messages: the calls whole, as plain text that can
+//! neither notify nor link anyone, and what was decided. Pure.
+
+use serde_json::{Value, json};
+
+use super::blocks::{section, title, weight, words};
+use super::web::PostContent;
+use crate::agent::approval::{ProposedCall, Question};
+use crate::base::text;
+
+/// Ids of the buttons; their value is the question's id.
+pub(super) const APPROVE: &str = "approve";
+pub(super) const APPROVE_ALL: &str = "approve_all";
+pub(super) const DENY: &str = "deny";
+
+/// UTF-16 units of one block of code, which may double in JSON.
+const CODE_UNITS_MAX: usize = 4_000;
+/// What the blocks of one message weigh, with room for the heading and the buttons.
+const WEIGHT_MAX: usize = 10_500;
+const BLOCKS_MAX: usize = 40;
+/// Messages of one question; longer calls are shown as a file.
+const MESSAGES_MAX: usize = 5;
+const LABEL_CHARS_MAX: usize = 100;
+
+pub(crate) struct QuestionText {
+    /// Messages before the one with the buttons.
+    pub(crate) before: Vec<PostContent>,
+    /// All calls, where they are too long for messages.
+    pub(crate) file: Option<String>,
+    text: String,
+    last: Vec<Value>,
+}
+
+impl QuestionText {
+    pub(crate) fn of(question: &Question) -> QuestionText {
+        let count = question.calls.len();
+        let first = question.calls.first().map_or("", |call| &call.label);
+        let more = match count {
+            0 | 1 => String::new(),
+            _ => format!(" and {} more", count - 1),
+        };
+        let label = words(first, LABEL_CHARS_MAX);
+        let text = format!("_May I run this?_ {label}{more}");
+        let mut messages = Vec::new();
+        let mut message = vec![section("*May I run this?*")];
+        let mut filled = 0;
+        for block in question.calls.iter().flat_map(call_blocks) {
+            let weight = weight(&block);
+            if filled + weight > WEIGHT_MAX || message.len() >= BLOCKS_MAX {
+                messages.push(std::mem::take(&mut message));
+                filled = 0;
+            }
+            filled += weight;
+            message.push(block);
+        }
+        messages.push(message);
+        let mut file = None;
+        if messages.len() > MESSAGES_MAX {
+            let calls = question.calls.iter();
+            let calls = calls.map(|call| format!("{}: {}\n{}\n", call.tool, call.label, call.text));
+            file = Some(calls.collect::<Vec<_>>().join("\n"));
+            messages.truncate(1);
+            messages[0].push(section(
+                "_This is the beginning: all of it is in the file above._",
+            ));
+        }
+        let last = messages.pop().unwrap_or_default();
+        let before = messages.into_iter();
+        QuestionText {
+            before: before
+                .map(|blocks| PostContent::blocks(&text, &Value::from(blocks)))
+                .collect(),
+            file,
+            text,
+            last,
+        }
+    }
+
+    /// The last message while it waits for a press.
+    pub(crate) fn open(&self, id: &str) -> PostContent {
+        let button = |action: &str, label: &str| {
+            json!({"type": "button", "action_id": action, "value": id,
+                "text": {"type": "plain_text", "text": label}})
+        };
+        let mut approve = button(APPROVE, "Approve");
+        approve["style"] = "primary".into();
+        let mut deny = button(DENY, "Deny");
+        deny["style"] = "danger".into();
+        let all = button(APPROVE_ALL, "Approve all (of this run)");
+        self.with(
+            json!({"type": "actions", "elements": [approve, all, deny]}),
+            &self.text,
+        )
+    }
+
+    /// The last message when it was decided; `line` is mrkdwn.
+    pub(crate) fn closed(&self, line: &str) -> PostContent {
+        self.with(section(line), line)
+    }
+
+    fn with(&self, block: Value, text: &str) -> PostContent {
+        let mut blocks = self.last.clone();
+        blocks.push(block);
+        PostContent::blocks(text, &Value::from(blocks))
+    }
+}
+
+/// A heading, and the call's text.
+fn call_blocks(call: &ProposedCall) -> Vec<Value> {
+    let heading = title(&format!("{}: {}", call.tool, call.label));
+    let heading = json!({"type": "rich_text_section",
+        "elements": [{"type": "text", "text": heading, "style": {"bold": true}}]});
+    let mut blocks = vec![rich_text(heading)];
+    blocks.extend(code(&call.text));
+    blocks
+}
+
+fn rich_text(element: Value) -> Value {
+    json!({"type": "rich_text", "elements": [element]})
+}
+
+/// A text in as many blocks as it takes, cut at line ends where there are any.
+fn code(text: &str) -> Vec<Value> {
+    let mut blocks = Vec::new();
+    let mut rest = match text {
+        "" => "(nothing)",
+        text => text,
+    };
+    while !rest.is_empty() {
+        let mut piece = text::utf16_prefix(rest, CODE_UNITS_MAX);
+        if piece.len() < rest.len() {
+            if let Some(end) = piece.rfind('\n') {
+                piece = &rest[..=end];
+            }
+        }
+        rest = &rest[piece.len()..];
+        blocks.push(rich_text(json!({"type": "rich_text_preformatted",
+            "elements": [{"type": "text", "text": piece}]})));
+    }
+    blocks
+}

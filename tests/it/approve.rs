@@ -1,0 +1,273 @@
+//! `--approve`: calls that wait for a person, in Slack and at a terminal.
+
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::chat::{PROMPT, at_terminal};
+use crate::llm::{FakeLlm, Reply};
+use crate::mom::{Call, Mom};
+use crate::scratch::Scratch;
+use crate::slack::{Channel, FakeSlack, Message};
+
+fn start_in(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm, args: &[&str]) -> Mom {
+    let mut call = Call::new(home).slack(slack).llm(llm);
+    for arg in args {
+        call = call.arg(arg);
+    }
+    let mom = call.data().spawn();
+    slack.wait_connected();
+    mom
+}
+
+fn start(args: &[&str]) -> (FakeSlack, FakeLlm, Mom) {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let mom = start_in(&Arc::new(Scratch::new()), &slack, &llm, args);
+    (slack, llm, mom)
+}
+
+fn bash(command: &str) -> Value {
+    json!({"label": "Do it", "command": command})
+}
+
+/// Questions whose buttons can be pressed.
+fn open_questions(channel: &Channel) -> Vec<Message> {
+    let all = channel.messages.iter();
+    all.filter(|said| said.buttons().contains(&"Deny".to_owned()))
+        .cloned()
+        .collect()
+}
+
+/// Waits for an open question that shows this.
+fn wait_asked(slack: &FakeSlack, text: &str) -> Message {
+    slack.wait_until("a question", |state| {
+        let channel = state.channels.get("C01")?;
+        let mut open = open_questions(channel).into_iter();
+        open.find(|said| said.shown().contains(text))
+    })
+}
+
+fn wait_shown(slack: &FakeSlack, ts: &str, text: &str) -> Message {
+    let seen = slack.wait_channel("C01", |channel| channel.message(ts).shown().contains(text));
+    seen.message(ts).clone()
+}
+
+/// A press of a button that this message once had.
+fn press_late(slack: &FakeSlack, question: &Message) {
+    let blocks = question.blocks.iter();
+    let mut buttons = blocks.filter_map(|block| block["elements"][0].as_object());
+    let button = buttons.find(|button| button["type"] == "button");
+    let payload = json!({"type": "block_actions", "user": {"id": "U07"}, "channel": {"id": "C01"},
+        "container": {"type": "message", "message_ts": question.ts, "channel_id": "C01"},
+        "actions": [button.expect("a button")]});
+    slack.send(
+        json!({"type": "interactive", "payload": payload, "accepts_response_payload": false}),
+    );
+}
+
+#[test]
+fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it() {
+    let (slack, llm, mom) = start(&["--approve=changes", "--allow-users=U07"]);
+    let two = Reply::tool("bash", &bash("echo one >>~/ran; echo '<!channel>'"));
+    llm.reply(two.and_tool("bash", &bash("echo two >>~/ran; echo 2").to_string()));
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "echo two >>~/ran");
+    assert!(
+        question
+            .shown()
+            .contains("echo one >>~/ran; echo '<!channel>'")
+    );
+    assert!(question.pings().is_empty(), "{question:?}");
+    let buttons = ["Approve", "Approve all (of this run)", "Deny"];
+    assert_eq!(question.buttons(), buttons);
+    let seen = slack.wait_channel("C01", |channel| {
+        channel.answers()[0]
+            .shown()
+            .contains("Waiting for approval")
+    });
+    let status = seen.answers()[0].clone();
+    assert_eq!(question.thread_ts.as_ref(), Some(&status.ts), "{seen}");
+    assert!(
+        status
+            .blocks
+            .iter()
+            .any(|block| block["tasks"][0]["status"] == "pending")
+    );
+    slack.press("C01", &question.ts, "U08", "Approve");
+    mom.wait_log("refused U08");
+    // Nothing else waits.
+    llm.reply_text("Quick.");
+    slack.mention("C02", "U07", "hurry");
+    slack.wait_answer("C02", "Quick.");
+    assert_eq!(open_questions(&slack.channel("C01")).len(), 1);
+    llm.reply_text("Both done.");
+    slack.press("C01", &question.ts, "U07", "Approve");
+    slack.wait_answer("C01", "Both done.");
+    let answered = wait_shown(&slack, &question.ts, "Approved by lena");
+    assert!(answered.buttons().is_empty() && answered.shown().contains("echo one"));
+    assert_eq!(llm.requests()[2].tool_results(), ["<!channel>", "2"]);
+}
+
+#[test]
+fn a_denied_call_is_an_error_and_all_of_a_run_can_be_approved() {
+    let (slack, llm, _mom) = start(&["--approve=changes"]);
+    let edit = json!({"label": "Mend", "path": "a", "oldText": "x\ny", "newText": "z"});
+    llm.reply_tool("read", json!({"label": "Look", "path": "none"}));
+    llm.reply_tool("edit", edit);
+    llm.reply_tool("bash", bash("echo second"));
+    llm.reply_tool("bash", bash("echo third"));
+    llm.reply_text("Done.");
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "- x\n- y\n+ z");
+    slack.press("C01", &question.ts, "U07", "Deny");
+    wait_shown(&slack, &question.ts, "Denied by lena");
+    let question = wait_asked(&slack, "echo second");
+    slack.press("C01", &question.ts, "U07", "Approve all (of this run)");
+    slack.wait_answer("C01", "Done.");
+    let results: Vec<String> = (llm.requests().iter())
+        .filter_map(|asked| asked.tool_results().pop())
+        .collect();
+    assert!(
+        results[1].starts_with("Not run: lena denied it"),
+        "{results:?}"
+    );
+    assert_eq!(results[2..], ["second", "third"]);
+    let denied = llm.requests()[2].body["messages"].to_string();
+    assert!(denied.contains(r#""is_error":true"#), "{denied}");
+    // Approval ends with the run.
+    llm.reply_tool("bash", bash("echo fourth"));
+    slack.mention("C01", "U07", "again");
+    wait_asked(&slack, "echo fourth");
+}
+
+#[test]
+fn a_stop_ends_the_wait_and_a_late_press_does_nothing() {
+    let (slack, llm, mom) = start(&["--approve=all"]);
+    llm.reply_tool("read", json!({"label": "Look", "path": "none"}));
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "none");
+    slack.say("C01", "U07", "stop").send();
+    slack.wait_channel("C01", |channel| {
+        channel.to_string().contains("_Stopped_ by lena")
+    });
+    let closed = wait_shown(&slack, &question.ts, "Not run");
+    assert!(closed.buttons().is_empty());
+    press_late(&slack, &question);
+    mom.wait_log("a button of a question that is over");
+    llm.reply_text("Here.");
+    slack.mention("C01", "U07", "are you there?");
+    slack.wait_answer("C01", "Here.");
+    assert_eq!(llm.requests().len(), 2);
+}
+
+#[test]
+fn a_restart_asks_again_and_leaves_no_dead_button() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        let home = Arc::new(Scratch::new());
+        let mom = start_in(&home, &slack, &llm, &["--approve=changes"]);
+        llm.reply_tool("bash", bash("echo x >>~/ran; cat ~/ran"));
+        slack.mention("C01", "U07", "do it");
+        let old = wait_asked(&slack, "echo x >>~/ran");
+        mom.signal(signal);
+        mom.ended();
+        llm.reply_tool("bash", bash("echo x >>~/ran; cat ~/ran"));
+        let mom = start_in(&home, &slack, &llm, &["--approve=changes"]);
+        let new = slack.wait_until("a new question", |state| {
+            let open = open_questions(state.channels.get("C01")?);
+            open.into_iter().find(|said| said.ts != old.ts)
+        });
+        let closed = wait_shown(&slack, &old.ts, "Not run: mom ");
+        assert!(closed.buttons().is_empty());
+        press_late(&slack, &old);
+        mom.wait_log("a button of a question that is over");
+        llm.reply_text("Done once.");
+        slack.press("C01", &new.ts, "U07", "Approve");
+        slack.wait_answer("C01", "Done once.");
+        let asked = llm.requests();
+        assert_eq!(asked.last().expect("a request").tool_results(), ["x"]);
+    }
+}
+
+#[test]
+fn a_long_command_is_shown_whole() {
+    let (slack, llm, _mom) = start(&["--approve=changes"]);
+    let lines = |count: usize| {
+        let lines =
+            (0..count).map(|n| format!("echo \"line {n} \u{202e}\" # {}\n", "x".repeat(60)));
+        lines.collect::<String>()
+    };
+    llm.reply_tool("bash", bash(&(lines(300) + "exit 3")));
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "exit 3");
+    let seen = slack.channel("C01");
+    let root = question.thread_ts.clone().expect("a thread");
+    let shown: String = seen
+        .replies(&root)
+        .iter()
+        .map(|said| said.shown())
+        .collect();
+    for n in 0..300 {
+        assert!(
+            shown.contains(&format!("\"line {n} \\u{{202e}}\"")),
+            "{n}: {shown}"
+        );
+    }
+    llm.reply_tool("bash", bash(&(lines(3_000) + "exit 4")));
+    slack.press("C01", &question.ts, "U07", "Deny");
+    let question = wait_asked(&slack, "in the file above");
+    let is_file = |channel: &Channel| {
+        let replies = channel.replies(&root);
+        replies
+            .iter()
+            .any(|said| said.files.iter().any(|file| file["name"] == "calls.txt"))
+    };
+    slack.wait_channel("C01", is_file);
+    llm.reply_text("Denied twice.");
+    slack.press("C01", &question.ts, "U07", "Deny");
+    slack.wait_answer("C01", "Denied twice.");
+}
+
+#[test]
+fn a_person_at_the_terminal_is_asked_and_a_pipe_denies() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    for command in ["echo 1st", "echo 2nd", "echo 3rd"] {
+        llm.reply_tool("bash", bash(command));
+    }
+    llm.reply_text("Done.");
+    let call = at_terminal(&home).arg("--approve=changes").llm(&llm);
+    let mut mom = call.data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("do it\r");
+    for (asked, answer) in ["n\r", "what?\r", "all\r"].into_iter().enumerate() {
+        mom.wait_shown_times("Run it? [y]es, [a]ll, [n]o", asked + 1);
+        mom.type_text(answer);
+    }
+    let shown = mom.wait_shown("out ·");
+    let question = shown.find("Run it?").expect("the question");
+    assert!(shown[..question].contains("  echo 1st"), "{shown}");
+    let asked = llm.requests();
+    let denied = asked[1].tool_results();
+    assert!(
+        denied[0].starts_with("Not run: the user denied it"),
+        "{denied:?}"
+    );
+    assert_eq!(asked[3].tool_results(), ["3rd"]);
+    mom.wait_shown_times(PROMPT, 2);
+    mom.type_text("exit\r");
+    assert_eq!(mom.ended().code, Some(0));
+
+    let llm = FakeLlm::start();
+    llm.reply_tool("bash", bash("echo 1st"));
+    llm.reply_text("Denied.");
+    let call = Call::new(&home)
+        .llm(&llm)
+        .arg("--chat")
+        .env("MOM_APPROVE", "all");
+    let ended = call.data().run("do it\n");
+    assert!(ended.stdout.contains("Denied."), "{ended:?}");
+    let denied = llm.requests()[1].tool_results();
+    assert!(denied[0].contains("no terminal"), "{denied:?}");
+}

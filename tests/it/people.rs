@@ -421,7 +421,8 @@ fn it_introduces_itself_to_members_only() {
     let (slack, _llm, _mom) = start();
     slack.change(|state| {
         state.users.get_mut("U08").unwrap()["is_restricted"] = true.into();
-        ["U07", "U08"].map(|user| state.im_of(user));
+        state.im_of("U07");
+        state.im_of("U08");
     });
     for (channel, user) in [("D08", "U08"), ("D07", "U07")] {
         slack.emit(

@@ -52,7 +52,7 @@ use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
 pub(crate) const TERMINAL: &str = "TERMINAL";
-/// Tries of a run that crashes interrupt (PRODUCT.md, section 5).
+/// Tries of a run that crashes interrupt.
 const TRIES_MAX: u32 = 2;
 /// Raw bytes of an image that go to the model as one (facts: 5 MB in base64).
 const IMAGE_BYTES_MAX: usize = 3_750_000;

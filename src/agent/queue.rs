@@ -13,7 +13,7 @@ use crate::base::stop::{Cause, Stop};
 
 /// Tasks at the same time, over all channels: threads, sockets and memory stay bounded.
 const RUNS_MAX: usize = 32;
-/// Events that may wait in a channel (PRODUCT.md, section 4).
+/// Events that may wait in a channel.
 const EVENTS_WAITING_MAX: usize = 5;
 /// People's messages that may wait in a channel; further ones stay in log.jsonl only.
 const REQUESTS_WAITING_MAX: usize = 500;

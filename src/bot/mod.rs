@@ -46,7 +46,7 @@ use self::outbox::Outbox;
 use self::router::Router;
 use self::worker::Worker;
 
-/// How long runs may take to end after a signal (PRODUCT.md, section 5: 3 s in all).
+/// How long runs may take to end after a signal (until the exit 3 s in all).
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(2_400);
 
 /// Opened at the start and used by all parts.

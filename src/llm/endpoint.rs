@@ -18,7 +18,7 @@ use crate::base::secret::Secret;
 use crate::base::stop::Stop;
 use crate::net::{self, HttpLimits, Net, NetFault};
 
-/// How long a stream may be silent before it counts as stalled (PRODUCT.md, section 3).
+/// How long a stream may be silent before it counts as stalled.
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
 /// Before the first byte of a local server, which may be loading the model.
 const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);

@@ -19,7 +19,7 @@ use crate::store::Store;
 
 use super::web::{Downloaded, Web};
 
-/// Bytes of one attachment (PRODUCT.md, section 6).
+/// Bytes of one attachment.
 const FILE_BYTES_MAX: u64 = 100 * 1024 * 1024;
 /// Downloads that wait; what comes on top is given up, with a sentence for the model.
 const WAITING_MAX: usize = 256;

@@ -211,8 +211,10 @@ fn first_cut(
         }
         // A fence too long to be meant is split like text.
         let open = walk.fences.open.filter(|(_, run)| *run < 80);
-        // Room for the line that closes it.
-        let room = units_max - open.map_or(0, |(_, run)| run + 1);
+        // Room for the line that closes it; also when this one closes it but does not fit.
+        let closer = fence.as_ref().map(|(_, mark)| mark.len());
+        let closer = closer.or(open.map(|(_, run)| run));
+        let room = units_max - closer.map_or(0, |run| run + 1);
         let left = room.saturating_sub(weight);
         if units(line) + extra > left {
             let begun = fence.as_ref().map_or(0, |(opener, _)| opener.len());
@@ -528,6 +530,14 @@ mod tests {
             "b".repeat(60)
         );
         assert!(pieces(&text)[1].markdown.starts_with("<https://"));
+    }
+
+    #[test]
+    fn a_closing_fence_that_does_not_fit_is_cut_within_the_limit() {
+        let text = format!("```\n{}\n{}\nend", "a".repeat(400), "`".repeat(2_000));
+        for part in split(&text, 900, 0) {
+            assert!(text::utf16_len(&part) <= 900, "{part}");
+        }
     }
 
     #[test]

@@ -90,8 +90,9 @@ fn text_streams_into_the_status() {
 fn the_status_is_edited_once_a_second_and_stays_short() {
     let (slack, llm, _mom) = start();
     let label = "Look at a very long path & <that> is why this line is long ".repeat(3);
-    for _ in 0..30 {
-        llm.reply_tool("bash", bash(&label, "sleep 0.1"));
+    // Long enough for several edits: they come every 3 s at the least.
+    for _ in 0..60 {
+        llm.reply_tool("bash", bash(&label, "sleep 0.2"));
     }
     llm.reply_text("Looked.");
     slack.mention("C01", "U07", "look");

@@ -99,20 +99,7 @@ fn used_up_it_ends_the_run_and_asks_no_model_until_it_is_raised() {
 #[test]
 fn compactions_count_and_the_terminal_says_the_same() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
-    llm.window(8_192);
-    let window = json!({"default_generation_settings": {"n_ctx": 8_192}});
-    llm.page("/props", window);
-    let mut n = 0;
-    llm.otherwise(move |asked| {
-        n += 1;
-        let reply = match n % 3 {
-            1 if asked.body.get("tools").is_some() => {
-                Reply::tool("bash", &json!({"label": "x", "command": "seq 900"}))
-            }
-            _ => Reply::text("Done."),
-        };
-        reply.usage(asked.raw.len() as u64 / 4, 100, 0, 0)
-    });
+    llm.fill_a_small_window();
     // A tenth of a cent each.
     let call = Call::new(&home).arg("--model=llamacpp/m");
     let call = call.arg("--price=0,10").arg("--budget=0.0195");

@@ -364,6 +364,25 @@ impl FakeLlm {
             .change(|state| state.pages.insert(path.into(), page));
     }
 
+    /// A window of 8,192 tokens, and replies whose tool output soon fills it, so that the
+    /// conversation is compacted again and again.
+    pub(crate) fn fill_a_small_window(&self) {
+        self.window(8_192);
+        let window = json!({"default_generation_settings": {"n_ctx": 8_192}});
+        self.page("/props", window);
+        let mut n = 0;
+        self.otherwise(move |asked| {
+            n += 1;
+            let reply = match n % 3 {
+                1 if asked.body.get("tools").is_some() => {
+                    Reply::tool("bash", &json!({"label": "x", "command": "seq 900"}))
+                }
+                _ => Reply::text("Done."),
+            };
+            reply.usage(asked.raw.len() as u64 / 4, 100, 0, 0)
+        });
+    }
+
     /// Requests longer than this are refused as too long.
     pub(crate) fn window(&self, tokens: usize) {
         self.state.change(|state| state.window = tokens);

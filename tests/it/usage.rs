@@ -4,9 +4,8 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use serde_json::json;
 
-use crate::llm::{FakeLlm, OPENAI_KEY, Reply};
+use crate::llm::{FakeLlm, OPENAI_KEY};
 use crate::mom::{Call, Ended};
 use crate::scratch::Scratch;
 
@@ -186,20 +185,7 @@ fn no_directory_and_nothing_in_it() {
 #[test]
 fn compactions_are_counted_once() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
-    llm.window(8_192);
-    let window = json!({"default_generation_settings": {"n_ctx": 8_192}});
-    llm.page("/props", window);
-    let mut n = 0;
-    llm.otherwise(move |asked| {
-        n += 1;
-        let reply = match n % 3 {
-            1 if asked.body.get("tools").is_some() => {
-                Reply::tool("bash", &json!({"label": "x", "command": "seq 900"}))
-            }
-            _ => Reply::text("Done."),
-        };
-        reply.usage(asked.raw.len() as u64 / 4, 100, 0, 0)
-    });
+    llm.fill_a_small_window();
     let lines: String = (0..30).map(|n| format!("question {n}\n")).collect();
     let ended = Call::new(&home)
         .arg("--model=llamacpp/m")

@@ -58,6 +58,22 @@ impl Talk {
             .run(lines)
     }
 
+    /// Both calls whole, with these ids.
+    fn both(&self, bash: &str, read: &str) -> String {
+        let [count, look] = self.arguments();
+        calls(&json!([
+            whole(bash, "bash", &count, &json!({"index": 0})),
+            whole(read, "read", &look, &json!({"index": 1}))
+        ]))
+    }
+
+    /// The calls come in this stream, the answer after them.
+    fn plays(&self, model: &str, sse: &str) -> Vec<Asked> {
+        self.llm.reply_raw(sse);
+        self.llm.reply_text(ANSWER);
+        self.check(model)
+    }
+
     /// Both tools ran, the model saw what they found, the person the answer alone.
     fn check(&self, model: &str) -> Vec<Asked> {
         let ended = self.run(model);
@@ -159,9 +175,7 @@ fn fragments_without_index() {
             sse += &calls(&json!([{"function": {"arguments": piece}}]));
         }
     }
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    talk.check("custom/m");
+    talk.plays("custom/m", &(sse + &end("tool_calls")));
 }
 
 #[test]
@@ -176,9 +190,7 @@ fn interleaved_fragments_with_id_and_name_in_each() {
             whole("b", "read", read, &json!({"index": 1}))
         ]));
     }
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    talk.check("vllm/m");
+    talk.plays("vllm/m", &(sse + &end("tool_calls")));
 }
 
 #[test]
@@ -187,22 +199,14 @@ fn whole_calls_all_of_index_zero() {
     let [bash, read] = talk.arguments();
     let sse = calls(&json!([whole("a", "bash", &bash, &json!({"index": 0}))]))
         + &calls(&json!([whole("b", "read", &read, &json!({"index": 0}))]));
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    talk.check("together/m");
+    talk.plays("together/m", &(sse + &end("tool_calls")));
 }
 
 #[test]
 fn one_id_for_two_calls() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
-    let sse = calls(&json!([
-        whole("call", "bash", &bash, &json!({"index": 0})),
-        whole("call", "read", &read, &json!({"index": 1}))
-    ]));
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    let asked = talk.check("zai/m");
+    let sse = talk.both("call", "call");
+    let asked = talk.plays("zai/m", &(sse + &end("tool_calls")));
     let calls = &asked[1].body["messages"][2]["tool_calls"];
     assert_ne!(calls[0]["id"], calls[1]["id"]);
 }
@@ -216,9 +220,7 @@ fn gemini_without_ids_and_with_signatures() {
         whole("", "bash", &bash, &signed),
         whole("", "read", &read, &json!({"index": 1}))
     ]));
-    talk.llm.reply_raw(&(sse + &end("stop")));
-    talk.llm.reply_text(ANSWER);
-    let asked = talk.check("gemini/gemini-3.8-flash");
+    let asked = talk.plays("gemini/gemini-3.8-flash", &(sse + &end("stop")));
     let calls = &asked[1].body["messages"][2]["tool_calls"];
     let signature = "/0/extra_content/google/thought_signature";
     assert_eq!(calls.pointer(signature), Some(&json!("SIG==")));
@@ -227,16 +229,10 @@ fn gemini_without_ids_and_with_signatures() {
 #[test]
 fn mistral_has_its_own_rules() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
     let sse = delta(
         &json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "PONDER"}]}]}),
-    ) + &calls(&json!([
-        whole("call_00000000001", "bash", &bash, &json!({"index": 0})),
-        whole("call_00000000002", "read", &read, &json!({"index": 1}))
-    ]));
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    let asked = talk.check("mistral/mistral-large-4");
+    ) + &talk.both("call_00000000001", "call_00000000002");
+    let asked = talk.plays("mistral/mistral-large-4", &(sse + &end("tool_calls")));
     for request in &asked {
         const KNOWN: &[&str] = &["model", "max_tokens", "stream", "tools", "messages"];
         let body = request.body.as_object().unwrap();
@@ -255,25 +251,15 @@ fn mistral_has_its_own_rules() {
 #[test]
 fn ollama_stops_with_calls_and_reasons_beside() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
     let sse = delta(&json!({"role": "assistant", "content": "", "reasoning": "PONDER"}))
-        + &calls(&json!([
-            whole("a", "bash", &bash, &json!({"index": 0})),
-            whole("b", "read", &read, &json!({"index": 1}))
-        ]));
-    talk.llm.reply_raw(&(sse + &end("stop")));
-    talk.llm.reply_text(ANSWER);
-    talk.check("ollama/m");
+        + &talk.both("a", "b");
+    talk.plays("ollama/m", &(sse + &end("stop")));
 }
 
 #[test]
 fn usage_inside_a_choice() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
-    let sse = calls(&json!([
-        whole("bash:0", "bash", &bash, &json!({"index": 0})),
-        whole("read:1", "read", &read, &json!({"index": 1}))
-    ]));
+    let sse = talk.both("bash:0", "read:1");
     talk.llm.reply_raw(&(sse + &end("tool_calls")));
     let usage = json!({"prompt_tokens": 50, "completion_tokens": 7, "cached_tokens": 0,
         "prompt_tokens_details": {"cached_tokens": 20}});
@@ -288,15 +274,11 @@ fn usage_inside_a_choice() {
 #[test]
 fn openrouter_keeps_alive_and_wants_its_reasoning_back() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
     let details = json!([{"type": "reasoning.encrypted", "data": "SEALED", "id": "r", "index": 0}]);
     let sse = ": OPENROUTER PROCESSING\n\n".repeat(3)
         + &delta(&json!({"reasoning": "PONDER", "reasoning_details": details}))
         + ": OPENROUTER PROCESSING\n\n"
-        + &calls(&json!([
-            whole("a", "bash", &bash, &json!({"index": 0})),
-            whole("b", "read", &read, &json!({"index": 1}))
-        ]));
+        + &talk.both("a", "b");
     let sse = (sse + &end("tool_calls")).replace('\n', "\r\n");
     talk.llm.reply_raw(&sse);
     talk.llm.reply_text(ANSWER);
@@ -307,15 +289,9 @@ fn openrouter_keeps_alive_and_wants_its_reasoning_back() {
 #[test]
 fn deepseek_wants_its_reasoning_back() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
-    let sse = delta(&json!({"content": null, "reasoning_content": "PONDER"}))
-        + &calls(&json!([
-            whole("a", "bash", &bash, &json!({"index": 0})),
-            whole("b", "read", &read, &json!({"index": 1}))
-        ]));
-    talk.llm.reply_raw(&(sse + &end("tool_calls")));
-    talk.llm.reply_text(ANSWER);
-    let asked = talk.check("deepseek/m");
+    let sse =
+        delta(&json!({"content": null, "reasoning_content": "PONDER"})) + &talk.both("a", "b");
+    let asked = talk.plays("deepseek/m", &(sse + &end("tool_calls")));
     let said = &asked[1].body["messages"][2];
     assert_eq!(said["reasoning_content"], "PONDER");
 }
@@ -323,17 +299,12 @@ fn deepseek_wants_its_reasoning_back() {
 #[test]
 fn think_tags_in_pieces_and_no_last_word() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
     let thought = || {
         ["<th", "ink>PON", "DER</thi", "nk>\n\n"]
             .map(|piece| delta(&json!({"content": piece})))
             .concat()
     };
-    let sse = thought()
-        + &calls(&json!([
-            whole("a", "bash", &bash, &json!({"index": 0})),
-            whole("b", "read", &read, &json!({"index": 1}))
-        ]));
+    let sse = thought() + &talk.both("a", "b");
     let done = "data: [DONE]\n\n";
     talk.llm
         .reply_raw(&(sse + &end("tool_calls")).replace(done, ""));
@@ -346,7 +317,6 @@ fn think_tags_in_pieces_and_no_last_word() {
 #[test]
 fn errors_inside_the_stream() {
     let talk = Talk::new();
-    let [bash, read] = talk.arguments();
     let half = delta(&json!({"content": "Let me"}));
     for error in [
         json!({"message": "Provider returned error", "code": 502}),
@@ -358,10 +328,7 @@ fn errors_inside_the_stream() {
     }
     // Neither a reason nor a last word: broken off.
     talk.llm.reply_raw(&half);
-    let sse = calls(&json!([
-        whole("a", "bash", &bash, &json!({"index": 0})),
-        whole("b", "read", &read, &json!({"index": 1}))
-    ]));
+    let sse = talk.both("a", "b");
     talk.llm.reply_raw(&(sse + &end("tool_calls")));
     talk.llm.reply_text(ANSWER);
     assert_eq!(talk.check("groq/m").len(), 5);

@@ -660,21 +660,9 @@ impl FakeSlack {
         });
     }
 
-    pub(crate) fn ping(&self) {
-        self.to_sockets(|socket| socket.push(Frame::Ping));
-    }
-
     /// Every socket ends without a close frame; returns when it has.
     pub(crate) fn cut(&self) {
         self.to_sockets_and_wait(|socket| socket.push(Frame::Cut));
-    }
-
-    /// Half-open: the sockets stay, nothing is read or written any more.
-    pub(crate) fn freeze(&self) {
-        self.to_sockets_and_wait(|socket| {
-            socket.push(Frame::Freeze);
-            socket.retired = true;
-        });
     }
 
     fn to_sockets(&self, mut act: impl FnMut(&mut Socket)) -> usize {
@@ -691,7 +679,7 @@ impl FakeSlack {
     /// Waits for those that were told, not for any that mom opens meanwhile.
     fn to_sockets_and_wait(&self, act: impl FnMut(&mut Socket)) {
         let told = self.to_sockets(act);
-        let done = |socket: &Socket| !socket.open || socket.frozen;
+        let done = |socket: &Socket| !socket.open;
         self.wait_until("the sockets' obedience", |state| {
             state.sockets[..told].iter().all(done).then_some(())
         });

@@ -18,9 +18,7 @@ use crate::watch::Watched;
 
 pub(crate) enum Frame {
     Text(String),
-    Ping,
     Cut,
-    Freeze,
     /// The first bytes once, then the others without end.
     Flood(&'static [u8], &'static [u8]),
 }
@@ -39,16 +37,8 @@ pub(crate) const HALF_PAIR: char = '\u{F8FF}';
 /// What the test side knows of a socket.
 pub(crate) struct Socket {
     pub(crate) open: bool,
-    /// Greeted, so events may flow.
-    pub(crate) ready: bool,
-    /// Told to go away, or frozen: no new events.
+    /// Told to go away: no new events.
     pub(crate) retired: bool,
-    /// Neither reads nor writes any more.
-    pub(crate) frozen: bool,
-    /// mom closed it with a close frame.
-    pub(crate) closed_by_mom: bool,
-    pub(crate) pings: usize,
-    pub(crate) pongs: usize,
     pub(crate) sent: BTreeMap<String, Sent>,
     out: VecDeque<Frame>,
     wake: Arc<OwnedFd>,
@@ -56,7 +46,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn takes_events(&self) -> bool {
-        self.open && self.ready && !self.retired
+        self.open && !self.retired
     }
 
     pub(crate) fn push(&mut self, frame: Frame) {
@@ -98,21 +88,14 @@ pub(super) fn serve(state: &Watched<State>, conn: Conn) {
             "approximate_connection_time": 18060}, "connection_info": {"app_id": "A01"}});
         state.sockets.push(Socket {
             open: true,
-            ready: true,
             retired: false,
-            frozen: false,
-            closed_by_mom: false,
-            pings: 0,
-            pongs: 0,
             sent: BTreeMap::new(),
             out: VecDeque::new(),
             wake: Arc::clone(&wake),
         });
         let socket = state.sockets.last_mut().expect("pushed above");
-        if socket.ready {
-            socket.push(Frame::Text(hello.to_string()));
-            state.send_again();
-        }
+        socket.push(Frame::Text(hello.to_string()));
+        state.send_again();
         state.sockets.len() - 1
     });
     // However it ends, it ended.
@@ -149,15 +132,10 @@ fn run(
         for frame in frames {
             let sent = match frame {
                 Frame::Text(text) => socket.write(Message::text(text)),
-                Frame::Ping => socket.write(Message::Ping("slack".into())),
                 Frame::Cut => return Ok(()),
                 Frame::Flood(first, rest) => {
                     socket.flush()?;
                     return flood(socket.get_mut(), first, rest);
-                }
-                Frame::Freeze => {
-                    state.change(|state| state.sockets[n].frozen = true);
-                    return frozen(socket.get_ref());
                 }
             };
             sent.or_else(|err| if would_block(&err) { Ok(()) } else { Err(err) })?;
@@ -194,19 +172,12 @@ fn flood(conn: &mut Conn, first: &[u8], rest: &[u8]) -> tungstenite::Result<()> 
     }
 }
 
-fn frozen(conn: &Conn) -> tungstenite::Result<()> {
-    poll(&mut [PollFd::new(conn.tcp(), PollFlags::RDHUP)], None).map_err(io::Error::from)?;
-    Ok(())
-}
-
 /// A frame from mom. All she may say are acks, each once, on the socket that delivered.
 fn heard(state: &mut State, n: usize, message: &Message) {
     let socket = &mut state.sockets[n];
     let text = match message {
         Message::Text(text) => text.as_str(),
-        Message::Ping(_) => return socket.pings += 1,
-        Message::Pong(_) => return socket.pongs += 1,
-        Message::Close(_) => return socket.closed_by_mom = true,
+        Message::Ping(_) | Message::Pong(_) | Message::Close(_) => return,
         _ => return state.complaints.push("a binary frame".into()),
     };
     let frame: Value = serde_json::from_str(text).unwrap_or_default();

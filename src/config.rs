@@ -38,8 +38,8 @@ pub(crate) struct Config {
     /// `None`: everyone.
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
-    /// In threads in which mom answered, people need not mention it.
     pub(crate) approve: ApprovalMode,
+    /// In threads in which mom answered, people need not mention it.
     pub(crate) follow_threads: bool,
     /// Without a trailing slash.
     pub(crate) slack_api_url: String,
@@ -62,6 +62,14 @@ impl Config {
                 || variable("MOM_FOLLOW_THREADS").is_some_and(|value| value.trim() == "1"),
             slack_api_url: url.trim_end_matches('/').to_owned(),
         })
+    }
+
+    /// What is set for threads, in a sentence.
+    pub(crate) fn threads(&self) -> &'static str {
+        match self.follow_threads {
+            true => "followed, after an answer there no mention is needed for a day",
+            false => "not followed, each request needs a mention",
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::store::ledger;
 
 /// From this part of the budget on the usage line names it.
 const NAMED_FROM: f64 = 0.8;
+const NO_LIMIT: &str = "none, a day may cost any amount";
 
 pub(crate) struct Budget {
     /// Dollars a day; `None`: as many as it takes.
@@ -71,6 +72,12 @@ impl Budget {
         Some(BudgetUse { spent, limit })
     }
 
+    /// For `status`.
+    pub(crate) fn text(&self) -> String {
+        self.used()
+            .map_or_else(|| NO_LIMIT.to_owned(), |used| used.text())
+    }
+
     /// No model may be asked any more today.
     pub(crate) fn is_used_up(&self) -> bool {
         self.used().is_some_and(|used| used.spent >= used.limit)
@@ -85,23 +92,26 @@ impl Budget {
         )
     }
 
-    /// The sum of another day is replaced by what the ledger has of today.
     fn with_spent<T>(&self, look: impl FnOnce(&mut f64) -> T) -> T {
         let mut spent = self.spent.lock().unwrap();
-        let day = time::local_day();
-        if spent.day != day {
-            *spent = SpentToday {
-                day,
-                dollars: on_disk(&self.dir),
-            };
+        look(spent.on(time::local_day(), || on_disk(&self.dir)))
+    }
+}
+
+impl SpentToday {
+    /// The sum of another day is replaced by what was `read` of this one.
+    fn on(&mut self, day: i64, read: impl FnOnce() -> f64) -> &mut f64 {
+        if self.day != day {
+            let dollars = read();
+            *self = SpentToday { day, dollars };
         }
-        look(&mut spent.dollars)
+        &mut self.dollars
     }
 }
 
 impl BudgetUse {
     /// `$4.20 of $5.00 today`
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let (spent, limit) = (text::dollars(self.spent), text::dollars(self.limit));
         format!("{spent} of {limit} today")
     }
@@ -115,19 +125,15 @@ impl BudgetUse {
 }
 
 /// What `--check` says of it, the model's prices left out.
-pub(crate) fn check(config: &Config, dir: Option<&Dir>) -> Option<Finding> {
+pub(crate) fn check(config: &Config, dir: Option<&Dir>) -> Finding {
     let what = "budget";
     match limit(config) {
-        Ok(limit) => {
+        Ok(Some(limit)) => {
             let spent = dir.map_or(0.0, on_disk);
-            let used = limit.map(|limit| BudgetUse { spent, limit });
-            used.map(|used| Finding::ok(what, used.text()))
+            Finding::ok(what, BudgetUse { spent, limit }.text())
         }
-        Err(err) => Some(Finding::failed(
-            what,
-            &err,
-            "--budget=DOLLARS or MOM_BUDGET",
-        )),
+        Ok(None) => Finding::ok(what, NO_LIMIT),
+        Err(err) => Finding::failed(what, &err, "--budget=DOLLARS or MOM_BUDGET"),
     }
 }
 
@@ -172,4 +178,17 @@ fn on_disk(dir: &Dir) -> f64 {
         })
     });
     spent.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_midnight_it_starts_anew() {
+        let mut spent = SpentToday::default();
+        *spent.on(20_000, || 0.25) += 0.5;
+        assert_eq!(*spent.on(20_000, || panic!("read already")), 0.75);
+        assert_eq!(*spent.on(20_001, || 0.0), 0.0);
+    }
 }

@@ -164,8 +164,7 @@ impl Agent {
             }
             Err(err) => out.push(format!("Context: {err}")),
         }
-        let budget = self.budget.used();
-        out.extend(budget.map(|used| format!("Budget: {}", used.text())));
+        out.push(format!("Budget: {}", self.budget.text()));
         out.extend_from_slice(lines);
         out.push(format!("Sandbox: {}", self.config.sandbox));
         out.push(format!("Approval: {}", self.config.approve));

@@ -15,6 +15,7 @@ use crate::base::log;
 use crate::base::random;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
+use crate::slack::blocks_are_refused;
 use crate::slack::display::Target;
 use crate::slack::earlier::{QUESTION, find, metadata};
 use crate::slack::inbound::Incoming;
@@ -29,17 +30,14 @@ const DECIDED: &str = "decided-";
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 const STATUS_LOOKS_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 80;
+/// For who presses a button that has lost its meaning.
+const OVER: &str =
+    "_This question is no longer valid: it was answered or stopped, or I was restarted since._";
 
 pub(super) struct Approvals {
     access: Access,
-    /// By id.
-    open: Mutex<HashMap<String, OpenQuestion>>,
-}
-
-#[derive(Clone)]
-struct OpenQuestion {
-    channel: String,
-    choice: PendingChoice,
+    /// Questions that wait for a press, by id.
+    open: Mutex<HashMap<String, PendingChoice>>,
 }
 
 /// Where a question is asked.
@@ -83,37 +81,27 @@ impl Approvals {
             Err(err) => return Decision::Denied(format!("the question could not be asked: {err}")),
         };
         let choice = PendingChoice::new();
-        let open = OpenQuestion {
-            channel: place.target.channel.clone(),
-            choice: choice.clone(),
-        };
-        self.open.lock().unwrap().insert(id.clone(), open);
-        let shown = QuestionText::of(question);
-        let posted = self.post(place, &shown, &id, stop);
+        self.open.lock().unwrap().insert(id.clone(), choice.clone());
+        let root = place.root(stop);
+        let posted = self.post(place.target, root.as_deref(), question, &id, stop);
         let chosen = posted.as_ref().ok().and_then(|_| choice.wait(stop, until));
         self.open.lock().unwrap().remove(&id);
-        let (decision, line) = match (&posted, chosen) {
-            (Ok(_), Some((choice, by))) => self.decided(choice, &by),
-            (Ok(_), None) if stop.cause() == Some(Cause::Restart) => (
-                Decision::Denied(STOPPED.to_owned()),
-                "_Not run: mom is restarting_".to_owned(),
-            ),
-            (Ok(_), None) if stop.is_set() => (
-                Decision::Denied(STOPPED.to_owned()),
-                "_Not run: stopped_".to_owned(),
-            ),
-            (Ok(_), None) => {
-                let line = "_Denied: nobody approved it within 10 minutes_".to_owned();
-                (Decision::Denied(NOBODY.to_owned()), line)
-            }
-            (Err(failure), _) => {
+        let (ts, shown) = match posted {
+            Ok(posted) => posted,
+            Err(failure) => {
                 let why = format!("the question could not be asked: {failure}");
+                if !stop.is_set() {
+                    let line = format!("_Denied: {}_", text::escape(&why));
+                    (self.access.outbox).post(&place.target.channel, root.as_deref(), line);
+                }
                 return Decision::Denied(why);
             }
         };
-        if let Ok(ts) = posted {
-            self.close(place.target, ts, &id, shown.closed(&line), stop);
-        }
+        let (decision, line) = match chosen {
+            Some((choice, by)) => self.decided(choice, &by),
+            None => undecided(stop.cause()),
+        };
+        self.close(place.target, ts, &id, shown.closed(&line), stop);
         decision
     }
 
@@ -130,18 +118,38 @@ impl Approvals {
         (Decision::of(choice, &name), line)
     }
 
-    /// The ts of the message with the buttons.
+    /// The ts of the message with the buttons, and what it shows.
     fn post(
         &self,
-        place: &QuestionPlace<'_>,
+        target: &Target,
+        root: Option<&str>,
+        question: &Question,
+        id: &str,
+        stop: &Stop,
+    ) -> SlackResult<(String, QuestionText)> {
+        let shown = QuestionText::of(question);
+        match self.post_text(target, root, &shown, id, stop) {
+            Err(failure) if blocks_are_refused(&failure) => {
+                let channel = &target.channel;
+                log::warning!(channel, "calls are shown as a file: {failure}");
+                let shown = QuestionText::in_file(question);
+                let ts = self.post_text(target, root, &shown, id, stop)?;
+                Ok((ts, shown))
+            }
+            posted => Ok((posted?, shown)),
+        }
+    }
+
+    fn post_text(
+        &self,
+        target: &Target,
+        root: Option<&str>,
         shown: &QuestionText,
         id: &str,
         stop: &Stop,
     ) -> SlackResult<String> {
         let web = &self.access.services.web;
-        let (channel, run) = (&place.target.channel, &place.target.run);
-        let root = place.root(stop);
-        let root = root.as_deref();
+        let (channel, run) = (&target.channel, &target.run);
         if let Some(file) = &shown.file {
             web.files_upload(channel, root, "calls.txt", "calls.txt", file.as_bytes())?;
         }
@@ -182,7 +190,8 @@ impl Approvals {
         for ts in questions {
             let (web, channel) = (self.access.services.web.clone(), channel.to_owned());
             let ts = ts.clone();
-            let line = "_Not run: mom was restarted. What is still to be run is asked anew._";
+            let line =
+                "_No longer valid: mom was restarted. What is still to be run is asked again._";
             let content = PostContent {
                 blocks: Some("[]".to_owned()),
                 metadata: Some(metadata("", DECIDED)),
@@ -195,20 +204,32 @@ impl Approvals {
 
     /// `message`: who pressed, and where. Never waits.
     pub(super) fn press(&self, message: Incoming, question: &str, choice: Choice) {
-        let open = self.open.lock().unwrap().get(question).cloned();
-        let Some(open) = open.filter(|open| open.channel == message.channel) else {
-            return log::info!(&message.channel, "a button of a question that is over");
-        };
         let access = self.access.clone();
+        let Some(pending) = self.open.lock().unwrap().get(question).cloned() else {
+            return self.access.outbox.work(move || {
+                let web = &access.services.web;
+                Ok(web.chat_post_ephemeral(&message.channel, &message.user, OVER)?)
+            });
+        };
         if !matches!(access.verdict(&message, None), AccessVerdict::Unknown) {
-            return press(&access, &message, &open.choice, choice);
+            return press(&access, &message, &pending, choice);
         }
         self.access.outbox.work(move || {
             access.look_up(&message.user).map_err(Error::failed)?;
-            press(&access, &message, &open.choice, choice);
+            press(&access, &message, &pending, choice);
             Ok(())
         });
     }
+}
+
+/// What becomes of a question that nobody answered, by why the run was stopped.
+fn undecided(stopped: Option<Cause>) -> (Decision, String) {
+    let (why, line) = match stopped {
+        Some(Cause::Restart) => (STOPPED, "_Not run: mom is restarting_"),
+        Some(Cause::Asked) => (STOPPED, "_Not run: stopped_"),
+        None => (NOBODY, "_Denied: nobody approved it within 10 minutes_"),
+    };
+    (Decision::Denied(why.to_owned()), line.to_owned())
 }
 
 fn press(access: &Access, message: &Incoming, pending: &PendingChoice, choice: Choice) {
@@ -234,5 +255,24 @@ fn persist<T>(stop: &Stop, mut call: impl FnMut() -> SlackResult<T>) -> SlackRes
         if Instant::now() > until || backoff.wait(stop, after).is_err() {
             return Err(failure);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_ten_minutes_without_a_press_it_is_denied() {
+        assert_eq!(PATIENCE, Duration::from_secs(10 * 60));
+        let (choice, stop) = (PendingChoice::new(), Stop::new());
+        assert_eq!(choice.wait(&stop, Instant::now()), None);
+        let (decision, line) = undecided(stop.cause());
+        assert!(matches!(decision, Decision::Denied(why) if why == NOBODY));
+        assert_eq!(line, "_Denied: nobody approved it within 10 minutes_");
+        // A press at the last moment counts.
+        choice.choose(Choice::Approve, "U07");
+        let chosen = choice.wait(&stop, Instant::now());
+        assert_eq!(chosen, Some((Choice::Approve, "U07".to_owned())));
     }
 }

@@ -165,6 +165,7 @@ fn status_lines(services: &Services, queue: &Queue, channel: &str) -> Vec<String
         ),
         None => "Running: nothing".to_owned(),
     });
+    lines.push(format!("Threads: {}", services.agent.config.threads()));
     let scheduled = services.events.scheduled(channel);
     if scheduled.is_empty() {
         lines.push("Scheduled: nothing".to_owned());

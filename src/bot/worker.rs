@@ -197,7 +197,9 @@ impl Worker {
         let mut session = None;
         if job.resumed || job.event.is_some() {
             let begun = services.agent.begin(job)?;
-            match self.earlier_try(job, &begun, &mut target)? {
+            let earlier = self.earlier_try(job, &begun, &mut target)?;
+            (self.router.approvals).retire(&target.channel, &target.earlier.question_ts);
+            match earlier {
                 EarlierTry::Done => {
                     services.events.ran(job);
                     return Ok(Vec::new());
@@ -208,7 +210,6 @@ impl Worker {
                 EarlierTry::Unfinished => session = Some(begun),
             }
         }
-        (self.router.approvals).retire(&target.channel, &target.earlier.question_ts);
         let status_ts = Arc::new(Mutex::new(target.earlier.status_ts.clone()));
         let on_status = {
             let status_ts = status_ts.clone();

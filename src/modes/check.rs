@@ -47,8 +47,9 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdic
     report.add(keys, check_sandbox(&config.sandbox, dir.as_ref().zip(path)));
     // What else was set on the command line goes here, a line each.
     report.add(keys, [slack::check_access(config)]);
-    report.add(keys, budget::check(config, dir.as_ref()));
+    report.add(keys, [budget::check(config, dir.as_ref())]);
     report.add(keys, [Finding::ok("approval", config.approve.to_string())]);
+    report.add(keys, [Finding::ok("threads", config.threads())]);
     let net = Net::from_env();
     let of_slack = in_time(|stop| slack::check(config, keys, &net, stop));
     report.add(keys, of_slack);

@@ -167,7 +167,7 @@ const REFUSED_ANYWAY: &[&str] = &[
     "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
 ];
 
-pub(super) fn are_refused(failure: &Failure) -> bool {
+pub(crate) fn are_refused(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(code) if failure.stays()
         && !REFUSED_ANYWAY.iter().any(|start| code.starts_with(start)))
 }

@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 
+pub(crate) use self::blocks::are_refused as blocks_are_refused;
 pub(crate) use crate::base::time::is_slack_ts as is_ts;
 
 /// One delivery. What comes again after a lost ack has the same payload.

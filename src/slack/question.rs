@@ -25,7 +25,7 @@ const LABEL_CHARS_MAX: usize = 100;
 pub(crate) struct QuestionText {
     /// Messages before the one with the buttons.
     pub(crate) before: Vec<PostContent>,
-    /// All calls, where they are too long for messages.
+    /// All calls, where messages can't show them.
     pub(crate) file: Option<String>,
     text: String,
     last: Vec<Value>,
@@ -33,14 +33,7 @@ pub(crate) struct QuestionText {
 
 impl QuestionText {
     pub(crate) fn of(question: &Question) -> QuestionText {
-        let count = question.calls.len();
-        let first = question.calls.first().map_or("", |call| &call.label);
-        let more = match count {
-            0 | 1 => String::new(),
-            _ => format!(" and {} more", count - 1),
-        };
-        let label = words(first, LABEL_CHARS_MAX);
-        let text = format!("_May I run this?_ {label}{more}");
+        let text = fallback(question);
         let mut messages = Vec::new();
         let mut message = vec![section("*May I run this?*")];
         let mut filled = 0;
@@ -56,9 +49,7 @@ impl QuestionText {
         messages.push(message);
         let mut file = None;
         if messages.len() > MESSAGES_MAX {
-            let calls = question.calls.iter();
-            let calls = calls.map(|call| format!("{}: {}\n{}\n", call.tool, call.label, call.text));
-            file = Some(calls.collect::<Vec<_>>().join("\n"));
+            file = Some(file_text(question));
             messages.truncate(1);
             messages[0].push(section(
                 "_This is the beginning: all of it is in the file above._",
@@ -73,6 +64,16 @@ impl QuestionText {
             file,
             text,
             last,
+        }
+    }
+
+    /// For where Slack refuses the blocks with the calls.
+    pub(crate) fn in_file(question: &Question) -> QuestionText {
+        QuestionText {
+            before: Vec::new(),
+            file: Some(file_text(question)),
+            text: fallback(question),
+            last: vec![section("*May I run this?* _It is in the file above._")],
         }
     }
 
@@ -103,6 +104,23 @@ impl QuestionText {
         blocks.push(block);
         PostContent::blocks(text, &Value::from(blocks))
     }
+}
+
+/// What a notification shows.
+fn fallback(question: &Question) -> String {
+    let first = question.calls.first().map_or("", |call| &call.label);
+    let more = match question.calls.len() {
+        0 | 1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    let label = words(first, LABEL_CHARS_MAX);
+    format!("_May I run this?_ {label}{more}")
+}
+
+fn file_text(question: &Question) -> String {
+    let calls = question.calls.iter();
+    let calls = calls.map(|call| format!("{}: {}\n{}\n", call.tool, call.label, call.text));
+    calls.collect::<Vec<_>>().join("\n")
 }
 
 /// A heading, and the call's text.

@@ -314,6 +314,19 @@ impl Web {
         self.call("chat.update", channel, &args, urgency).map(drop)
     }
 
+    /// Only this user sees it, until the next reload. mrkdwn.
+    pub(crate) fn chat_post_ephemeral(
+        &self,
+        channel: &str,
+        user: &str,
+        text: &str,
+    ) -> SlackResult<()> {
+        let args = [("channel", channel), ("user", user), ("text", text)];
+        let method = "chat.postEphemeral";
+        self.call(method, channel, &args, Urgency::Optional)
+            .map(drop)
+    }
+
     pub(crate) fn chat_delete(&self, channel: &str, ts: &str, urgency: Urgency) -> SlackResult<()> {
         let args = [("channel", channel), ("ts", ts)];
         self.call("chat.delete", channel, &args, urgency).map(drop)

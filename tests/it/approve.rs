@@ -9,7 +9,7 @@ use crate::chat::{PROMPT, at_terminal};
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
-use crate::slack::{Channel, FakeSlack, Message};
+use crate::slack::{Channel, FakeSlack, Fault, Message};
 
 fn start_in(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm, args: &[&str]) -> Mom {
     let mut call = Call::new(home).slack(slack).llm(llm);
@@ -53,7 +53,7 @@ fn wait_shown(slack: &FakeSlack, ts: &str, text: &str) -> Message {
     seen.message(ts).clone()
 }
 
-/// A press of a button that this message once had.
+/// A press of a button that this message once had: it does nothing but say so.
 fn press_late(slack: &FakeSlack, question: &Message) {
     let blocks = question.blocks.iter();
     let mut buttons = blocks.filter_map(|block| block["elements"][0].as_object());
@@ -64,6 +64,9 @@ fn press_late(slack: &FakeSlack, question: &Message) {
     slack.send(
         json!({"type": "interactive", "payload": payload, "accepts_response_payload": false}),
     );
+    let said = slack.next_call("chat.postEphemeral");
+    assert_eq!(said.arg("user"), "U07");
+    assert!(said.arg("text").contains("no longer valid"), "{said:?}");
 }
 
 #[test]
@@ -96,7 +99,17 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     );
     slack.press("C01", &question.ts, "U08", "Approve");
     mom.wait_log("refused U08");
-    // Nothing else waits.
+    // Nothing else waits, here or elsewhere.
+    slack.mention("C01", "U07", "status");
+    slack.wait_channel("C01", |channel| {
+        channel
+            .to_string()
+            .contains("Approval: changes, a person approves")
+    });
+    let steering = slack.mention("C01", "U07", "and quickly");
+    slack.wait_channel("C01", |channel| {
+        channel.message(&steering).reactions == ["eyes"]
+    });
     llm.reply_text("Quick.");
     slack.mention("C02", "U07", "hurry");
     slack.wait_answer("C02", "Quick.");
@@ -106,7 +119,61 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     slack.wait_answer("C01", "Both done.");
     let answered = wait_shown(&slack, &question.ts, "Approved by lena");
     assert!(answered.buttons().is_empty() && answered.shown().contains("echo one"));
-    assert_eq!(llm.requests()[2].tool_results(), ["<!channel>", "2"]);
+    let last = &llm.requests()[2];
+    assert_eq!(mom.home.read("ran"), "one\ntwo\n");
+    assert!(last.raw.contains("and quickly"), "{}", last.raw);
+}
+
+#[test]
+fn an_event_waits_for_a_person_as_well() {
+    let (slack, llm, mom) = start(&["--approve=changes"]);
+    let path = mom.home.path("data/report.txt");
+    llm.reply_tool(
+        "write",
+        json!({"label": "Report", "path": path, "content": "all is well"}),
+    );
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "report"});
+    mom.home.write("data/events/e.json", event.to_string());
+    let question = wait_asked(&slack, "all is well");
+    llm.reply_text("Reported.");
+    slack.press("C01", &question.ts, "U08", "Approve");
+    slack.wait_answer("C01", "Reported.");
+    assert_eq!(mom.data("report.txt"), "all is well");
+}
+
+#[test]
+fn where_slack_refuses_blocks_the_calls_come_as_a_file_or_are_denied_aloud() {
+    let (slack, llm, _mom) = start(&["--approve=changes"]);
+    slack.refuse_blocks("rich_text");
+    llm.reply_tool("bash", bash("echo approved"));
+    llm.reply_text("Done.");
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "in the file above");
+    let root = question.thread_ts.clone();
+    let seen = slack.channel("C01");
+    let shared = seen.messages.iter().filter(|said| said.thread_ts == root);
+    let mut files = shared.flat_map(|said| &said.files);
+    assert!(files.any(|file| file["name"] == "calls.txt"), "{seen}");
+    slack.press("C01", &question.ts, "U07", "Approve");
+    slack.wait_answer("C01", "Done.");
+    assert_eq!(llm.requests()[1].tool_results(), ["approved"]);
+
+    slack.fault("chat.postMessage", 0, Fault::Blocks("invalid_blocks"));
+    llm.reply_tool("bash", bash("echo never"));
+    llm.reply_text("Nobody could be asked.");
+    slack.mention("C02", "U07", "and here");
+    let seen = slack.wait_answer("C02", "Nobody could be asked.");
+    let root = &seen.answers()[0].ts;
+    let wait = |channel: &Channel| {
+        let replies = channel.replies(root).into_iter();
+        replies.into_iter().any(|said| {
+            said.text
+                .starts_with("_Denied: the question could not be asked: ")
+        })
+    };
+    slack.wait_channel("C02", wait);
+    let denied = llm.requests()[3].tool_results();
+    assert!(denied[0].contains("invalid_blocks"), "{denied:?}");
 }
 
 #[test]
@@ -143,7 +210,7 @@ fn a_denied_call_is_an_error_and_all_of_a_run_can_be_approved() {
 
 #[test]
 fn a_stop_ends_the_wait_and_a_late_press_does_nothing() {
-    let (slack, llm, mom) = start(&["--approve=all"]);
+    let (slack, llm, _mom) = start(&["--approve=all"]);
     llm.reply_tool("read", json!({"label": "Look", "path": "none"}));
     slack.mention("C01", "U07", "do it");
     let question = wait_asked(&slack, "none");
@@ -154,7 +221,6 @@ fn a_stop_ends_the_wait_and_a_late_press_does_nothing() {
     let closed = wait_shown(&slack, &question.ts, "Not run");
     assert!(closed.buttons().is_empty());
     press_late(&slack, &question);
-    mom.wait_log("a button of a question that is over");
     llm.reply_text("Here.");
     slack.mention("C01", "U07", "are you there?");
     slack.wait_answer("C01", "Here.");
@@ -163,7 +229,10 @@ fn a_stop_ends_the_wait_and_a_late_press_does_nothing() {
 
 #[test]
 fn a_restart_asks_again_and_leaves_no_dead_button() {
-    for signal in [Signal::TERM, Signal::KILL] {
+    for (signal, line) in [
+        (Signal::TERM, "Not run: mom is restarting"),
+        (Signal::KILL, "No longer valid: mom was restarted"),
+    ] {
         let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
         let home = Arc::new(Scratch::new());
         let mom = start_in(&home, &slack, &llm, &["--approve=changes"]);
@@ -173,15 +242,14 @@ fn a_restart_asks_again_and_leaves_no_dead_button() {
         mom.signal(signal);
         mom.ended();
         llm.reply_tool("bash", bash("echo x >>~/ran; cat ~/ran"));
-        let mom = start_in(&home, &slack, &llm, &["--approve=changes"]);
+        let _mom = start_in(&home, &slack, &llm, &["--approve=changes"]);
         let new = slack.wait_until("a new question", |state| {
             let open = open_questions(state.channels.get("C01")?);
             open.into_iter().find(|said| said.ts != old.ts)
         });
-        let closed = wait_shown(&slack, &old.ts, "Not run: mom ");
+        let closed = wait_shown(&slack, &old.ts, line);
         assert!(closed.buttons().is_empty());
         press_late(&slack, &old);
-        mom.wait_log("a button of a question that is over");
         llm.reply_text("Done once.");
         slack.press("C01", &new.ts, "U07", "Approve");
         slack.wait_answer("C01", "Done once.");

@@ -52,6 +52,7 @@ fn used_up_it_ends_the_run_and_asks_no_model_until_it_is_raised() {
     // What it had, the reason; then the message that had waited is answered.
     let seen = wait_said(&slack, "C01", SENTENCE, 2);
     assert!(seen.contains("I look first."), "{seen}");
+    assert!(seen.contains("the person who runs me raises it"), "{seen}");
     wait_said(
         &slack,
         "C01",
@@ -86,11 +87,32 @@ fn used_up_it_ends_the_run_and_asks_no_model_until_it_is_raised() {
     slack.mention("C01", "U07", "and now?");
     wait_said(&slack, "C01", "Here I am.", 1);
     wait_said(&slack, "C01", "87 % of the budget: $1.75 of $2.00 today", 1);
+    // The next day.
+    mom.terminate();
+    let facts: Vec<String> = (home.jsonl("data/C01/runs.jsonl").into_iter())
+        .map(|mut fact| {
+            if fact.get("spent").is_some() {
+                fact["spent"]["day"] = "2020-01-05".into();
+            }
+            if fact.get("told").is_some() {
+                fact["told"]["day"] = 18_266.into();
+            }
+            fact.to_string() + "\n"
+        })
+        .collect();
+    home.write("data/C01/runs.jsonl", facts.concat());
+    let mom = start(&home, &slack, &llm, "--budget=1");
+    llm.reply(Reply::text("Good morning.").usage(500_000, 0, 0, 0));
+    slack.mention("C01", "U07", "is it tomorrow?");
+    let seen = wait_said(&slack, "C01", "Good morning.", 1);
+    assert_eq!(seen.matches(SENTENCE).count(), 3, "{seen}");
+    slack.mention("C01", "U07", "and now?");
+    wait_said(&slack, "C01", SENTENCE, 4);
     mom.terminate();
     let call = Call::new(&home).slack(&slack).llm(&llm).arg("--check");
     let checked = call.env("MOM_BUDGET", "2").data().run("").stdout;
     assert!(
-        checked.contains("budget: $1.75 of $2.00 today"),
+        checked.contains("budget: $1.00 of $2.00 today"),
         "{checked}"
     );
 }

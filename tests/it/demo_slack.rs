@@ -1,6 +1,7 @@
 //! Runs of the built program as Slack would draw them: `make demo-slack` plays them against
 //! the fakes of the integration tests and writes target/demo-slack.html, for people to look
-//! at what a change did. Nothing is asserted here.
+//! at what a change did. Nothing is asserted here. Two of the pictures, as a browser shows
+//! them, are in the README.
 
 #![expect(dead_code, reason = "the harness of the integration tests has more")]
 
@@ -15,13 +16,16 @@ mod watch;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use http::Gate;
 use llm::{FakeLlm, Reply};
-use mom::Mom;
+use mom::{Call, Mom};
+use scratch::Scratch;
 use slack::{BOT, Channel, FakeSlack, Message};
 
 /// A title and how the channel looked then.
@@ -29,22 +33,33 @@ type Picture = (&'static str, Channel);
 
 fn main() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-    let mom = Mom::start(&slack, &llm);
-    let scenes: [fn(&Stage) -> Vec<Picture>; 5] = [short, two_tools, long, error, stop];
-    let mut html = HEAD.to_owned();
-    for (n, scene) in scenes.iter().enumerate() {
-        let channel = format!("C1{n}");
-        slack.open_channel(&channel);
-        let stage = Stage {
-            slack: &slack,
-            llm: &llm,
-            channel,
-        };
-        for (title, channel) in scene(&stage) {
-            draw(&mut html, title, &channel);
-        }
+    let home = Arc::new(Scratch::new());
+    for (name, script) in PROGRAMS {
+        let path = format!("bin/{name}");
+        home.write(&path, script);
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(home.path(&path), executable).expect("make it executable");
     }
-    drop(mom);
+    let mut html = HEAD.to_owned();
+    for (approve, scenes) in [
+        ("off", &[short, two_tools, long, error, stop] as &[Scene]),
+        ("changes", &[approval]),
+    ] {
+        let mom = start(&home, &slack, &llm, approve);
+        for (n, scene) in scenes.iter().enumerate() {
+            let channel = format!("C1{n}{}", approve.len());
+            slack.open_channel(&channel);
+            let stage = Stage {
+                slack: &slack,
+                llm: &llm,
+                channel,
+            };
+            for (title, channel) in scene(&stage) {
+                draw(&mut html, title, &channel);
+            }
+        }
+        mom.terminate();
+    }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("demo-slack.html");
     fs::write(&path, html).expect("write the page");
     let path = path.display();
@@ -52,6 +67,36 @@ fn main() {
     {
         println!("{path}");
     }
+}
+
+type Scene = fn(&Stage) -> Vec<Picture>;
+
+/// What the scenes' commands find on this machine.
+const PROGRAMS: [(&str, &str); 3] = [
+    (
+        "df",
+        "#!/bin/sh
+echo 'Filesystem      Size  Used Avail Use% Mounted on'
+echo '/dev/sda1       916G  833G   37G  96% /srv'
+",
+    ),
+    (
+        "du",
+        "#!/bin/sh
+sleep 6
+printf '731G\t/srv\n640G\t/srv/dumps\n41G\t/srv/www\n38G\t/srv/git\n12G\t/srv/mail\n'
+",
+    ),
+    ("find", "#!/bin/sh\necho 214\n"),
+];
+
+fn start(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm, approve: &str) -> Mom {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", home.path("bin").display());
+    let call = Call::new(home).slack(slack).llm(llm).env("PATH", &path);
+    let mom = call.env("MOM_APPROVE", approve).data().spawn();
+    slack.wait_connected();
+    mom
 }
 
 struct Stage<'a> {
@@ -95,20 +140,15 @@ fn short(stage: &Stage) -> Vec<Picture> {
 }
 
 fn two_tools(stage: &Stage) -> Vec<Picture> {
-    stage.bash(
-        "Check disk usage",
-        "printf 'Filesystem  Size  Used Avail Use%%\\n/dev/sda1   916G  833G   83G  91%%\\n'",
-    );
-    stage.llm.reply(
-        Reply::text("The disk is at 91 %. I look for what is large.").and_tool(
-            "bash",
-            &json!({"label": "Find what is large", "command": "sleep 6; echo '640G  /srv/dumps'; echo ' 41G  /srv/www'"})
-                .to_string(),
-        ),
-    );
+    stage.bash("Check disk usage", "df -h /srv");
+    let call = json!({"label": "Find what is large",
+        "command": "du -xh --max-depth=1 /srv | sort -rh | head -5"});
+    let reply = Reply::text("The disk is at 96 %. I look for what is large.");
+    stage.llm.reply(reply.and_tool("bash", &call.to_string()));
     stage.llm.reply_text(
-        "The backup disk is **91 %** full: 640 GB are nightly dumps older than 90 days.\n\n\
-         - `/srv/dumps` 640 GB\n- `/srv/www` 41 GB\n\nShall I delete the dumps older than 90 days?",
+        "The backup disk is **96 %** full, 37 GB are left. Most of it are the nightly dumps:\n\n\
+         | folder | size |\n|---|---|\n| `/srv/dumps` | 640 GB |\n| `/srv/www` | 41 GB |\n| `/srv/git` | 38 GB |\n\n\
+         Shall I delete the dumps that are older than 90 days?",
     );
     stage.ask("is the backup disk full?");
     let at_work = stage.slack.wait_channel(&stage.channel, |channel| {
@@ -123,6 +163,38 @@ fn two_tools(stage: &Stage) -> Vec<Picture> {
     vec![
         ("Two steps, while mom works", at_work),
         ("Two steps, the end", stage.when(OVER)),
+    ]
+}
+
+fn approval(stage: &Stage) -> Vec<Picture> {
+    stage.bash(
+        "Count the old dumps",
+        "find /srv/dumps -name '*.sql.gz' -mtime +90 | wc -l",
+    );
+    stage.bash(
+        "Delete the old dumps",
+        "find /srv/dumps -name '*.sql.gz' -mtime +90 -delete",
+    );
+    stage.llm.reply_text(
+        "I left them: you denied the deletion. There are 214 dumps older than 90 days.",
+    );
+    stage.ask("delete the dumps older than 90 days");
+    let press = |command: &str, label: &str| {
+        let asked = stage.slack.wait_channel(&stage.channel, |channel| {
+            let mut all = channel.messages.iter();
+            all.any(|said| said.shown().contains(command) && said.shown().contains("[Deny]"))
+        });
+        let mut all = asked.messages.iter();
+        let question = all.find(|said| said.shown().contains(command));
+        let ts = &question.expect("it was seen").ts;
+        stage.slack.press(&stage.channel, ts, "U07", label);
+        asked
+    };
+    let asked = press("wc -l", "Approve");
+    press("-delete", "Deny");
+    vec![
+        ("A command waits for a person", asked),
+        ("One approved, one denied", stage.when(OVER)),
     ]
 }
 
@@ -193,7 +265,8 @@ table{border-collapse:collapse;margin:4px 0}td,th{border:1px solid #ddd;padding:
 .plan{border:1px solid #ddd;border-radius:8px;padding:8px 12px;margin:6px 0}.plan>b{display:block;margin-bottom:4px}
 .card{margin:5px 0}.card>div{margin-left:22px}.mark{display:inline-block;width:22px;font-weight:900}
 .complete{color:#007a5a}.error{color:#e01e5a}.in_progress{color:#1264a3}.pending{color:#888}
-.button{display:inline-block;border:1px solid #e01e5a;color:#e01e5a;border-radius:4px;font-weight:900;font-size:13px;padding:4px 12px;margin:6px 0}
+.button{display:inline-block;border:1px solid #bbb;border-radius:4px;font-weight:900;font-size:13px;padding:4px 12px;margin:6px 8px 6px 0}
+.danger{border-color:#e01e5a;color:#e01e5a}.primary{border-color:#007a5a;color:#007a5a}
 .replies{color:#1264a3;font-size:13px;font-weight:700}
 </style>
 "#;
@@ -269,9 +342,15 @@ fn block(block: &Value) -> String {
         Some("markdown") => markdown(&text(&block["text"])),
         Some("section") => markdown(&text(&block["text"]["text"])),
         Some("actions") => {
-            let label = escape(&text(&block["elements"][0]["text"]["text"]));
-            format!("<div><span class=button>{label}</span></div>")
+            let buttons = block["elements"].as_array().into_iter().flatten();
+            let buttons = buttons.map(|button| {
+                let label = escape(&text(&button["text"]["text"]));
+                let style = text(&button["style"]);
+                format!("<span class='button {style}'>{label}</span>")
+            });
+            format!("<div>{}</div>", buttons.collect::<String>())
         }
+        Some("rich_text") => rich_text(block),
         Some("plan") => {
             let cards: String = block["tasks"]
                 .as_array()
@@ -297,20 +376,25 @@ fn card(card: &Value) -> String {
         "in_progress" => "◌",
         _ => "○",
     };
-    let mut inner = String::new();
-    for key in ["details", "output"] {
-        for part in card[key]["elements"].as_array().into_iter().flatten() {
-            let text = escape(part["elements"][0]["text"].as_str().unwrap_or(""));
-            inner += &match part["type"] == "rich_text_preformatted" {
-                true => format!("<pre>{text}</pre>"),
-                false => format!("<p>{text}</p>"),
-            };
-        }
-    }
+    let inner = rich_text(&card["details"]) + &rich_text(&card["output"]);
     let title = escape(card["title"].as_str().unwrap_or(""));
     format!(
         "<div class=card><span class='mark {status}'>{mark}</span>{title}<div>{inner}</div></div>"
     )
+}
+
+fn rich_text(block: &Value) -> String {
+    let parts = block["elements"].as_array().into_iter().flatten();
+    let parts = parts.map(|part| {
+        let element = &part["elements"][0];
+        let text = escape(element["text"].as_str().unwrap_or(""));
+        match part["type"] == "rich_text_preformatted" {
+            true => format!("<pre>{text}</pre>"),
+            false if element["style"]["bold"] == true => format!("<p><b>{text}</b></p>"),
+            false => format!("<p>{text}</p>"),
+        }
+    });
+    parts.collect()
 }
 
 fn escape(text: &str) -> String {

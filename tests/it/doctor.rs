@@ -102,7 +102,7 @@ fn all_is_well() {
     let count = |word: &str| kinds.iter().filter(|kind| **kind == word).count();
     // The host isolates nothing.
     assert_eq!(count("warn"), 1, "{}", ended.stdout);
-    assert_eq!(count("ok  "), 11, "{}", ended.stdout);
+    assert_eq!(count("ok  "), 13, "{}", ended.stdout);
     assert_eq!(
         (count("FAIL"), ended.code),
         (0, Some(0)),

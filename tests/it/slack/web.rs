@@ -54,6 +54,12 @@ const METHODS: &[Method] = &[
     ),
     ("auth.test", "", &[], auth_test),
     ("chat.delete", "chat:write", &["channel", "ts"], chat_delete),
+    (
+        "chat.postEphemeral",
+        "chat:write",
+        &["channel", "user"],
+        chat_post_ephemeral,
+    ),
     ("chat.postMessage", "chat:write", &["channel"], chat_post),
     ("chat.update", "chat:write", &["channel", "ts"], chat_update),
     ("conversations.history", "", &["channel"], history),
@@ -867,6 +873,16 @@ fn chat_post(state: &mut State, args: &Args) -> Outcome {
     }
     post(state, &id, message.clone());
     Ok(json!({"channel": id, "ts": message.ts, "message": message.json(None, false)}))
+}
+
+/// Only the user sees it: it is no message of the channel.
+fn chat_post_ephemeral(state: &mut State, args: &Args) -> Outcome {
+    content(args)?;
+    member(state, args.get("channel"), "")?;
+    if !state.users.contains_key(args.get("user")) {
+        return Err(no("user_not_in_channel"));
+    }
+    Ok(json!({"message_ts": state.new_ts()}))
 }
 
 fn post(state: &mut State, channel: &str, message: Message) {

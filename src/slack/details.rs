@@ -98,6 +98,11 @@ impl Details {
     }
 
     pub(super) fn end(&mut self, report: &ToolReport) {
+        let mut cards = self.pages.iter().flat_map(|page| &page.cards);
+        if !cards.any(|card| card.step.number == report.step.number) {
+            // It was denied before it began.
+            self.start(report.step.clone());
+        }
         let cards = self.pages.iter_mut().flat_map(|page| &mut page.cards);
         for card in cards.filter(|card| card.step.number == report.step.number) {
             card.status = StepStatus::of(report);

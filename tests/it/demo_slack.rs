@@ -87,7 +87,7 @@ sleep 6
 printf '731G\t/srv\n640G\t/srv/dumps\n41G\t/srv/www\n38G\t/srv/git\n12G\t/srv/mail\n'
 ",
     ),
-    ("find", "#!/bin/sh\necho 214\n"),
+    ("find", "#!/bin/sh\nseq 214\n"),
 ];
 
 fn start(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm, approve: &str) -> Mom {
@@ -140,16 +140,23 @@ fn short(stage: &Stage) -> Vec<Picture> {
 }
 
 fn two_tools(stage: &Stage) -> Vec<Picture> {
-    stage.bash("Check disk usage", "df -h /srv");
-    let call = json!({"label": "Find what is large",
-        "command": "du -xh --max-depth=1 /srv | sort -rh | head -5"});
-    let reply = Reply::text("The disk is at 96 %. I look for what is large.");
-    stage.llm.reply(reply.and_tool("bash", &call.to_string()));
-    stage.llm.reply_text(
+    let bash = |label: &str, command: &str| {
+        let arguments = json!({"label": label, "command": command});
+        Reply::tool("bash", &arguments).usage(1_900, 70, 1_700, 0)
+    };
+    stage.llm.reply(bash("Check disk usage", "df -h /srv"));
+    let find = bash(
+        "Find what is large",
+        "du -xh --max-depth=1 /srv | sort -rh | head -5",
+    );
+    let text = "The disk is at 96 %. I look for what is large.";
+    stage.llm.reply(find.and_text(text));
+    let answer = Reply::text(
         "The backup disk is **96 %** full, 37 GB are left. Most of it are the nightly dumps:\n\n\
          | folder | size |\n|---|---|\n| `/srv/dumps` | 640 GB |\n| `/srv/www` | 41 GB |\n| `/srv/git` | 38 GB |\n\n\
          Shall I delete the dumps that are older than 90 days?",
     );
+    stage.llm.reply(answer.usage(2_300, 120, 1_900, 0));
     stage.ask("is the backup disk full?");
     let at_work = stage.slack.wait_channel(&stage.channel, |channel| {
         let shows = |message: &Message| message.shown().contains("→ Find what is large");
@@ -181,8 +188,11 @@ fn approval(stage: &Stage) -> Vec<Picture> {
     stage.ask("delete the dumps older than 90 days");
     let press = |command: &str, label: &str| {
         let asked = stage.slack.wait_channel(&stage.channel, |channel| {
-            let mut all = channel.messages.iter();
-            all.any(|said| said.shown().contains(command) && said.shown().contains("[Deny]"))
+            let any = |text: &str| {
+                let mut all = channel.messages.iter();
+                all.any(|said| said.shown().contains(text) && !said.buttons().is_empty())
+            };
+            any(command) && any("Waiting for approval")
         });
         let mut all = asked.messages.iter();
         let question = all.find(|said| said.shown().contains(command));
@@ -340,7 +350,8 @@ fn block(block: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
     match block["type"].as_str() {
         Some("markdown") => markdown(&text(&block["text"])),
-        Some("section") => markdown(&text(&block["text"]["text"])),
+        // mrkdwn.
+        Some("section") => markdown(&text(&block["text"]["text"]).replace('*', "**")),
         Some("actions") => {
             let buttons = block["elements"].as_array().into_iter().flatten();
             let buttons = buttons.map(|button| {

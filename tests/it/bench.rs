@@ -42,19 +42,58 @@ use slack::{FakeSlack, Kind, State};
 const RUNS_MAX: usize = 32;
 const LENA: &str = "U07";
 
+/// What each figure may be at most, in the unit of its row. A goal that depends on a floor
+/// stands where it is measured.
+const GOALS: &[(&str, f64)] = &[
+    ("binary, stripped", 2.6),
+    ("crates linked, mom among them", 60.0),
+    ("clean build, 2 jobs: peak", 1000.0),
+    ("memory, connected over TLS", 5.0),
+    ("memory after 50 conversations", 5.0),
+    ("wake-ups, idle", 1.0),
+    ("wake-ups, idle after 50 conversations", 1.0),
+    ("CPU, idle", 0.1),
+    ("CPU, idle after 50 conversations", 0.1),
+    ("mention -> first post", 5.0),
+    ("mention -> model request", 10.0),
+    ("mention -> answer", 20.0),
+    ("stop -> Stopped, host", 50.0),
+    ("1,000 messages, 50 channels: slowest ack", 100.0),
+    ("chat calls, 10 tools", 8.0),
+    ("100 MB of output: peak", 12.0),
+    ("1000 MB of output: peak", 12.0),
+    ("10000 MB of output: peak", 12.0),
+    ("100 KB of streamed arguments: time", 100.0),
+    ("100 KB of streamed arguments: peak", 8.0),
+    ("10 MB of streamed arguments: time", 4000.0),
+    ("10 MB of streamed arguments: peak", 100.0),
+    ("50 channels at once over TLS: memory", 15.0),
+    ("50 channels at once over TLS: peak", 15.0),
+    ("500 channels ask at once: runs", RUNS_MAX as f64),
+    ("500 channels ask at once: memory", 15.0),
+    (
+        "500 channels ask at once: places got ahead",
+        RUNS_MAX as f64,
+    ),
+];
+
 type Part = fn(&mut Table);
 
 fn main() -> ExitCode {
-    let parts: [(&str, Part); 12] = [
+    let parts: [(&str, Part); 16] = [
         ("build", build),
         ("start", start),
         ("idle", idle),
         ("latency", latency),
+        ("stop", stop),
+        ("slack", slack_calls),
         ("tools", tools),
         ("output", output),
         ("arguments", arguments),
         ("history", history),
+        ("channels", channels),
         ("many", many),
+        ("growth", growth),
         ("crowd", crowd),
         ("events", events),
         ("disk", disk),
@@ -91,31 +130,41 @@ struct Table {
 }
 
 impl Table {
-    /// A figure that is to be at most `goal`. `floor`: what the same costs without mom.
-    fn row(
+    /// A figure, and its goal if it has one in `GOALS`.
+    fn row(&mut self, figure: impl Into<String>, unit: &str, value: f64) {
+        let figure = figure.into();
+        let goal = GOALS.iter().find(|(name, _)| *name == figure);
+        self.add(figure, unit, [Some(value), goal.map(|goal| goal.1), None]);
+    }
+
+    /// A figure whose goal depends on `floor`: what the same costs without mom, or with less.
+    fn against(
         &mut self,
         figure: impl Into<String>,
         unit: &str,
         value: f64,
-        goal: Option<f64>,
-        floor: Option<f64>,
+        goal: f64,
+        floor: f64,
     ) {
-        let figure = figure.into();
-        let text = |value: Option<f64>| value.map_or(String::new(), |value| number(value, unit));
-        let verdict = match goal {
-            None => "",
-            Some(goal) if value <= goal => "ok",
-            Some(_) => {
-                self.missed = true;
-                "MISSED"
-            }
+        self.add(figure.into(), unit, [Some(value), Some(goal), Some(floor)]);
+    }
+
+    fn add(&mut self, figure: String, unit: &str, numbers: [Option<f64>; 3]) {
+        let [value, goal, floor] = numbers;
+        let ok = goal.is_none_or(|goal| value.is_some_and(|value| value <= goal));
+        self.missed |= !ok;
+        let verdict = if goal.is_none() {
+            ""
+        } else if ok {
+            "ok"
+        } else {
+            "MISSED"
         };
-        let columns = [&text(Some(value)), &text(goal), &text(floor), verdict];
-        self.line(&figure, columns);
-        self.rows.push(
-            json!({"figure": figure, "unit": unit, "value": value, "goal": goal,
-            "floor": floor, "ok": goal.is_none_or(|goal| value <= goal)}),
-        );
+        let [shown, most, least] =
+            numbers.map(|value| value.map_or(String::new(), |value| number(value, unit)));
+        self.line(&figure, [&shown, &most, &least, verdict]);
+        let row = json!({"figure": figure, "unit": unit, "value": value, "goal": goal, "floor": floor, "ok": ok});
+        self.rows.push(row);
     }
 
     #[expect(clippy::print_stdout, reason = "the table is what this is for")]
@@ -384,13 +433,7 @@ fn silent(command: &mut Command) {
 
 fn build(table: &mut Table) {
     let binary = fs::metadata(mom::binary()).expect("mom is built");
-    table.row(
-        "binary, stripped",
-        "MB",
-        binary.len() as f64 / 1e6,
-        Some(2.2),
-        None,
-    );
+    table.row("binary, stripped", "MB", binary.len() as f64 / 1e6);
     let tree = Command::new(env!("CARGO"))
         .args([
             "tree",
@@ -415,13 +458,7 @@ fn build(table: &mut Table) {
         "cargo tree: {}",
         docker::text(&tree.stderr)
     );
-    table.row(
-        "crates linked, mom among them",
-        "",
-        crates.len() as f64,
-        Some(46.0),
-        None,
-    );
+    table.row("crates linked, mom among them", "", crates.len() as f64);
     if !table.quick {
         clean_build(table);
     }
@@ -456,8 +493,8 @@ fn clean_build(table: &mut Table) {
     let seconds = since.elapsed().as_secs_f64();
     assert!(target.join("release/mom").exists(), "the build failed");
     fs::remove_dir_all(&target).expect("remove the build");
-    table.row("clean build, 2 jobs", "s", seconds, None, None);
-    table.row("clean build, 2 jobs: peak", "MB", peak, Some(1000.0), None);
+    table.row("clean build, 2 jobs", "s", seconds);
+    table.row("clean build, 2 jobs: peak", "MB", peak);
 }
 
 /// Resident, over all processes of the group.
@@ -493,7 +530,7 @@ fn start(table: &mut Table) {
             took
         };
         let all: Vec<f64> = (0..10).map(|_| once()).collect();
-        table.row(figure, "ms", median(&all), Some(30.0), Some(version));
+        table.against(figure, "ms", median(&all), 30.0, version);
     }
 }
 
@@ -502,14 +539,8 @@ fn idle(table: &mut Table) {
     let scene = Scene::new(&Arc::new(Scratch::new()), fakes, "--sandbox=host", |_| None);
     let mom = &scene.mom;
     thread::sleep(Duration::from_secs(2));
-    table.row(
-        "memory, connected over TLS",
-        "MB",
-        megabytes(mom, "VmRSS"),
-        Some(4.5),
-        None,
-    );
-    table.row("threads", "", threads(mom).len() as f64, None, None);
+    table.row("memory, connected over TLS", "MB", megabytes(mom, "VmRSS"));
+    table.row("threads", "", threads(mom).len() as f64);
     for (what, talks) in [("idle", 0), ("idle after 50 conversations", 50)] {
         for n in 0..talks {
             scene.mention(&channel(n));
@@ -521,23 +552,15 @@ fn idle(table: &mut Table) {
                 "memory after 50 conversations",
                 "MB",
                 megabytes(mom, "VmRSS"),
-                Some(5.0),
-                None,
             );
         }
         let seconds = if table.quick { 5 } else { 15 };
         let (wakes, cpu) = (wake_ups(mom), cpu_ms(mom));
         thread::sleep(Duration::from_secs(seconds));
         let per_second = (wake_ups(mom) - wakes) / seconds as f64;
-        table.row(
-            format!("wake-ups, {what}"),
-            "/s",
-            per_second,
-            Some(1.0),
-            None,
-        );
+        table.row(format!("wake-ups, {what}"), "/s", per_second);
         let percent = (cpu_ms(mom) - cpu) / (seconds as f64 * 10.0);
-        table.row(format!("CPU, {what}"), "%", percent, Some(0.1), None);
+        table.row(format!("CPU, {what}"), "%", percent);
     }
 }
 
@@ -561,36 +584,81 @@ fn latency(table: &mut Table) {
     }
     let sync = median(&floor);
     let of = |pick: fn(&Times) -> f64| median(&all.iter().map(pick).collect::<Vec<_>>());
-    table.row(
+    table.against(
         "mention -> ack (floor: fdatasync)",
         "ms",
         of(|t| t.ack),
-        Some(5.0),
-        Some(sync),
+        5.0,
+        sync,
     );
-    table.row(
-        "mention -> first post",
-        "ms",
-        of(|t| t.post),
-        Some(5.0),
-        None,
-    );
-    table.row(
-        "mention -> model request",
-        "ms",
-        of(|t| t.request),
-        Some(10.0),
-        None,
-    );
-    table.row(
-        "mention -> answer",
-        "ms",
-        of(|t| t.answer),
-        Some(20.0),
-        None,
-    );
+    table.row("mention -> first post", "ms", of(|t| t.post));
+    table.row("mention -> model request", "ms", of(|t| t.request));
+    table.row("mention -> answer", "ms", of(|t| t.answer));
     drop(scene);
     burst(table);
+}
+
+/// From the button to the words, while a tool runs.
+fn stop(table: &mut Table) {
+    let command = json!({"label": "Wait", "command": "sleep 600"});
+    let scene = Scene::plain(move |_| Some(Reply::tool("bash", &command)));
+    let once = |n: usize| {
+        let channel = channel(n);
+        scene.slack.mention(&channel, LENA, "wait");
+        let works = |message: &slack::Message| message.shown().contains("→ Wait");
+        scene
+            .slack
+            .wait_channel(&channel, |channel| channel.answers().into_iter().any(works));
+        let since = Instant::now();
+        scene.slack.say(&channel, LENA, "stop").send();
+        let at = scene.slack.wait_until("the words", |state| {
+            let calls = state.calls.iter().rev().take_while(|call| call.at > since);
+            let mut said = calls.filter(|call| call.arg("text").contains("_Stopped_"));
+            said.next().map(|call| call.at)
+        });
+        ms(at - since)
+    };
+    let all: Vec<f64> = (0..10).map(once).collect();
+    table.row("stop -> Stopped, host", "ms", median(&all));
+}
+
+/// What a run asks of Slack, and how fast it is where each call takes 150 ms.
+fn slack_calls(table: &mut Table) {
+    for tools in [0, 1, 10, 100] {
+        let command = json!({"label": "Try", "command": "true"});
+        let turns = tools + 1;
+        let scene = Scene::plain(move |n| (n % turns != 0).then(|| Reply::tool("bash", &command)));
+        // Whom and where is known from the first run on.
+        scene.mention("C01");
+        scene.slack.change(|state| state.calls.clear());
+        scene.mention("C01");
+        let calls = |state: &mut State| {
+            let chat = state
+                .calls
+                .iter()
+                .filter(|call| call.method.starts_with("chat."));
+            chat.count() as f64
+        };
+        table.row(
+            format!("chat calls, {tools} tools"),
+            "",
+            scene.slack.change(calls),
+        );
+        if tools != 10 {
+            continue;
+        }
+        scene.slack.latency(Duration::from_millis(150));
+        let since = Instant::now();
+        let times = scene.mention("C01");
+        let asked = *lock(&scene.asked).last().expect("it was asked");
+        let last = times.answer - ms(asked - since);
+        table.row(
+            "Slack at 150 ms a call: mention -> first post",
+            "ms",
+            times.post,
+        );
+        table.row("Slack at 150 ms a call: last tool -> answer", "ms", last);
+    }
 }
 
 fn burst(table: &mut Table) {
@@ -609,13 +677,7 @@ fn burst(table: &mut Table) {
             .fold(0.0, f64::max);
         (state.acks.len() == 1000).then_some(slowest)
     });
-    table.row(
-        "1,000 messages, 50 channels: slowest ack",
-        "ms",
-        slowest,
-        Some(100.0),
-        None,
-    );
+    table.row("1,000 messages, 50 channels: slowest ack", "ms", slowest);
 }
 
 /// Arguments of the call that does nothing worth mentioning.
@@ -664,7 +726,7 @@ fn tools(table: &mut Table) {
         40,
         bare,
     );
-    table.row("a turn of the model", "ms", costs["none"].0, None, None);
+    table.row("a turn of the model", "ms", costs["none"].0);
     tool_rows(table, "on the host", &costs, |floor| floor + 2.0);
 
     let Some(image) = docker::image() else { return };
@@ -698,13 +760,7 @@ fn tool_rows(
     for (tool, _) in BARE.iter().skip(1) {
         let (cost, floor) = costs[tool];
         let cost = cost - costs["none"].0;
-        table.row(
-            format!("{tool} {place}"),
-            "ms",
-            cost,
-            Some(goal(floor)),
-            Some(floor),
-        );
+        table.against(format!("{tool} {place}"), "ms", cost, goal(floor), floor);
     }
 }
 
@@ -787,15 +843,13 @@ fn output(table: &mut Table) {
             format!("{name}: peak"),
             "MB",
             megabytes(&scene.mom, "VmHWM"),
-            Some(12.0),
-            None,
         );
-        table.row(
+        table.against(
             format!("{name}: time"),
             "ms",
             times,
-            Some(floor * 2.0 + 50.0),
-            Some(floor),
+            floor * 2.0 + 50.0,
+            floor,
         );
     }
 }
@@ -824,10 +878,7 @@ impl Scene {
 }
 
 fn arguments(table: &mut Table) {
-    for (name, bytes, goal_ms, goal_mb) in [
-        ("100 KB", 100_000, 100.0, 8.0),
-        ("10 MB", 10_000_000, 4000.0, 100.0),
-    ] {
+    for (name, bytes) in [("100 KB", 100_000), ("10 MB", 10_000_000)] {
         let home = Arc::new(Scratch::new());
         let path = home.path("data/large.txt").display().to_string();
         let content = "what a model writes\n".repeat(bytes / 20);
@@ -841,13 +892,11 @@ fn arguments(table: &mut Table) {
         forget_peak(&scene.mom);
         let took = scene.mention_slow();
         let name = format!("{name} of streamed arguments");
-        table.row(format!("{name}: time"), "ms", took, Some(goal_ms), None);
+        table.row(format!("{name}: time"), "ms", took);
         table.row(
             format!("{name}: peak"),
             "MB",
             megabytes(&scene.mom, "VmHWM"),
-            Some(goal_mb),
-            None,
         );
         assert_eq!(home.read("data/large.txt").len(), bytes);
     }
@@ -859,8 +908,8 @@ fn history(table: &mut Table) {
     for (with, figures) in [(0, &mut empty), (bytes, &mut full)] {
         let home = Arc::new(Scratch::new());
         if with > 0 {
-            write_log(&home, with);
-            write_context(&home, with);
+            write_log(&home, with, (0, 0));
+            write_context(&home, with, (0, 0));
         }
         let fakes = (FakeSlack::start(), FakeLlm::start());
         let since = Instant::now();
@@ -888,15 +937,27 @@ fn history(table: &mut Table) {
             false => 3.0,
         };
         let figure = format!("{} MB log and context: {figure}", bytes >> 20);
-        table.row(figure, unit, value, Some(floor * 1.25 + slack), Some(floor));
+        table.against(figure, unit, value, floor * 1.25 + slack, floor);
     }
 }
 
+/// A file of the N-th channel that begins with so many bytes of nothing.
+fn create(home: &Scratch, name: &str, (n, hole): (usize, u64)) -> BufWriter<fs::File> {
+    let path = format!("data/{}/{name}", channel(n));
+    home.write(&path, "");
+    let mut file = fs::File::create(home.path(&path)).expect("make a file");
+    if hole > 0 {
+        file.set_len(hole)
+            .and_then(|()| file.seek(SeekFrom::End(0)))
+            .expect("make a hole");
+        file.write_all(b"\n").expect("end the hole");
+    }
+    BufWriter::with_capacity(1 << 20, file)
+}
+
 /// What people said since long ago, until yesterday.
-fn write_log(home: &Scratch, bytes: u64) {
-    home.write("data/CB00/log.jsonl", "");
-    let file = fs::File::create(home.path("data/CB00/log.jsonl")).expect("make a log");
-    let mut file = BufWriter::with_capacity(1 << 20, file);
+fn write_log(home: &Scratch, bytes: u64, place: (usize, u64)) {
+    let mut file = create(home, "log.jsonl", place);
     let (mut written, mut n) = (0, 0);
     while written < bytes {
         n += 1;
@@ -913,9 +974,8 @@ fn write_log(home: &Scratch, bytes: u64) {
 }
 
 /// So much of a conversation, a compaction, and some turns after it.
-fn write_context(home: &Scratch, bytes: u64) {
-    let file = fs::File::create(home.path("data/CB00/context.jsonl")).expect("make a context");
-    let mut file = BufWriter::with_capacity(1 << 20, file);
+fn write_context(home: &Scratch, bytes: u64, place: (usize, u64)) {
+    let mut file = create(home, "context.jsonl", place);
     let head = "{\"type\":\"session\",\"version\":3,\"id\":\"x\",\"timestamp\":\"2025-01-05T09:12:45.000Z\",\"cwd\":\"/srv/mom\"}\n";
     file.write_all(head.as_bytes()).expect("write the context");
     let (mut written, mut n, mut parent) = (0, 0, "null".to_owned());
@@ -948,6 +1008,73 @@ fn write_context(home: &Scratch, bytes: u64) {
     }
 }
 
+/// Start to hello with 50 channels that each have a log and a context of 1 GB (of holes, but
+/// for the last lines), against 50 small ones.
+fn channels(table: &mut Table) {
+    let mut medians = Vec::new();
+    for hole in [0, 1 << 30] {
+        let home = Arc::new(Scratch::new());
+        for n in 0..50 {
+            write_log(&home, 4096, (n, hole));
+            write_context(&home, 4096, (n, hole));
+        }
+        let once = |_| {
+            let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+            let since = Instant::now();
+            let mom = Mom::start_in(&home, &slack, &llm);
+            let took = ms(since.elapsed());
+            drop(mom);
+            took
+        };
+        medians.push(median(&(0..10).map(once).collect::<Vec<_>>()));
+    }
+    let (floor, value) = (medians[0], medians[1]);
+    table.against(
+        "50 channels of 1 GB: start to hello",
+        "ms",
+        value,
+        floor + 10.0,
+        floor,
+    );
+}
+
+/// What stays in memory: after the first sync of a log, and of turns in one conversation.
+fn growth(table: &mut Table) {
+    let home = Arc::new(Scratch::new());
+    let line_bytes = 250;
+    write_log(&home, 100_000 * line_bytes, (0, 0));
+    let fakes = (FakeSlack::start(), FakeLlm::start());
+    let scene = Scene::new(&home, fakes, "--sandbox=host", |_| None);
+    scene.mention("C01");
+    let before = megabytes(&scene.mom, "VmRSS");
+    scene.mention("CB00");
+    thread::sleep(Duration::from_secs(1));
+    let after = megabytes(&scene.mom, "VmRSS");
+    table.against(
+        "memory after a sync of 100,000 lines",
+        "MB",
+        after,
+        before + 0.5,
+        before,
+    );
+    drop(scene);
+
+    let turns = if table.quick { 400 } else { 5000 };
+    let scene = Scene::plain(|_| None);
+    let mut at_100 = 0.0;
+    for n in 1..=turns {
+        scene.mention("C01");
+        if n == 100 {
+            at_100 = megabytes(&scene.mom, "VmRSS");
+        }
+        if n == 1000 || n == turns {
+            let memory = megabytes(&scene.mom, "VmRSS");
+            let figure = format!("memory after {n} turns in one channel (floor: 100)");
+            table.against(figure, "MB", memory, at_100 + 0.5, at_100);
+        }
+    }
+}
+
 fn many(table: &mut Table) {
     let gate = Gate::new();
     let ours = gate.clone();
@@ -965,8 +1092,6 @@ fn many(table: &mut Table) {
         "50 channels at once over TLS: memory",
         "MB",
         megabytes(&scene.mom, "VmRSS"),
-        Some(15.0),
-        None,
     );
     gate.open();
     for n in 0..50 {
@@ -981,8 +1106,6 @@ fn many(table: &mut Table) {
         "50 channels at once over TLS: peak",
         "MB",
         megabytes(&scene.mom, "VmHWM"),
-        Some(15.0),
-        None,
     );
     drop(scene);
 
@@ -1001,14 +1124,8 @@ fn many(table: &mut Table) {
     let each = ms(since.elapsed()) / runs as f64;
     let memory = megabytes(&scene.mom, "VmRSS");
     let figure = format!("memory after {runs} runs (floor: after 100)");
-    table.row(figure, "MB", memory, Some(at_100 + 1.0), Some(at_100));
-    table.row(
-        format!("{runs} runs with a tool, each"),
-        "ms",
-        each,
-        None,
-        None,
-    );
+    table.against(figure, "MB", memory, at_100 + 1.0, at_100);
+    table.row(format!("{runs} runs with a tool, each"), "ms", each);
 }
 
 /// Far more channels than there are places: `RUNS_MAX` runs, the others in order, and no
@@ -1040,15 +1157,9 @@ fn crowd(table: &mut Table) {
     // Time for one too many.
     thread::sleep(Duration::from_secs(1));
     let runs = lock(&scene.asked).len() as f64;
-    table.row(
-        format!("{figure}: runs"),
-        "",
-        runs,
-        Some(RUNS_MAX as f64),
-        None,
-    );
+    table.row(format!("{figure}: runs"), "", runs);
     let memory = megabytes(&scene.mom, "VmRSS");
-    table.row(format!("{figure}: memory"), "MB", memory, Some(15.0), None);
+    table.row(format!("{figure}: memory"), "MB", memory);
     gate.open();
     until("500 requests", &|| lock(&scene.asked).len() == CHANNELS);
     let requests = scene.llm.requests();
@@ -1061,22 +1172,16 @@ fn crowd(table: &mut Table) {
         number.saturating_sub(at)
     });
     let ahead = ahead.max().unwrap_or(0) as f64;
-    table.row(
-        format!("{figure}: places got ahead"),
-        "",
-        ahead,
-        Some(RUNS_MAX as f64),
-        None,
-    );
+    table.row(format!("{figure}: places got ahead"), "", ahead);
     until("the workers' end", &|| {
         threads(&scene.mom).len() as f64 <= before
     });
-    table.row(
+    table.against(
         format!("{figure}: threads after"),
         "",
         threads(&scene.mom).len() as f64,
-        Some(before),
-        None,
+        before,
+        before,
     );
 }
 
@@ -1139,16 +1244,16 @@ fn disk(table: &mut Table) {
         thread::sleep(Duration::from_secs(1));
         let each = |total: f64| total / times as f64;
         let bytes = each(status_field(&io, "write_bytes") - before.0) / 1024.0;
-        table.row(
+        table.against(
             format!("written to disk, {what}"),
             "KB",
             bytes,
-            Some(bytes_max),
-            None,
+            bytes_max,
+            0.0,
         );
         if has_strace {
             let syncs = each((syncs() - before.1) as f64);
-            table.row(format!("syncs, {what}"), "", syncs, Some(syncs_max), None);
+            table.against(format!("syncs, {what}"), "", syncs, syncs_max, 0.0);
         }
     }
 }
@@ -1201,12 +1306,12 @@ fn events(table: &mut Table) {
     ];
     for (n, (figure, unit, more)) in names.into_iter().enumerate() {
         let (floor, value) = (figures[0][n], figures[1][n]);
-        table.row(
+        table.against(
             format!("{count} event files: {figure}"),
             unit,
             value,
-            Some(floor + more),
-            Some(floor),
+            floor + more,
+            floor,
         );
     }
 }

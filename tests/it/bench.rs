@@ -1008,15 +1008,15 @@ fn write_context(home: &Scratch, bytes: u64, place: (usize, u64)) {
     }
 }
 
-/// Start to hello with 50 channels that each have a log and a context of 1 GB (of holes, but
-/// for the last lines), against 50 small ones.
+/// Start to hello with 50 channels that each have a log and a context of 1 GB (a hole, but
+/// for the last MB), against 50 of that MB alone.
 fn channels(table: &mut Table) {
     let mut medians = Vec::new();
     for hole in [0, 1 << 30] {
         let home = Arc::new(Scratch::new());
         for n in 0..50 {
-            write_log(&home, 4096, (n, hole));
-            write_context(&home, 4096, (n, hole));
+            write_log(&home, 1 << 20, (n, hole));
+            write_context(&home, 1 << 20, (n, hole));
         }
         let once = |_| {
             let (slack, llm) = (FakeSlack::start(), FakeLlm::start());

@@ -111,6 +111,11 @@ impl Board {
         status_ts: Option<String>,
         begun: Instant,
     ) -> Board {
+        // The line that an earlier try has set may still stand.
+        let line = match (&home, &status_ts) {
+            (Home::Thread, Some(_)) => progress.now(),
+            _ => String::new(),
+        };
         Board {
             begun,
             home,
@@ -126,7 +131,7 @@ impl Board {
                 updates: 0,
             },
             thread_line: ThreadLine {
-                shown: String::new(),
+                shown: line,
                 shown_at: None,
                 refused: false,
             },

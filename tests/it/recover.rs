@@ -173,6 +173,35 @@ fn a_stop_is_shown_once_after_a_crash() {
     assert_eq!(llm.requests().len(), 1);
 }
 
+/// The kill comes between the answer and the usage line, which takes the label away.
+#[test]
+fn a_label_below_a_thread_goes_after_a_crash() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    slack.persist();
+    let mom = Mom::start(&slack, &llm);
+    let gate = Gate::new();
+    llm.reply(Reply::text("Here I am.").stall(&gate));
+    let root = slack.say("C01", "U08", "the build is red").send();
+    let asked = slack.say("C01", "U07", "<@U0BOT> are you there?");
+    asked.thread(&root).send();
+    slack.next_call("assistant.threads.setStatus");
+    slack.fault("chat.postMessage", 0, Fault::Stall(Gate::new()));
+    gate.open();
+    slack.wait_until("the usage line", |state| {
+        let mut posts = state.calls.iter();
+        posts.find(|call| call.answer == "stalled").map(drop)
+    });
+    let home = Arc::clone(&mom.home);
+    mom.kill9();
+    slack.cut();
+    slack.change(|state| state.end_faults());
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    slack.wait_until("no label", |state| {
+        state.statuses.last()?.ends_with(": ").then_some(())
+    });
+    answered(&slack, "C01", "Here I am.");
+}
+
 #[test]
 fn files_that_were_on_their_way_come_after_the_start() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());

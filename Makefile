@@ -13,7 +13,7 @@ compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit = $(DESTDIR)/etc/systemd/system/mom.service
 initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo demo-slack test fuzz check bench dist dist-test install install-service uninstall clean
+.PHONY: all demo demo-slack test fuzz soak check bench dist dist-test install install-service uninstall clean
 
 all: $(BUILD)/mom
 
@@ -41,6 +41,10 @@ test:
 # Twenty times the mutated input of `test`, for the parsers alone.
 fuzz:
 	MOM_FUZZ=20 $(CARGO) test --locked --bin mom mutation
+
+# 300 kills at random instants, clocks that jump, a network that is gone. Takes python3.
+soak: all
+	tests/soak.sh $(BUILD)/mom
 
 check:
 	$(CARGO) fmt --check

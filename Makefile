@@ -11,6 +11,7 @@ bindir = $(DESTDIR)$(PREFIX)/bin
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit = $(DESTDIR)/etc/systemd/system/mom.service
+sysusers = $(DESTDIR)/etc/sysusers.d/mom.conf
 initd = $(DESTDIR)/etc/init.d/mom
 
 .PHONY: all demo demo-slack test fuzz soak check bench dist dist-test install install-service uninstall clean
@@ -63,6 +64,7 @@ dist:
 
 dist-test:
 	CARGO=$(CARGO) src/install/dist.sh test
+	tests/boot.sh $(lastword $(sort $(wildcard $(dir $(BUILD))dist/mom-bot_*_amd64.deb)))
 
 install: $(BUILD)/mom
 	install -D -m 755 $(BUILD)/mom $(bindir)/mom
@@ -77,6 +79,8 @@ install-service: install-$(INIT)
 install-systemd:
 	install -d $(dir $(unit))
 	sed 's|@bindir@|$(PREFIX)/bin|' src/install/mom.service >$(unit)
+	install -D -m 644 src/install/mom.sysusers $(sysusers)
+	$(if $(DESTDIR),,if command -v systemd-sysusers >/dev/null; then systemd-sysusers mom.conf; fi)
 	@echo "next: systemctl daemon-reload && systemctl enable --now mom"
 
 install-openrc:
@@ -86,7 +90,7 @@ install-openrc:
 	@echo "next: rc-update add mom && rc-service mom start"
 
 uninstall:
-	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom $(unit) $(initd)
+	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom $(unit) $(sysusers) $(initd)
 
 clean:
 	$(CARGO) clean

@@ -139,6 +139,7 @@ package() {
     place 755 usr/bin/mom-sandbox docker.sh
     sed 's|@bindir@|/usr/bin|' src/install/mom.service |
         place 644 usr/lib/systemd/system/mom.service
+    place 644 usr/lib/sysusers.d/mom.conf src/install/mom.sysusers
     gzip -9n <src/install/mom.1 | place 644 usr/share/man/man1/mom.1.gz
     place 644 usr/share/bash-completion/completions/mom src/install/mom.bash
     gzip -9n <<END | place 644 "$doc"/changelog.gz
@@ -176,6 +177,7 @@ END
 #!/bin/sh
 set -e
 if [ "$1" = configure ] && [ -z "$DPKG_ROOT" ] && [ -d /run/systemd/system ]; then
+    systemd-sysusers mom.conf
     systemctl daemon-reload
     systemctl try-restart mom.service
 fi

@@ -75,10 +75,6 @@ impl CatchUp {
             }
             if std::mem::take(&mut first) {
                 self.fetch_files_again();
-                let store = &self.services.agent.store;
-                store
-                    .ledger
-                    .shorten_long(&store.channels().unwrap_or_default());
             }
         }
     }

@@ -13,11 +13,12 @@ mod pace;
 mod watch;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 
 use crate::agent::run::Job;
+use crate::base::error::Result;
 use crate::base::log;
 use crate::base::text::one_line;
 use crate::base::time;
@@ -52,16 +53,23 @@ struct EventsShared {
 struct EventsState {
     /// By file name.
     files: HashMap<String, EventFile>,
+    /// How often the directory was read.
+    scans: u64,
+    /// The last time it had more files than are looked at.
+    is_full: bool,
     /// What the next prompt of a channel says; "" for the next one of any.
     notes: HashMap<String, Vec<String>>,
 }
 
+/// What is known of a file since it changed last.
 struct EventFile {
     stamp: Stamp,
-    /// Of the content: a file written once more as it was is no new event.
-    hash: u64,
+    /// The scan that saw it last.
+    scan: u64,
     channel: String,
     writer: EventWriter,
+    /// Due time, or `ts`, of the last run, also of what was in the file before.
+    last_ms: i64,
     plan: EventPlan,
 }
 
@@ -71,13 +79,15 @@ enum EventPlan {
     },
     Periodic {
         schedule: Box<Schedule>,
-        /// Due time of the last run.
-        last_ms: i64,
         next_ms: Option<i64>,
     },
     /// Queued under this `ts`; the file goes when that run is on disk.
     Submitted {
         ts_ms: i64,
+    },
+    /// It may be half written: it is set aside when it is the same then.
+    Unusable {
+        until_ms: i64,
     },
     /// Could not be set aside, or removed after its run: nothing is done until it changes.
     LeftAlone,
@@ -88,8 +98,27 @@ impl EventFile {
         match self.plan {
             EventPlan::Once { due_ms } => Some(due_ms),
             EventPlan::Periodic { next_ms, .. } => next_ms,
+            EventPlan::Unusable { until_ms } => Some(until_ms),
             EventPlan::Submitted { .. } | EventPlan::LeftAlone => None,
         }
+    }
+
+    /// Of no channel: a file that can't be used.
+    fn new(stamp: Stamp, plan: EventPlan) -> EventFile {
+        EventFile {
+            stamp,
+            scan: 0,
+            channel: String::new(),
+            writer: EventWriter::Anyone,
+            last_ms: i64::MIN,
+            plan,
+        }
+    }
+
+    /// Queued, and under the `ts` of this job.
+    fn is_of(&self, job: &Job, name: &str) -> bool {
+        let ts = job.requests.first().map(|request| &request.ts);
+        matches!(self.plan, EventPlan::Submitted { ts_ms } if ts == Some(&run_ts(ts_ms, name)))
     }
 }
 
@@ -123,14 +152,16 @@ impl Events {
         }))
     }
 
+    fn state(&self) -> MutexGuard<'_, EventsState> {
+        self.0.state.lock().unwrap()
+    }
+
     /// What is scheduled in a channel: file name and due time in milliseconds, soonest first.
     pub(crate) fn scheduled(&self, channel: &str) -> Vec<(String, i64)> {
-        let state = self.0.state.lock().unwrap();
-        let files = state
-            .files
-            .iter()
-            .filter(|(_, file)| file.channel == channel);
-        let mut out: Vec<(String, i64)> = files
+        let state = self.state();
+        let files = state.files.iter();
+        let ours = files.filter(|(_, file)| file.channel == channel);
+        let mut out: Vec<(String, i64)> = ours
             .filter_map(|(name, file)| Some((name.clone(), file.due_ms()?)))
             .collect();
         out.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
@@ -140,7 +171,7 @@ impl Events {
     /// Event files of this channel that were set aside since the last call, for
     /// `prompt::note`.
     pub(crate) fn notes(&self, channel: &str) -> Vec<String> {
-        let mut state = self.0.state.lock().unwrap();
+        let mut state = self.state();
         let mut notes = state.notes.remove(channel).unwrap_or_default();
         notes.extend(state.notes.remove("").unwrap_or_default());
         notes
@@ -150,45 +181,64 @@ impl Events {
     /// there now is a new event.
     pub(crate) fn stands(&self, job: &Job) -> bool {
         let Some(name) = &job.event else { return true };
-        let now = self.0.dir.stamp_link(&path_of(name));
-        let mut state = self.0.state.lock().unwrap();
-        let Some(file) = state.files.get(name) else {
-            return false;
-        };
-        let is_its = match file.plan {
-            EventPlan::Submitted { ts_ms } => ts_of(job) == Some(&run_ts(ts_ms, name)),
-            EventPlan::Periodic { .. } => true,
-            EventPlan::Once { .. } | EventPlan::LeftAlone => false,
-        };
-        let unchanged = matches!(now, Ok(Some(now)) if now == file.stamp);
-        if is_its && !unchanged {
-            state.files.remove(name);
-        }
-        is_its && unchanged
+        let state = self.state();
+        state.files.get(name).is_some_and(|file| {
+            let is_periodic = matches!(file.plan, EventPlan::Periodic { .. });
+            (is_periodic || file.is_of(job, name)) && self.is_unchanged(name, &file.stamp)
+        })
     }
 
     /// An event's request is on disk (or was already, before a crash): its file is removed,
     /// if it is still the one that was read.
     pub(crate) fn ran(&self, job: &Job) {
         let Some(name) = &job.event else { return };
-        let mut state = self.0.state.lock().unwrap();
-        let stamp = match state.files.get(name) {
-            Some(EventFile {
-                plan: EventPlan::Submitted { ts_ms },
-                stamp,
-                ..
-            }) if ts_of(job) == Some(&run_ts(*ts_ms, name)) => *stamp,
-            _ => return,
+        let mut state = self.state();
+        let Some(file) = state.files.get_mut(name) else {
+            return;
         };
-        state.files.remove(name);
-        drop(state);
-        // Changed meanwhile: a new event, which the watching thread finds.
-        if matches!(self.0.dir.stamp_link(&path_of(name)), Ok(Some(now)) if now == stamp) {
-            if let Err(err) = self.0.dir.remove(&path_of(name)) {
-                log::error!(&job.channel, "event {name} ran and can't be removed: {err}");
-                self.leave_alone(name, stamp);
-            }
+        // Changed meanwhile: a new event, which the next scan finds.
+        if !file.is_of(job, name) || !self.is_unchanged(name, &file.stamp) {
+            return;
         }
+        if let Err(err) = self.0.dir.remove(&path_of(name)) {
+            log::error!(&job.channel, "event {name} ran and can't be removed: {err}");
+            file.plan = EventPlan::LeftAlone;
+        } else {
+            state.files.remove(name);
+        }
+    }
+
+    fn is_unchanged(&self, name: &str, stamp: &Stamp) -> bool {
+        self.0.dir.stamp_link(&path_of(name)) == Ok(Some(*stamp))
+    }
+
+    /// Reads the directory: gives the files that are new or have changed, by name, and forgets
+    /// those that are gone.
+    fn scan(&self) -> Result<Vec<(String, Stamp)>> {
+        let mut state = self.state();
+        state.scans += 1;
+        let EventsState { files, scans, .. } = &mut *state;
+        let mut changed = Vec::new();
+        let count = self.0.dir.scan(DIR, ENTRIES_MAX, |name, stamp| {
+            let known = files.get_mut(name);
+            let is_same = known.as_ref().is_some_and(|file| file.stamp == stamp);
+            if let Some(file) = known {
+                file.scan = *scans;
+            }
+            if !is_same && name.ends_with(".json") {
+                changed.push((name.to_owned(), stamp));
+            }
+        })?;
+        files.retain(|_, file| file.scan == *scans);
+        let was_full = std::mem::replace(&mut state.is_full, count > ENTRIES_MAX);
+        if state.is_full && !was_full {
+            log::warning!(
+                "",
+                "events/ has more than {ENTRIES_MAX} files, the rest is left alone"
+            );
+        }
+        changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(changed)
     }
 
     /// NAME.json becomes NAME.json.error: the reason, then its text. What is no text stays
@@ -204,10 +254,11 @@ impl Events {
         };
         let done = match &unusable.text {
             Some(text) => write(&file::corrigible(text)).and_then(|()| {
-                match dir.stamp_link(&path_of(name)) {
-                    Ok(Some(now)) if now == *stamp => dir.remove(&path_of(name)),
-                    // Changed meanwhile: it is looked at again.
-                    _ => Ok(()),
+                // Changed meanwhile: it is looked at again.
+                if self.is_unchanged(name, stamp) {
+                    dir.remove(&path_of(name))
+                } else {
+                    Ok(())
                 }
             }),
             None => dir
@@ -215,50 +266,55 @@ impl Events {
                 .and_then(|()| write(&format!("# What was there is now {base}.orig.\n"))),
         };
         log::warning!(channel, "event {name} does not run: {}", unusable.why);
-        let mut state = self.0.state.lock().unwrap();
-        state.files.remove(name);
+        let mut state = self.state();
         let name_shown = one_line(name, 255);
         state.note(
             channel,
             format!("Event file {DIR}/{name_shown} does not run: {reason}. See {base}.error"),
         );
-        drop(state);
         if let Err(err) = done {
             log::error!(channel, "event {name} can't be set aside: {err}");
-            self.leave_alone(name, *stamp);
+            state.insert(name, EventFile::new(*stamp, EventPlan::LeftAlone));
+        } else {
+            state.files.remove(name);
         }
     }
+}
 
-    /// Until it changes.
-    fn leave_alone(&self, name: &str, stamp: Stamp) {
+impl EventsState {
+    /// Takes a file into the schedule, in the place of what it was before.
+    fn insert(&mut self, name: &str, file: EventFile) {
+        let before = self.files.remove(name);
         let file = EventFile {
-            stamp,
-            hash: 0,
-            channel: String::new(),
-            writer: EventWriter::Anyone,
-            plan: EventPlan::LeftAlone,
+            scan: self.scans,
+            last_ms: before.map_or(i64::MIN, |before| before.last_ms),
+            ..file
         };
-        let mut state = self.0.state.lock().unwrap();
-        if state.files.len() < ENTRIES_MAX {
-            state.files.insert(name.to_owned(), file);
-        }
+        self.files.insert(name.to_owned(), file);
+    }
+
+    /// A file's only run is about to be queued. Gives its `ts`, which no run of what was in
+    /// the file before has: the kernel's clock for files goes in steps of some milliseconds.
+    fn submitted(&mut self, name: &str, ts_ms: i64) -> i64 {
+        let Some(file) = self.files.get_mut(name) else {
+            return ts_ms;
+        };
+        file.last_ms = ts_ms.max(file.last_ms.saturating_add(1));
+        file.plan = EventPlan::Submitted {
+            ts_ms: file.last_ms,
+        };
+        file.last_ms
     }
 
     /// Files that are due, soonest first; periodic ones are moved on to their next time.
-    fn take_due(&self, now_ms: i64) -> Vec<(i64, String)> {
-        let mut state = self.0.state.lock().unwrap();
+    fn take_due(&mut self, now_ms: i64) -> Vec<(i64, String)> {
         let mut out = Vec::new();
-        for (name, file) in &mut state.files {
+        for (name, file) in &mut self.files {
             let Some(due_ms) = file.due_ms().filter(|due_ms| *due_ms <= now_ms) else {
                 continue;
             };
-            if let EventPlan::Periodic {
-                schedule,
-                last_ms,
-                next_ms,
-            } = &mut file.plan
-            {
-                *last_ms = due_ms;
+            if let EventPlan::Periodic { schedule, next_ms } = &mut file.plan {
+                file.last_ms = due_ms;
                 *next_ms = next_run(schedule, due_ms, now_ms);
                 if now_ms - due_ms > PERIODIC_LATE_MAX_MS {
                     let when = time::prompt_stamp(due_ms);
@@ -276,30 +332,21 @@ impl Events {
     }
 
     fn next_due_ms(&self) -> Option<i64> {
-        let state = self.0.state.lock().unwrap();
-        state.files.values().filter_map(EventFile::due_ms).min()
+        self.files.values().filter_map(EventFile::due_ms).min()
     }
 
     /// After the wall clock was set: no run twice, none lost.
-    fn clock_was_set(&self, now_ms: i64) {
-        let mut state = self.0.state.lock().unwrap();
-        for file in state.files.values_mut() {
-            if let EventPlan::Periodic {
-                schedule,
-                last_ms,
-                next_ms,
-            } = &mut file.plan
-            {
+    fn clock_was_set(&mut self, now_ms: i64) {
+        for file in self.files.values_mut() {
+            if let EventPlan::Periodic { schedule, next_ms } = &mut file.plan {
                 // What is due by now is for `take_due`.
                 if next_ms.is_none_or(|next_ms| next_ms > now_ms) {
-                    *next_ms = next_run(schedule, *last_ms, now_ms);
+                    *next_ms = next_run(schedule, file.last_ms, now_ms);
                 }
             }
         }
     }
-}
 
-impl EventsState {
     fn note(&mut self, channel: &str, note: String) {
         if self.notes.len() < NOTES_MAX || self.notes.contains_key(channel) {
             let notes = self.notes.entry(channel.to_owned()).or_default();
@@ -312,10 +359,6 @@ impl EventsState {
 
 fn path_of(name: &str) -> String {
     format!("{DIR}/{name}")
-}
-
-fn ts_of(job: &Job) -> Option<&String> {
-    job.requests.first().map(|request| &request.ts)
 }
 
 /// Names a run: the same after a restart, and another one for each file of a moment.

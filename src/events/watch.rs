@@ -1,9 +1,9 @@
 //! The thread that watches events/. It sleeps in poll(2) until the directory changes
 //! (inotify) or something is due (a timer on the wall clock, which also fires when that clock
-//! is set and after a suspend). A file is read as soon as it changes; one that can't be used
-//! may be half written and gets a moment to become whole.
+//! is set and after a suspend). At each change the directory is read: what is there decides,
+//! not what inotify says of it. A file is parsed when it is new or has changed; one that can't
+//! be used may be half written and gets a moment to become whole.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -22,20 +22,24 @@ use crate::base::log;
 use crate::base::stop::{Stop, poll_for};
 use crate::base::text::{escape, one_line};
 use crate::base::time;
-use crate::store::dir::{Kind, Stamp};
+use crate::events::cron::Schedule;
+use crate::store::dir::Stamp;
 
 use super::file::{self, Event, Unusable, When};
 use super::pace::{EventPace, EventWriter};
 use super::{
-    DIR, ENTRIES_MAX, EventFile, EventPlan, Events, LATE_MAX_MS, Outside, PERIOD_MIN_MS, Uptake,
-    next_run, path_of, run_ts,
+    DIR, EventFile, EventPlan, Events, LATE_MAX_MS, Outside, PERIOD_MIN_MS, Uptake, next_run,
+    path_of, run_ts,
 };
 
 /// A file that can't be used may be half written: it has this long to change.
-const MEND: Duration = Duration::from_secs(2);
+const MEND_MS: i64 = 2_000;
 /// After the directory was lost: someone may be putting another one in its place.
 const REOPEN: Duration = Duration::from_secs(2);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
+/// After a scan there is none for so many times as long as it took: with 10,000 files, and
+/// changes all the time, it is some ten a second.
+const REST: u32 = 9;
 /// From here on a run says that it is late.
 const LATE_MS: i64 = 60 * 1000;
 
@@ -44,26 +48,19 @@ struct EventWatch<'a, 'b> {
     outside: &'a mut Outside<'b>,
     phase: Phase,
     pace: EventPace,
-    /// Files to be looked at.
-    changed: BTreeSet<String>,
-    /// Made, and not closed yet.
-    writing: HashSet<String>,
-    /// They could not be used then, in this state, since this moment.
-    invalid: HashMap<String, (Stamp, Instant)>,
+    /// `None`: the directory could not be opened, or was lost.
+    inotify: Option<OwnedFd>,
+    reopening: Backoff,
+    /// When the directory is to be opened or read next; `None`: when it changes.
+    look_at: Option<Instant>,
+    rest_until: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The first listing: what it finds may have been missed.
+    /// The first scan: what it finds may have been missed.
     Start,
     Running,
-}
-
-#[derive(PartialEq, Eq)]
-enum Watched {
-    Still,
-    /// The directory was removed, renamed or replaced.
-    Lost,
 }
 
 impl Events {
@@ -73,58 +70,41 @@ impl Events {
         let timer = timerfd_create(TimerfdClockId::Realtime, flags)
             .map_err(|err| Error::failed(format!("cannot make a timer for events: {err}")))?;
         let mut watch = EventWatch::new(self, outside);
-        let mut watched: Option<OwnedFd> = None;
-        let mut open_at = Instant::now();
-        let mut backoff = Backoff::new(REOPEN, REOPEN_MAX);
         while !stop.is_set() {
-            if watched.is_none() && open_at <= Instant::now() {
-                match self.open() {
-                    Ok(fd) => {
-                        watched = Some(fd);
-                        backoff.reset();
-                        watch.list(time::now_ms());
-                    }
-                    Err(err) => {
-                        if backoff.failures() == 0 {
-                            log::error!("", "events don't work: {err}");
-                        }
-                        open_at = Instant::now() + backoff.next_pause();
-                    }
-                }
+            if watch.look_at.is_some_and(|at| at <= Instant::now()) {
+                watch.look_at = None;
+                watch.look_at_directory();
             }
-            watch.look_at_changed(time::now_ms());
             watch.fire_due(time::now_ms());
 
-            arm(&timer, self.next_due_ms());
-            let reopen = watched.is_none().then_some(open_at);
-            let wake = watch.look_again_at().into_iter().chain(reopen).min();
-            let pause = wake.map(|at| at.saturating_duration_since(Instant::now()));
+            arm(&timer, self.state().next_due_ms());
             let mut fds = vec![
                 PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
                 PollFd::new(&timer, PollFlags::IN),
             ];
-            fds.extend(watched.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let idle = watch.inotify.as_ref().filter(|_| watch.look_at.is_none());
+            fds.extend(idle.map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let pause = watch
+                .look_at
+                .map(|at| at.saturating_duration_since(Instant::now()));
             poll_for(&mut fds, pause);
 
             let mut ticks = [0; 8];
             if rustix::io::read(&timer, &mut ticks) == Err(Errno::CANCELED) {
-                self.clock_was_set(time::now_ms());
+                self.state().clock_was_set(time::now_ms());
             }
-            if watched.as_ref().map(|fd| watch.read_changes(fd)) == Some(Watched::Lost) {
-                watched = None;
-                open_at = Instant::now() + REOPEN;
-            }
+            watch.read_changes();
         }
         Ok(())
     }
 
-    /// Makes the directory when it is missing, and watches it.
+    /// Makes the directory when it is missing, and has its changes told.
     fn open(&self) -> Result<OwnedFd> {
         self.0.dir.make_dir(DIR)?;
         let Some(dir) = self.0.dir.open_dir(DIR)? else {
             return Err(Error::failed("events is not a directory"));
         };
-        let watch = || {
+        let open = || {
             let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
             // By way of its descriptor: what was opened beneath the data directory is watched.
             let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
@@ -138,7 +118,7 @@ impl Events {
             inotify::add_watch(&fd, path, flags)?;
             Ok(fd)
         };
-        watch().map_err(|err: Errno| Error::failed(format!("cannot watch events/: {err}")))
+        open().map_err(|err: Errno| Error::failed(format!("cannot watch events/: {err}")))
     }
 }
 
@@ -149,147 +129,78 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             outside,
             phase: Phase::Start,
             pace: EventPace::new(),
-            changed: BTreeSet::new(),
-            writing: HashSet::new(),
-            invalid: HashMap::new(),
+            inotify: None,
+            reopening: Backoff::new(REOPEN, REOPEN_MAX),
+            look_at: Some(Instant::now()),
+            rest_until: Instant::now(),
         }
     }
 
-    fn read_changes(&mut self, watched: &OwnedFd) -> Watched {
+    fn look_at_directory(&mut self) {
+        if self.inotify.is_none() {
+            match self.events.open() {
+                Ok(fd) => self.inotify = Some(fd),
+                Err(err) => {
+                    if self.reopening.failures() == 0 {
+                        log::error!("", "events don't work: {err}");
+                    }
+                    self.look_at = Some(Instant::now() + self.reopening.next_pause());
+                    return;
+                }
+            }
+            self.reopening.reset();
+        }
+        self.scan(time::now_ms());
+    }
+
+    /// What changed, and how often, the scan will show.
+    fn read_changes(&mut self) {
+        let Some(fd) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(watched, &mut buffer);
-        let mut overflow = false;
-        // Anything but an event is "no more for now": a broken descriptor shows as Lost.
+        let mut reader = inotify::Reader::new(fd, &mut buffer);
+        let mut flags = ReadFlags::empty();
         while let Ok(event) = reader.next() {
-            let flags = event.events();
-            let lost = ReadFlags::IGNORED
-                | ReadFlags::DELETE_SELF
-                | ReadFlags::MOVE_SELF
-                | ReadFlags::UNMOUNT;
-            if flags.intersects(lost) {
-                return Watched::Lost;
-            }
-            overflow |= flags.contains(ReadFlags::QUEUE_OVERFLOW);
-            let name = event.file_name().and_then(|name| name.to_str().ok());
-            let Some(name) = name.filter(|name| name.ends_with(".json")) else {
-                continue;
-            };
-            if flags.contains(ReadFlags::CREATE) {
-                self.writing.insert(name.to_owned());
-            } else {
-                self.writing.remove(name);
-            }
-            self.changed.insert(name.to_owned());
-            overflow |= self.changed.len().max(self.writing.len()) > ENTRIES_MAX;
+            flags |= event.events();
         }
-        if overflow {
-            self.writing.clear();
-            self.list(time::now_ms());
-        }
-        Watched::Still
-    }
-
-    /// Looks at every file, and at what is gone.
-    fn list(&mut self, now_ms: i64) {
-        let entries = match self.events.0.dir.list(DIR, ENTRIES_MAX) {
-            Ok(entries) => entries.unwrap_or_default(),
-            Err(err) => {
-                log::error!("", "events can't be read: {err}");
-                return;
-            }
-        };
-        if entries.len() >= ENTRIES_MAX {
-            log::warning!(
-                "",
-                "events/ has more than {ENTRIES_MAX} files, the rest is left alone"
-            );
-        }
-        let known: Vec<String> = {
-            let state = self.events.0.state.lock().unwrap();
-            state.files.keys().cloned().collect()
-        };
-        let names = entries.into_iter().map(|entry| entry.name);
-        self.changed = names
-            .filter(|name| name.ends_with(".json"))
-            .chain(known)
-            .collect();
-        self.look_at_changed(now_ms);
-        self.phase = Phase::Running;
-    }
-
-    fn look_at_changed(&mut self, now_ms: i64) {
-        let mut names = std::mem::take(&mut self.changed);
-        let ripe = self
-            .invalid
-            .iter()
-            .filter(|(_, (_, since))| since.elapsed() >= MEND);
-        names.extend(ripe.map(|(name, _)| name.clone()));
-        for name in names {
-            self.look(&name, now_ms);
+        let lost =
+            ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
+        if flags.intersects(lost) {
+            self.inotify = None;
+            self.look_at = Some(Instant::now() + REOPEN);
+        } else if !flags.is_empty() {
+            self.look_at = Some(self.rest_until);
         }
     }
 
-    fn look_again_at(&self) -> Option<Instant> {
-        let first = self.invalid.values().map(|(_, since)| *since + MEND).min();
-        if self.changed.is_empty() {
-            first
-        } else {
-            Some(Instant::now())
+    fn scan(&mut self, now_ms: i64) {
+        let since = Instant::now();
+        let changed = self.events.scan();
+        self.rest_until = Instant::now() + since.elapsed() * REST;
+        match changed {
+            Ok(changed) => {
+                for (name, stamp) in changed {
+                    self.look(&name, stamp, now_ms);
+                }
+                self.phase = Phase::Running;
+            }
+            Err(err) => log::error!("", "events can't be read: {err}"),
         }
     }
 
-    /// Takes notice of a file as it is now.
-    fn look(&mut self, name: &str, now_ms: i64) {
-        let dir = &self.events.0.dir;
-        let stamp = match dir.stamp_link(&path_of(name)) {
-            Ok(Some(stamp)) => stamp,
-            Ok(None) => {
-                self.forget(name);
-                self.invalid.remove(name);
-                self.writing.remove(name);
-                return;
-            }
-            Err(err) => {
-                log::warning!("", "event {name}: {err}");
-                return;
-            }
-        };
-        {
-            let state = self.events.0.state.lock().unwrap();
-            if state
-                .files
-                .get(name)
-                .is_some_and(|file| file.stamp == stamp)
-            {
-                return;
-            }
-        }
-        let (text, event) = match file::load(dir, &path_of(name), &stamp) {
+    /// Takes notice of a file that is new or has changed.
+    fn look(&mut self, name: &str, stamp: Stamp, now_ms: i64) {
+        let (text, event) = match file::load(&self.events.0.dir, &path_of(name), &stamp) {
             Ok(loaded) => loaded,
-            Err(unusable) => return self.cannot_use(name, stamp, &unusable),
+            Err(_) => {
+                let until_ms = now_ms + MEND_MS;
+                let file = EventFile::new(stamp, EventPlan::Unusable { until_ms });
+                return self.events.state().insert(name, file);
+            }
         };
-        self.invalid.remove(name);
         let placed = (self.outside.channel)(&event.channel);
         if let Err(why) = placed.and_then(|()| self.place(name, event, stamp, now_ms)) {
             let text = Some(text);
             self.events.set_aside(name, &stamp, &Unusable { why, text });
-        }
-    }
-
-    fn cannot_use(&mut self, name: &str, stamp: Stamp, unusable: &Unusable) {
-        // A file that was made by a link is never closed.
-        if self.writing.contains(name) && stamp.kind == Kind::File && stamp.links == 1 {
-            return;
-        }
-        let since = match self.invalid.get(name) {
-            Some((then, since)) if *then == stamp => *since,
-            _ => Instant::now(),
-        };
-        if since.elapsed() < MEND {
-            self.invalid.insert(name.to_owned(), (stamp, since));
-        } else {
-            self.invalid.remove(name);
-            self.events.set_aside(name, &stamp, unusable);
         }
     }
 
@@ -307,159 +218,144 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             When::Cron(_) => EventWriter::Owner,
             When::Now | When::At { .. } => EventWriter::Anyone,
         };
-        let mut state = self.events.0.state.lock().unwrap();
-        let mut last_ms = i64::MIN;
-        match state.files.get_mut(name) {
-            // Saved once more as it was, while its run waits.
-            Some(EventFile {
-                plan: EventPlan::Submitted { .. },
-                stamp: known,
-                hash,
-                ..
-            }) if *hash == event.hash => {
-                *known = stamp;
-                return Ok(());
-            }
-            Some(EventFile {
-                plan: EventPlan::Periodic { last_ms: last, .. },
-                ..
-            }) => last_ms = *last,
-            _ => {}
-        }
+        let mut state = self.events.state();
+        let before = state.files.get(name);
+        let last_ms = before.map_or(i64::MIN, |before| before.last_ms);
         let file = EventFile {
-            stamp,
-            hash: event.hash,
             channel: event.channel,
             writer,
-            plan: plan(event.when, &stamp, self.phase, last_ms, now_ms)?,
+            ..EventFile::new(
+                stamp,
+                plan(event.when, &stamp, self.phase, last_ms, now_ms)?,
+            )
         };
-        if state.files.len() >= ENTRIES_MAX && !state.files.contains_key(name) {
-            return Err(format!("there are {ENTRIES_MAX} events already"));
-        }
-        state.files.insert(name.to_owned(), file);
+        state.insert(name, file);
         Ok(())
     }
 
-    /// Says how a valid file is understood, where its writer may have meant something else.
+    /// Says what the writer of a schedule may not expect.
     fn explain(&mut self, name: &str, event: &Event, now_ms: i64) {
-        let note = match &event.when {
-            When::At { ms, local: true } => format!(
-                "Event {name}: `at` has no UTC offset, taken as {}, so {}",
-                time::zone_name(),
-                time::prompt_stamp(*ms)
-            ),
-            When::Cron(schedule) if schedule.has_shorter_period(now_ms, PERIOD_MIN_MS) => {
-                format!("Event {name} is due more than once a minute; it runs once a minute")
-            }
-            When::Now | When::At { .. } | When::Cron(_) => return,
-        };
-        log::info!(&event.channel, "{note}");
-        if self.phase == Phase::Start {
+        let is_often = |schedule: &Schedule| schedule.has_shorter_period(now_ms, PERIOD_MIN_MS);
+        if !matches!(&event.when, When::Cron(schedule) if is_often(schedule)) {
             return;
         }
-        if let When::Cron(_) = event.when {
+        let note = format!("Event {name} is due more than once a minute; it runs once a minute");
+        log::info!(&event.channel, "{note}");
+        if self.phase == Phase::Running {
             (self.outside.post)(&event.channel, format!("_{}_", escape(&note)));
+            self.events.state().note(&event.channel, note);
         }
-        let mut state = self.events.0.state.lock().unwrap();
-        state.note(&event.channel, note);
     }
 
     fn fire_due(&mut self, now_ms: i64) {
-        for (due_ms, name) in self.events.take_due(now_ms) {
+        let due = self.events.state().take_due(now_ms);
+        for (due_ms, name) in due {
             self.fire(&name, due_ms, now_ms);
         }
     }
 
-    /// Hands a due event over.
+    /// A file is due: reads it again, and hands its event over or sets it aside.
     fn fire(&mut self, name: &str, due_ms: i64, now_ms: i64) {
         let known = {
-            let state = self.events.0.state.lock().unwrap();
-            state.files.get(name).map(|file| (file.stamp, file.writer))
+            let state = self.events.state();
+            let file = state.files.get(name);
+            file.map(|file| (file.stamp, file.writer))
         };
         let Some((stamp, writer)) = known else { return };
-        let dir = &self.events.0.dir;
-        let now = dir.stamp_link(&path_of(name));
-        let unchanged = matches!(now, Ok(Some(now)) if now == stamp);
-        let loaded = file::load(dir, &path_of(name), &stamp).ok();
-        let Some((text, event)) = loaded.filter(|_| unchanged) else {
-            // Changed in this moment: it is looked at as it is then.
-            self.forget(name);
-            self.changed.insert(name.to_owned());
+        let loaded = file::load(&self.events.0.dir, &path_of(name), &stamp);
+        if !self.events.is_unchanged(name, &stamp) {
+            // In this moment: the next scan finds it as it is then.
+            self.events.state().files.remove(name);
+            self.look_at = Some(self.rest_until);
             return;
+        }
+        let (text, event) = match loaded {
+            Ok(loaded) => loaded,
+            Err(unusable) => return self.events.set_aside(name, &stamp, &unusable),
         };
-        let is_once = !matches!(event.when, When::Cron(_));
+        let is_periodic = matches!(event.when, When::Cron(_));
         let channel = event.channel.clone();
-        let refuse = |why: String| {
-            if is_once {
-                let text = Some(text.clone());
-                self.events.set_aside(name, &stamp, &Unusable { why, text });
-            } else {
+        let submitted = if is_periodic {
+            self.submit(name, job(name, event, due_ms, None), writer, now_ms)
+        } else {
+            self.submit_once(name, event, (stamp, writer), due_ms, now_ms)
+        };
+        match submitted {
+            Err(why) if is_periodic => {
                 log::warning!(&channel, "event {name} does not run now: {why}");
             }
-        };
-        if is_once && now_ms - due_ms > LATE_MAX_MS {
-            return refuse(too_old(due_ms));
+            Err(why) => {
+                let text = Some(text);
+                self.events.set_aside(name, &stamp, &Unusable { why, text });
+            }
+            Ok(()) => {}
         }
-        if let Some(why) = self.refused(name, &event.channel, writer, now_ms) {
-            return refuse(why);
+    }
+
+    /// Hands over the only run of a file; an error is why it does not run.
+    fn submit_once(
+        &mut self,
+        name: &str,
+        event: Event,
+        (stamp, writer): (Stamp, EventWriter),
+        due_ms: i64,
+        now_ms: i64,
+    ) -> std::result::Result<(), String> {
+        if now_ms - due_ms > LATE_MAX_MS {
+            return Err(too_old(due_ms));
         }
         let earliest_ms = self.pace.earliest_ms(name, now_ms);
-        if is_once && earliest_ms > now_ms {
-            return self.plan_once(
-                name,
-                EventPlan::Once {
+        if earliest_ms > now_ms {
+            let mut state = self.events.state();
+            if let Some(file) = state.files.get_mut(name) {
+                file.plan = EventPlan::Once {
                     due_ms: earliest_ms,
-                },
-            );
+                };
+            }
+            return Ok(());
         }
         // A copy with the times of what ran before is another event.
         let ts_ms = match event.when {
-            When::Now => stamp.changed_ms(),
-            _ => due_ms,
+            When::Now => stamp.changed_ms,
+            When::At { .. } | When::Cron(_) => due_ms,
         };
         // Before the queue has it: the run may be on disk at once.
-        if is_once {
-            self.plan_once(name, EventPlan::Submitted { ts_ms });
-        }
-        let late_ms = (is_once && now_ms - due_ms > LATE_MS).then_some(due_ms);
-        match (self.outside.submit)(job(name, event, ts_ms, late_ms)) {
-            Uptake::Taken => self.pace.ran(&channel, name, writer, now_ms),
-            Uptake::Closing => {}
-            Uptake::Full => refuse(
-                "refused: 5 events waited in the channel already. Put many things into one event"
-                    .to_owned(),
-            ),
-        }
+        let ts_ms = self.events.state().submitted(name, ts_ms);
+        let late_ms = (now_ms - due_ms > LATE_MS).then_some(due_ms);
+        self.submit(name, job(name, event, ts_ms, late_ms), writer, now_ms)
     }
 
-    /// Too many runs of the last hour: said in the channel, once an hour.
-    fn refused(
+    /// Hands a run over, or says why it is refused.
+    fn submit(
         &mut self,
         name: &str,
-        channel: &str,
+        job: Job,
         writer: EventWriter,
         now_ms: i64,
-    ) -> Option<String> {
-        let why = self.pace.refuses(channel, writer, now_ms)?;
-        if self.pace.should_notify(channel, now_ms) {
-            let name = escape(&one_line(name, 255));
-            let text = format!(
-                "_I left out the event {name}: {why}. I leave out further ones until there is room_"
-            );
-            (self.outside.post)(channel, text);
+    ) -> std::result::Result<(), String> {
+        let channel = job.channel.clone();
+        if let Some(why) = self.pace.refuses(&channel, writer, now_ms) {
+            // Too many runs of the last hour: said in the channel, once an hour.
+            if self.pace.should_notify(&channel, now_ms) {
+                let name = escape(&one_line(name, 255));
+                let text = format!(
+                    "_I left out the event {name}: {why}. I leave out further ones until there is room_"
+                );
+                (self.outside.post)(&channel, text);
+            }
+            return Err(format!("refused: {why}. Rename it back later"));
         }
-        Some(format!("refused: {why}. Rename it back later"))
-    }
-
-    fn plan_once(&self, name: &str, plan: EventPlan) {
-        let mut state = self.events.0.state.lock().unwrap();
-        if let Some(file) = state.files.get_mut(name) {
-            file.plan = plan;
+        match (self.outside.submit)(job) {
+            Uptake::Taken => self.pace.ran(&channel, name, writer, now_ms),
+            Uptake::Closing => {}
+            Uptake::Full => {
+                return Err(
+                    "refused: 5 events waited in the channel already. Put many things into one event"
+                        .to_owned(),
+                );
+            }
         }
-    }
-
-    fn forget(&self, name: &str) {
-        self.events.0.state.lock().unwrap().files.remove(name);
+        Ok(())
     }
 }
 
@@ -479,7 +375,6 @@ fn plan(
             return Ok(EventPlan::Periodic {
                 next_ms: next_run(&schedule, last_ms, now_ms),
                 schedule,
-                last_ms,
             });
         }
         // Its old times say nothing: someone moved it here. But they say which came first.
@@ -490,14 +385,14 @@ fn plan(
             ));
         }
         When::Now => written_ms,
-        When::At { ms, .. } if phase == Phase::Running && ms < written_ms => {
+        When::At { ms } if phase == Phase::Running && ms < written_ms => {
             let when = time::prompt_stamp(ms);
             return Err(format!(
                 "`at` ({when}) was past already when it was written"
             ));
         }
-        When::At { ms, .. } if now_ms - ms > LATE_MAX_MS => return Err(too_old(ms)),
-        When::At { ms, .. } => ms,
+        When::At { ms } if now_ms - ms > LATE_MAX_MS => return Err(too_old(ms)),
+        When::At { ms } => ms,
     };
     Ok(EventPlan::Once { due_ms })
 }
@@ -580,7 +475,6 @@ mod tests {
         events: Events,
         jobs: Vec<Job>,
         uptake: Uptake,
-        working: bool,
         posted: Vec<String>,
         pace: EventPace,
     }
@@ -596,7 +490,6 @@ mod tests {
                 root,
                 jobs: Vec::new(),
                 uptake: Uptake::Taken,
-                working: false,
                 posted: Vec::new(),
                 pace: EventPace::new(),
             }
@@ -636,7 +529,7 @@ mod tests {
             let mut outside = Outside {
                 submit: &mut submit,
                 channel: &mut |_| Ok(()),
-                is_working: &|| self.working,
+                is_working: &|| false,
                 post: &mut |_, text| self.posted.push(text),
             };
             let mut watch = EventWatch::new(&self.events, &mut outside);
@@ -653,20 +546,13 @@ mod tests {
         fn at(&mut self, now_ms: i64, phase: Phase) -> Vec<String> {
             self.with(|watch| {
                 watch.phase = phase;
-                watch.list(now_ms);
+                watch.scan(now_ms);
                 watch.fire_due(now_ms);
             })
         }
 
         fn fire(&mut self, now_ms: i64) -> Vec<String> {
             self.with(|watch| watch.fire_due(now_ms))
-        }
-
-        /// The reason inside a file that was set aside.
-        fn reason(&self, name: &str) -> String {
-            let text = fs::read_to_string(self.root.join(path_of(&format!("{name}.error"))));
-            text.map(|text| text.lines().next().unwrap_or_default().to_owned())
-                .unwrap_or_default()
         }
     }
 
@@ -681,16 +567,29 @@ mod tests {
     }
 
     #[test]
-    fn while_running() {
-        let mut world = World::new("running");
-        let now = START + HOUR;
-        world.write("just.json", &at(now - 10), now - 1000);
-        world.write("far.json", &at(START + 400 * 24 * HOUR), now);
-        // Its place in the past says nothing: someone moved it here.
-        world.write("moved.json", IMMEDIATE, START - 48 * HOUR);
-        assert_eq!(world.at(now, Phase::Running).len(), 2);
-        assert_eq!(world.fire(now + 399 * 24 * HOUR), [""; 0]);
+    fn a_time_far_ahead_is_waited_for() {
+        let mut world = World::new("far");
+        world.write("just.json", &at(START - 10), START - 1000);
+        world.write("far.json", &at(START + 400 * 24 * HOUR), START);
+        assert_eq!(world.at(START, Phase::Running).len(), 1);
+        assert_eq!(world.fire(START + 399 * 24 * HOUR), [""; 0]);
         assert_eq!(world.fire(START + 400 * 24 * HOUR).len(), 1);
+    }
+
+    #[test]
+    fn a_half_written_file_gets_a_moment() {
+        let mut world = World::new("half");
+        let half = world.root.join(path_of("half.json"));
+        fs::write(&half, "{\"type\":").unwrap();
+        assert_eq!(world.at(START, Phase::Running), [""; 0]);
+        assert_eq!(world.fire(START + MEND_MS - 1), [""; 0]);
+        world.write("half.json", IMMEDIATE, START);
+        assert_eq!(world.at(START + MEND_MS, Phase::Running).len(), 1);
+        fs::write(&half, "{}").unwrap();
+        world.at(START, Phase::Running);
+        world.fire(START + MEND_MS);
+        let error = fs::read_to_string(half.with_extension("json.error")).unwrap();
+        assert!(error.contains("\"type\" is missing"), "{error}");
     }
 
     #[test]
@@ -707,7 +606,7 @@ mod tests {
         let next = |world: &World| (world.events.scheduled("C1")[0].1 - START) / HOUR;
         assert_eq!(next(&world), 2);
         // Back by half an hour: the same hour does not come twice.
-        world.events.clock_was_set(START + HOUR / 2);
+        world.events.state().clock_was_set(START + HOUR / 2);
         assert_eq!((world.fire(START + HOUR).len(), next(&world)), (0, 2));
         // The file saved again in between changes nothing of that.
         world.write("p.json", hourly, START + 7);
@@ -728,7 +627,10 @@ mod tests {
             (0, 7)
         );
         // The clock was years ahead, and is put right.
-        world.events.clock_was_set(START - 1000 * HOUR + MINUTE);
+        world
+            .events
+            .state()
+            .clock_was_set(START - 1000 * HOUR + MINUTE);
         assert_eq!(next(&world), -999);
         // Too many in the channel: this run is left out, the file stays.
         world.uptake = Uptake::Full;
@@ -756,40 +658,26 @@ mod tests {
             (from..to).map(|s| world.fire(START + s * 1000).len()).sum()
         };
         assert_eq!(runs(&mut world, 0, 200), 4);
-        // Likewise a file that is put there again and again: the second time at once.
-        fs::remove_file(world.root.join(path_of("often.json"))).unwrap();
-        let mut count = 0;
-        for second in 300..400 {
-            let now = START + second * 1000;
-            world.write("again.json", IMMEDIATE, now);
-            count += world.at(now, Phase::Running).len();
-            for job in world.jobs.drain(..).collect::<Vec<_>>() {
-                world.events.ran(&job);
-            }
-        }
-        assert_eq!(count, 3);
     }
 
+    /// Changed within one step of the kernel's clock, while its first run waits.
     #[test]
-    fn files_that_a_run_may_have_written_are_few() {
-        let mut world = World::new("few");
-        world.working = true;
-        let mut count = 0;
-        for n in 0..30 {
-            let now = START + n * 10_000;
-            world.write(&format!("{n}.json"), IMMEDIATE, now);
-            count += world.at(now, Phase::Running).len();
-        }
-        assert_eq!((count, world.posted.len()), (20, 1), "{:?}", world.posted);
-        assert!(
-            world.reason("20.json").contains("20 runs in one hour"),
-            "{}",
-            world.reason("20.json")
-        );
-        // The owner's own are no part of that.
-        world.working = false;
-        world.write("own.json", IMMEDIATE, START);
-        assert_eq!(world.at(START + 301_000, Phase::Running).len(), 1);
+    fn what_is_in_a_file_now_has_a_run_of_its_own() {
+        let mut world = World::new("own");
+        let submit = |world: &mut World| {
+            world.with(|watch| {
+                let event = file::parse("{\"type\":\"one-shot\",\"channelId\":\"C1\",\"text\":\"x\",\"at\":\"2026-01-05\"}");
+                let stamp = watch.events.0.dir.stamp_link(DIR).unwrap().unwrap();
+                let plan = EventPlan::Once { due_ms: START };
+                watch.events.state().insert("a.json", EventFile::new(stamp, plan));
+                let known = (stamp, EventWriter::Anyone);
+                watch.submit_once("a.json", event.unwrap(), known, START, START).unwrap();
+            })
+        };
+        submit(&mut world);
+        submit(&mut world);
+        let ts = |job: &Job| job.requests[0].ts.clone();
+        assert_ne!(ts(&world.jobs[0]), ts(&world.jobs[1]));
     }
 
     #[test]

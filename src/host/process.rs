@@ -111,7 +111,11 @@ fn start(exec: Exec<'_>) -> io::Result<(Child, ExecLoop<'_>)> {
     };
     let exec_loop = ExecLoop {
         pidfd,
-        input: Leash::new(input),
+        input: Leash {
+            fd: Some(input),
+            bytes: Vec::new(),
+            written: 0,
+        },
         output: Some(output),
         scan: MarkScan::new(exec.mark.as_deref()),
         sink: Sink::new(exec.keep_bytes, exec.spill),
@@ -216,7 +220,7 @@ impl ExecLoop<'_> {
                 } else {
                     ExecEnd::TimedOut
                 });
-                self.input.close();
+                self.input.fd = None;
                 self.until = Some(Instant::now() + END_MAX);
                 continue;
             }
@@ -279,7 +283,7 @@ impl ExecLoop<'_> {
                     // A script that asks again before it has read the answer is not ours:
                     // it would fill the memory with answers.
                     if let (Some(answer), true) = (&mut *answer, input.is_empty()) {
-                        input.push(&answer(&sink.out.tail));
+                        (input.bytes, input.written) = (answer(&sink.out.tail), 0);
                         sink.out = Output::default();
                     }
                 }
@@ -297,24 +301,8 @@ struct Leash {
 }
 
 impl Leash {
-    fn new(fd: OwnedFd) -> Leash {
-        Leash {
-            fd: Some(fd),
-            bytes: Vec::new(),
-            written: 0,
-        }
-    }
-
     fn is_empty(&self) -> bool {
         self.written == self.bytes.len()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn close(&mut self) {
-        self.fd = None;
     }
 
     /// As much as the pipe takes now. A reader that is gone needs no more.
@@ -325,11 +313,9 @@ impl Leash {
                 Ok(count) => self.written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                Err(_) => break,
+                Err(_) => self.written = self.bytes.len(),
             }
         }
-        self.bytes = Vec::new();
-        self.written = 0;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::slack::inbound::{self, Me};
 use crate::slack::users::Names;
 use crate::slack::web::{PAGE, Web};
 use crate::slack::{is_channel_id, is_user_id, message};
-use crate::store::dir::{Floor, LinesBack};
+use crate::store::lines::{Floor, LinesBack};
 
 /// Of a program's name.
 const AUTHOR_CHARS_MAX: usize = 80;

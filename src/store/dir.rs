@@ -8,19 +8,17 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::FileExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, UCred};
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::time;
+use crate::store::lines::{Appended, Floor, LinesBack};
+use crate::store::lock::Lock;
 
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -65,40 +63,36 @@ pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     pub(crate) bytes: u64,
-    pub(crate) modified_ns: i128,
-    pub(crate) links: u64,
-    /// Also moves when a link, a name or a mode changes; says nothing about the content, so
-    /// it does not count when two are compared.
-    pub(crate) changed_ns: i128,
+    modified_ns: i128,
+    /// When the file came to where it is, or its content, whatever its times were set to.
+    /// Milliseconds since 1970. Also moves with a name or a mode, and says nothing about the
+    /// content then, so it does not count when two are compared.
+    pub(crate) changed_ms: i64,
 }
 
 impl PartialEq for Stamp {
     fn eq(&self, other: &Stamp) -> bool {
-        let content = |stamp: &Stamp| {
-            (
-                stamp.kind,
-                stamp.device,
-                stamp.inode,
-                stamp.bytes,
-                stamp.modified_ns,
-                stamp.links,
-            )
-        };
+        let content = |of: &Stamp| (of.kind, of.device, of.inode, of.bytes, of.modified_ns);
         content(self) == content(other)
     }
 }
 
-impl Eq for Stamp {}
-
 impl Stamp {
+    fn of(stat: &Stat) -> Stamp {
+        let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+        Stamp {
+            kind: kind(FileType::from_raw_mode(stat.st_mode)),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            bytes: stat.st_size as u64,
+            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            changed_ms: (changed_ns / 1_000_000) as i64,
+        }
+    }
+
     /// Milliseconds since 1970.
     pub(crate) fn modified_ms(&self) -> i64 {
         (self.modified_ns / 1_000_000) as i64
-    }
-
-    /// When the file came to where it is, or its content, whatever its times were set to.
-    pub(crate) fn changed_ms(&self) -> i64 {
-        (self.changed_ns / 1_000_000) as i64
     }
 }
 
@@ -234,7 +228,7 @@ impl Dir {
 
     /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
     pub(crate) fn read_head(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.open_file(path, OFlags::RDONLY)? else {
+        let Some(file) = self.read(path)? else {
             return Ok(None);
         };
         let mut bytes = Vec::new();
@@ -247,18 +241,20 @@ impl Dir {
     /// The lines of a file of mom's own from its end back to byte `floor`; see `LinesBack`.
     /// What is no regular file there is set aside.
     pub(crate) fn lines_back(&self, path: &str, floor: Floor) -> Result<Option<LinesBack>> {
-        let open = || self.open_file(path, OFlags::RDONLY);
-        let file = open().or_else(|err| {
+        let file = self.or_set_aside(path, || self.read(path))?;
+        let lines = file.map(|file| LinesBack::new(file, self.path.join(path), floor));
+        lines.transpose()
+    }
+
+    /// Opens once more after what is no regular file was set aside.
+    fn or_set_aside<T>(&self, path: &str, open: impl Fn() -> Result<T>) -> Result<T> {
+        open().or_else(|err| {
             if self.set_aside(path) {
                 open()
             } else {
                 Err(err)
             }
-        });
-        let Some(file) = file? else {
-            return Ok(None);
-        };
-        LinesBack::new(file, self.path.join(path), floor).map(Some)
+        })
     }
 
     /// A regular file to be read from its start; `None` when it is missing.
@@ -312,51 +308,14 @@ impl Dir {
     /// # Errors
     /// Nothing was added then, as far as the disk lets that be undone.
     pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<Appended> {
-        let open = || self.open_or_make(path, OFlags::RDWR | OFlags::APPEND);
-        let file = open().or_else(|err| {
-            if self.set_aside(path) {
-                open()
-            } else {
-                Err(err)
-            }
-        })?;
-        let _one_writer = self.appending.lock().unwrap();
-        let mut appended = Appended {
-            file,
-            path: self.path.join(path),
-            before: 0,
-            end: 0,
-            appending: self.appending.clone(),
-        };
-        let fail = |err: io::Error| Error::io("write", self.path.join(path), &err);
-        appended.before = appended.file.metadata().map_err(fail)?.len();
-        appended.end = appended.before;
-        let mut last = [b'\n'];
-        if let Some(at) = appended.before.checked_sub(1) {
-            appended.file.read_exact_at(&mut last, at).map_err(fail)?;
-        }
-        let start = match last {
-            [b'\n'] if appended.before == 0 => first,
-            [b'\n'] => "",
-            _ => "\n",
-        };
-        let text = format!("{start}{lines}");
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            match appended.file.write(rest) {
-                Ok(count) if count > 0 => {
-                    appended.end += count as u64;
-                    rest = rest.get(count..).unwrap_or_default();
-                }
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                failed => {
-                    let err = failed.err().unwrap_or(io::ErrorKind::WriteZero.into());
-                    return Err(appended.undo(&err));
-                }
-            }
-        }
-        if appended.before == 0 {
-            self.sync_parent(path)?;
+        let flags = OFlags::RDWR | OFlags::APPEND;
+        let file = self.or_set_aside(path, || self.open_or_make(path, flags))?;
+        let shown = self.path.join(path);
+        let appended = Appended::write(file, shown, &self.appending, [first, lines])?;
+        if appended.is_first() {
+            // So that the new name survives a power cut, too.
+            let (parent, _) = self.parent(path)?;
+            fs::fsync(&parent).map_err(|err| self.io("write", path, err))?;
         }
         Ok(appended)
     }
@@ -364,16 +323,14 @@ impl Dir {
     /// A new file to write to and read; `None` when the name is taken, by a link too.
     pub(crate) fn create(&self, path: &str) -> Result<Option<File>> {
         let (parent, name) = self.parent(path)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match fs::openat(&parent, name, flags, Mode::from_raw_mode(0o666)) {
-            Ok(fd) => Ok(Some(File::from(fd))),
+        match make_at(&parent, name) {
+            Ok(file) => Ok(Some(file)),
             Err(Errno::EXIST) => Ok(None),
             Err(err) => Err(self.io("make", path, err)),
         }
     }
 
-    /// Refuses when another mom on this machine has it. Nothing is left in the directory that
-    /// the agent could remove, and the lock goes with the process.
+    /// Refuses when another mom on this machine has it; the lock goes with the process.
     pub(crate) fn lock(&self) -> Result<()> {
         let mut root = self.root.lock().unwrap();
         root.lock = Some(Lock::take(&root.handle, &self.path)?);
@@ -386,19 +343,8 @@ impl Dir {
         let Some(fd) = self.open_dir(path)? else {
             return Ok(None);
         };
-        let entries = fs::Dir::read_from(&fd).map_err(|err| self.io("list", path, err))?;
         let mut out = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|err| self.io("list", path, err))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if matches!(name, "." | "..") {
-                continue;
-            }
-            if out.len() >= max {
-                break;
-            }
+        self.each_entry(&fd, path, &mut |name, entry| {
             let kind = match entry.file_type() {
                 FileType::Symlink | FileType::Unknown => self
                     .stamp(&format!("{path}/{name}"))
@@ -411,9 +357,53 @@ impl Dir {
                 name: name.to_owned(),
                 kind,
             });
-        }
+            out.len() < max
+        })?;
         out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(out))
+    }
+
+    /// Shows each entry of a directory as it is now, in no order, links as links. Returns how
+    /// many there are, counted up to one more than `max`, which are shown at most.
+    pub(crate) fn scan(
+        &self,
+        path: &str,
+        max: usize,
+        mut show: impl FnMut(&str, Stamp),
+    ) -> Result<usize> {
+        let Some(fd) = self.open_dir(path)? else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        self.each_entry(&fd, path, &mut |name, entry| {
+            count += 1;
+            // Gone by now: it is not shown.
+            let stat = fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            if let (Ok(stat), true) = (stat, count <= max) {
+                show(name, Stamp::of(&stat));
+            }
+            count <= max
+        })?;
+        Ok(count)
+    }
+
+    /// Names that are UTF-8, until `each` says false.
+    fn each_entry(
+        &self,
+        dir: &OwnedFd,
+        path: &str,
+        each: &mut dyn FnMut(&str, &fs::DirEntry) -> bool,
+    ) -> Result<()> {
+        let entries = fs::Dir::read_from(dir).map_err(|err| self.io("list", path, err))?;
+        for entry in entries {
+            let entry = entry.map_err(|err| self.io("list", path, err))?;
+            match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) if each(name, &entry) => {}
+                Ok(_) => break,
+            }
+        }
+        Ok(())
     }
 
     /// Of what `path` leads to, links followed; `None` when it is missing.
@@ -430,16 +420,8 @@ impl Dir {
         let Some(fd) = self.look_up(path, flags)? else {
             return Ok(None);
         };
-        let stat: Stat = fs::fstat(&fd).map_err(|err| self.io("look at", path, err))?;
-        Ok(Some(Stamp {
-            kind: kind(FileType::from_raw_mode(stat.st_mode)),
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            bytes: stat.st_size as u64,
-            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-            links: stat.st_nlink as u64,
-            changed_ns: i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec),
-        }))
+        let stat = fs::fstat(&fd).map_err(|err| self.io("look at", path, err))?;
+        Ok(Some(Stamp::of(&stat)))
     }
 
     /// For reading or watching; `None` when it is missing or no directory.
@@ -468,27 +450,15 @@ impl Dir {
     }
 
     /// Returns the directory it is in.
-    fn put(
-        &self,
-        path: &str,
-        bytes: &[u8],
-        settle: fn(&File) -> std::io::Result<()>,
-    ) -> Result<OwnedFd> {
+    fn put(&self, path: &str, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<OwnedFd> {
         let (parent, name) = self.parent(path)?;
         let temporary = format!(".{name}.tmp");
-        let write = || -> std::io::Result<()> {
-            let flags =
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let write = || -> io::Result<()> {
             // Left over from a crash, or planted.
             fs::unlinkat(&parent, &*temporary, AtFlags::empty()).ok();
-            let mut file = File::from(fs::openat(
-                &parent,
-                &*temporary,
-                flags,
-                Mode::from_raw_mode(0o666),
-            )?);
+            let mut file = make_at(&parent, &temporary)?;
             file.write_all(bytes)?;
-            settle(&file)?;
+            sync(&file)?;
             Ok(fs::renameat(&parent, &*temporary, &parent, name)?)
         };
         write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
@@ -516,12 +486,6 @@ impl Dir {
             .open_dir(parent)?
             .ok_or_else(|| self.io("open", parent, Errno::NOENT))?;
         Ok((parent, name))
-    }
-
-    /// So that a new name survives a power cut, too.
-    fn sync_parent(&self, path: &str) -> Result<()> {
-        let (parent, _) = self.parent(path)?;
-        fs::fsync(&parent).map_err(|err| self.io("write", path, err))
     }
 
     fn io(&self, verb: &str, path: &str, err: Errno) -> Error {
@@ -570,246 +534,10 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     fs::open(path, flags, Mode::empty())
 }
 
-/// What keeps a second mom away beside the lock on the directory's handle: a name in the
-/// kernel. Each alone has a gap. Whoever may open the directory can lock its handle, root in
-/// the container too, while no mom runs. The name is out of the container's reach, but any
-/// user of this machine can take it, and another network namespace does not see it.
-#[derive(Debug)]
-struct Lock {
-    /// `None`: someone else has taken it.
-    _name: Option<UnixListener>,
-}
-
-impl Lock {
-    /// `path` is for messages.
-    fn take(root: &OwnedFd, path: &Path) -> Result<Lock> {
-        let shown = path.display();
-        let failed = |err: io::Error| Error::io("lock", path, &err);
-        let stat = fs::fstat(root).map_err(|err| failed(err.into()))?;
-        let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
-        let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
-        let listener = match UnixListener::bind_addr(&address) {
-            Ok(listener) => Some(listener),
-            Err(err) if err.kind() == io::ErrorKind::AddrInUse => None,
-            Err(err) => return Err(failed(err)),
-        };
-        let owner = match listener {
-            Some(_) => None,
-            None => owner_of(&name),
-        };
-        if let Some(owner) = owner.filter(|owner| owner.uid == rustix::process::getuid()) {
-            let pid = owner.pid.as_raw_pid();
-            return Err(Error::failed(format!(
-                "another mom works on {shown}; stop that one first (process {pid})"
-            )));
-        }
-        match fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
-                "{} has locked {shown}: a mom in another container or network namespace, or a program \
-                 in mom's own container; stop it (`lslocks` as root shows it, `./docker.sh stop` \
-                 ends what runs in the container)",
-                lock_holder(stat.st_ino as u64)
-            ))),
-            Err(err) if listener.is_none() => Err(failed(err.into())),
-            // Not every network file system has such locks.
-            Ok(()) | Err(_) => Ok(Lock { _name: listener }),
-        }
-    }
-}
-
-/// The process that took an abstract name. Does not wait when it takes no connections.
-fn owner_of(name: &str) -> Option<UCred> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
-    let address = net::SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
-    net::connect(&socket, &address).ok()?;
-    net::sockopt::socket_peercred(&socket).ok()
-}
-
-/// The process that has locked the directory of this inode, by /proc/locks.
-fn lock_holder(inode: u64) -> String {
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let end = format!(":{inode}");
-    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
-    let pid = locks.lines().find_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let kind = words.next()?;
-        let pid = words.nth(2)?;
-        (kind == "FLOCK" && words.next()?.ends_with(&end)).then_some(pid)
-    });
-    match pid.filter(|pid| pid.parse().is_ok_and(|pid: u32| pid > 0)) {
-        None => "something".to_owned(),
-        Some(pid) => {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("process {pid} ({})", name.trim())
-        }
-    }
-}
-
-/// Lines that are in the file, but perhaps not yet on the disk.
-#[derive(Debug)]
-pub(crate) struct Appended {
-    file: File,
-    path: PathBuf,
-    /// Length of the file before and after.
-    before: u64,
-    end: u64,
-    appending: Arc<Mutex<()>>,
-}
-
-impl Appended {
-    /// # Errors
-    /// The lines are taken back: whoever failed will come again with them.
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|err| {
-            let _one_writer = self.appending.lock().unwrap();
-            self.undo(&err)
-        })
-    }
-
-    /// Likewise, with all that was written to the file before; but nothing is taken back.
-    pub(crate) fn settle(&self) -> Result<()> {
-        let synced = self.file.sync_data();
-        synced.map_err(|err| Error::io("write", &self.path, &err))
-    }
-
-    /// As if they had never been written.
-    pub(crate) fn take_back(self) {
-        let _one_writer = self.appending.lock().unwrap();
-        self.undo(&io::ErrorKind::Other.into());
-    }
-
-    /// Length of the file with them.
-    pub(crate) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// Unless somebody wrote behind them. `appending` is held.
-    fn undo(&self, err: &io::Error) -> Error {
-        if (self.file.metadata()).is_ok_and(|meta| meta.len() == self.end) {
-            // A torn line that stays is ended by the next append.
-            self.file.set_len(self.before).ok();
-        }
-        Error::io("write", &self.path, err)
-    }
-}
-
-/// Where `LinesBack` ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Floor {
-    /// The byte where a line begins.
-    At(u64),
-    /// So many bytes before the end; what is cut there is left out.
-    Last(u64),
-}
-
-/// Lines without their newline, last one first, empty ones left out. A last line that was
-/// cut short comes too: readers skip what does not parse. Holds one line at a time.
-pub(crate) struct LinesBack {
-    file: File,
-    path: PathBuf,
-    floor: u64,
-    /// Of what was read so far.
-    start: u64,
-    end: Option<u64>,
-    line_end: u64,
-    /// The file's bytes from `start` on that no line was made of yet.
-    carry: Vec<u8>,
-}
-
-impl LinesBack {
-    /// `path` is for messages.
-    pub(crate) fn new(file: File, path: PathBuf, floor: Floor) -> Result<LinesBack> {
-        let meta = file.metadata();
-        let end = meta.map_err(|err| Error::io("read", &path, &err))?.len();
-        let floor = match floor {
-            Floor::At(at) => at,
-            Floor::Last(bytes) => end.saturating_sub(bytes),
-        };
-        Ok(LinesBack {
-            file,
-            path,
-            floor: floor.min(end),
-            start: end,
-            end: None,
-            line_end: end,
-            carry: Vec::new(),
-        })
-    }
-
-    /// The byte behind the last newline, once a line was asked for. What stands there is
-    /// torn, or being written just now.
-    pub(crate) fn end(&self) -> u64 {
-        self.end.unwrap_or(self.floor)
-    }
-
-    /// The byte behind the newline of the line that came last.
-    pub(crate) fn line_end(&self) -> u64 {
-        self.line_end
-    }
-
-    /// Goes on with the line that ends before byte `to`, and at most `bytes` further back.
-    pub(crate) fn jump(&mut self, to: u64, bytes: u64) {
-        if to <= self.start {
-            self.start = to;
-            self.floor = to.saturating_sub(bytes);
-            self.carry.clear();
-        }
-    }
-}
-
-impl Iterator for LinesBack {
-    type Item = Result<Vec<u8>>;
-
-    fn next(&mut self) -> Option<Result<Vec<u8>>> {
-        const CHUNK: u64 = 64 * 1024;
-        // Of `carry`, where a newline may be.
-        let mut unseen = self.carry.len();
-        loop {
-            let newline = self.carry[..unseen].iter().rposition(|b| *b == b'\n');
-            let at = match newline {
-                Some(at) => {
-                    self.end.get_or_insert(self.start + at as u64 + 1);
-                    at + 1
-                }
-                // A line begins where the file does, and at a floor that follows a newline.
-                None if self.start == self.floor && !self.carry.is_empty() => {
-                    let mut before = [b'\n'];
-                    if self.floor > 0 {
-                        self.file.read_exact_at(&mut before, self.floor - 1).ok();
-                    }
-                    if before != [b'\n'] {
-                        return None;
-                    }
-                    0
-                }
-                None if self.start == self.floor => return None,
-                None => {
-                    // As much as is held already, so that a long line is moved few times.
-                    let len = CHUNK.max(self.carry.len() as u64);
-                    let from = self.start.saturating_sub(len).max(self.floor);
-                    unseen = (self.start - from) as usize;
-                    let mut chunk = vec![0; unseen];
-                    if let Err(err) = self.file.read_exact_at(&mut chunk, from) {
-                        self.start = self.floor;
-                        self.carry.clear();
-                        return Some(Err(Error::io("read", &self.path, &err)));
-                    }
-                    chunk.append(&mut self.carry);
-                    self.carry = chunk;
-                    self.start = from;
-                    continue;
-                }
-            };
-            let line = self.carry.split_off(at);
-            self.line_end = self.start + (at + line.len()) as u64 + 1;
-            self.carry.truncate(at.saturating_sub(1));
-            if !line.is_empty() {
-                return Some(Ok(line));
-            }
-            unseen = self.carry.len();
-        }
-    }
+/// A new file; no link is followed.
+fn make_at(parent: &OwnedFd, name: &str) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    fs::openat(parent, name, flags, Mode::from_raw_mode(0o666)).map(File::from)
 }
 
 fn kind(file_type: FileType) -> Kind {
@@ -824,77 +552,9 @@ fn kind(file_type: FileType) -> Kind {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     use crate::store::tests::Scratch;
-
-    fn lines(dir: &Dir, floor: Floor) -> Vec<String> {
-        let lines = dir.lines_back("log", floor).unwrap().into_iter().flatten();
-        let text = |line: Result<Vec<u8>>| String::from_utf8(line.unwrap()).unwrap();
-        lines.map(text).collect()
-    }
-
-    #[test]
-    fn lines_from_the_end() {
-        let scratch = Scratch::new("dir-lines");
-        let dir = Dir::open(&scratch.0).unwrap();
-        let long = "x".repeat(200_000);
-        for (text, floor, want) in [
-            ("", Floor::At(0), &[][..]),
-            ("\n\n", Floor::At(0), &[]),
-            ("a\nbb\n\nccc\n", Floor::At(0), &["ccc", "bb", "a"]),
-            ("a\nbb\ncc", Floor::At(0), &["cc", "bb", "a"]),
-            ("a\nbb\ncc\n", Floor::At(2), &["cc", "bb"]),
-            ("a\nbb\ncc\n", Floor::At(3), &["cc"]),
-            ("a\nbb\ncc\n", Floor::At(99), &[]),
-            ("a\nbb\ncc\n", Floor::Last(5), &["cc"]),
-            ("a\nbb\ncc\n", Floor::Last(6), &["cc", "bb"]),
-            ("a\nbb\ncc\n", Floor::Last(99), &["cc", "bb", "a"]),
-            (&format!("a\n{long}\nb\n"), Floor::At(0), &["b", &long, "a"]),
-            (&format!("a\n{long}\nb\n"), Floor::Last(1_000), &["b"]),
-        ] {
-            scratch.write("log", text);
-            assert_eq!(lines(&dir, floor), want, "{:.20} {floor:?}", text);
-        }
-    }
-
-    #[test]
-    fn appends_end_a_torn_line_first() {
-        let scratch = Scratch::new("dir-append");
-        let dir = Dir::open(&scratch.0).unwrap();
-        for (before, want) in [
-            (None, "head\nnew\n"),
-            (Some(""), "head\nnew\n"),
-            (Some("old\n"), "old\nnew\n"),
-            (Some("ol"), "ol\nnew\n"),
-        ] {
-            dir.remove("log").unwrap();
-            before.iter().for_each(|text| scratch.write("log", text));
-            dir.append("log", "head\n", "new\n").unwrap();
-            assert_eq!(scratch.read("log"), want, "{before:?}");
-        }
-    }
-
-    /// As when the disk is full: nobody may find lines that the writer takes for lost.
-    #[test]
-    fn a_failed_append_takes_itself_back() {
-        let scratch = Scratch::new("dir-undo");
-        let dir = Dir::open(&scratch.0).unwrap();
-        let failure = io::Error::from(io::ErrorKind::StorageFull);
-        for (torn, behind, want) in [
-            ("old\n", "", "old\n"),
-            ("old\nto", "", "old\nto"),
-            ("", "", ""),
-            // Who wrote behind it loses nothing.
-            ("old\n", "other\n", "old\nnew\nother\n"),
-        ] {
-            scratch.write("log", torn);
-            let appended = dir.append("log", "", "new\n").unwrap();
-            dir.append("log", "", behind).unwrap().sync().unwrap();
-            let err = appended.undo(&failure).to_string();
-            assert!(err.starts_with("cannot write /"), "{err}");
-            assert_eq!(scratch.read("log"), want, "{torn:?}");
-        }
-    }
 
     /// Each of these in the place of a file neither leaks, overwrites nor hangs.
     #[test]

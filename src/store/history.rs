@@ -1,6 +1,6 @@
 //! mom.json: from where on the history of each channel is to be read, and where mom has
-//! introduced itself. One small file, rewritten
-//! whole; without it, or with nonsense in it (the agent can write there), the log tells.
+//! introduced itself. One small file, rewritten whole; without it, or with nonsense in it (the
+//! agent can write there), the log tells.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
@@ -45,8 +45,8 @@ pub(crate) struct HistoryCursors {
 
 struct HistoryState {
     file: HistoryFile,
-    /// As the file was written last.
-    written: HistoryFile,
+    /// The file on the disk is an older one.
+    is_changed: bool,
     /// Channels that were read since the last connection.
     read: HashSet<String>,
     /// When this mom began.
@@ -54,7 +54,7 @@ struct HistoryState {
 }
 
 /// Each by channel.
-#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct HistoryFile {
     /// After which ts the history is to be read: what came since the connection was made, and
@@ -85,8 +85,8 @@ impl HistoryCursors {
         HistoryCursors {
             dir,
             state: Mutex::new(HistoryState {
-                written: file.clone(),
                 file,
+                is_changed: false,
                 read: HashSet::new(),
                 started_ms: time::now_ms(),
             }),
@@ -125,6 +125,7 @@ impl HistoryCursors {
                 }
             };
             map.insert((*channel).to_owned(), ts);
+            state.is_changed = true;
         }
         if let Err(err) = state.write(&self.dir) {
             log::warning!("", "{err}; a restart may forget what was missed");
@@ -135,14 +136,14 @@ impl HistoryCursors {
     /// True once for each channel.
     pub(crate) fn greets(&self, channel: &str) -> bool {
         let mut state = self.state.lock().unwrap();
-        let greeted = &mut state.file.greeted;
-        if greeted.contains_key(channel) {
+        if state.file.greeted.contains_key(channel) {
             return false;
         }
-        if greeted.len() >= GREETED_MAX {
-            greeted.clear();
+        if state.file.greeted.len() >= GREETED_MAX {
+            state.file.greeted.clear();
         }
-        greeted.insert(channel.to_owned(), true);
+        state.file.greeted.insert(channel.to_owned(), true);
+        state.is_changed = true;
         if let Err(err) = state.write(&self.dir) {
             log::warning!(channel, "{err}; a restart may greet again");
         }
@@ -163,10 +164,12 @@ impl HistoryCursors {
     pub(crate) fn read(&self, channel: &str, until: Option<String>) {
         let mut state = self.state.lock().unwrap();
         state.read.insert(channel.to_owned());
-        state.file.gaps.remove(channel);
-        state.file.first.remove(channel);
+        let gap = state.file.gaps.remove(channel);
+        let gap = state.file.first.remove(channel).or(gap);
+        state.is_changed |= gap.is_some();
         if let Some(ts) = until {
-            state.file.until.insert(channel.to_owned(), ts);
+            let before = state.file.until.insert(channel.to_owned(), ts.clone());
+            state.is_changed |= before != Some(ts);
         }
         // Reading it once more does no harm.
         if let Err(err) = state.write(&self.dir) {
@@ -199,10 +202,10 @@ impl HistoryState {
     }
 
     fn write(&mut self, dir: &Dir) -> Result<()> {
-        if self.file != self.written {
+        if self.is_changed {
             let text = serde_json::to_string(&self.file).expect("texts by text") + "\n";
             dir.replace(FILE, text.as_bytes())?;
-            self.written = self.file.clone();
+            self.is_changed = false;
         }
         Ok(())
     }

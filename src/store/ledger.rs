@@ -14,17 +14,16 @@ use serde::{Deserialize, Serialize};
 use crate::base::command::Command;
 use crate::base::error::Result;
 use crate::base::json;
-use crate::base::log;
 use crate::base::time;
-use crate::store::dir::{Appended, Dir, Floor};
+use crate::store::dir::Dir;
+use crate::store::lines::{Appended, Floor};
 use crate::store::{self, MISSED_MS, upgrade};
 
 /// Bytes at the end of the file that are read; a request of a day is far nearer.
 const TAIL_BYTES: u64 = 4 << 20;
-/// A file longer than this is shortened after the start.
-const SHORTENED_FROM_BYTES: u64 = 8 << 10;
-/// Likewise while mom runs, at the end of a run: reading it must not delay the next start.
-const BYTES_MAX: u64 = 256 << 10;
+/// A file longer than this is shortened at the end of a run: reading it must not delay the
+/// next start. A day of a busy channel is some 40 KB then.
+const BYTES_MAX: u64 = 64 << 10;
 /// Open requests of a channel, and closed ones that are remembered: the oldest go first.
 const OPEN_MAX: usize = 1_000;
 const CLOSED_MAX: usize = 1_000;
@@ -131,7 +130,7 @@ pub(crate) struct Costs {
 /// `{"requested":{"ts":..}}`: one line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Fact {
+pub(super) enum Fact {
     /// Once more for the same ts: how it reads since an edit.
     Requested(LedgerRequest),
     Begun(LedgerRun),
@@ -140,9 +139,7 @@ enum Fact {
     Spent(Costs),
     Synced(Cursor),
     /// A person was refused on that day (local, since 1970), or something else was told.
-    #[serde(alias = "refusedUser")]
     Told {
-        #[serde(alias = "user")]
         what: String,
         day: i64,
     },
@@ -234,8 +231,7 @@ impl Ledger {
             });
             fact.into_iter().collect()
         };
-        self.append(channel, amended)?
-            .map_or(Ok(()), |appended| appended.sync())
+        self.append_synced(channel, amended)
     }
 
     /// Open or ended: it was asked before.
@@ -244,15 +240,16 @@ impl Ledger {
     }
 
     pub(crate) fn has_ended(&self, channel: &str, ts: &str) -> Result<bool> {
-        self.with(channel, |state| {
-            state.closed.iter().any(|closed| closed == ts)
-        })
+        self.with(channel, |state| state.has_ended(ts))
     }
 
     /// What has no end yet and was asked since then, in the order in which it came.
     pub(crate) fn open(&self, channel: &str, since_ms: i64) -> Result<Vec<LedgerRequest>> {
         self.with(channel, |state| {
-            let open = state.open.iter().filter(|open| open.asked_ms() >= since_ms);
+            let open = state
+                .open
+                .iter()
+                .filter(|open| asked_ms(&open.ts) >= since_ms);
             open.cloned().collect()
         })
     }
@@ -271,9 +268,8 @@ impl Ledger {
         after: Option<&str>,
     ) -> Result<RunStart> {
         let mut start = RunStart::default();
-        let appended = self.append(channel, |state| {
-            let has_ended = |request: &LedgerRequest| state.closed.contains(&request.ts);
-            if requests.iter().all(has_ended) {
+        self.append_synced(channel, |state| {
+            if requests.iter().all(|request| state.has_ended(&request.ts)) {
                 start.done = true;
                 return Vec::new();
             }
@@ -300,7 +296,6 @@ impl Ledger {
             facts.push(Fact::Begun(run));
             facts
         })?;
-        appended.map_or(Ok(()), |appended| appended.sync())?;
         Ok(start)
     }
 
@@ -332,13 +327,9 @@ impl Ledger {
         cursor: Option<Cursor>,
     ) -> Result<()> {
         let ended = ended.into_iter().filter(|ended| !ended.requests.is_empty());
-        let facts: Vec<Fact> = cursor
-            .map(Fact::Synced)
-            .into_iter()
-            .chain(ended.map(Fact::Ended))
-            .collect();
-        let appended = self.append(channel, |_| facts)?;
-        appended.map_or(Ok(()), |appended| appended.sync())?;
+        let synced = cursor.map(Fact::Synced).into_iter();
+        let facts = synced.chain(ended.map(Fact::Ended)).collect();
+        self.append_synced(channel, |_| facts)?;
         if self.with(channel, |state| state.bytes)? > BYTES_MAX {
             self.shorten(channel)?;
         }
@@ -376,44 +367,22 @@ impl Ledger {
     /// another name of what is told.
     pub(crate) fn tell_once(&self, channel: &str, what: &str) -> Result<bool> {
         let day = time::local_day();
-        let mut told = {
-            let channels = self.channels.lock().unwrap();
-            channels
-                .values()
-                .any(|state| state.told.get(what) == Some(&day))
-        };
-        let appended = self.append(channel, |state| {
-            told |= state.told.get(what) == Some(&day);
-            let what = Some(what.to_owned()).filter(|_| !told);
-            what.map(|what| Fact::Told { what, day })
-                .into_iter()
-                .collect()
-        })?;
-        appended.map_or(Ok(()), |appended| appended.sync())?;
-        Ok(!told)
-    }
-
-    /// Shortens the files that have grown; called once after the start, and nothing waits for
-    /// it.
-    pub(crate) fn shorten_long(&self, channels: &[String]) {
-        for channel in channels {
-            let long = self.with(channel, |state| state.bytes > SHORTENED_FROM_BYTES);
-            if let Err(err) =
-                long.and_then(|long| if long { self.shorten(channel) } else { Ok(()) })
-            {
-                log::warning!(channel, "{err}; the file stays as it is");
-            }
+        let is_told = |state: &LedgerState| state.told.get(what) == Some(&day);
+        self.with(channel, |_| ())?;
+        if self.channels.lock().unwrap().values().any(is_told) {
+            return Ok(false);
         }
+        let what = what.to_owned();
+        self.append_synced(channel, |_| vec![Fact::Told { what, day }])?;
+        Ok(true)
     }
 
     /// Replaces the file by what is open, the costs, and what must not be asked twice.
     fn shorten(&self, channel: &str) -> Result<()> {
         let mut channels = self.channels.lock().unwrap();
-        let Some(state) = channels.get_mut(channel) else {
-            return Ok(());
-        };
+        let state = self.load(&mut channels, channel)?;
         let since_ms = time::now_ms() - MISSED_MS;
-        state.open.retain(|open| open.asked_ms() >= since_ms);
+        state.open.retain(|open| asked_ms(&open.ts) >= since_ms);
         state.closed.retain(|ts| asked_ms(ts) >= since_ms);
         let text = lines(&state.facts());
         self.dir.replace(&path(channel), text.as_bytes())?;
@@ -440,6 +409,16 @@ impl Ledger {
         Ok(Some(appended))
     }
 
+    /// Likewise; on the disk when it returns.
+    fn append_synced(
+        &self,
+        channel: &str,
+        facts: impl FnOnce(&LedgerState) -> Vec<Fact>,
+    ) -> Result<()> {
+        let appended = self.append(channel, facts)?;
+        appended.map_or(Ok(()), |appended| appended.sync())
+    }
+
     fn with<T>(&self, channel: &str, look: impl FnOnce(&LedgerState) -> T) -> Result<T> {
         let mut channels = self.channels.lock().unwrap();
         self.load(&mut channels, channel).map(|state| look(state))
@@ -461,24 +440,20 @@ impl Ledger {
         let mut state = LedgerState::default();
         let mut facts = Vec::new();
         let floor = Floor::Last(TAIL_BYTES);
-        let Some(mut back) = self.dir.lines_back(&path(channel), floor)? else {
-            let found = upgrade::earlier(&self.dir, channel, time::now_ms() - MISSED_MS)?;
-            let requests = found.requests.into_iter().map(Fact::Requested);
-            let run = found.run.map(Fact::Begun);
-            let facts = found.cursor.map(Fact::Synced).into_iter();
-            let facts: Vec<Fact> = facts.chain(requests).chain(run).collect();
+        if let Some(mut back) = self.dir.lines_back(&path(channel), floor)? {
+            for line in &mut back {
+                facts.extend(Fact::parse(&line?, channel));
+            }
+            facts.reverse();
+            state.bytes = back.end();
+        } else {
+            facts = upgrade::earlier(&self.dir, channel, time::now_ms() - MISSED_MS)?;
             if !facts.is_empty() {
                 let appended = self.dir.append(&path(channel), "", &lines(&facts))?;
                 appended.sync()?;
             }
-            facts.into_iter().for_each(|fact| state.fold(fact));
-            return Ok(state);
-        };
-        for line in &mut back {
-            facts.extend(Fact::parse(&line?, channel));
         }
-        state.bytes = back.end();
-        facts.into_iter().rev().for_each(|fact| state.fold(fact));
+        facts.into_iter().for_each(|fact| state.fold(fact));
         Ok(state)
     }
 }
@@ -510,14 +485,28 @@ impl Costs {
 }
 
 impl LedgerRequest {
-    fn asked_ms(&self) -> i64 {
-        asked_ms(&self.ts)
+    /// Drops what it must not name; whether the rest is a request.
+    fn is_valid(&mut self, channel: &str) -> bool {
+        let attachments = format!("{channel}/attachments/");
+        let is_ours = |file: &String| {
+            let name = file.strip_prefix(&attachments);
+            name.is_some_and(|name| !name.contains('/'))
+        };
+        self.files.retain(is_ours);
+        self.thread.take_if(|root| !time::is_slack_ts(root));
+        let is_id = self.user.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let event = self.ts.split_once(':').map(|(_, name)| name);
+        is_id && is_request_ts(&self.ts) && event == self.event.as_deref()
     }
 }
 
 impl LedgerState {
     fn knows(&self, ts: &str) -> bool {
-        self.open.iter().any(|open| open.ts == ts) || self.closed.iter().any(|closed| closed == ts)
+        self.open.iter().any(|open| open.ts == ts) || self.has_ended(ts)
+    }
+
+    fn has_ended(&self, ts: &str) -> bool {
+        self.closed.iter().any(|closed| closed == ts)
     }
 
     fn costs_now(&self) -> Costs {
@@ -531,10 +520,10 @@ impl LedgerState {
     fn fold(&mut self, fact: Fact) {
         match fact {
             Fact::Requested(request) => {
-                let open = self.open.iter_mut().find(|open| open.ts == request.ts);
-                match open {
-                    Some(open) => *open = request,
-                    None if self.closed.contains(&request.ts) => {}
+                let known = self.open.iter().position(|open| open.ts == request.ts);
+                match known {
+                    Some(at) => self.open[at] = request,
+                    None if self.has_ended(&request.ts) => {}
                     None => self.open.push(request),
                 }
                 if self.open.len() > OPEN_MAX {
@@ -542,27 +531,7 @@ impl LedgerState {
                 }
             }
             Fact::Begun(run) => self.run = Some(run),
-            Fact::Ended(ended) => {
-                // What ran after a `new` shows that it had its turn.
-                let ran = !matches!(
-                    ended.how,
-                    Ending::Dropped | Ending::Refused | Ending::Command
-                );
-                let newest = ended
-                    .requests
-                    .iter()
-                    .filter(|ts| ran && time::is_slack_ts(ts))
-                    .max();
-                let is_over = |open: &LedgerRequest| {
-                    ended.requests.contains(&open.ts)
-                        || Command::parse(&open.text) == Some(Command::New)
-                            && newest.is_some_and(|ts| open.ts < *ts)
-                };
-                self.open.retain(|open| !is_over(open));
-                self.run
-                    .take_if(|run| ended.requests.iter().any(|ts| run.has(ts)));
-                self.close(ended.requests);
-            }
+            Fact::Ended(ended) => self.fold_end(ended),
             Fact::Closed(requests) => self.close(requests),
             Fact::Spent(costs) => self.costs = costs,
             Fact::Synced(cursor) => self.cursor = cursor,
@@ -574,6 +543,24 @@ impl LedgerState {
                 self.told.insert(what, day);
             }
         }
+    }
+
+    fn fold_end(&mut self, ended: LedgerEnd) {
+        let is_run = !matches!(
+            ended.how,
+            Ending::Dropped | Ending::Refused | Ending::Command
+        );
+        // A `new` before what ran has had its turn.
+        let ran = ended.requests.iter().filter(|ts| time::is_slack_ts(ts));
+        let newest = ran.max().filter(|_| is_run);
+        self.open.retain(|open| {
+            let is_new = Command::parse(&open.text) == Some(Command::New);
+            let is_over = is_new && newest.is_some_and(|ts| open.ts < *ts);
+            !is_over && !ended.requests.contains(&open.ts)
+        });
+        self.run
+            .take_if(|run| ended.requests.iter().any(|ts| run.has(ts)));
+        self.close(ended.requests);
     }
 
     fn close(&mut self, requests: Vec<String>) {
@@ -604,47 +591,27 @@ impl Fact {
     /// `None` for what is no fact, or names what it must not.
     fn parse(line: &[u8], channel: &str) -> Option<Fact> {
         let mut fact: Fact = json::parse_typed(line)?;
-        match &mut fact {
-            Fact::Requested(request) => {
-                let attachments = format!("{channel}/attachments/");
-                let is_ours = |file: &String| {
-                    file.strip_prefix(&attachments)
-                        .is_some_and(|name| !name.contains('/'))
-                };
-                request.files.retain(is_ours);
-                let thread = request.thread.take();
-                request.thread = thread.filter(|root| time::is_slack_ts(root));
-                let is_id = request
-                    .user
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric());
-                let event = request.event.as_deref();
-                let of_event = request.ts.split_once(':').map(|(_, name)| name);
-                let fine = is_id && is_request_ts(&request.ts) && of_event == event;
-                return Some(fact).filter(|_| fine);
-            }
+        let is_valid = match &mut fact {
+            Fact::Requested(request) => request.is_valid(channel),
             Fact::Begun(run) => {
                 run.requests.truncate(OPEN_MAX);
                 run.tries = run.tries.min(1_000);
-                let status = run.status.take();
-                run.status = status.filter(|ts| time::is_slack_ts(ts));
+                run.status.take_if(|ts| !time::is_slack_ts(ts));
+                true
             }
             Fact::Ended(LedgerEnd { requests, .. }) | Fact::Closed(requests) => {
                 requests.retain(|ts| is_request_ts(ts));
                 requests.truncate(CLOSED_MAX);
+                true
             }
             Fact::Spent(costs) => {
                 let is_sum = |dollars: f64| (0.0..1e9).contains(&dollars);
-                let fine = is_sum(costs.today) && is_sum(costs.total) && costs.day.len() <= 10;
-                return Some(fact).filter(|_| fine);
+                is_sum(costs.today) && is_sum(costs.total) && costs.day.len() <= 10
             }
-            Fact::Synced(cursor) => {
-                let fine = cursor.mark.len() <= 64;
-                return Some(fact).filter(|_| fine);
-            }
-            Fact::Told { .. } => {}
-        }
-        Some(fact)
+            Fact::Synced(cursor) => cursor.mark.len() <= 64,
+            Fact::Told { .. } => true,
+        };
+        Some(fact).filter(|_| is_valid)
     }
 }
 
@@ -812,10 +779,8 @@ mod tests {
                     .unwrap();
             }
         }
-        assert!(scratch.read("C1/runs.jsonl").len() as u64 <= BYTES_MAX + 1_000);
-        ledger.shorten_long(&["C1".to_owned()]);
         let text = scratch.read("C1/runs.jsonl");
-        assert!(text.len() < 30_000 && open(&ledger).len() == 1, "{text}");
+        assert!(text.len() as u64 <= BYTES_MAX + 1_000 && open(&ledger).len() == 1);
     }
 
     /// The agent can write anything there.
@@ -828,7 +793,7 @@ mod tests {
             r#"{"ended":{"how":"answered","requests":["1767604364.120019"],"answer":"1.6","new":1}}"#,
             r#"{"spent":{"day":"2026-01-05","today":0.5,"total":1e3}}"#,
             r#"{"synced":{"position":18446744073709551615,"mark":"00"}}"#,
-            r#"{"refusedUser":{"user":"U1","day":20000}}"#,
+            r#"{"told":{"what":"U1","day":20000}}"#,
             r#"{"closed":["1.5","2.5"]}"#,
         ];
         for line in corpus {

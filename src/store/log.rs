@@ -6,12 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::time;
 use crate::store::Store;
-use crate::store::dir::{Appended, Floor};
 use crate::store::ledger::LedgerRequest;
+use crate::store::lines::{Appended, Floor};
 
 /// Bytes of log.jsonl that are looked at for who spoke, what is known, where it ends.
 const TAIL_BYTES: u64 = 256 * 1024;
@@ -25,14 +26,12 @@ const PEOPLE_BYTES: u64 = 64 * 1024;
 /// End of a log that is compared with a history read from Slack.
 const HISTORY_BYTES: u64 = 4 << 20;
 
-/// Channels whose newest messages are remembered, most recently used last.
-pub(super) type KnownMessages = VecDeque<KnownChannel>;
+/// Channels whose newest messages are remembered.
+pub(super) struct KnownMessages(Bounded<String, KnownChannel>);
 
-pub(super) struct KnownChannel {
-    channel: String,
-    /// Newest last.
-    messages: VecDeque<KnownLine>,
-}
+/// Newest last.
+#[derive(Default)]
+struct KnownChannel(VecDeque<KnownLine>);
 
 struct KnownLine {
     /// Hash of its ts.
@@ -89,9 +88,10 @@ pub(crate) enum Seen {
     NowFiles,
 }
 
-/// What a message is by what is heard of it now.
+/// What this delivery says about a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
+    /// It is addressed to mom.
     pub(crate) asked: bool,
     pub(crate) has_files: bool,
 }
@@ -145,9 +145,9 @@ impl Store {
         }
         let mut all = self.known.lock().unwrap();
         for batch in batches {
-            let known = all.iter_mut().find(|known| known.channel == batch.channel);
-            if let Some(known) = known {
+            if let Some(mut known) = all.0.remove(&batch.channel) {
                 batch.entries.iter().for_each(|entry| known.mark(entry));
+                all.0.insert(batch.channel, known);
             }
         }
         failed
@@ -157,25 +157,18 @@ impl Store {
     /// `KNOWN_MAX` messages.
     pub(crate) fn seen(&self, channel: &str, ts: &str, now: Now) -> Result<Seen> {
         let mut all = self.known.lock().unwrap();
-        let known = match all.iter().position(|known| known.channel == channel) {
-            Some(at) => all.remove(at),
+        let known = match all.0.remove(channel) {
+            Some(known) => known,
             None => {
-                let mut known = KnownChannel {
-                    channel: channel.to_owned(),
-                    messages: VecDeque::new(),
-                };
+                let mut known = KnownChannel::default();
                 let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
                 tail.iter().for_each(|entry| known.mark(entry));
-                Some(known)
+                known
             }
         };
-        let seen = known
-            .as_ref()
-            .map_or(Seen::New, |known| known.find(ts, now));
-        all.extend(known);
-        while all.len() > CHANNELS_MAX {
-            all.pop_front();
-        }
+        let seen = known.find(ts, now);
+        // Used last, so that it is kept longest.
+        all.0.insert(channel.to_owned(), known);
         Ok(seen)
     }
 
@@ -206,7 +199,7 @@ impl Store {
     }
 
     /// The ts up to which Slack's messages stand in the log, as the lines of people show:
-    /// mom's own are there also when nothing else was heard. Without any, her oldest.
+    /// mom's own are there also when nothing else was heard. Without any, mom's oldest.
     pub(crate) fn heard_until(&self, channel: &str) -> Result<Option<String>> {
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
         let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
@@ -235,7 +228,7 @@ impl Store {
         Ok(tail.iter().any(|entry| entry.is_bot && in_thread(entry)))
     }
 
-    /// Roots of threads in which she was asked or spoke, newest first.
+    /// Roots of threads in which mom was asked or spoke, newest first.
     pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
         let mut roots = Vec::new();
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
@@ -370,27 +363,35 @@ fn read_date<'a, D: Deserializer<'a>>(date: D) -> std::result::Result<Option<i64
     Ok(time::parse_iso(&date))
 }
 
+impl Default for KnownMessages {
+    fn default() -> KnownMessages {
+        KnownMessages(Bounded::new(CHANNELS_MAX))
+    }
+}
+
 impl KnownChannel {
     fn mark(&mut self, entry: &LogEntry) {
-        self.messages.push_back(KnownLine {
+        self.0.push_back(KnownLine {
             ts: hash(&entry.ts),
             asked: entry.mention,
             has_files: !entry.attachments.is_empty(),
         });
-        if self.messages.len() > KNOWN_MAX {
-            self.messages.pop_front();
+        if self.0.len() > KNOWN_MAX {
+            self.0.pop_front();
         }
     }
 
     fn find(&self, ts: &str, now: Now) -> Seen {
         let ts = hash(ts);
-        let lines: Vec<_> = self.messages.iter().filter(|line| line.ts == ts).collect();
-        let none = |is: fn(&KnownLine) -> bool| !lines.iter().any(|line| is(line));
-        match lines.is_empty() {
-            true => Seen::New,
-            _ if now.asked && none(|line| line.asked) => Seen::NowMention,
-            _ if now.has_files && none(|line| line.has_files) => Seen::NowFiles,
-            _ => Seen::Known,
+        let lines: Vec<_> = self.0.iter().filter(|line| line.ts == ts).collect();
+        if lines.is_empty() {
+            Seen::New
+        } else if now.asked && !lines.iter().any(|line| line.asked) {
+            Seen::NowMention
+        } else if now.has_files && !lines.iter().any(|line| line.has_files) {
+            Seen::NowFiles
+        } else {
+            Seen::Known
         }
     }
 }
@@ -514,27 +515,17 @@ mod tests {
             assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::NowMention));
             assert_eq!(store.seen("C2", "1.000001", ASKED), Ok(Seen::New));
             // As after a restart.
-            store.known.lock().unwrap().clear();
+            *store.known.lock().unwrap() = KnownMessages::default();
         }
         log(&store, &[asked("1.000001", "one")]);
         assert_eq!(store.seen("C1", "1.000001", ASKED), Ok(Seen::Known));
-        for number in 0..CHANNELS_MAX + 5 {
-            store
-                .seen(&format!("D{number}"), "1.000001", ASKED)
-                .unwrap();
-        }
         let many: Vec<_> = (0..KNOWN_MAX)
             .map(|n| entry(&format!("5.{n:06}"), ""))
             .collect();
-        store.seen("C1", "1", ASKED).unwrap();
         log(&store, &many);
-        assert_eq!(
-            store.seen("C1", "5.000000", Now::default()),
-            Ok(Seen::Known)
-        );
-        assert_eq!(store.known.lock().unwrap().len(), CHANNELS_MAX);
-        let known = store.known.lock().unwrap();
-        assert_eq!(known.back().unwrap().messages.len(), KNOWN_MAX);
+        let seen = |ts| store.seen("C1", ts, Now::default());
+        assert_eq!(seen("5.000000"), Ok(Seen::Known));
+        assert_eq!(seen("1.000001"), Ok(Seen::New));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! What lives here: log (what was said), ledger (who asked what, and is it done), attachments,
 //! history (how far each was read), upgrade (directories of earlier versions), dir (the
-//! only one that opens files there). What enters: channel ids and texts; paths are made here.
+//! only one that opens files there), lines (files that grow line by line), lock (one mom a
+//! directory). What enters: channel ids and texts; paths are made here.
 //! What leaves: typed lines. State is in the files; `Store` holds what is asked often.
 
 pub(crate) mod attachments;
@@ -11,6 +12,8 @@ pub(crate) mod check;
 pub(crate) mod dir;
 pub(crate) mod history;
 pub(crate) mod ledger;
+pub(crate) mod lines;
+mod lock;
 pub(crate) mod log;
 mod upgrade;
 
@@ -179,26 +182,6 @@ pub(crate) mod tests {
         let whole = scratch.read("C1/log.jsonl");
         let last = whole.trim_end().rfind('\n').unwrap() + 1;
         (whole, last)
-    }
-
-    #[test]
-    fn one_mom_a_directory() {
-        let scratch = Scratch::new("store-lock");
-        let store = scratch.store();
-        let err = Store::open(&scratch.0).err().unwrap().to_string();
-        let want = format!(
-            "another mom works on {}; stop that one first (process {})",
-            scratch.0.display(),
-            std::process::id()
-        );
-        assert_eq!(err, want);
-        // The same directory by another name.
-        let link = scratch.0.with_extension("link");
-        std::os::unix::fs::symlink(&scratch.0, &link).unwrap();
-        assert!(Store::open(&link).is_err());
-        fs::remove_file(&link).unwrap();
-        drop(store);
-        scratch.store();
     }
 
     /// The agent can spoil a channel's log; that must not keep others from being heard.

@@ -7,32 +7,21 @@ use serde_json::Value;
 use crate::base::error::Result;
 use crate::base::json;
 use crate::base::time;
-use crate::store::dir::{Dir, Floor};
-use crate::store::ledger::{AccessDecision, Cursor, LedgerRequest, LedgerRun};
+use crate::store::dir::Dir;
+use crate::store::ledger::{AccessDecision, Cursor, Fact, LedgerRequest, LedgerRun};
+use crate::store::lines::Floor;
 use crate::store::{LogEntry, context_path, log_path};
 
 /// The type of the entries in context.jsonl that said what was asked and done.
 const RECORD_TYPE: &str = "mom.run";
 /// Bytes at the end of context.jsonl and log.jsonl that are read.
 const TAIL_BYTES: u64 = 4 << 20;
-/// Likewise of a context in which nothing was written for a day.
-const OLD_TAIL_BYTES: usize = 64 << 10;
-/// Of a line, in which its type is.
-const RECORD_HEAD_BYTES: usize = 256;
 
-/// What an earlier version left.
-#[derive(Default)]
-pub(super) struct Earlier {
-    /// Without an end, in the order of the log.
-    pub(super) requests: Vec<LedgerRequest>,
-    pub(super) run: Option<LedgerRun>,
-    pub(super) cursor: Option<Cursor>,
-}
-
-/// Requests from before `since_ms` are left alone.
-pub(super) fn earlier(dir: &Dir, channel: &str, since_ms: i64) -> Result<Earlier> {
+/// What an earlier version left, as the ledger would have it. Requests from before `since_ms`
+/// are left alone.
+pub(super) fn earlier(dir: &Dir, channel: &str, since_ms: i64) -> Result<Vec<Fact>> {
     let Some((data, written_ms)) = last_record(dir, channel, since_ms)? else {
-        return Ok(Earlier::default());
+        return Ok(Vec::new());
     };
     let run = &data["run"];
     let text = |key: &str| run[key].as_str().map(str::to_owned);
@@ -43,15 +32,12 @@ pub(super) fn earlier(dir: &Dir, channel: &str, since_ms: i64) -> Result<Earlier
         after: text("before"),
     };
     let is_open = run["done"] == false && written_ms >= since_ms;
-    // The text of an event is in the context already.
-    let first = found.requests.first().filter(|_| is_open);
-    let mut requests: Vec<LedgerRequest> = first.and_then(|ts| event(ts)).into_iter().collect();
-    let events = requests.len();
     let oldest_ms = if is_open {
         since_ms
     } else {
         since_ms.max(written_ms)
     };
+    let mut facts = Vec::new();
     let lines = dir.lines_back(&log_path(channel), Floor::Last(TAIL_BYTES))?;
     for line in lines.into_iter().flatten() {
         let Some(entry) = LogEntry::parse(&line?) else {
@@ -63,19 +49,19 @@ pub(super) fn earlier(dir: &Dir, channel: &str, since_ms: i64) -> Result<Earlier
         let in_run = found.requests.contains(&entry.ts);
         let is_later = entry.mention && entry.date_ms() > written_ms;
         if !entry.is_bot && (in_run && is_open || is_later && !in_run) {
-            requests.push(request(entry));
+            facts.push(Fact::Requested(request(entry)));
         }
     }
-    requests[events..].reverse();
-    let position = data["logPosition"].as_u64();
-    Ok(Earlier {
-        requests,
-        run: Some(found).filter(|_| is_open),
-        cursor: position.map(|position| Cursor {
-            position,
-            mark: data["logMark"].as_str().unwrap_or_default().to_owned(),
-        }),
-    })
+    // The text of an event is in the context already.
+    let first = found.requests.first().filter(|_| is_open);
+    facts.extend(first.and_then(|ts| event(ts)).map(Fact::Requested));
+    facts.extend(data["logPosition"].as_u64().map(|position| {
+        let mark = data["logMark"].as_str().unwrap_or_default().to_owned();
+        Fact::Synced(Cursor { position, mark })
+    }));
+    facts.reverse();
+    facts.extend(is_open.then_some(Fact::Begun(found)));
+    Ok(facts)
 }
 
 fn request(entry: LogEntry) -> LedgerRequest {
@@ -101,21 +87,12 @@ fn event(ts: &str) -> Option<LedgerRequest> {
     })
 }
 
-/// The data of the newest record, and when it was written. A context of the original has none.
+/// The data of the newest record, and when it was written; a record is the last line of a run,
+/// or near it. A context of the original has none.
 fn last_record(dir: &Dir, channel: &str, since_ms: i64) -> Result<Option<(Value, i64)>> {
     let lines = dir.lines_back(&context_path(channel), Floor::Last(TAIL_BYTES))?;
-    let mut bytes = 0;
     for line in lines.into_iter().flatten() {
-        let line = line?;
-        bytes += line.len();
-        // Most lines are long and no records: they are not parsed.
-        let head = line.get(..RECORD_HEAD_BYTES).unwrap_or(&line);
-        let mut marks = head.windows(RECORD_TYPE.len());
-        let is_record = marks.any(|part| part == RECORD_TYPE.as_bytes());
-        if !is_record && bytes < OLD_TAIL_BYTES {
-            continue;
-        }
-        let mut entry = json::parse_line(&line).unwrap_or_default();
+        let mut entry = json::parse_line(&line?).unwrap_or_default();
         let written_ms = entry["timestamp"].as_str().and_then(time::parse_iso);
         if entry["customType"] == RECORD_TYPE {
             return Ok(written_ms.map(|ms| (entry["data"].take(), ms)));

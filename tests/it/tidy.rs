@@ -106,6 +106,7 @@ const OPENERS: &[(&str, &str)] = &[
         "keys, in the home directory or from systemd",
     ),
     ("src/store/dir.rs", "the data directory"),
+    ("src/store/lock.rs", "who holds a lock, in /proc"),
     ("src/store/check.rs", "whether there is a data directory"),
     ("src/modes/download.rs", "a temporary file"),
     ("src/net/tls.rs", "CA certificates"),

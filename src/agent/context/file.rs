@@ -14,7 +14,7 @@ use crate::base::log;
 use crate::base::random::random_word;
 use crate::base::time;
 use crate::llm::Message;
-use crate::store::dir::{Appended, Floor};
+use crate::store::lines::{Appended, Floor};
 use crate::store::{self, Store};
 
 /// Bytes of context.jsonl that are read at most; what no compaction has shortened begins

@@ -22,8 +22,9 @@ use crate::base::json::{self, Obj};
 use crate::base::secret;
 use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
-use crate::store::dir::{Dir, Floor};
+use crate::store::dir::Dir;
 use crate::store::ledger::{Cursor, LedgerRun};
+use crate::store::lines::Floor;
 use crate::store::{self, LogEntry, Store};
 
 /// Bytes of log.jsonl that one sync reads, and of text that it takes over.

@@ -1,0 +1,91 @@
+//! What keeps a second mom away from a data directory: a name in the kernel and a lock on the
+//! directory's handle. Each alone has a gap. Whoever may open the directory can lock its
+//! handle, root in the container too, while no mom runs. The name is out of the container's
+//! reach, but any user of this machine can take it, and another network namespace does not
+//! see it. Nothing is left in the directory that the agent could remove, and both go with the
+//! process.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use rustix::fs::{self, FlockOperation};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, UCred};
+
+use crate::base::error::{Error, Result};
+
+/// Held with the `flock` on the handle.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// `None`: someone else has taken it.
+    _name: Option<UnixListener>,
+}
+
+impl Lock {
+    /// `path` is for messages.
+    pub(super) fn take(root: &OwnedFd, path: &Path) -> Result<Lock> {
+        let shown = path.display();
+        let failed = |err: io::Error| Error::io("lock", path, &err);
+        let stat = fs::fstat(root).map_err(|err| failed(err.into()))?;
+        let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
+        let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
+        let listener = match UnixListener::bind_addr(&address) {
+            Ok(listener) => Some(listener),
+            Err(err) if err.kind() == io::ErrorKind::AddrInUse => None,
+            Err(err) => return Err(failed(err)),
+        };
+        let owner = match listener {
+            Some(_) => None,
+            None => owner_of(&name),
+        };
+        if let Some(owner) = owner.filter(|owner| owner.uid == rustix::process::getuid()) {
+            let pid = owner.pid.as_raw_pid();
+            return Err(Error::failed(format!(
+                "another mom works on {shown}; stop that one first (process {pid})"
+            )));
+        }
+        match fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
+                "{} has locked {shown}: a mom in another container or network namespace, or a program \
+                 in mom's own container; stop it (`lslocks` as root shows it, `./docker.sh stop` \
+                 ends what runs in the container)",
+                lock_holder(stat.st_ino as u64)
+            ))),
+            Err(err) if listener.is_none() => Err(failed(err.into())),
+            // Not every network file system has such locks.
+            Ok(()) | Err(_) => Ok(Lock { _name: listener }),
+        }
+    }
+}
+
+/// The process that took an abstract name. Does not wait when it takes no connections.
+fn owner_of(name: &str) -> Option<UCred> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    let address = net::SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
+    net::connect(&socket, &address).ok()?;
+    net::sockopt::socket_peercred(&socket).ok()
+}
+
+/// The process that has locked the directory of this inode, by /proc/locks.
+fn lock_holder(inode: u64) -> String {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let end = format!(":{inode}");
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
+    let pid = locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let kind = words.next()?;
+        let pid = words.nth(2)?;
+        (kind == "FLOCK" && words.next()?.ends_with(&end)).then_some(pid)
+    });
+    match pid.filter(|pid| pid.parse().is_ok_and(|pid: u32| pid > 0)) {
+        None => "something".to_owned(),
+        Some(pid) => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", name.trim())
+        }
+    }
+}

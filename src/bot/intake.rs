@@ -122,6 +122,7 @@ impl Intake {
     pub(super) fn mark_follow_up(&self, message: &mut Incoming) {
         let Services { agent, .. } = &*self.services;
         let root = message.thread_ts.as_deref();
+        let root = root.filter(|root| *root != message.ts);
         let Some(root) = root.filter(|_| agent.config.follow_threads && !message.mention) else {
             return;
         };

@@ -102,9 +102,13 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     // Nothing else waits, here or elsewhere.
     slack.mention("C01", "U07", "status");
     slack.wait_channel("C01", |channel| {
-        channel
-            .to_string()
-            .contains("Approval: changes, a person approves")
+        let lines = [
+            "Approval: changes, a",
+            "Budget: none",
+            "Threads: not followed",
+        ];
+        let all = channel.to_string();
+        lines.iter().all(|line| all.contains(line))
     });
     let steering = slack.mention("C01", "U07", "and quickly");
     slack.wait_channel("C01", |channel| {
@@ -305,7 +309,7 @@ fn a_long_command_is_shown_whole() {
 fn a_person_at_the_terminal_is_asked_and_a_pipe_denies() {
     let home = Arc::new(Scratch::new());
     let llm = FakeLlm::start();
-    for command in ["echo 1st", "echo 2nd", "echo 3rd"] {
+    for command in ["echo 1st", "echo 2nd", "echo 3rd", "echo 4th"] {
         llm.reply_tool("bash", bash(command));
     }
     llm.reply_text("Done.");
@@ -313,7 +317,7 @@ fn a_person_at_the_terminal_is_asked_and_a_pipe_denies() {
     let mut mom = call.data().spawn();
     mom.wait_shown(PROMPT);
     mom.type_text("do it\r");
-    for (asked, answer) in ["n\r", "what?\r", "all\r"].into_iter().enumerate() {
+    for (asked, answer) in ["n\r", "what?\r", "y\r", "all\r"].into_iter().enumerate() {
         mom.wait_shown_times("Run it? [y]es, [a]ll, [n]o", asked + 1);
         mom.type_text(answer);
     }
@@ -326,7 +330,8 @@ fn a_person_at_the_terminal_is_asked_and_a_pipe_denies() {
         denied[0].starts_with("Not run: the user denied it"),
         "{denied:?}"
     );
-    assert_eq!(asked[3].tool_results(), ["3rd"]);
+    assert_eq!(asked[2].tool_results(), ["2nd"]);
+    assert_eq!(asked[4].tool_results(), ["4th"]);
     mom.wait_shown_times(PROMPT, 2);
     mom.type_text("exit\r");
     assert_eq!(mom.ended().code, Some(0));

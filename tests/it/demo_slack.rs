@@ -76,8 +76,8 @@ const PROGRAMS: [(&str, &str); 3] = [
     (
         "df",
         "#!/bin/sh
-echo 'Filesystem      Size  Used Avail Use% Mounted on'
-echo '/dev/sda1       916G  833G   37G  96% /srv'
+echo 'Filesystem  Size  Used Avail Use% Mounted on'
+echo '/dev/sda1   916G  833G   37G  96% /srv'
 ",
     ),
     (

@@ -103,6 +103,9 @@ fn all_is_well() {
     // The host isolates nothing.
     assert_eq!(count("warn"), 1, "{}", ended.stdout);
     assert_eq!(count("ok  "), 13, "{}", ended.stdout);
+    for set in ["budget: none", "approval: off", "threads: not followed"] {
+        assert!(ended.stdout.contains(set), "{set}: {}", ended.stdout);
+    }
     assert_eq!(
         (count("FAIL"), ended.code),
         (0, Some(0)),

@@ -27,7 +27,7 @@ fn one_shot(text: &str, at: SystemTime) -> Value {
 }
 
 /// RFC 3339 in UTC, as `date -u` makes it.
-fn iso(at: SystemTime) -> String {
+pub(crate) fn iso(at: SystemTime) -> String {
     let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     date(&["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%SZ"])
 }

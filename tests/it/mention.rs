@@ -155,21 +155,32 @@ fn a_failing_model_is_told_and_the_next_mention_works() {
             .iter()
             .any(|reply| reply.shown().contains("the sky fell"))
     });
-    for (status, kind, text, want) in [
+    for (status, kind, text, times, want) in [
         (
             401,
             "authentication_error",
             "invalid x-api-key",
+            1,
             "_Sorry, the model's key is refused_",
         ),
         (
             400,
             "invalid_request_error",
             "Your credit balance is too low",
+            1,
             "no credit left",
         ),
+        (
+            529,
+            "overloaded_error",
+            "too many at once",
+            4,
+            "_Sorry, the model is overloaded: try again later_",
+        ),
     ] {
-        llm.reply(Reply::error(status, kind, text));
+        for _ in 0..times {
+            llm.reply(Reply::error(status, kind, text).header("retry-after", "0"));
+        }
         slack.mention("C01", "U07", "again");
         let channel = slack.wait_channel("C01", |channel| channel.to_string().contains(want));
         assert!(

@@ -417,6 +417,12 @@ fn details_say_what_was_done() {
     let (slack, llm, mom) = start();
     llm.reply_tool("bash", bash("Count", "seq 1 20000"));
     llm.reply_tool("bash", bash("Fail", "echo '```'; echo broken >&2; exit 3"));
+    mom.home.write("data/names.txt", "one\ntwo\n");
+    let path = mom.home.path("data/names.txt");
+    llm.reply_tool(
+        "edit",
+        json!({"label": "Rename", "path": path, "oldText": "two", "newText": "three"}),
+    );
     llm.reply_text("Counted.");
     slack.mention("C01", "U07", "count");
     let seen = wait_over(&slack, "C01");
@@ -430,10 +436,11 @@ fn details_say_what_was_done() {
         "✓ Count · ",
         "\nseq 1 20000\n",
         " lines left out",
-        "✗ Fail · ",
+        "✗ Fail · < 0.1 s",
         "broken",
         "exited with code 3",
-        "300 in · ",
+        "\n-2 two\n+2 three",
+        "400 in · ",
     ] {
         assert!(details.contains(part), "{part}: {details}");
     }

@@ -1,9 +1,11 @@
 //! Where a run lives: in the thread it was asked in, with what was said there before.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
+use crate::events;
 use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
@@ -232,6 +234,32 @@ fn followed_threads_need_no_mention() {
         assert_eq!(shown, follow, "{seen}");
         assert!(!seen.to_string().contains("Sorry"), "{seen}");
     }
+}
+
+#[test]
+fn threads_are_followed_for_a_day() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let roots = [25, 23].map(|hours| (hours, slack.say("C01", "U08", "a release").send_unheard()));
+    let answers = roots.iter().map(|(hours, root)| {
+        let date = events::iso(SystemTime::now() - Duration::from_secs(hours * 3_600));
+        let answer = json!({"ts": "1.1", "date": date, "user": "bot", "text": "x",
+            "isBot": true, "threadTs": root});
+        answer.to_string() + "\n"
+    });
+    home.write("data/C01/log.jsonl", answers.collect::<String>());
+    let call = Call::new(&home).slack(&slack).llm(&llm);
+    let _mom = call.env("MOM_FOLLOW_THREADS", "1").data().spawn();
+    slack.wait_connected();
+    llm.reply_text("Yes.");
+    for (hours, root) in &roots {
+        let text = format!("asked after {hours} hours");
+        slack.say("C01", "U08", &text).thread(root).send();
+    }
+    let seen = wait_usage(&slack, "C01", 1);
+    let answer = |root: &str| seen.replies(root).iter().any(|said| said.shown() == "Yes.");
+    assert!(answer(&roots[1].1) && !answer(&roots[0].1), "{seen}");
+    assert_eq!(llm.requests().len(), 1);
 }
 
 /// It was said to others, before mom was asked.

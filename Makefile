@@ -1,5 +1,6 @@
-# The usual ways to build, try, test and install mom. `make install` takes 2 jobs, which
-# fits in 1 GB of memory; JOBS=8 is faster where there is more.
+# The usual ways to build, try, test and install mom. A build takes 2 jobs, which fits in 1 GB
+# of memory; JOBS=8 is faster where there is more. This one fits in 400 MB:
+#   CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 make JOBS=1
 
 PREFIX = /usr/local
 DESTDIR =
@@ -58,7 +59,8 @@ check:
 bench:
 	tests/engine.sh $(CARGO) bench --locked --bench bench
 
-# Static binaries and Debian packages in target/dist; each at work under an emulator.
+# Static binaries and Debian packages in target/dist; each at work under an emulator. What
+# that takes stands at the top of src/install/dist.sh.
 dist:
 	JOBS=$(JOBS) CARGO=$(CARGO) src/install/dist.sh build
 

@@ -1,71 +1,165 @@
 #!/bin/bash
-# usage: tests/bare.sh     as root, on Debian with debootstrap
-# Installs mom as the README says in a bare Debian 13, as an ordinary user and as root: what
-# a newcomer without cargo reads, build, demo, install, tests without an engine, uninstall.
-# The crates come from a directory beside it; all else from Debian's packages.
+# usage: tests/bare.sh [ROOT]     as root, where debootstrap is installed
+# Follows the README in a bare Debian 13, with the README's own lines, as an ordinary user
+# and as root: build, demo, install, service, tests without an engine, upgrade, uninstall.
+# ROOT is a bare Debian to copy in place of a new one. The crates come from a directory
+# beside it. What it does is seen by nobody else: it has its own mounts and processes, which
+# end with it, and its directory is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scratch=$(mktemp -d)
-root=$scratch/debian
-trap 'umount -l "$root/proc" "$root/dev" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+if [ -z "${MOM_BARE-}" ]; then
+    MOM_BARE=$(mktemp -d)
+    export MOM_BARE
+    # Never into what is still mounted.
+    trap 'rm -rf --one-file-system "$MOM_BARE"' EXIT
+    trap 'exit 130' INT TERM
+    unshare --mount --pid --fork --kill-child "$0" "$@"
+    exit
+fi
+root=$MOM_BARE/debian
 
 step() { printf '\n== %s\n' "$*"; }
 fail() {
     echo "bare.sh: $*" >&2
     exit 1
 }
-as_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive bash -ec "cd ~/mom 2>/dev/null || cd /; $1"; }
-as_user() { chroot "$root" setpriv --reuid=pi --regid=pi --init-groups env -i PATH=/usr/bin:/bin HOME=/home/pi bash -ec "cd ~/mom; $1"; }
-# The command fails, and its one line on stderr names this.
-refuses() { # who, command, words
-    if said=$("$1" "$2" 2>&1); then fail "'$2' should have failed"; fi
-    grep -q "$3" <<<"$said" || fail "'$2' does not say '$3' but: $said"
-    echo "$said"
+
+# The one command of the README that begins so: a line of code without its comment, or what
+# stands in backticks in a table.
+readme() { # words
+    local found
+    found=$(sed -n "/^    /{ s/^ *//; s/  *#.*//; p }; s/^| .* | \`\([^\`]*\)\`.*/\1/p" README.md | grep -F -- "$1" | grep "^${1%% *}") ||
+        fail "the README has no command '$1'"
+    [ "$(wc -l <<<"$found")" = 1 ] || fail "the README has several commands '$1': $found"
+    echo "$found"
 }
 
-step 'a bare Debian 13'
-debootstrap --variant=minbase trixie "$root" >"$scratch/log" || { tail "$scratch/log" && fail debootstrap; }
+# Each command is shown before it runs. Where a clone is there, it runs in it.
+inside() { # user, command
+    local home=/home/$1
+    [ "$1" != root ] || home=/root
+    echo "$1: $2" >&2
+    chroot "$root" setpriv --reuid="$1" --regid="$1" --init-groups \
+        env -i PATH=/usr/local/bin:/usr/bin:/bin HOME="$home" USER="$1" TERM=dumb \
+        bash -ec "cd ~/mom-source 2>/dev/null || cd; $2" </dev/null
+}
+# It fails, and one of its lines says this.
+refuses() { # user, command, words
+    local said
+    if said=$(inside "$1" "$2" 2>&1); then fail "should have failed: $2"; fi
+    grep -F -- "$3" <<<"$said" || fail "'$2' does not say '$3' but: $said"
+}
+says() { # user, command, words
+    local said
+    said=$(inside "$1" "$2" 2>&1) || fail "failed: $2: $said"
+    grep -F -- "$3" <<<"$said" || fail "'$2' does not say '$3' but: $said"
+}
+
+step 'a bare Debian 13, and a user who may use sudo'
+if [ $# -gt 0 ]; then
+    cp -a "$1" "$root"
+else
+    debootstrap --variant=minbase --include=sudo,systemd,ca-certificates trixie "$root" >"$MOM_BARE/log" || {
+        tail "$MOM_BARE/log"
+        fail debootstrap
+    }
+fi
 mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+mount -t tmpfs tmpfs "$root/dev/shm"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-as_root 'useradd --create-home --shell /bin/bash pi'
-git clone -q . "$root/home/pi/mom"
+echo 'APT::Get::Assume-Yes "true";' >"$root/etc/apt/apt.conf.d/yes"
+echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe" # no sync of each file
+chroot "$root" useradd --create-home --shell /bin/bash pi
+echo 'pi ALL = NOPASSWD: ALL' >"$root/etc/sudoers.d/pi"
+echo 'Defaults env_keep += "DEBIAN_FRONTEND"' >"$root/etc/sudoers.d/quiet"
+echo "127.0.0.1 $(hostname)" >>"$root/etc/hosts"
+mkdir "$root/source" "$root/.cargo"
+changed=$(git -c safe.directory='*' stash create)
+git -c safe.directory='*' archive "${changed:-HEAD}" | tar -x -C "$root/source"
 cargo vendor --locked -q "$root/crates" >/dev/null
-mkdir "$root/home/pi/.cargo"
-printf '[source.crates-io]\nreplace-with = "beside"\n[source.beside]\ndirectory = "/crates"\n' >"$root/home/pi/.cargo/config.toml"
-as_root 'chown -R pi:pi /home/pi'
+printf '[source.crates-io]\nreplace-with = "beside"\n[source.beside]\ndirectory = "/crates"\n' >"$root/.cargo/config.toml"
 
 step 'without cargo: one line'
-as_root 'apt-get install -q -y --no-install-recommends make >/dev/null'
-refuses as_user make 'sudo apt install cargo'
+inside pi 'DEBIAN_FRONTEND=noninteractive sudo apt-get install -q make >/dev/null'
+cp -a "$root/source" "$root/home/pi/mom-source"
+chroot "$root" chown -R pi:pi /home/pi
+refuses pi make 'sudo apt install cargo'
+refuses pi 'make test' 'sudo apt install cargo'
+rm -r "$root/home/pi/mom-source"
 
-step 'what the README says to install'
-line=$(sed -n 's/^ *sudo \(apt install .*cargo.*\)$/\1/p' README.md | head -n 1)
-[ -n "$line" ] || fail 'the README has no line: sudo apt install ... cargo ...'
-as_root "${line/apt install/apt-get install -q -y} >/dev/null"
+step 'what the README says to install, and the clone'
+inside pi "DEBIAN_FRONTEND=noninteractive $(readme 'sudo apt install') >/dev/null 2>/tmp/apt || { cat /tmp/apt; false; }"
+git="git -c user.name=pi -c user.email=pi@localhost -C /source"
+chroot "$root" git config --system safe.directory '*'
+inside root "git -C /source init -q && $git add -A && $git commit -q -m mom"
+clone=$(readme 'git clone')
+clone=${clone/URL/\/source}
+inside pi "$clone"
 
-step 'make, and make demo, as a user without an engine'
-refuses as_root 'cd /home/pi/mom && make' 'run first, as pi: make'
-as_user 'make && make demo </dev/null'
+step 'make demo, as a user without an engine'
+refuses root 'cd /home/pi/mom-source && make' 'run first, as pi: make'
+says pi "$(readme 'make demo')" 'the Docker engine does not answer'
 
-step 'sudo make install'
-as_root 'cd /home/pi/mom && make install install-service CARGO=/nowhere'
-[ -z "$(find "$root/home/pi/mom" -user root)" ] || fail "root's files in the user's directory"
-as_user 'mkdir -m 700 -p ~/mom-data && mom --version && mom --chat --model=offline ~/mom-data <<<"echo hello" | grep -q hello'
-refuses as_user 'mom ~/mom-data' MOM_SLACK_APP_TOKEN
+step 'make && sudo make install, with no cargo for root'
+inside pi make
+mv "$root/usr/bin/cargo" "$root/usr/bin/cargo-hidden"
+inside pi "$(readme 'make && sudo make install')"
+inside pi "$(readme 'sudo make install install-service')"
+mv "$root/usr/bin/cargo-hidden" "$root/usr/bin/cargo"
+[ -z "$(find "$root/home/pi" -user root)" ] || fail "root's files in the user's directory"
+
+step 'the first conversation'
+inside pi "$(readme 'mkdir -m 700')"
+refuses pi "$(readme 'mom-sandbox create ~')" 'docker engine'
+chat=$(readme 'mom --chat')
+says pi "$(sed 's/--sandbox=[^ ]*/--model=offline/' <<<"$chat") <<<'echo hello from mom'" 'hello from mom'
+refuses pi "$chat" ANTHROPIC_API_KEY
+refuses pi 'mom ~/mom/data' MOM_SLACK_APP_TOKEN
+says pi 'mom --manifest' 'https://api.slack.com/apps?new_app=1'
+
+step 'the service'
+inside pi "$(readme 'sudo install -d')"
+inside pi "$(readme 'sudo mkdir -p')"
+inside pi "$(readme 'sudo install -D -m 600') <<<xapp-1"
+enable=$(readme 'sudo systemctl daemon-reload')
+inside pi "${enable/ --now/}" # here is no systemd to start it
+[ "$(cat "$root/etc/credstore/MOM_SLACK_APP_TOKEN")" = xapp-1 ] || fail 'the token is not kept'
+[ -L "$root/etc/systemd/system/multi-user.target.wants/mom.service" ] || fail 'the service is not enabled'
 
 step 'make test, as a user without an engine'
-as_user 'make test </dev/null' | tail -n 20
+inside pi "$(readme 'make test')" >"$MOM_BARE/log" 2>&1 || {
+    grep -E '^test .* FAILED|panicked|^error' "$MOM_BARE/log" || true
+    tail -n 60 "$MOM_BARE/log"
+    fail 'make test'
+}
+tail -n 40 "$MOM_BARE/log"
+grep -q '^on: no Docker engine$' "$MOM_BARE/log" || fail 'make test names no engine'
+tail -n 1 "$MOM_BARE/log" | grep -Eq '^[1-9][0-9]+ passed, 0 failed, [1-9][0-9]* skipped$' || fail 'make test does not end with its count'
 
-step 'as root'
-cp -a "$root/home/pi/mom" "$root/root/mom"
-chown -R 0:0 "$root/root/mom"
-as_root 'make demo </dev/null && make uninstall && ! command -v mom'
+step 'upgrade'
+inside root "echo '# newer' >>/source/docker.sh && $git commit -q -a -m newer"
+inside pi "$(readme 'git pull')"
+tail -n 1 "$root/usr/local/bin/mom-sandbox" | grep -q newer || fail 'the upgrade did not arrive'
+
+step 'uninstall'
+uninstall=$(readme 'sudo systemctl disable')
+uninstall=${uninstall/ --now/}
+refuses pi "$uninstall" 'docker engine'
+inside pi "${uninstall/mom-sandbox remove/true}"
+refuses pi mom 'mom: command not found'
+[ -d "$root/home/pi/mom/data" ] || fail 'the data is gone'
+
+step 'all of it as root'
+cp -a "$root/home/pi/mom-source" "$root/root/mom-source"
+chown -R 0:0 "$root/root/mom-source"
+says root "$(readme 'make demo')" 'hello from'
+inside root 'make install && mom --version && make uninstall'
 
 step 'an older cargo: one line'
-printf '#!/bin/sh\necho cargo 1.65.0\n' >"$root/usr/local/bin/old-cargo"
-chmod 755 "$root/usr/local/bin/old-cargo"
-refuses as_user 'touch src/main.rs; make CARGO=/usr/local/bin/old-cargo' 'too old'
-echo
-echo 'bare.sh: all steps passed'
+printf '#!/bin/sh\necho cargo 1.65.0\n' >"$root/usr/local/bin/cargo"
+chmod 755 "$root/usr/local/bin/cargo"
+refuses pi 'touch src/main.rs && make' 'cargo 1.65.0 is too old'
+
+printf '\nbare.sh: all steps passed\n'

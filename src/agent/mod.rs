@@ -218,7 +218,7 @@ impl Agent {
 /// Whether tools can run, and on this data directory: a file made here must show there.
 pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result<Vec<String>> {
     let probe = format!(".mom-probe-{}", std::process::id());
-    dir.replace_unsynced(&probe, probe.as_bytes())?;
+    dir.put_probe(&probe, probe.as_bytes())?;
     let checked = sandbox.check(path, &probe);
     dir.remove(&probe)?;
     checked

@@ -305,12 +305,7 @@ impl<'a> Chat<'a> {
     fn show_at_terminal(&self, screen: &mut Screen, update: Update) -> Result<()> {
         match update {
             Update::TextDelta(piece) => screen.text(&piece),
-            Update::TurnEnd { text, more, .. } => {
-                screen.end_turn(&text);
-                if more {
-                    screen.think();
-                }
-            }
+            Update::TurnEnd { text, .. } => screen.end_turn(&text),
             Update::ToolWaiting(_) => {}
             Update::ToolStart(step) => screen.wait(&format!("→ {} ...", step.label)),
             Update::ToolEnd(report) => {

@@ -39,15 +39,12 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
         }
     };
     let probe = format!(".mom-check-{}", std::process::id());
-    let written = dir.replace(&probe, &[b' '; PROBE_BYTES]);
+    let written = dir.put_probe(&probe, &[b' '; PROBE_BYTES]);
     // Also after a failure, and then best effort.
     let removed = dir.remove(&probe);
     let mut findings = vec![match written.and(removed) {
         Ok(()) => Finding::ok(WHAT, format!("{shown} can be written to")),
-        Err(err) => {
-            let fix = "let mom's user own it (chown), and make room on a full disk (df)";
-            Finding::failed(WHAT, &err, fix)
-        }
+        Err(err) => Finding::failed(WHAT, &err, ""),
     }];
     findings.extend(room(&dir));
     findings.push(match dir.lock() {

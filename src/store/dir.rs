@@ -452,17 +452,21 @@ impl Dir {
     /// Returns the directory it is in.
     fn put(&self, path: &str, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<OwnedFd> {
         let (parent, name) = self.parent(path)?;
-        let temporary = format!(".{name}.tmp");
-        let write = || -> io::Result<()> {
-            // Left over from a crash, or planted.
-            fs::unlinkat(&parent, &*temporary, AtFlags::empty()).ok();
-            let mut file = make_at(&parent, &temporary)?;
-            file.write_all(bytes)?;
-            sync(&file)?;
-            Ok(fs::renameat(&parent, &*temporary, &parent, name)?)
-        };
-        write().map_err(|err| Error::io("write", self.path.join(path), &err))?;
+        write_anew(&parent, name, bytes, sync)
+            .map_err(|err| Error::io("write", self.path.join(path), &err))?;
         Ok(parent)
+    }
+
+    /// A file at the top that shows whether the directory can be written to; the message is
+    /// about the directory, whose name the user knows.
+    pub(crate) fn put_probe(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (parent, _) = self.parent(name)?;
+        write_anew(&parent, name, bytes, |_| Ok(())).map_err(|err| {
+            let err = Error::io("write to the data directory", &self.path, &err);
+            Error::failed(format!(
+                "{err}; let mom's user own it (chown), and make room on a full disk (df)"
+            ))
+        })
     }
 
     /// Both in the same directory; a link is renamed itself, what is there is replaced.
@@ -532,6 +536,22 @@ fn no_root(path: &Path, err: &io::Error) -> Error {
 fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty())
+}
+
+/// Writes a temporary file beside it, which then takes its place.
+fn write_anew(
+    parent: &OwnedFd,
+    name: &str,
+    bytes: &[u8],
+    sync: fn(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = format!(".{name}.tmp");
+    // Left over from a crash, or planted.
+    fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();
+    let mut file = make_at(parent, &temporary)?;
+    file.write_all(bytes)?;
+    sync(&file)?;
+    Ok(fs::renameat(parent, &*temporary, parent, name)?)
 }
 
 /// A new file; no link is followed.

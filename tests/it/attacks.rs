@@ -3,7 +3,27 @@
 //! container made by docker.sh. What must hold after each: she answers the next mention; no
 //! request to the model, no call to Slack and no file below the data directory has a word of
 //! a file outside it, or one of her secrets; nothing outside has changed; nobody was pinged.
-//! To add one: a row in `ATTACKS`.
+//! To add one: a row in `ATTACKS`. `ATTACK=mention cargo test attacks -- --nocapture` picks some.
+//!
+//! What is promised, by which means, and which row (in italics) or other test would fail:
+//! - Nothing of the host but the data directory is read or changed: tools, `attach` and images go
+//!   through `docker exec`; mom opens files by openat2 beneath a held handle, regular files only.
+//!   *links*, *host file*, *in place of ..*, *openat2*;
+//!   `tidy::only_dir_opens_files_of_the_data_directory`.
+//! - No token, no key: tools get a list of harmless variables, the container none; /proc of mom is
+//!   closed to its own user; one mask for all that it posts, logs, writes or sends to the model.
+//!   *secret*, *keys*, *environment*, *her own user*.
+//! - Nobody is pinged, nobody is impersonated: what is not the model's own is escaped; names and
+//!   lines can't pass for another's message; a post counts as mom's only when Slack says so.
+//!   *mention*, *words of another*, *lena*; `show::nobody_is_pinged_by_accident`.
+//! - It goes on, in little memory: output, lines, files, events, streams, frames and a shell that
+//!   lies are bounded. *flood*, *deep*, *10,000*, *for ever*; `faults`; the `survives_mutation` tests.
+//! - A stop, a timeout and mom's death end a tool and its children, by a watchdog beside each tool.
+//!   *setsid*, *fork bomb*; `stop`, `tools::tests::a_stop_ends_the_whole_tree`.
+//! - The container can't get out easily: no new privileges, few capabilities, limits of memory,
+//!   processors and processes, no engine's socket; what one lacks is named at start, with what mends
+//!   it. *without any protection*; `docker_sh::the_container_is_hardened`.
+//! - Only those who may use it: asked once, before anything is done. *guest*, *other bots*; `people`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -172,6 +172,7 @@ fn a_terminal_shows_the_run_as_it_goes_on() {
     mom.wait_shown("Thinking ...");
     let shown = mom.wait_shown("There");
     let step = shown.find("✓ Count").expect("the step");
+    assert_eq!(shown[..step].matches("Thinking").count(), 1, "{shown}");
     let command = shown[step..].find("  seq 11 19").expect("its command") + step;
     let output = &shown[command..];
     assert!(

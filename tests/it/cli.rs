@@ -86,6 +86,7 @@ fn a_data_directory_that_cannot_be_made_is_named() {
     for (name, want) in [
         ("file/data", "name one that you may write to"),
         ("file", "is a file; name a directory"),
+        ("/proc", "cannot write to the data directory /proc: "),
     ] {
         let path = home.path(name).to_str().unwrap().to_owned();
         let call = Call::new(&home).arg("--chat").arg("--model=offline");

@@ -219,7 +219,7 @@ fn odd_data_directories() {
     assert_told(
         "proc",
         &ended,
-        "FAIL  data directory: cannot write /proc/",
+        "FAIL  data directory: cannot write to the data directory /proc: ",
         "chown",
     );
     let ended = world.call().arg("/proc/nope/data").run("");
@@ -249,7 +249,7 @@ fn a_full_disk_fails() {
     };
     disk.fill();
     let ended = world.check(|call| call);
-    let line = "FAIL  data directory: cannot write";
+    let line = "FAIL  data directory: cannot write to the data directory ";
     assert_told("full", &ended, line, "make room on a full disk");
 }
 

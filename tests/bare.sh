@@ -29,8 +29,9 @@ fail() {
 # stands in backticks in a table.
 readme() { # words
     local found
-    found=$(sed -n "/^    /{ s/^ *//; s/  *#.*//; p }; s/^| .* | \`\([^\`]*\)\`.*/\1/p" README.md | grep -F -- "$1" | grep "^${1%% *}") ||
-        fail "the README has no command '$1'"
+    found=$(sed -n "/^    /{ s/^ *//; s/  *#.*//; p }; s/^| .* | \`\([^\`]*\)\`.*/\1/p" README.md |
+        awk -v words="$1 " 'index($0 " ", words) == 1')
+    [ -n "$found" ] || fail "the README has no command '$1'"
     [ "$(wc -l <<<"$found")" = 1 ] || fail "the README has several commands '$1': $found"
     echo "$found"
 }
@@ -38,6 +39,7 @@ readme() { # words
 # Each command is shown before it runs. Where a clone is there, it runs in it.
 inside() { # user, command
     local home=/home/$1
+    [ -n "$2" ] || exit 1 # `readme` has said why
     [ "$1" != root ] || home=/root
     echo "$1: $2" >&2
     chroot "$root" setpriv --reuid="$1" --regid="$1" --init-groups \
@@ -112,9 +114,9 @@ mv "$root/usr/bin/cargo-hidden" "$root/usr/bin/cargo"
 
 step 'the first conversation'
 inside pi "$(readme 'mkdir -m 700')"
-refuses pi "$(readme 'mom-sandbox create ~')" 'docker engine'
+refuses pi "$(readme 'mom-sandbox create ~/mom/data')" 'docker engine'
 chat=$(readme 'mom --chat')
-says pi "$(sed 's/--sandbox=[^ ]*/--model=offline/' <<<"$chat") <<<'echo hello from mom'" 'hello from mom'
+says pi "${chat/--sandbox=docker:mom-sandbox/--model=offline} <<<'echo hello from mom'" 'hello from mom'
 refuses pi "$chat" ANTHROPIC_API_KEY
 refuses pi 'mom ~/mom/data' MOM_SLACK_APP_TOKEN
 says pi 'mom --manifest' 'https://api.slack.com/apps?new_app=1'
@@ -127,6 +129,10 @@ enable=$(readme 'sudo systemctl daemon-reload')
 inside pi "${enable/ --now/}" # here is no systemd to start it
 [ "$(cat "$root/etc/credstore/MOM_SLACK_APP_TOKEN")" = xapp-1 ] || fail 'the token is not kept'
 [ -L "$root/etc/systemd/system/multi-user.target.wants/mom.service" ] || fail 'the service is not enabled'
+
+step 'the pictures of Slack'
+inside pi "$(readme 'make demo-slack')" >"$MOM_BARE/log" 2>&1 || { tail "$MOM_BARE/log"; fail demo-slack; }
+[ -s "$root/home/pi/mom-source/target/demo-slack.html" ] || fail 'no pictures'
 
 step 'make test, as a user without an engine'
 inside pi "$(readme 'make test')" >"$MOM_BARE/log" 2>&1 || {

@@ -156,11 +156,14 @@ impl Agent {
                     text::tokens(window),
                     used * 100 / window.max(1)
                 ));
-                out.push(format!(
-                    "Cost here: {} today, {} in all",
-                    text::dollars(costs.today),
-                    text::dollars(costs.total)
-                ));
+                // Of a model without known prices there is nothing to say.
+                if model.price.is_some() || costs.total > 0.0 {
+                    out.push(format!(
+                        "Cost here: {} today, {} in all",
+                        text::dollars(costs.today),
+                        text::dollars(costs.total)
+                    ));
+                }
             }
             Err(err) => out.push(format!("Context: {err}")),
         }

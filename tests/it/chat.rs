@@ -150,6 +150,22 @@ fn last_prompt_has_the_four_keys_of_the_original() {
     assert_eq!(prompt["imageAttachmentCount"], 0);
 }
 
+#[test]
+fn the_status_has_costs_where_prices_are_known() {
+    let llm = FakeLlm::start();
+    for (options, has_costs) in [(&[][..], false), (&["--price=1,2"], true)] {
+        let home = Arc::new(Scratch::new());
+        let call = Call::new(&home)
+            .arg("--chat")
+            .arg("--model=custom/m")
+            .env("OPENAI_BASE_URL", &format!("{}/v1", llm.url()));
+        let call = options.iter().fold(call, |call, option| call.arg(option));
+        let ended = call.data().run("status\n");
+        assert!(ended.stdout.contains("Up: "), "{ended:?}");
+        assert_eq!(ended.stdout.contains("Cost here"), has_costs, "{ended:?}");
+    }
+}
+
 /// mom at a terminal of its own; `script` passes on what is typed and shown.
 pub(crate) fn at_terminal(home: &Arc<Scratch>) -> Call {
     let pty = Command::new(docker::root().join("tests/pty.sh"));

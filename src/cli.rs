@@ -1,13 +1,13 @@
 //! The command line: what was typed becomes a `Call`, or a usage error that names the
 //! nearest option. Nothing is read, opened or connected here.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
 use crate::base::error::{Error, Result};
-use crate::base::log::Level;
 use crate::base::text;
 
 pub(crate) const HELP: &str = "\
@@ -92,19 +92,14 @@ pub(crate) enum Call {
     Check(Option<PathBuf>, Options),
 }
 
-/// Options as typed; `None` where nothing was typed.
+/// What was typed, by the option's name; empty for one that takes no value.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Options {
-    pub(crate) sandbox: Option<String>,
-    pub(crate) model: Option<String>,
-    pub(crate) price: Option<String>,
-    pub(crate) budget: Option<String>,
-    pub(crate) allow_users: Option<String>,
-    pub(crate) allow_channels: Option<String>,
-    pub(crate) approve: Option<String>,
-    pub(crate) follow_threads: Option<()>,
-    pub(crate) log_level: Option<Level>,
-    pub(crate) since: Option<String>,
+pub(crate) struct Options(BTreeMap<&'static str, String>);
+
+impl Options {
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
 }
 
 /// `args` without the program's name. Errors are `Error::Usage`.
@@ -113,52 +108,29 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
     let mut options = Options::default();
     let mut dir: Option<PathBuf> = None;
     // With the value of the option, where it takes one.
-    let mut modes: Vec<(&str, Option<String>)> = Vec::new();
+    let mut modes: Vec<(&str, String)> = Vec::new();
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Short('h') | Long("help") => return Ok(Call::Help),
             Short('V') | Long("version") => return Ok(Call::Version),
             Long(name) => {
                 let known = OPTIONS.iter().find(|(known, _)| *known == name);
-                let Some((name, takes)) = known else {
+                let Some(&(name, takes)) = known else {
                     return Err(unknown(&format!("--{name}")));
                 };
                 let value = match takes {
-                    Takes::Value => Some(value(&mut parser, name)?),
-                    Takes::Nothing => None,
+                    Takes::Value => value(&mut parser, name)?,
+                    Takes::Nothing => String::new(),
                 };
-                match *name {
-                    "sandbox" => options.sandbox = value,
-                    "model" => options.model = value,
-                    "price" => options.price = value,
-                    "budget" => options.budget = value,
-                    "allow-users" => options.allow_users = value,
-                    "allow-channels" => options.allow_channels = value,
-                    "approve" => options.approve = value,
-                    "follow-threads" => options.follow_threads = Some(()),
-                    "since" => options.since = value,
-                    "log-level" => options.log_level = value.map(level).transpose()?,
-                    mode => modes.push((mode, value)),
+                if mode(name).is_some() {
+                    modes.push((name, value));
+                } else {
+                    options.0.insert(name, value);
                 }
             }
             Short(name) => return Err(unknown(&format!("-{name}"))),
-            Value(path) if path.is_empty() => {
-                return wrong("the data directory's name is empty".to_owned());
-            }
             Value(path) => {
-                let path = PathBuf::from(path);
-                if let Some(mode) = path.to_str().filter(|_| dir.is_none()).and_then(mode) {
-                    return wrong(format!(
-                        "`mom {mode}` is written mom --{mode}{}",
-                        operand(mode)
-                    ));
-                }
-                if let Some(first) = &dir {
-                    let (first, second) = (first.display(), path.display());
-                    return wrong(format!(
-                        "two data directories given, {first} and {second}: mom works on one"
-                    ));
-                }
+                let path = data_dir(path.into(), dir.as_ref())?;
                 dir = Some(path);
             }
         }
@@ -166,36 +138,50 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
     if let [(first, _), (second, _), ..] = modes[..] {
         return wrong(format!("--{first} and --{second} can't go together"));
     }
-    let (mode, channel) = modes.pop().unwrap_or(("", None));
+    let (mode, channel) = modes.pop().unwrap_or_default();
     command(mode, channel, dir, options)
 }
 
-fn command(
-    mode: &str,
-    channel: Option<String>,
-    dir: Option<PathBuf>,
-    options: Options,
-) -> Result<Call> {
-    if options.since.is_some() && mode != "usage" {
+/// A path, if it can be the data directory and is the first one.
+fn data_dir(path: PathBuf, first: Option<&PathBuf>) -> Result<PathBuf> {
+    if let Some(first) = first {
+        let (first, second) = (first.display(), path.display());
+        return wrong(format!(
+            "two data directories given, {first} and {second}: mom works on one"
+        ));
+    }
+    match path.to_str().and_then(mode) {
+        Some(mode) => wrong(format!(
+            "`mom {mode}` is written mom --{mode}{}",
+            operand(mode)
+        )),
+        None if path.as_os_str().is_empty() => {
+            wrong("the data directory's name is empty".to_owned())
+        }
+        None => Ok(path),
+    }
+}
+
+fn command(mode: &str, channel: String, dir: Option<PathBuf>, options: Options) -> Result<Call> {
+    let since = options.get("since");
+    if since.is_some() && mode != "usage" {
         return wrong("--since goes with --usage: mom --usage --since=7d ./data".to_owned());
     }
-    Ok(match (mode, dir, channel) {
-        ("manifest", None, _) => Call::Manifest,
-        ("download", None, Some(channel)) => Call::Download(channel, options),
-        ("manifest" | "download", Some(dir), _) => {
+    Ok(match (mode, dir) {
+        ("manifest", None) => Call::Manifest,
+        ("download", None) => Call::Download(channel, options),
+        ("manifest" | "download", Some(dir)) => {
             let dir = dir.display();
             return wrong(format!(
                 "--{mode} takes no data directory, but {dir} was given"
             ));
         }
-        ("check", dir, _) => Call::Check(dir, options),
-        ("usage", Some(dir), _) => Call::Usage(dir, options.since),
-        ("chat", Some(dir), _) => Call::Chat(dir, options),
-        (_, Some(dir), _) => Call::Serve(dir, options),
-        ("", None, _) => {
-            return wrong("needs a data directory, for instance: mom ./data".to_owned());
-        }
-        (_, None, _) => {
+        ("check", dir) => Call::Check(dir, options),
+        ("usage", Some(dir)) => Call::Usage(dir, since),
+        ("chat", Some(dir)) => Call::Chat(dir, options),
+        (_, Some(dir)) => Call::Serve(dir, options),
+        ("", None) => return wrong("needs a data directory, for instance: mom ./data".to_owned()),
+        (_, None) => {
             return wrong(format!(
                 "--{mode} needs a data directory, for instance: mom --{mode} ./data"
             ));
@@ -203,13 +189,8 @@ fn command(
     })
 }
 
-fn wrong(text: String) -> Result<Call> {
+fn wrong<T>(text: String) -> Result<T> {
     Err(Error::Usage(text))
-}
-
-fn level(name: String) -> Result<Level> {
-    let text = format!("--log-level={name}: use one of error, warn, info, debug");
-    Level::parse(&name).ok_or(Error::Usage(text))
 }
 
 fn value(parser: &mut lexopt::Parser, name: &str) -> Result<String> {
@@ -287,7 +268,6 @@ mod tests {
             ("--model= a", "--model needs a value"),
             ("--chat=x a", "--chat takes no value"),
             ("--chat --check a", "--chat and --check"),
-            ("--log-level=loud a", "error, warn, info, debug"),
             ("--since=7d a", "--since goes with --usage"),
             ("--manifest a", "--manifest takes no data directory"),
             ("-x a", "unknown option -x"),

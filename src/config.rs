@@ -46,20 +46,24 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn new(options: Options) -> Result<Config> {
-        let or_env = |typed: Option<String>, name| typed.or_else(|| variable(name));
+    pub(crate) fn new(options: &Options) -> Result<Config> {
+        // `--allow-users`, else MOM_ALLOW_USERS.
+        let set = |name: &str| {
+            let from_env = || variable(&format!("MOM_{}", name.to_uppercase().replace('-', "_")));
+            options.get(name).or_else(from_env)
+        };
         let url = variable("MOM_SLACK_API_URL").unwrap_or_else(|| SLACK_API_DEFAULT.to_owned());
+        let follow_threads = options.get("follow-threads").is_some()
+            || variable("MOM_FOLLOW_THREADS").is_some_and(|value| value.trim() == "1");
         Ok(Config {
-            sandbox: options.sandbox.unwrap_or_else(|| "host".to_owned()),
-            model: or_env(options.model, "MOM_MODEL").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
-            price: or_env(options.price, "MOM_PRICE"),
-            budget: or_env(options.budget, "MOM_BUDGET"),
-            allow_users: or_env(options.allow_users, "MOM_ALLOW_USERS").map(ids),
-            allow_channels: or_env(options.allow_channels, "MOM_ALLOW_CHANNELS").map(ids),
-            approve: or_env(options.approve, "MOM_APPROVE")
-                .map_or(Ok(ApprovalMode::Off), |typed| ApprovalMode::parse(&typed))?,
-            follow_threads: options.follow_threads.is_some()
-                || variable("MOM_FOLLOW_THREADS").is_some_and(|value| value.trim() == "1"),
+            sandbox: options.get("sandbox").unwrap_or_else(|| "host".to_owned()),
+            model: set("model").unwrap_or_else(|| MODEL_DEFAULT.to_owned()),
+            price: set("price"),
+            budget: set("budget"),
+            allow_users: set("allow-users").map(ids),
+            allow_channels: set("allow-channels").map(ids),
+            approve: ApprovalMode::parse(set("approve").as_deref().unwrap_or("off"))?,
+            follow_threads,
             slack_api_url: url.trim_end_matches('/').to_owned(),
         })
     }

@@ -115,25 +115,25 @@ fn start() -> Result<ExitCode> {
             print(manifest::MANIFEST);
         }
         Call::Serve(dir, options) => {
-            let (config, keys) = configure(options)?;
+            let (config, keys) = configure(&options)?;
             // First what can be seen without opening or asking anything.
             Sandbox::parse(&config.sandbox)?;
             config::slack_tokens(&keys)?;
             bot::serve(Agent::open(&dir, config, &keys)?, &keys)?;
         }
         Call::Chat(dir, options) => {
-            let (config, keys) = configure(options)?;
+            let (config, keys) = configure(&options)?;
             if chat::chat(&Agent::open(&dir, config, &keys)?)? == Ended::WithErrors {
                 return Ok(ExitCode::FAILURE);
             }
         }
         Call::Download(channel, options) => {
-            let (config, keys) = configure(options)?;
+            let (config, keys) = configure(&options)?;
             download::download(&channel, &config, &keys)?;
         }
         Call::Usage(dir, since) => print(&usage::usage(&dir, since.as_deref())?),
         Call::Check(dir, options) => {
-            let (config, keys) = configure(options)?;
+            let (config, keys) = configure(&options)?;
             // From here on what would be logged is among the findings.
             log::set_level(log::Level::Error);
             if check::check(dir.as_deref(), &config, &keys) == Verdict::Failures {
@@ -144,9 +144,11 @@ fn start() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn configure(options: Options) -> Result<(Config, Keys)> {
-    if let Some(level) = options.log_level {
-        log::set_level(level);
+fn configure(options: &Options) -> Result<(Config, Keys)> {
+    if let Some(name) = options.get("log-level") {
+        let level = log::Level::parse(&name);
+        let text = format!("--log-level={name}: use one of error, warn, info, debug");
+        log::set_level(level.ok_or(Error::Usage(text))?);
     }
     let keys = Keys::take();
     secret::guard(keys.all());

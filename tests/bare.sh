@@ -93,6 +93,7 @@ rm -r "$root/home/pi/mom-source"
 
 step 'what the README says to install, and the clone'
 inside pi "DEBIAN_FRONTEND=noninteractive $(readme 'sudo apt install') >/dev/null 2>/tmp/apt || { cat /tmp/apt; false; }"
+inside pi "$(readme 'sudo usermod')"
 git="git -c user.name=pi -c user.email=pi@localhost -C /source"
 chroot "$root" git config --system safe.directory '*'
 inside root "git -C /source init -q && $git add -A && $git commit -q -m mom"

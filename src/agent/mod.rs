@@ -228,23 +228,35 @@ pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result
 }
 
 /// What a run needs of the place it happens in. Slack's is in `bot::worker`, the terminal's in
-/// `modes::chat`.
+/// `modes::chat`. The defaults are for a place where one person waits for each answer.
 pub(crate) trait Conversation {
     fn place(&self) -> prompt::Place<'_>;
     /// A user's handle by id.
-    fn name_of(&self, id: &str) -> String;
+    fn name_of(&self, id: &str) -> String {
+        id.to_owned()
+    }
     /// Waits for a message's files; a sentence for each that did not come.
-    fn wait_for_files(&self, request: &Request, stop: &Stop) -> Result<Vec<String>>;
+    fn wait_for_files(&self, _request: &Request, _stop: &Stop) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
     /// Messages for this run that came since it began.
-    fn steering(&self) -> Vec<Request>;
+    fn steering(&self) -> Vec<Request> {
+        Vec::new()
+    }
     /// Whether the message (ts) is in the log, and waits for `steering` or a run of its own.
-    fn waits(&self, ts: &str) -> bool;
+    fn waits(&self, _ts: &str) -> bool {
+        false
+    }
     /// The ts of the status message, once it is known.
-    fn status_ts(&self) -> Option<String>;
+    fn status_ts(&self) -> Option<String> {
+        None
+    }
     /// Called when the requests are on disk.
-    fn begun(&self);
+    fn begun(&self) {}
     /// News for the model that are in no message.
-    fn notes(&self) -> Vec<String>;
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Asks a person whether calls may run, and waits for the answer or the stop.
     fn approve(&self, question: &Question, stop: &Stop) -> Decision;
     /// Fails only for `Update::Upload`.

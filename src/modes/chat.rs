@@ -338,32 +338,6 @@ impl Conversation for Chat<'_> {
         Place::Terminal
     }
 
-    fn name_of(&self, id: &str) -> String {
-        id.to_owned()
-    }
-
-    fn wait_for_files(&self, _: &Request, _: &Stop) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    fn steering(&self) -> Vec<Request> {
-        Vec::new()
-    }
-
-    fn waits(&self, _: &str) -> bool {
-        false
-    }
-
-    fn status_ts(&self) -> Option<String> {
-        None
-    }
-
-    fn begun(&self) {}
-
-    fn notes(&self) -> Vec<String> {
-        Vec::new()
-    }
-
     fn approve(&self, question: &Question, stop: &Stop) -> Decision {
         match &self.screen {
             Some(screen) => terminal::approve(&mut screen.borrow_mut(), question, stop),

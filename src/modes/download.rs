@@ -1,20 +1,15 @@
 //! `mom --download CHANNEL`: a channel's whole history as text on stdout, oldest first, the
 //! replies of a thread below their parent; progress on stderr.
 //!
-//! Slack gives the newest first and may hold 100,000 messages, so the pages are kept in a
-//! file without a name and read back from its end. The other way, windows from `oldest` on,
-//! would ask for every page twice: to find where the windows are, and to read them.
+//! Slack gives the newest first, so all of it is held until the last page has come: about 40 MB
+//! for 100,000 messages. Replies are printed as they come.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write as _, stderr, stdout};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::base::error::{Error, Result};
-use crate::base::random::random_word;
 use crate::base::secret::Secret;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
@@ -26,7 +21,6 @@ use crate::slack::inbound::{self, Me};
 use crate::slack::users::Names;
 use crate::slack::web::{PAGE, Web};
 use crate::slack::{is_channel_id, is_user_id, message};
-use crate::store::lines::{Floor, LinesBack};
 
 /// Of a program's name.
 const AUTHOR_CHARS_MAX: usize = 80;
@@ -54,55 +48,40 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     let net = Net::from_env();
     let web = Web::new(&config.slack_api_url, Secret::new(""), bot, &net, &stop);
     let web = Arc::new(web);
-    let (file, path) = spool()?;
-    let mut spool = BufWriter::new(file);
-    let broken = |err: &std::io::Error| Error::io("write", &path, err);
-    let mut count = 0;
+    let mut posts = Vec::new();
     let args = [("channel", channel), ("limit", PAGE)];
     web.pages("conversations.history", &args, &mut |page| {
-        for message in &page {
-            writeln!(spool, "{}", kept(message)).map_err(|err| broken(&err))?;
-        }
-        count += page.len();
-        progress(&format!("{} read", text::count(count, "message")));
+        posts.extend(page.iter().map(Post::of));
+        progress(&format!("{} read", text::count(posts.len(), "message")));
         Ok(true)
     })?;
-    let file = spool.into_inner();
-    let file = file.map_err(|err| broken(&err.into_error()))?;
-    print(
-        channel,
-        &web,
-        LinesBack::new(file, path, Floor::At(0))?,
-        &stop,
-    )
+    posts.reverse();
+    print(channel, &web, &posts, &stop)
 }
 
-/// The messages that stand in those lines, and the replies to them that Slack tells.
-fn print(channel: &str, web: &Arc<Web>, lines_back: LinesBack, stop: &Stop) -> Result<()> {
+/// The messages, oldest first, and the replies to them that Slack tells.
+fn print(channel: &str, web: &Arc<Web>, posts: &[Post], stop: &Stop) -> Result<()> {
     let mut out = BufWriter::new(stdout());
     let names = Names::new(web.clone(), Me::default());
-    let mut print = |message: &Value, indent: &str| {
-        written(out.write_all(lines(message, indent, &names).as_bytes()))
-    };
-    let (mut count, mut threads, mut replies) = (0, 0, 0);
-    for line in lines_back {
-        count += 1;
+    let mut print =
+        |post: &Post, indent: &str| written(out.write_all(post.lines(indent, &names).as_bytes()));
+    let (mut threads, mut replies) = (0, 0);
+    for post in posts {
         stop.check()?;
-        let message: Value = serde_json::from_slice(&line?).unwrap_or_default();
-        if !print(&message, "")? {
+        if !print(post, "")? {
             return Ok(());
         }
-        let Some(parent) = message["parent"].as_str() else {
+        if !post.has_replies {
             continue;
-        };
+        }
         threads += 1;
-        let args = [("channel", channel), ("ts", parent), ("limit", PAGE)];
+        let args = [("channel", channel), ("ts", &post.ts), ("limit", PAGE)];
         let mut open = true;
         web.pages("conversations.replies", &args, &mut |page| {
             // The parent comes first, on the first page only.
-            for reply in page.iter().filter(|reply| reply["ts"] != parent) {
+            for reply in page.iter().map(Post::of).filter(|it| it.ts != post.ts) {
                 replies += 1;
-                open = open && print(&kept(reply), "  ")?;
+                open = open && print(&reply, "  ")?;
             }
             Ok(open)
         })?;
@@ -114,66 +93,58 @@ fn print(channel: &str, web: &Arc<Web>, lines_back: LinesBack, stop: &Stop) -> R
         }
     }
     written(out.flush())?;
-    let (messages, threads) = (
-        text::count(count, "message"),
-        text::count(threads, "thread"),
-    );
+    let messages = text::count(posts.len(), "message");
+    let threads = text::count(threads, "thread");
     progress(&format!("{messages}, {replies} replies in {threads}"));
     Ok(())
 }
 
-/// A file that is gone when mom is. Not in /tmp first: that may be memory.
-fn spool() -> Result<(File, PathBuf)> {
-    let mut failed = Error::failed("no directory for temporary files");
-    let given = config::variable("TMPDIR");
-    for place in given.as_deref().into_iter().chain(["/var/tmp", "/tmp"]) {
-        let path = Path::new(place).join(format!("mom-{}", random_word()?));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let made = options.open(&path);
-        match made.and_then(|file| fs::remove_file(&path).map(|()| file)) {
-            Ok(file) => return Ok((file, path)),
-            Err(err) => failed = Error::io("make", &path, &err),
+/// What is printed of a message.
+struct Post {
+    ts: String,
+    /// Of a person, whose name is looked up.
+    user_id: Option<String>,
+    /// Of any other.
+    program: String,
+    text: String,
+    has_replies: bool,
+}
+
+impl Post {
+    fn of(message: &Value) -> Post {
+        let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+        let user_id = Some(text("user")).filter(|id| is_user_id(id));
+        let name = inbound::program_name(message);
+        let program = match (&*name, text("bot_id")) {
+            ("", id) if id.is_empty() => "unknown".to_owned(),
+            ("", id) => id,
+            (name, _) => format!("{} (app)", text::one_line(name, AUTHOR_CHARS_MAX)),
+        };
+        Post {
+            ts: text("ts"),
+            user_id: user_id.filter(|_| message["subtype"] != "bot_message"),
+            program,
+            text: message::shown(message).text(),
+            has_replies: message["reply_count"].as_u64().is_some_and(|n| n > 0),
         }
     }
-    Err(failed)
-}
 
-/// What is needed of a message.
-fn kept(message: &Value) -> Value {
-    let user = message["user"].as_str().filter(|id| is_user_id(id));
-    let user = user.filter(|_| message["subtype"] != "bot_message");
-    let is_parent = message["reply_count"].as_u64().is_some_and(|n| n > 0);
-    json!({
-        "ts": message["ts"],
-        "user": user,
-        "program": inbound::program_name(message),
-        "bot": message["bot_id"],
-        "text": message::shown(message).text(),
-        "parent": if is_parent { message["ts"].clone() } else { Value::Null },
-    })
-}
-
-/// `[2026-01-05 09:12:44] Lena Berg: text`, further lines below the text.
-fn lines(kept: &Value, indent: &str, names: &Names) -> String {
-    let text = |key: &str| kept[key].as_str().unwrap_or_default();
-    let name_of = |id: &str| {
-        names
-            .user(id)
-            .map_or_else(|| id.to_owned(), |user| user.display)
-    };
-    let author = match (text("user"), text("program"), text("bot")) {
-        ("", "", "") => "unknown".to_owned(),
-        ("", "", bot) => bot.to_owned(),
-        ("", program, _) => format!("{} (app)", text::one_line(program, AUTHOR_CHARS_MAX)),
-        (user, ..) => name_of(user),
-    };
-    let ms = time::slack_ts_ms(text("ts"));
-    let stamp = time::utc_stamp(ms.unwrap_or_default());
-    let prefix = format!("{indent}[{stamp}] {author}: ");
-    let below = format!("\n{}", " ".repeat(prefix.chars().count()));
-    let text = text::printable(&with_names(text("text"), &name_of));
-    format!("{prefix}{}\n", text.replace('\n', &below))
+    /// `[2026-01-05 09:12:44] Lena Berg: text`, further lines below the text.
+    fn lines(&self, indent: &str, names: &Names) -> String {
+        let name_of = |id: &str| {
+            names
+                .user(id)
+                .map_or_else(|| id.to_owned(), |user| user.display)
+        };
+        let user = self.user_id.as_deref().map(name_of);
+        let author = user.unwrap_or_else(|| self.program.clone());
+        let ms = time::slack_ts_ms(&self.ts);
+        let stamp = time::utc_stamp(ms.unwrap_or_default());
+        let prefix = format!("{indent}[{stamp}] {author}: ");
+        let below = format!("\n{}", " ".repeat(prefix.chars().count()));
+        let text = text::printable(&with_names(&self.text, &name_of));
+        format!("{prefix}{}\n", text.replace('\n', &below))
+    }
 }
 
 /// `<@U07>` as `@Lena Berg`.

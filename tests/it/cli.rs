@@ -39,6 +39,7 @@ fn usage_errors_exit_with_2_and_name_the_mend() {
         (&["chat", "d"], "mom --chat DIR"),
         (&["-v"], "--version"),
         (&["--approve=maybe", "d"], "off, changes or all"),
+        (&["--log-level=loud", "d"], "error, warn, info, debug"),
         (&["--model"], "--model"),
         (&[], "data directory"),
     ] {

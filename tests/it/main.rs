@@ -18,6 +18,7 @@ mod docker_sh;
 mod download;
 mod fakes;
 mod install;
+mod readme;
 
 mod approve;
 mod attacks;

@@ -108,7 +108,6 @@ const OPENERS: &[(&str, &str)] = &[
     ("src/store/dir.rs", "the data directory"),
     ("src/store/lock.rs", "who holds a lock, in /proc"),
     ("src/store/check.rs", "whether there is a data directory"),
-    ("src/modes/download.rs", "a temporary file"),
     ("src/net/tls.rs", "CA certificates"),
     ("src/modes/usage.rs", "whether there is a data directory"),
 ];

@@ -124,7 +124,6 @@ says pi 'mom --manifest' 'https://api.slack.com/apps?new_app=1'
 
 step 'the service'
 inside pi "$(readme 'sudo install -d')"
-inside pi "$(readme 'sudo mkdir -p')"
 inside pi "$(readme 'sudo install -D -m 600') <<<xapp-1"
 enable=$(readme 'sudo systemctl daemon-reload')
 inside pi "${enable/ --now/}" # here is no systemd to start it

@@ -78,8 +78,9 @@ echo 'pi ALL = NOPASSWD: ALL' >"$root/etc/sudoers.d/pi"
 echo 'Defaults env_keep += "DEBIAN_FRONTEND"' >"$root/etc/sudoers.d/quiet"
 echo "127.0.0.1 $(hostname)" >>"$root/etc/hosts"
 mkdir "$root/source" "$root/.cargo"
-changed=$(git -c safe.directory='*' stash create)
-git -c safe.directory='*' archive "${changed:-HEAD}" | tar -x -C "$root/source"
+as_pi=(-c safe.directory='*' -c user.name=pi -c user.email=pi@localhost)
+changed=$(git "${as_pi[@]}" stash create)
+git "${as_pi[@]}" archive "${changed:-HEAD}" | tar -x -C "$root/source"
 cargo vendor --locked -q "$root/crates" >/dev/null
 printf '[source.crates-io]\nreplace-with = "beside"\n[source.beside]\ndirectory = "/crates"\n' >"$root/.cargo/config.toml"
 
@@ -94,9 +95,9 @@ rm -r "$root/home/pi/mom-source"
 step 'what the README says to install, and the clone'
 inside pi "DEBIAN_FRONTEND=noninteractive $(readme 'sudo apt install') >/dev/null 2>/tmp/apt || { cat /tmp/apt; false; }"
 inside pi "$(readme 'sudo usermod')"
-git="git -c user.name=pi -c user.email=pi@localhost -C /source"
 chroot "$root" git config --system safe.directory '*'
-inside root "git -C /source init -q && $git add -A && $git commit -q -m mom"
+git="git ${as_pi[*]} -C /source"
+inside root "$git init -q && $git add -A && $git commit -q -m mom"
 clone=$(readme 'git clone')
 clone=${clone/URL/\/source}
 inside pi "$clone"

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::find;
+use crate::base::json;
 use crate::base::text;
 use crate::llm::{ToolCall, ToolSpec};
 
@@ -14,50 +14,34 @@ const INVALID_JSON: &str = "invalid_json";
 /// Characters of a wrong value that its error shows.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// Names that models give to our fields, in lower case and without `_` and `-`.
-const ALIASES: [(&str, &[&str]); 7] = [
-    ("label", &["description"]),
-    ("path", &["filepath", "filename", "file"]),
-    ("command", &["cmd", "script"]),
-    ("timeout", &["timeoutseconds", "timeoutsecs"]),
-    ("content", &["contents", "text", "filetext"]),
-    ("oldText", &["oldstring", "oldstr", "old"]),
-    ("newText", &["newstring", "newstr", "new"]),
-];
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum FieldType {
     Number,
     Text,
 }
 
-struct SchemaField {
-    name: String,
-    field_type: FieldType,
-    required: bool,
-}
-
-/// A schema's fields, the required ones first and in their order.
-fn fields(spec: &ToolSpec) -> Vec<SchemaField> {
-    let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
-    let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut names: Vec<&str> = required.iter().filter_map(Value::as_str).collect();
-    let all = schema["properties"].as_object().into_iter().flatten();
-    names.extend(
-        all.map(|(name, _)| name.as_str())
-            .filter(|name| required.iter().all(|known| known != name)),
-    );
-    let field = |(index, name): (usize, &&str)| SchemaField {
-        name: (*name).to_owned(),
-        field_type: if schema["properties"][*name]["type"] == "number" {
-            FieldType::Number
-        } else {
-            FieldType::Text
-        },
-        required: index < required.len(),
-    };
-    names.iter().enumerate().map(field).collect()
-}
+/// The fields of all tools, in the order in which people read them, and what models call them
+/// instead: in lower case, without `_` and `-`.
+const FIELDS: [(&str, FieldType, &[&str]); 10] = [
+    ("label", FieldType::Text, &["description"]),
+    ("path", FieldType::Text, &["filepath", "filename", "file"]),
+    ("command", FieldType::Text, &["cmd", "script"]),
+    (
+        "content",
+        FieldType::Text,
+        &["contents", "text", "filetext"],
+    ),
+    ("oldText", FieldType::Text, &["oldstring", "oldstr", "old"]),
+    ("newText", FieldType::Text, &["newstring", "newstr", "new"]),
+    ("offset", FieldType::Number, &[]),
+    ("limit", FieldType::Number, &[]),
+    (
+        "timeout",
+        FieldType::Number,
+        &["timeoutseconds", "timeoutsecs"],
+    ),
+    ("title", FieldType::Text, &[]),
+];
 
 /// A call's arguments, checked against the tool's schema.
 #[derive(Debug)]
@@ -71,30 +55,35 @@ impl Args {
     /// The error is a sentence for the model.
     pub(super) fn parse(spec: &ToolSpec, arguments: &str) -> Result<Args, String> {
         let wrong = |what: &str| format!("{}: {what}. Write the call again.", spec.name);
+        let invalid = |why: &str| wrong(&format!("the arguments are not valid JSON: {why}"));
         let mut given = match serde_json::from_str(arguments) {
             Ok(Value::Object(given)) => given,
             Ok(_) => return Err(wrong("the arguments must be an object")),
-            Err(err) => return Err(wrong(&format!("the arguments are not valid JSON: {err}"))),
+            Err(err) => return Err(invalid(&err.to_string())),
         };
         if given.contains_key(INVALID_JSON) {
-            let why = given.get("why").and_then(Value::as_str).unwrap_or_default();
-            return Err(wrong(&format!("the arguments are not valid JSON: {why}")));
+            let why = given.get("why").and_then(Value::as_str);
+            return Err(invalid(why.unwrap_or_default()));
         }
         // Some models write null for what they leave out.
         given.retain(|_, value| !value.is_null());
+        let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
         let mut values = Map::new();
-        for field in fields(spec) {
-            let name = field.name.as_str();
-            let value = match take(&mut given, name) {
-                Some(value) => value,
+        for (name, field_type, aliases) in FIELDS {
+            if schema["properties"][name].is_null() {
+                continue;
+            }
+            let value = match take(&mut given, name, aliases) {
+                Some(value) => coerce(value, field_type)
+                    .map_err(|why| wrong(&format!("`{name}` must be {why}")))?,
                 // People only miss the words; the call is clear without them.
                 None if name == "label" => Value::from(spec.name),
-                None if field.required => return Err(wrong(&format!("`{name}` is missing"))),
+                None if json::strings(&schema["required"]).any(|required| required == name) => {
+                    return Err(wrong(&format!("`{name}` is missing")));
+                }
                 None => continue,
             };
-            let value = coerce(value, field.field_type)
-                .map_err(|why| wrong(&format!("`{name}` must be {why}")))?;
-            values.insert(field.name, value);
+            values.insert(name.to_owned(), value);
         }
         Ok(Args {
             values,
@@ -117,37 +106,30 @@ impl Args {
 }
 
 /// Takes the field out, by its name or another name that means it.
-fn take(given: &mut Map<String, Value>, name: &str) -> Option<Value> {
-    if let Some(value) = given.remove(name) {
-        return Some(value);
-    }
+fn take(given: &mut Map<String, Value>, name: &str, aliases: &[&str]) -> Option<Value> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
-    let aliases = ALIASES.iter().find(|(field, _)| *field == name);
-    let aliases = aliases.map_or(&[][..], |(_, aliases)| aliases);
-    let meant = |given: &&String| {
-        let given = plain(given);
-        given == plain(name) || aliases.contains(&given.as_str())
+    let is_alias = |key: &str| key == plain(name) || aliases.contains(&key);
+    let alias = || given.keys().find(|key| is_alias(&plain(key))).cloned();
+    let key = if given.contains_key(name) {
+        name.to_owned()
+    } else {
+        alias()?
     };
-    let key = given.keys().find(meant).cloned()?;
     given.remove(&key)
 }
 
 /// The value as the field's type; the error ends a sentence that begins with "must be".
-fn coerce(value: Value, field_type: FieldType) -> Result<Value, String> {
-    let fitting = match (&value, field_type) {
-        (Value::String(_), FieldType::Text) => Some(value.clone()),
-        (Value::Number(_) | Value::Bool(_), FieldType::Text) => Some(value.to_string().into()),
-        (Value::Number(_), FieldType::Number) => Some(value.clone()),
-        (Value::String(text), FieldType::Number) => {
-            let number = text.trim().parse::<f64>().ok();
-            number
-                .and_then(serde_json::Number::from_f64)
-                .map(Value::Number)
+fn coerce(value: Value, wanted: FieldType) -> Result<Value, String> {
+    let fitting = match (wanted, &value) {
+        (FieldType::Text, Value::String(_)) | (FieldType::Number, Value::Number(_)) => {
+            return Ok(value);
         }
+        (FieldType::Text, Value::Number(_) | Value::Bool(_)) => Some(value.to_string().into()),
+        (FieldType::Number, Value::String(text)) => json::number(text.trim()).map(Value::from),
         _ => None,
     };
     fitting.ok_or_else(|| {
-        let wanted = match field_type {
+        let wanted = match wanted {
             FieldType::Number => "a number",
             FieldType::Text => "a string",
         };
@@ -177,14 +159,13 @@ pub(crate) fn arguments_text(call: &ToolCall) -> String {
     }
     let mut lines = Vec::new();
     args.remove("label");
-    // serde_json sorts the keys; a person wants to see them as the schema has them.
-    let fields = find(&call.name).map(|tool| fields(&tool.spec));
-    for field in fields.unwrap_or_default() {
-        let Some(value) = args.remove(&field.name) else {
+    // serde_json sorts the keys.
+    for (name, ..) in FIELDS {
+        let Some(value) = args.remove(name) else {
             continue;
         };
         let mut line = value_text(&value);
-        if field.name == "path" {
+        if name == "path" {
             line += &line_range(args.remove("offset"), args.remove("limit"));
         }
         lines.push(line);
@@ -231,134 +212,72 @@ fn line_range(offset: Option<Value>, limit: Option<Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::specs;
+    use crate::tools::{TOOLS, specs};
 
     #[test]
     fn what_is_meant_is_understood() {
-        for (tool, arguments, want) in [
-            (
-                "bash",
-                r#"{"command":"ls"}"#,
-                r#"{"command":"ls","label":"bash"}"#,
-            ),
-            (
-                "bash",
-                r#"{"label":null,"cmd":"ls","timeout":" 30 "}"#,
-                r#"{"command":"ls","label":"bash","timeout":30.0}"#,
-            ),
-            (
-                "read",
-                r#"{"label":"L","file_path":7,"Offset":"2","limit":3}"#,
-                r#"{"label":"L","limit":3,"offset":2.0,"path":"7"}"#,
-            ),
-            (
-                "edit",
-                r#"{"description":"d","path":"p","old_string":"a","new_text":true}"#,
-                r#"{"label":"d","newText":"true","oldText":"a","path":"p"}"#,
-            ),
-            (
-                "bash",
-                r#"{"command":"ls","cwd":"/","x":null}"#,
-                r#"{"command":"ls","label":"bash"} cwd"#,
-            ),
-            (
-                "bash",
-                "[]",
-                "bash: the arguments must be an object. Write the call again.",
-            ),
-            (
-                "bash",
-                r#"{"label":"#,
-                "bash: the arguments are not valid JSON: EOF while parsing a value at line 1 column 9. Write the call again.",
-            ),
-            (
-                "bash",
-                r#"{"invalid_json":"{a","why":"key must be a string at line 1 column 2"}"#,
-                "bash: the arguments are not valid JSON: key must be a string at line 1 column 2. Write the call again.",
-            ),
-            (
-                "bash",
-                "{}",
-                "bash: `command` is missing. Write the call again.",
-            ),
-            (
-                "bash",
-                r#"{"command":["ls"]}"#,
-                "bash: `command` must be a string, not [\"ls\"]. Write the call again.",
-            ),
-            (
-                "bash",
-                r#"{"command":"ls","timeout":"soon"}"#,
-                "bash: `timeout` must be a number, not \"soon\". Write the call again.",
-            ),
-            (
-                "edit",
-                r#"{"path":"a","oldText":"b"}"#,
-                "edit: `newText` is missing. Write the call again.",
-            ),
+        for row in [
+            r#"bash {"command":"ls"} => {"command":"ls","label":"bash"}"#,
+            r#"bash {"label":null,"cmd":"ls","timeout":" 30 "} => {"command":"ls","label":"bash","timeout":30.0}"#,
+            r#"read {"label":"L","file_path":7,"Offset":"2","limit":3} => {"label":"L","limit":3,"offset":2.0,"path":"7"}"#,
+            r#"edit {"description":"d","path":"p","old_string":"a","new_text":true} => {"label":"d","newText":"true","oldText":"a","path":"p"}"#,
+            r#"bash {"command":"ls","cwd":"/","x":null} => {"command":"ls","label":"bash"} cwd"#,
+            "bash [] => bash: the arguments must be an object",
+            r#"bash {"label": => bash: the arguments are not valid JSON: EOF while parsing a value at line 1 column 9"#,
+            r#"bash {"invalid_json":"{a","why":"key must be a string"} => bash: the arguments are not valid JSON: key must be a string"#,
+            "bash {} => bash: `command` is missing",
+            r#"bash {"command":["ls"]} => bash: `command` must be a string, not ["ls"]"#,
+            r#"bash {"command":"ls","timeout":"soon"} => bash: `timeout` must be a number, not "soon""#,
+            r#"edit {"path":"a","oldText":"b"} => edit: `newText` is missing"#,
         ] {
-            let spec = find(tool).unwrap().spec;
-            let got = match Args::parse(&spec, arguments) {
+            let (call, want) = row.split_once(" => ").unwrap();
+            let (tool, arguments) = call.split_once(' ').unwrap();
+            let tool = TOOLS.iter().find(|known| known.spec.name == tool).unwrap();
+            let got = match Args::parse(&tool.spec, arguments) {
                 Ok(args) => {
                     let values = Value::Object(args.values).to_string();
                     format!("{values} {}", args.unknown.join(" "))
                 }
-                Err(why) => why,
+                Err(why) => why.replace(". Write the call again.", ""),
             };
             assert_eq!(got.trim_end(), want, "{arguments}");
         }
     }
 
     #[test]
+    fn the_table_has_the_fields_of_all_schemas() {
+        for spec in specs() {
+            let schema: Value = serde_json::from_str(spec.schema).unwrap();
+            for (name, field) in schema["properties"].as_object().unwrap() {
+                let known = FIELDS.iter().find(|(known, ..)| known == name);
+                let is_number = known.unwrap().1 == FieldType::Number;
+                assert_eq!(field["type"] == "number", is_number, "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn labels_and_arguments_for_people() {
-        for (name, arguments, label_want, want) in [
-            (
-                "bash",
-                r#"{"command":"ls\n-l","label":"List\nit","timeout":5}"#,
-                "List it",
-                "ls\n-l\n5",
-            ),
-            (
-                "read",
-                r#"{"limit":40,"path":"/a","offset":120,"label":"L"}"#,
-                "L",
-                "/a:120-160",
-            ),
-            (
-                "read",
-                r#"{"label":" ","path":"/a","limit":3}"#,
-                "read",
-                "/a:1-4",
-            ),
-            ("read", r#"{"path":"/a","offset":3}"#, "read", "/a:3"),
-            (
-                "edit",
-                r#"{"newText":"n","oldText":"o","path":"p","label":"E"}"#,
-                "E",
-                "p\no\nn",
-            ),
-            ("other", r#"{"b":[1],"a":"x"}"#, "other", "x\n[1]"),
-            ("bash", "not json", "bash", "not json"),
-            ("bash", r#"{"invalid_json":"{a","why":"w"}"#, "bash", "{a"),
+        for row in [
+            r#"bash {"command":"ls\n-l","label":"List\nit","timeout":5} => "List it" "ls\n-l\n5""#,
+            r#"read {"limit":40,"path":"/a","offset":120,"label":"L"} => "L" "/a:120-160""#,
+            r#"read {"label":" ","path":"/a","limit":3} => "read" "/a:1-4""#,
+            r#"read {"path":"/a","offset":3} => "read" "/a:3""#,
+            r#"edit {"newText":"n","oldText":"o","path":"p","label":"E"} => "E" "p\no\nn""#,
+            r#"other {"b":[1],"a":"x"} => "other" "x\n[1]""#,
+            r#"bash not json => "bash" "not json""#,
+            r#"bash {"invalid_json":"{a","why":"w"} => "bash" "{a""#,
         ] {
+            let (text, want) = row.split_once(" => ").unwrap();
+            let (name, arguments) = text.split_once(' ').unwrap();
             let call = ToolCall {
                 id: String::from("1"),
                 name: name.to_owned(),
                 arguments: arguments.to_owned(),
                 signature: None,
             };
-            assert_eq!(
-                (label(&call).as_str(), arguments_text(&call).as_str()),
-                (label_want, want)
-            );
-        }
-        for spec in specs() {
-            let required = fields(&spec).iter().filter(|field| field.required).count();
-            assert!(
-                required >= 2 && fields(&spec)[0].name == "label",
-                "{}",
-                spec.name
-            );
+            let got = format!("{:?} {:?}", label(&call), arguments_text(&call));
+            assert_eq!(got, want);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! edit: replaces one exact piece of a file. The script prints the file, we find and replace
 //! bytes, the script writes it back: one command, and whatever is not UTF-8 stays as it is.
 
-use super::write::{DONE, FILE_BYTES_MAX, PUT, sized, too_large};
+use super::write::{FILE_BYTES_MAX, PUT, put, too_large};
 use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::llm::ToolSpec;
@@ -32,17 +32,13 @@ const CONTEXT_LINES: usize = 4;
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     let (old, new) = (args.str("oldText"), args.str("newText"));
-    let mut replaced = None;
-    let mut reply = |file: &[u8]| match &replaced {
-        Some(_) => DONE.to_vec(),
-        None => match replaced.insert(replace(file, old, new)) {
-            Ok((file, _)) => sized(file),
-            Err(_) => Vec::from(b"\n"),
-        },
+    let mut replaced = Err(String::from("it was not read"));
+    let new_content = &mut |file: &[u8]| {
+        replaced = replace(file, old, new);
+        let (content, _) = replaced.as_ref().ok()?;
+        Some(content.clone())
     };
-    let script = [PATH, IS_FILE, PRINT, PUT];
-    ctx.run_file(&script, &[path], FILE_BYTES_MAX + 1, Some(&mut reply), stop)?;
-    let replaced = replaced.unwrap_or(Err(String::from("it was not read")));
+    put(ctx, &[PATH, IS_FILE, PRINT, PUT], path, new_content, stop)?;
     let (_, diff) = replaced.map_err(|why| format!("{path}: {why}"))?;
     Ok(ToolOutput {
         diff: Some(diff),

@@ -121,9 +121,12 @@ pub(crate) fn call(
     ctx: &ToolContext<'_>,
     call: &ToolCall,
     stop: &Stop,
-    upload: &mut dyn FnMut(Upload) -> Result<()>,
+    upload: UploadFn<'_>,
 ) -> ToolOutput {
-    let done = match find(&call.name) {
+    let tool = const { &TOOLS }
+        .iter()
+        .find(|tool| tool.spec.name == call.name);
+    let done = match tool {
         None => {
             let names: Vec<&str> = TOOLS.iter().map(|tool| tool.spec.name).collect();
             Err(format!(
@@ -134,18 +137,13 @@ pub(crate) fn call(
         }
         Some(tool) => Args::parse(&tool.spec, &call.arguments).and_then(|args| {
             let done = (tool.run)(ctx, &args, stop, upload);
-            // A field that was meant to change what the call does, and did not.
-            done.map(|output| output.with_unknown(tool.spec.name, &args.unknown))
+            done.map(|output| output.with_ignored(&args.unknown))
         }),
     };
     done.unwrap_or_else(|text| ToolOutput {
         is_error: true,
         ..ToolOutput::text(text)
     })
-}
-
-fn find(name: &str) -> Option<&'static Tool> {
-    const { &TOOLS }.iter().find(|tool| tool.spec.name == name)
 }
 
 impl ToolOutput {
@@ -157,11 +155,12 @@ impl ToolOutput {
         }
     }
 
-    /// With a note about fields that the tool does not have.
-    fn with_unknown(mut self, tool: &str, unknown: &[String]) -> ToolOutput {
-        if let (false, Some(Content::Text(text))) = (unknown.is_empty(), self.content.first_mut()) {
-            let names = text::one_line(&unknown.join(", "), 200);
-            *text += &format!("\n\n[Ignored, for {tool} has no such argument: {names}]");
+    /// With a note about arguments that were meant to change what the call does, and did not.
+    fn with_ignored(mut self, names: &[String]) -> ToolOutput {
+        if !names.is_empty() {
+            let names = text::one_line(&names.join(", "), 200);
+            let note = format!("[Ignored, for the tool has no such argument: {names}]");
+            self.content.push(Content::Text(note));
         }
         self
     }
@@ -186,12 +185,12 @@ impl ToolContext<'_> {
         stop: &Stop,
     ) -> std::result::Result<ExecResult, String> {
         if args.iter().any(|arg| arg.contains('\0')) {
-            return Err(String::from("a NUL character can't be passed to a program"));
+            return Err("a NUL character can't be passed to a program".to_owned());
         }
         if args.iter().any(|arg| arg.len() > ARGUMENT_BYTES_MAX) {
-            return Err(String::from(
-                "too long for a command line, which takes 128 KB: put it in a file with the \
-                 write tool and run that",
+            let why = "too long for a command line, which takes 128 KB";
+            return Err(format!(
+                "{why}: put it in a file with the write tool and run that"
             ));
         }
         let mark = crate::base::random::random_word().map_err(|err| err.to_string())?;

@@ -56,12 +56,9 @@ struct FilePiece {
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     // The casts saturate; whatever a model says becomes a number that makes sense.
-    let offset = args.opt_number("offset").map_or(1, |n| n as u64);
-    let offset = offset.clamp(1, 1 << 53);
-    let limit = args
-        .opt_number("limit")
-        .map_or(u64::MAX, |n| n as u64)
-        .max(1);
+    let number = |name| args.opt_number(name).map(|number| number as u64);
+    let offset = number("offset").unwrap_or(1).clamp(1, 1 << 53);
+    let limit = number("limit").unwrap_or(u64::MAX).max(1);
 
     let mut start = Vec::new();
     let mut mime = None;
@@ -136,29 +133,20 @@ fn parse_more(bytes: &[u8]) -> Option<FilePiece> {
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     let header = std::str::from_utf8(&bytes[..end]).ok()?;
     let (size, newlines) = header.split_once(' ')?;
+    // -1 does not parse.
+    let newlines = newlines.trim().parse::<u64>().ok();
     Some(FilePiece {
         bytes: bytes[end + 1..].to_vec(),
-        // -1 does not parse.
-        total_lines: newlines
-            .trim()
-            .parse()
-            .ok()
-            .map(|newlines: u64| newlines.saturating_add(1)),
+        total_lines: newlines.map(|newlines| newlines.saturating_add(1)),
         size: size.parse().ok()?,
     })
 }
 
 fn show(path: &str, piece: &FilePiece, offset: u64, limit: u64) -> CallResult {
-    match piece.total_lines {
-        Some(total) if offset > total => {
-            return Err(format!(
-                "offset {offset} is beyond the end of the file ({total} lines)"
-            ));
-        }
-        None if piece.bytes.is_empty() => {
-            return Err(format!("offset {offset} is beyond the end of the file"));
-        }
-        _ => {}
+    let total = piece.total_lines;
+    if total.map_or(piece.bytes.is_empty(), |total| offset > total) {
+        let of = total.map_or(String::new(), |total| format!(" ({total} lines)"));
+        return Err(format!("offset {offset} is beyond the end of the file{of}"));
     }
     let decoded = String::from_utf8_lossy(&piece.bytes);
     let lines_max = usize::try_from(limit).unwrap_or(LINES_MAX).min(LINES_MAX);
@@ -175,37 +163,23 @@ fn show(path: &str, piece: &FilePiece, offset: u64, limit: u64) -> CallResult {
                 text::bytes(BYTES_MAX as u64)
             )
         }
-        Some(by) => left_out(piece, offset - 1 + cut.lines as u64, offset, limit, by),
+        Some(by) => {
+            let size = || format!("a file of {}", text::bytes(piece.size));
+            let of = total.map_or_else(size, |total| total.to_string());
+            let why = match by {
+                By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
+                By::Lines => String::new(),
+            };
+            let next = offset + cut.lines as u64;
+            let last = next - 1;
+            format!("[Showing lines {offset}-{last} of {of}{why}. Use offset={next} to go on]")
+        }
     };
-    let gap = if cut.text.is_empty() || notice.is_empty() {
-        ""
-    } else {
-        "\n\n"
+    let gap = match (cut.text, &*notice) {
+        ("", _) | (_, "") => "",
+        _ => "\n\n",
     };
     Ok(ToolOutput::text(format!("{}{gap}{notice}", cut.text)))
-}
-
-/// A notice for what follows line `last`, and how to read on.
-fn left_out(piece: &FilePiece, last: u64, offset: u64, limit: u64, by: By) -> String {
-    let next = last + 1;
-    let limit_note = match by {
-        By::Lines if limit <= LINES_MAX as u64 => {
-            return match piece.total_lines {
-                Some(total) => format!(
-                    "[{} more lines in the file. Use offset={next} to go on]",
-                    total.saturating_sub(last)
-                ),
-                None => format!("[More lines in the file. Use offset={next} to go on]"),
-            };
-        }
-        By::Lines => String::new(),
-        By::Bytes => format!(" ({} limit)", text::bytes(BYTES_MAX as u64)),
-    };
-    let of = match piece.total_lines {
-        Some(total) => total.to_string(),
-        None => format!("a file of {}", text::bytes(piece.size)),
-    };
-    format!("[Showing lines {offset}-{last} of {of}{limit_note}. Use offset={next} to go on]")
 }
 
 /// By the first bytes: a name says nothing.

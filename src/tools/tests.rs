@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::*;
@@ -87,38 +89,53 @@ impl World {
         format!("{}/{name}", self.sandbox.workspace(&self.dir))
     }
 
-    fn call(&self, name: &str, args: Value) -> ToolOutput {
-        self.call_until(&Stop::new(), name, args)
+    fn call(&self, name: &str, fields: &[(&str, &str)]) -> ToolOutput {
+        self.call_until(&Stop::new(), name, fields)
     }
 
-    fn call_until(&self, stop: &Stop, name: &str, args: Value) -> ToolOutput {
-        let spill = || {
+    fn call_until(&self, stop: &Stop, name: &str, fields: &[(&str, &str)]) -> ToolOutput {
+        let mut upload = |_: Upload| Err(Error::failed("no upload here"));
+        call(
+            &self.context(&self.spill()),
+            &tool_call(name, fields),
+            stop,
+            &mut upload,
+        )
+    }
+
+    fn context<'a>(&'a self, spill: Spill<'a>) -> ToolContext<'a> {
+        ToolContext {
+            sandbox: &self.sandbox,
+            spill,
+        }
+    }
+
+    fn spill(&self) -> impl Fn() -> Result<(File, String)> + Sync + '_ {
+        || {
             let file = File::create_new(self.dir.join("spill"));
             let file = file.map_err(|err| Error::io("create", "spill", &err))?;
             Ok((file, self.path("spill")))
-        };
-        let ctx = ToolContext {
-            sandbox: &self.sandbox,
-            spill: &spill,
-        };
-        let mut upload = |_: Upload| Err(Error::failed("no upload here"));
-        call(&ctx, &tool_call(name, args), stop, &mut upload)
+        }
+    }
+
+    fn text(&self, name: &str, fields: &[(&str, &str)]) -> String {
+        text_of(&self.call(name, fields))
+    }
+
+    fn read(&self, file: &str) -> String {
+        self.text("read", &[("path", &self.path(file))])
     }
 
     fn bash(&self, command: &str) -> String {
         let command = format!("cd '{}'\n{command}", self.path(""));
-        text_of(&self.call("bash", json(&[("command", &command)])))
+        self.text("bash", &[("command", &command)])
     }
 
     /// Fails the test unless the command succeeds within a generous time.
     fn wait_for(&self, command: &str) {
-        let command = format!(
-            "cd '{}'\nuntil {command}; do sleep 0.02; done",
-            self.path("")
-        );
-        let mut args = json(&[("command", &command)]);
-        args["timeout"] = Value::from(30);
-        let output = self.call("bash", args);
+        let path = self.path("");
+        let waiting = format!("cd '{path}'\nuntil {command}; do sleep 0.02; done");
+        let output = self.call("bash", &[("command", &waiting), ("timeout", "30")]);
         assert!(!output.is_error, "{}: {command}", self.sandbox_name());
     }
 
@@ -149,21 +166,20 @@ fn call_engine(engine: Engine, args: &[&str]) {
     assert!(output.status.success(), "{engine:?} {args:?}: {output:?}");
 }
 
-fn json(fields: &[(&str, &str)]) -> Value {
-    let label = [("label", "a test")];
-    let fields = label.iter().chain(fields);
-    fields
-        .map(|(name, value)| (name.to_string(), Value::from(*value)))
-        .collect()
-}
-
-fn tool_call(name: &str, args: Value) -> ToolCall {
+fn tool_call(name: &str, fields: &[(&str, &str)]) -> ToolCall {
+    let fields = fields.iter();
+    let fields = fields.map(|(name, value)| (name.to_string(), Value::from(*value)));
     ToolCall {
         id: String::from("1"),
         name: name.to_owned(),
-        arguments: args.to_string(),
+        arguments: Value::Object(fields.collect()).to_string(),
         signature: None,
     }
+}
+
+fn make_fifo(world: &World, name: &str) {
+    let made = Command::new("mkfifo").arg(world.dir.join(name)).status();
+    assert!(made.unwrap().success());
 }
 
 fn text_of(output: &ToolOutput) -> String {
@@ -176,85 +192,68 @@ fn text_of(output: &ToolOutput) -> String {
 #[test]
 fn bash_output_and_exit_codes() {
     World::each(|world| {
-        for (command, want, is_error) in [
-            ("true", "(no output)", false),
-            ("echo out; echo err >&2; echo out", "out\nerr\nout", false),
-            ("printf 'no newline'", "no newline", false),
-            (
-                "printf '\\036x 0\\n'; printf '\\037\\0\\377'",
-                "x 0\n\u{fffd}",
-                false,
-            ),
-            ("echo a; exit 3", "a\n\n\nCommand exited with code 3", true),
-            (
-                "kill -KILL $$",
-                "(no output)\n\nCommand exited with code 137 (SIGKILL: killed, perhaps for lack of memory)",
-                true,
-            ),
+        let killed = "exited with code 137 (SIGKILL: killed, perhaps for lack of memory)";
+        let odd = "printf '\\036x 0\\n'; printf '\\037\\0\\377'";
+        // What the command prints, and how it ends.
+        for (command, printed, end) in [
+            ("true", "(no output)", ""),
+            ("echo out; echo err >&2; echo out", "out\nerr\nout", ""),
+            ("printf 'no newline'", "no newline", ""),
+            (odd, "x 0\n\u{fffd}", ""),
+            ("echo a; exit 3", "a", "exited with code 3"),
+            ("kill -KILL $$", "(no output)", killed),
             (
                 "(kill -SEGV $$)",
-                "(no output)\n\nCommand exited with code 139 (SIGSEGV)",
-                true,
+                "(no output)",
+                "exited with code 139 (SIGSEGV)",
             ),
-            ("cat", "(no output)", false),
-            ("trap 'echo got' INT; kill -INT $$", "got", false),
-            ("echo \"$CARGO_PKG_NAME$MOM_SLACK_BOT_TOKEN\"", "", false),
+            ("cat", "(no output)", ""),
+            ("trap 'echo got' INT; kill -INT $$", "got", ""),
+            (
+                "echo \"$CARGO_PKG_NAME$MOM_SLACK_BOT_TOKEN\"",
+                "(no output)",
+                "",
+            ),
+            (
+                "echo begun; sleep 1000",
+                "begun",
+                "timed out after 5 seconds",
+            ),
         ] {
-            let output = world.call("bash", json(&[("command", command)]));
-            let got = text_of(&output);
-            let want = want.replace("a\n\n\n", "a\n\n");
-            let want = if want.is_empty() {
-                "(no output)"
-            } else {
-                &want
+            let output = world.call("bash", &[("command", command), ("timeout", "5")]);
+            let want = match end {
+                "" => printed.to_owned(),
+                _ => format!("{printed}\n\nCommand {end}"),
             };
-            assert_eq!(
-                (got.as_str(), output.is_error),
-                (want, is_error),
-                "{command}"
-            );
+            let got = (text_of(&output), output.is_error);
+            assert_eq!(got, (want, end != ""), "{command}");
         }
-        let mut args = json(&[("command", "echo begun; sleep 1000")]);
-        args["timeout"] = Value::from(5);
-        let output = world.call("bash", args);
-        assert_eq!(
-            text_of(&output),
-            "begun\n\nCommand timed out after 5 seconds"
-        );
     });
 }
 
 #[test]
 fn long_output_is_bounded_and_spilled() {
     World::both(|world| {
-        let notice = |text: &str| text[text.rfind("\n\n[").unwrap() + 2..].to_owned();
-        let spill = world.path("spill");
-        for (command, want, spilled) in [
+        for (command, notice, spilled) in [
             (
                 "seq 2001",
-                format!("[Showing lines 2-2001 of 2001. Full output: {spill}]"),
+                "Showing lines 2-2001 of 2001. Full output",
                 8898,
             ),
             (
-                "seq -f %0999.0f 1000",
-                format!("[Showing lines 950-1000 of 1000 (50.0KB limit). Full output: {spill}]"),
+                r#"seq 1000 | awk '{ printf "%0999d\n", $1 }'"#,
+                "Showing lines 950-1000 of 1000 (50.0KB limit). Full output",
                 1_000_000,
             ),
             (
-                "head -c 30000000 /dev/zero | tr '\\0' x",
-                format!(
-                    "[Showing the last 50.0KB of line 1 (this line is 28.6MB). First 10 MB: {spill}]"
-                ),
+                r"head -c 30000000 /dev/zero | tr '\0' x",
+                "Showing the last 50.0KB of line 1 (this line is 28.6MB). First 10 MB",
                 10 << 20,
             ),
         ] {
-            let command = command.replace(
-                "-f %0999.0f 1000",
-                "1000 | awk '{ printf \"%0999d\\n\", $1 }'",
-            );
-            let text = world.bash(&command);
-            assert_eq!(notice(&text), want, "{command}");
-            assert!(text.len() < 52000, "{command}");
+            let text = world.bash(command);
+            let notice = format!("\n\n[{notice}: {}]", world.path("spill"));
+            assert!(text.ends_with(&notice) && text.len() < 52000, "{command}");
             let file = world.dir.join("spill");
             assert_eq!(fs::metadata(&file).unwrap().len(), spilled, "{command}");
             fs::remove_file(file).unwrap();
@@ -324,7 +323,7 @@ impl Go {
     fn new(world: &World) -> Go {
         let path = world.dir.join("go");
         fs::remove_file(&path).ok();
-        Command::new("mkfifo").arg(&path).status().unwrap();
+        make_fifo(world, "go");
         // Also for writing: so that opening it does not wait for the other side.
         Go(File::options().read(true).write(true).open(path).unwrap())
     }
@@ -340,7 +339,7 @@ impl Go {
 fn go_call(world: &World, stop: &Stop, command: &str) -> ToolOutput {
     let fifo = world.path("go");
     let command = format!("go() {{ echo go >'{fifo}'; }}\n{command}");
-    let output = world.call_until(stop, "bash", json(&[("command", &command)]));
+    let output = world.call_until(stop, "bash", &[("command", &command)]);
     fs::write(world.dir.join("go"), "end").unwrap();
     output
 }
@@ -383,10 +382,7 @@ fn tag(world: &World) -> String {
 #[test]
 fn a_fork_bomb_dies() {
     let world = World::in_container(Engine::Docker);
-    Command::new("mkfifo")
-        .arg(world.dir.join("never"))
-        .status()
-        .unwrap();
+    make_fifo(&world, "never");
     for bomb in [
         "(b() { b | b & }; b) & go; read x </workspace/never",
         "cd /workspace; cat >bomb <<'END'\nwhile :; do setsid sh ./bomb & sh ./bomb & done 2>/dev/null\nEND\nsetsid sh ./bomb & go; read x <never",
@@ -394,8 +390,8 @@ fn a_fork_bomb_dies() {
         stop_at_go(&world, bomb, bomb);
         // On a busy machine the watchdog may need longer than we wait for it; until then no
         // process may be had in there. Less than a dozen: init, tail, and this call's own.
-        let few = json(&[("command", "[ $(ls -d /proc/[0-9]* | wc -l) -lt 12 ]")]);
-        let died = (0..200).any(|_| !world.call("bash", few.clone()).is_error);
+        let few = [("command", "[ $(ls -d /proc/[0-9]* | wc -l) -lt 12 ]")];
+        let died = (0..200).any(|_| !world.call("bash", &few).is_error);
         assert!(died, "{bomb}");
     }
 }
@@ -444,25 +440,31 @@ fn death_of_mom_ends_the_whole_tree() {
     });
 }
 
-fn bytes_of(name: &str, world: &World) -> Vec<u8> {
-    fs::read(world.dir.join(name)).unwrap()
-}
-
 #[test]
 fn write_and_edit_keep_bytes_modes_and_links() {
     World::each(|world| {
-        let write = |path: &str, content: &str| {
-            world.call("write", json(&[("path", path), ("content", content)]))
+        let bytes_of = |name: &str| fs::read(world.dir.join(name)).unwrap();
+        let write = |name: &str, content: &str| {
+            world.call(
+                "write",
+                &[("path", &world.path(name)), ("content", content)],
+            )
         };
-        let in_place = |name: &str| {
-            fs::metadata(world.dir.join(name))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o7777
+        let edit = |name: &str, old, new| {
+            let fields = [
+                ("path", &*world.path(name)),
+                ("oldText", old),
+                ("newText", new),
+            ];
+            let output = world.call("edit", &fields);
+            assert!(!output.is_error, "{name}: {output:?}");
+        };
+        let mode_of = |name: &str| {
+            let meta = fs::metadata(world.dir.join(name)).unwrap();
+            meta.permissions().mode() & 0o7777
         };
         // Names that a shell could take for something else.
-        for name in [
+        let odd = [
             "a/b c/x",
             "-n",
             "new\nline\n",
@@ -471,53 +473,33 @@ fn write_and_edit_keep_bytes_modes_and_links() {
             "'\"\\",
             "é\u{202e}",
             "~x",
-        ] {
-            let path = world.path(name);
-            let output = write(&path, "\0ü\n");
-            assert_eq!(text_of(&output), format!("Wrote 4 bytes to {path}"));
-            assert_eq!(bytes_of(name, world), "\0ü\n".as_bytes(), "{name}");
-            let output = world.call(
-                "edit",
-                json(&[("path", &path), ("oldText", "ü"), ("newText", "u")]),
-            );
-            assert!(!output.is_error, "{name}: {output:?}");
-            assert_eq!(bytes_of(name, world), b"\0u\n", "{name}");
-            assert_eq!(
-                text_of(&world.call("read", json(&[("path", &path)]))),
-                "\0u\n"
-            );
+        ];
+        for name in odd {
+            let text = text_of(&write(name, "\0ü\n"));
+            assert_eq!(text, format!("Wrote 4 bytes to {}", world.path(name)));
+            assert_eq!(bytes_of(name), "\0ü\n".as_bytes(), "{name}");
+            edit(name, "ü", "u");
+            assert_eq!(bytes_of(name), b"\0u\n", "{name}");
+            assert_eq!(world.read(name), "\0u\n");
         }
         fs::write(world.dir.join("fresh"), "").unwrap();
-        assert_eq!(in_place("a/b c/x"), in_place("fresh"));
-        fs::remove_file(world.dir.join("fresh")).unwrap();
+        assert_eq!(mode_of("a/b c/x"), mode_of("fresh"));
 
         let large = "0123456789abcdef".repeat(10 << 16);
-        assert!(!write(&world.path("large"), &large).is_error);
-        assert!(bytes_of("large", world) == large.as_bytes());
+        assert!(!write("large", &large).is_error);
+        assert!(bytes_of("large") == large.as_bytes());
         fs::write(world.dir.join("odd"), b"\xff\0 one \xfe\r\n\0").unwrap();
         fs::set_permissions(world.dir.join("odd"), fs::Permissions::from_mode(0o4751)).unwrap();
         symlink("odd", world.dir.join("link")).unwrap();
-        let edit = json(&[
-            ("path", &world.path("link")),
-            ("oldText", "one"),
-            ("newText", "two"),
-        ]);
-        assert!(!world.call("edit", edit).is_error);
-        assert_eq!(bytes_of("odd", world), b"\xff\0 two \xfe\r\n\0");
-        assert_eq!(in_place("odd"), 0o4751);
-        assert!(
-            fs::symlink_metadata(world.dir.join("link"))
-                .unwrap()
-                .is_symlink()
-        );
+        edit("link", "one", "two");
+        assert_eq!(bytes_of("odd"), b"\xff\0 two \xfe\r\n\0");
+        assert_eq!(mode_of("odd"), 0o4751);
+        assert!(fs::read_link(world.dir.join("link")).is_ok());
         symlink("new", world.dir.join("a/dangling")).unwrap();
-        assert!(!write(&world.path("a/dangling"), "x").is_error);
-        assert_eq!(bytes_of("a/new", world), b"x");
+        assert!(!write("a/dangling", "x").is_error);
+        assert_eq!(bytes_of("a/new"), b"x");
         // Nothing temporary stays, and no half file comes of a write that goes wrong.
-        Command::new("mkfifo")
-            .arg(world.dir.join("fifo"))
-            .status()
-            .unwrap();
+        make_fifo(world, "fifo");
         for (path, content, want) in [
             ("", "x", "is a directory"),
             ("fifo", "x", "is not a regular file"),
@@ -525,14 +507,12 @@ fn write_and_edit_keep_bytes_modes_and_links() {
             ("no/", "x", "names a directory"),
             ("large", &"x".repeat((10 << 20) + 1), "10.0MB"),
         ] {
-            let output = write(&world.path(path), content);
-            assert!(
-                output.is_error && text_of(&output).contains(want),
-                "{path}: {output:?}"
-            );
+            let output = write(path, content);
+            let text = text_of(&output);
+            assert!(output.is_error && text.contains(want), "{path}: {text}");
         }
         let names = world.bash("set -- .[!.]*; [ -e \"$1\" ] || shift; set -- \"$@\" *; echo $#");
-        assert_eq!(names, "12", "{}", world.bash("ls -A"));
+        assert_eq!(names, "13", "{}", world.bash("ls -A"));
     });
 }
 
@@ -540,13 +520,12 @@ fn write_and_edit_keep_bytes_modes_and_links() {
 fn relative_and_home_paths() {
     World::both(|world| {
         world.bash("echo home >~/mom-tools-test");
-        let text = text_of(&world.call("read", json(&[("path", "~/mom-tools-test")])));
+        let text = world.text("read", &[("path", "~/mom-tools-test")]);
         assert_eq!(text, "home\n");
         world.bash("rm ~/mom-tools-test");
         // Where bash starts, read starts.
-        let here = world.call("bash", json(&[("command", "echo ../${PWD##*/}")]));
-        let here = text_of(&here);
-        let text = text_of(&world.call("read", json(&[("path", &here)])));
+        let here = world.text("bash", &[("command", "echo ../${PWD##*/}")]);
+        let text = world.text("read", &[("path", &here)]);
         assert_eq!(text, format!("{here} is a directory"));
     });
 }
@@ -559,88 +538,46 @@ fn read_text() {
         fs::write(world.dir.join("short"), "a\nb\nc").unwrap();
         fs::write(world.dir.join("empty"), "").unwrap();
         fs::write(world.dir.join("wide"), "x".repeat(70_000) + "\nend").unwrap();
-        File::create(world.dir.join("sparse"))
-            .unwrap()
-            .set_len(2 << 30)
-            .unwrap();
-        Command::new("mkfifo")
-            .arg(world.dir.join("fifo"))
-            .status()
-            .unwrap();
+        let sparse = File::create(world.dir.join("sparse")).unwrap();
+        sparse.set_len(2 << 30).unwrap();
+        make_fifo(world, "fifo");
         symlink("/dev/zero", world.dir.join("device")).unwrap();
         let wide = world.path("wide");
         let hint =
             format!("[Line 1 is longer than 50.0KB. Use bash: sed -n '1p' {wide} | head -c 51200]");
-        for (name, offset, limit, start, end) in [
-            ("short", 0, 0, "a\nb\nc", "a\nb\nc"),
-            ("short", 2, 0, "b\nc", "b\nc"),
-            (
-                "short",
-                2,
-                1,
-                "b\n\n[1 more",
-                "[1 more lines in the file. Use offset=3 to go on]",
-            ),
-            (
-                "short",
-                4,
-                0,
-                "offset 4",
-                "beyond the end of the file (3 lines)",
-            ),
-            ("empty", 0, 0, "(empty file)", "(empty file)"),
+        // File, offset and limit; how the result begins, and how it ends.
+        for (what, start, end) in [
+            ("short", "a\nb\nc", "a\nb\nc"),
+            ("short 2", "b\nc", "b\nc"),
+            ("short 2 1", "b\n\n[", "2-2 of 3. Use offset=3 to go on]"),
+            ("short 4", "offset 4", "the end of the file (3 lines)"),
+            ("empty", "(empty file)", ""),
             (
                 "long",
-                0,
-                0,
                 "line 1\n",
-                "line 2000\n\n[Showing lines 1-2000 of 30001. Use offset=2001 to go on]",
+                " 1-2000 of 30001. Use offset=2001 to go on]",
             ),
-            ("long", 29_000, 0, "line 29000\n", "line 30000\n"),
-            (
-                "long",
-                29_000,
-                2,
-                "line 29000\nline 29001\n\n",
-                "[1000 more lines in the file. Use offset=29002 to go on]",
-            ),
-            ("long", 30_002, 0, "offset 30002", "(30001 lines)"),
-            ("wide", 0, 0, &hint, &hint),
-            ("wide", 2, 0, "end", "end"),
-            ("sparse", 0, 0, "[Line 1 is", "51200]"),
-            ("sparse", 2, 0, "offset 2", "beyond the end of the file"),
-            ("fifo", 0, 0, &world.path("fifo"), "is not a regular file"),
-            (
-                "device",
-                0,
-                0,
-                &world.path("device"),
-                "is not a regular file",
-            ),
-            (
-                "none",
-                0,
-                0,
-                &world.path("none"),
-                "does not exist (or a directory above it is closed to you)",
-            ),
+            ("long 29000", "line 29000\n", "line 30000\n"),
+            ("long 29000 2", "line 29000\n", "Use offset=29002 to go on]"),
+            ("long 30002", "offset 30002", "(30001 lines)"),
+            ("wide", &hint, ""),
+            ("wide 2", "end", ""),
+            ("sparse", "[Line 1 is", "51200]"),
+            ("sparse 2", "offset 2", "beyond the end of the file"),
+            ("fifo", &world.path("fifo"), "is not a regular file"),
+            ("device", &world.path("device"), "is not a regular file"),
+            ("none", &world.path("none"), "above it is closed to you)"),
         ] {
-            let mut args = json(&[("path", &world.path(name))]);
-            if offset > 0 {
-                args["offset"] = Value::from(offset);
-            }
-            if limit > 0 {
-                args["limit"] = Value::from(limit);
-            }
-            let text = text_of(&world.call("read", args));
-            let edges = format!(
-                "{name} {offset} {limit}: {:.80} .. {}",
-                text,
-                &text[text.len().saturating_sub(80)..]
-            );
-            assert!(text.starts_with(start) && text.ends_with(end), "{edges}");
+            let mut words = what.split(' ');
+            let path = world.path(words.next().unwrap());
+            let mut fields = vec![("path", &*path)];
+            fields.extend(["offset", "limit"].into_iter().zip(words));
+            let text = world.text("read", &fields);
+            let shown = text.get(text.len().saturating_sub(80)..);
+            let is_right = text.starts_with(start) && text.ends_with(end);
+            assert!(is_right, "{what}: {text:.80} .. {shown:?}");
         }
-        let text = text_of(&world.call("read", json(&[("path", "/proc/self/status")])));
+        let text = world.text("read", &[("path", "/proc/self/status")]);
         assert!(text.contains("Name:"), "{text}");
     });
 }
@@ -658,15 +595,13 @@ fn read_images_by_their_bytes() {
                 let mut bytes = head.to_vec();
                 bytes.resize(size, 7);
                 fs::write(world.dir.join("picture.txt"), &bytes).unwrap();
-                let output = world.call("read", json(&[("path", &world.path("picture.txt"))]));
+                let output = world.call("read", &[("path", &world.path("picture.txt"))]);
                 let Content::Image(image) = &output.content[1] else {
                     panic!("{output:?}");
                 };
-                let data =
-                    base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &image.data);
-                assert_eq!(
-                    (image.mime.as_str(), data.unwrap() == bytes),
-                    (mime, true),
+                assert_eq!(image.mime, mime, "{size}");
+                assert!(
+                    BASE64_STANDARD.decode(&image.data).unwrap() == bytes,
                     "{size}"
                 );
             }
@@ -674,11 +609,9 @@ fn read_images_by_their_bytes() {
         let mut large = b"\xff\xd8\xff".to_vec();
         large.resize(4 << 20, 0);
         fs::write(world.dir.join("large.jpg"), large).unwrap();
-        let text = text_of(&world.call("read", json(&[("path", &world.path("large.jpg"))])));
-        assert!(
-            text.starts_with("the image is larger than 3.8MB: make it smaller"),
-            "{text}"
-        );
+        let text = world.read("large.jpg");
+        let want = "the image is larger than 3.8MB: make it smaller";
+        assert!(text.starts_with(want), "{text}");
     });
 }
 
@@ -693,14 +626,8 @@ fn attach_uploads_what_the_sandbox_reads() {
             .set_len((50 << 20) + 1)
             .unwrap();
         let mut uploads = Vec::new();
-        let mut attach = |name: &str, title: Option<&str>| {
+        let mut attach = |name: &str, title: &str| {
             let path = world.path(name);
-            let mut args = json(&[("path", &path)]);
-            args["title"] = title.map_or(Value::Null, Value::from);
-            let ctx = ToolContext {
-                sandbox: &world.sandbox,
-                spill: &|| Err(Error::failed("no spill here")),
-            };
             let mut upload = |upload: Upload| {
                 let fails = upload.title == "fails";
                 uploads.push((upload.name, upload.title, upload.bytes));
@@ -710,128 +637,88 @@ fn attach_uploads_what_the_sandbox_reads() {
                     Ok(())
                 }
             };
-            text_of(&call(
-                &ctx,
-                &tool_call("attach", args),
-                &Stop::new(),
-                &mut upload,
-            ))
+            let call_of = tool_call("attach", &[("path", &path), ("title", title)]);
+            let (spill, stop) = (world.spill(), Stop::new());
+            text_of(&call(&world.context(&spill), &call_of, &stop, &mut upload))
         };
-        assert_eq!(attach("a b.bin", None), "Attached a b.bin");
-        assert_eq!(attach("a b.bin", Some("A title")), "Attached a b.bin");
-        assert!(attach("a b.bin", Some("fails")).ends_with("channel_not_found"));
-        assert!(attach("empty", None).contains("is empty"));
-        assert!(attach("huge", None).contains("more than the 50 MB"));
-        assert!(attach("", None).contains("is a directory"));
+        for (name, title, want) in [
+            ("a b.bin", "", "Attached a b.bin"),
+            ("a b.bin", "A title", "Attached a b.bin"),
+            ("a b.bin", "fails", "channel_not_found"),
+            ("empty", "", "is empty, and Slack takes no empty files"),
+            ("huge", "", "attach takes: compress or split it"),
+            ("", "", "is a directory"),
+        ] {
+            let text = attach(name, title);
+            assert!(text.ends_with(want), "{name} {title}: {text}");
+        }
         let titles: Vec<&str> = uploads.iter().map(|(_, title, _)| title.as_str()).collect();
         assert_eq!(titles, ["a b.bin", "A title", "fails"]);
-        assert!(
-            uploads
-                .iter()
-                .all(|(name, _, sent)| name == "a b.bin" && *sent == bytes)
-        );
+        let is_whole =
+            |(name, _, sent): &(String, String, Vec<u8>)| name == "a b.bin" && *sent == bytes;
+        assert!(uploads.iter().all(is_whole));
     });
 }
 
 #[test]
 fn wrong_calls_are_results() {
     let world = World::on_host();
-    for (name, arguments, want) in [
+    let long = format!(": {}", "x".repeat(200_000));
+    for (name, fields, want) in [
         (
             "rm",
-            "{}",
+            &[][..],
             "there is no tool \"rm\", only read, bash, edit, write, attach",
         ),
-        ("bash", "{}", "`command` is missing"),
         (
             "bash",
-            r#"{"label":"x","command":"ls","timeout":-1}"#,
+            &[("command", "ls"), ("timeout", "-1")],
             "more than 0",
         ),
-        ("bash", r#"{"label":"x","command":"a\u0000b"}"#, "NUL"),
-        ("read", r#"{"label":"x","path":"a\u0000b"}"#, "NUL"),
+        ("bash", &[("command", "a\0b")], "NUL"),
+        ("read", &[("path", "a\0b")], "NUL"),
+        ("bash", &[("command", &long)], "128 KB"),
     ] {
-        let stop = Stop::new();
-        let spill = || Err(Error::failed("no spill here"));
-        let ctx = ToolContext {
-            sandbox: &world.sandbox,
-            spill: &spill,
-        };
-        let tool_call = ToolCall {
-            arguments: arguments.to_owned(),
-            ..tool_call(name, Value::Null)
-        };
-        let output = call(&ctx, &tool_call, &stop, &mut |_| Ok(()));
+        let output = world.call(name, fields);
         let text = text_of(&output);
-        assert!(
-            output.is_error && text.contains(want),
-            "{name} {arguments}: {text}"
-        );
+        assert!(output.is_error && text.contains(want), "{name}: {text}");
     }
-    let long = "x".repeat(200_000);
-    let text = world.bash(&format!(": {long}"));
-    assert!(text.contains("128 KB"), "{text}");
-    let far = r#"{"label":"x","command":"echo ok","timeout":1e300}"#;
-    let output = world.call("bash", serde_json::from_str(far).unwrap());
-    assert_eq!(text_of(&output), "ok");
-    let output = world.call("bash", json(&[("command", "echo ok"), ("cwd", "/")]));
-    let want = "ok\n\n[Ignored, for bash has no such argument: cwd]";
-    assert_eq!((text_of(&output).as_str(), output.is_error), (want, false));
+    let output = world.call(
+        "bash",
+        &[("command", "echo ok"), ("timeout", "1e300"), ("cwd", "/")],
+    );
+    let ignored = "[Ignored, for the tool has no such argument: cwd]";
+    let want = ["ok", ignored].map(|text| Content::Text(text.to_owned()));
+    assert_eq!((&output.content[..], output.is_error), (&want[..], false));
 }
 
-fn check(world: &World, sandbox: &Sandbox) -> std::result::Result<Vec<String>, String> {
-    fs::write(world.dir.join("probe"), "probe").unwrap();
-    let checked = sandbox.check(&world.dir, "probe");
-    fs::remove_file(world.dir.join("probe")).unwrap();
-    checked.map_err(|err| err.to_string())
-}
-
+/// What `--check` says of a container stands in tests/it/doctor.rs.
 #[test]
-fn the_sandbox_is_checked_at_start() {
+fn a_container_that_is_paused_or_stopped_is_told() {
     World::each(|world| {
         let Sandbox::Container { engine, name } = &world.sandbox else {
-            let warnings = check(world, &world.sandbox).unwrap();
-            assert!(warnings[0].contains("without isolation"), "{warnings:?}");
             return;
         };
-        assert_eq!(check(world, &world.sandbox), Ok(Vec::new()));
-        let program = engine.program();
-        let other = World::on_host();
-        let none = Sandbox::parse(&format!("{program}:mom-tools-none")).unwrap();
-        let error_of = |world, sandbox| check(world, sandbox).unwrap_err();
-        let has = world.dir.display();
-        let mut errors = vec![
-            (
-                error_of(&other, &world.sandbox),
-                format!("but {has}; next: name that one: mom --sandbox={program}:"),
-            ),
-            (
-                error_of(&other, &none),
-                format!(
-                    "MOM_CONTAINER=mom-tools-none ./docker.sh create {}",
-                    other.dir.display()
-                ),
-            ),
-        ];
+        let check = || {
+            fs::write(world.dir.join("probe"), "probe").unwrap();
+            let checked = world.sandbox.check(&world.dir, "probe");
+            checked.map_err(|err| err.to_string())
+        };
+        assert_eq!(check(), Ok(Vec::new()));
         for (command, undo, want) in [
-            (&["pause"][..], &["unpause"][..], "it is paused; next: "),
-            (
-                &["stop", "--time=1"],
-                &["start"],
-                "it is not running; next: ",
-            ),
+            ("pause", "unpause", "it is paused; next: "),
+            ("stop", "start", "it is not running; next: "),
         ] {
-            call_engine(*engine, &[command, &[name]].concat());
-            errors.push((error_of(world, &world.sandbox), String::from(want)));
-            if command[0] == "stop" {
-                // So also to the model, when it stops meanwhile.
-                errors.push((world.bash("true"), String::from("; next: ")));
-            }
-            call_engine(*engine, &[undo, &[name]].concat());
-        }
-        for (error, want) in errors {
+            call_engine(*engine, &[command, name]);
+            let error = check().unwrap_err();
             let destroys = error.contains("docker.sh remove") || error.contains("probe");
-            assert!(error.contains(&want) && !destroys, "{program}: {error}");
+            assert!(error.contains(want) && !destroys, "{engine:?}: {error}");
+            if command == "stop" {
+                // So also to the model, when it stops meanwhile.
+                let text = world.bash("true");
+                assert!(text.contains("; next: "), "{engine:?}: {text}");
+            }
+            call_engine(*engine, &[undo, name]);
         }
     });
 }
@@ -841,7 +728,7 @@ fn the_sandbox_is_checked_at_start() {
 fn a_call_that_was_cut() {
     World::each(|world| {
         let command = "echo so far; kill -KILL $PPID; sleep 3600";
-        let text = text_of(&world.call("bash", json(&[("command", command)])));
+        let text = world.text("bash", &[("command", command)]);
         let said = "so far\n\nThe call ran and was cut off before its end";
         assert!(text.starts_with(said), "{}: {text}", world.sandbox_name());
         let Sandbox::Container { engine, name } = &world.sandbox else {
@@ -888,12 +775,9 @@ fn survives_mutation() {
     ];
     survive(&corpus, |random, input| {
         let arguments = String::from_utf8_lossy(input).into_owned();
-        let (name, id) = (TOOLS[random.below(5)].spec.name, String::new());
         let call = ToolCall {
-            id,
-            name: name.to_owned(),
             arguments,
-            signature: None,
+            ..tool_call(TOOLS[random.below(5)].spec.name, &[])
         };
         assert!(label(&call).chars().count() <= 150);
         arguments_text(&call);
@@ -911,9 +795,7 @@ fn survives_mutation() {
         image_mime(input);
         let offset = (random.below(9) + 1) as u64;
         read::survive(input, offset);
-        edit::survive(
-            input,
-            &text.chars().take(random.below(6)).collect::<String>(),
-        );
+        let old: String = text.chars().take(random.below(6)).collect();
+        edit::survive(input, &old);
     });
 }

@@ -24,31 +24,19 @@ pub(crate) enum By {
 /// The first lines; none when the first alone is too long.
 pub(crate) fn head(text: &str, lines_max: usize) -> Cut<'_> {
     let mut end = 0;
-    let mut lines = 0;
-    for line in text.split_inclusive('\n').chain(last_empty(text)) {
-        let line_end = end + line.len();
-        let by = if lines == lines_max {
-            By::Lines
-        } else if line_end - usize::from(line.ends_with('\n')) > BYTES_MAX {
-            By::Bytes
-        } else {
-            end = line_end;
-            lines += 1;
-            continue;
-        };
-        let text = &text[..end];
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        return Cut {
-            text,
-            lines,
-            by: Some(by),
-        };
+    for (lines, line) in text.split('\n').enumerate() {
+        // With the newline before it, but for the first.
+        let line_end = end + line.len() + usize::from(lines > 0);
+        if let Some(by) = reached(lines, lines_max, line_end) {
+            return Cut {
+                text: &text[..end],
+                lines,
+                by: Some(by),
+            };
+        }
+        end = line_end;
     }
-    Cut {
-        text,
-        lines,
-        by: None,
-    }
+    whole(text)
 }
 
 /// The last lines; of a last line that alone is too long, its end (`lines` is 0 then).
@@ -57,26 +45,33 @@ pub(crate) fn tail(text: &str, lines_max: usize) -> Cut<'_> {
     for (lines, line) in text.rsplit('\n').enumerate() {
         // With the newline behind it, but for the last.
         let line_start = start - line.len() - usize::from(lines > 0);
-        let by = if lines == lines_max {
-            By::Lines
-        } else if text.len() - line_start > BYTES_MAX {
-            By::Bytes
-        } else {
-            start = line_start;
-            continue;
-        };
-        if lines == 0 {
-            start = text.len() - BYTES_MAX;
-            while !text.is_char_boundary(start) {
-                start += 1;
+        if let Some(by) = reached(lines, lines_max, text.len() - line_start) {
+            if lines == 0 {
+                start = text.len() - BYTES_MAX;
+                while !text.is_char_boundary(start) {
+                    start += 1;
+                }
             }
+            return Cut {
+                text: &text[start..],
+                lines,
+                by: Some(by),
+            };
         }
-        return Cut {
-            text: &text[start..],
-            lines,
-            by: Some(by),
-        };
+        start = line_start;
     }
+    whole(text)
+}
+
+/// What keeps the next line out, after so many lines, if `bytes` are those with it.
+fn reached(lines: usize, lines_max: usize, bytes: usize) -> Option<By> {
+    if lines == lines_max {
+        return Some(By::Lines);
+    }
+    (bytes > BYTES_MAX).then_some(By::Bytes)
+}
+
+fn whole(text: &str) -> Cut<'_> {
     let lines = text.split('\n').count();
     Cut {
         text,
@@ -85,50 +80,47 @@ pub(crate) fn tail(text: &str, lines_max: usize) -> Cut<'_> {
     }
 }
 
-/// The empty line after a last newline, which `split_inclusive` does not give.
-fn last_empty(text: &str) -> Option<&str> {
-    (text.is_empty() || text.ends_with('\n')).then_some("")
-}
-
 /// Terminal output as plain text: colours and other escape sequences, and control
 /// characters but newline and tab, mean nothing to a model.
 pub(crate) fn plain(text: &str) -> String {
+    let mut pieces = text.split('\x1b');
     let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\x1b' => match chars.next_if(|&c| c != '\n') {
-                Some(' '..='/') => {}
-                // CSI: parameters, then one letter or other final character.
-                Some('[') => while chars.next_if(|c| ('\x20'..='\x3f').contains(c)).is_some() {},
-                // OSC (titles, links): up to BEL or ESC \.
-                Some(']') => {
-                    while chars
-                        .next_if(|&c| c != '\x07' && c != '\x1b' && c != '\n')
-                        .is_some()
-                    {}
-                    if chars.next_if_eq(&'\x1b').is_none() {
-                        chars.next_if_eq(&'\x07');
-                        continue;
-                    }
-                }
-                _ => continue,
-            },
-            '\n' | '\t' => {
-                out.push(c);
-                continue;
-            }
-            c => {
-                if !c.is_control() {
-                    out.push(c);
-                }
-                continue;
-            }
-        }
-        // The final character of a sequence; a newline never is one.
-        chars.next_if(|c| ('\x40'..='\x7e').contains(c));
+    let first = pieces.next().unwrap_or_default();
+    for piece in [first].into_iter().chain(pieces.map(after_escape)) {
+        out.extend(
+            piece
+                .chars()
+                .filter(|c| !c.is_control() || matches!(c, '\n' | '\t')),
+        );
     }
     out
+}
+
+/// What follows the escape sequence that begins the text, its ESC left out. A newline never
+/// belongs to one.
+fn after_escape(text: &str) -> &str {
+    match text.chars().next() {
+        // CSI: parameters, then one letter or other final character.
+        Some('[') => {
+            let rest = text[1..].trim_start_matches(|c| ('\x20'..='\x3f').contains(&c));
+            without_first(rest, is_final)
+        }
+        // OSC (titles, links): up to BEL, or to the ESC of `ESC \`.
+        Some(']') => {
+            let rest = text.trim_start_matches(|c| c != '\x07' && c != '\n');
+            without_first(rest, |c| c == '\x07')
+        }
+        Some(' '..='/') => without_first(&text[1..], is_final),
+        _ => without_first(text, |c| c != '\n'),
+    }
+}
+
+fn is_final(c: char) -> bool {
+    ('\x40'..='\x7e').contains(&c)
+}
+
+fn without_first(text: &str, is_part: impl Fn(char) -> bool) -> &str {
+    text.strip_prefix(is_part).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -73,36 +73,40 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
     if content.len() > FILE_BYTES_MAX {
         return Err(too_large(content.len()));
     }
-    let mut asked = 0;
-    let mut answer = |_: &[u8]| {
-        asked += 1;
-        if asked == 1 {
-            sized(content.as_bytes())
-        } else {
-            DONE.to_vec()
+    let content_of = &mut |_: &[u8]| Some(content.as_bytes().to_vec());
+    put(ctx, &[PATH, WRITE, PUT], path, content_of, stop)?;
+    let bytes = content.len();
+    Ok(ToolOutput::text(format!("Wrote {bytes} bytes to {path}")))
+}
+
+/// Runs scripts of which `PUT` is the last. `new_content` gets what they print of the file, and
+/// gives what comes in its place, if anything.
+pub(super) fn put(
+    ctx: &ToolContext<'_>,
+    scripts: &[&str],
+    path: &str,
+    new_content: &mut dyn FnMut(&[u8]) -> Option<Vec<u8>>,
+    stop: &Stop,
+) -> Result<(), String> {
+    let mut has_content = false;
+    let mut answer = |printed: &[u8]| {
+        if std::mem::replace(&mut has_content, true) {
+            return Vec::from(b"done\n");
         }
+        let Some(content) = new_content(printed) else {
+            return Vec::from(b"\n");
+        };
+        let size = format!("{}\n", content.len());
+        [size.as_bytes(), &content].concat()
     };
     ctx.run_file(
-        &[PATH, WRITE, PUT],
+        scripts,
         &[path],
-        1 << 16,
+        FILE_BYTES_MAX + 1,
         Some(&mut answer),
         stop,
     )?;
-    Ok(ToolOutput::text(format!(
-        "Wrote {} bytes to {path}",
-        content.len()
-    )))
-}
-
-/// The answer to the second question of `PUT`.
-pub(super) const DONE: &[u8] = b"done\n";
-
-/// The answer to its first.
-pub(super) fn sized(content: &[u8]) -> Vec<u8> {
-    let mut out = format!("{}\n", content.len()).into_bytes();
-    out.extend_from_slice(content);
-    out
+    Ok(())
 }
 
 pub(super) fn too_large(size: usize) -> String {

@@ -1,11 +1,11 @@
 //! Skills: finds SKILL.md files below skills/ and reads their front matter.
 //!
 //! The agent, or whoever talks to it, writes these files, so everything is bounded: depth,
-//! number of entries, bytes of front matter. Three keys of the front matter count. In YAML a
-//! value's further lines are indented, so that the line of a key is found without reading the
-//! values of the others, whatever they are.
+//! number of entries, bytes of front matter. Three keys of the front matter count. The further
+//! lines of a YAML value are indented, so the line of a key is found whatever the values of the
+//! other keys are.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use crate::base::text::{self, cut, one_line};
 use crate::store::dir::{Dir, Kind};
@@ -38,20 +38,20 @@ pub(crate) struct Skill {
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
     let mut search = SkillSearch {
         dir,
-        skills: Vec::new(),
+        skills: BTreeMap::new(),
         warnings: Vec::new(),
     };
     // Of two with one name the first that is found stays.
     for root in [format!("{channel}/skills"), "skills".to_owned()] {
         search.below(&root);
     }
-    (search.skills, search.warnings)
+    (search.skills.into_values().collect(), search.warnings)
 }
 
 struct SkillSearch<'a> {
     dir: &'a Dir,
-    /// Sorted by name.
-    skills: Vec<Skill>,
+    /// By name.
+    skills: BTreeMap<String, Skill>,
     warnings: Vec<String>,
 }
 
@@ -116,10 +116,8 @@ impl SkillSearch<'_> {
         };
         match skill {
             Ok(skill) => {
-                let by_name = |known: &Skill| known.name.cmp(&skill.name);
-                if let Err(at) = self.skills.binary_search_by(by_name) {
-                    self.skills.insert(at, skill);
-                }
+                let name = skill.name.clone();
+                self.skills.entry(name).or_insert(skill);
             }
             Err(why) => self
                 .warnings
@@ -135,115 +133,55 @@ fn parse(path: &str, text: &str) -> Result<Skill, String> {
     let rest = rest.ok_or("it does not start with a line of ---")?;
     let head = rest.split_once("\n---").map(|(head, _)| head);
     let head = head.ok_or("its front matter does not end with a line of ---")?;
-    let description = match field(head, "description") {
-        YamlValue::Plain(text) | YamlValue::Quoted(text) => text,
-        YamlValue::None => return Err("it has no description".to_owned()),
-        YamlValue::NotText => {
-            return Err("its description is no text; write it in one line".to_owned());
-        }
-    };
-    let name = match field(head, "name") {
-        YamlValue::Plain(name) | YamlValue::Quoted(name) => name,
-        // That of its directory.
-        _ => path.rsplit('/').nth(1).unwrap_or_default().to_owned(),
-    };
-    let flag = field(head, "disable-model-invocation");
+    let description = field(head, "description").ok_or("it has no description")?;
+    let directory = path.rsplit('/').nth(1).unwrap_or_default();
+    let name = field(head, "name").unwrap_or_else(|| directory.to_owned());
+    let hidden = field(head, "disable-model-invocation");
     Ok(Skill {
         name: one_line(&name, NAME_CHARS_MAX),
         description: cut(&description, DESCRIPTION_CHARS_MAX).into_owned(),
         path: path.to_owned(),
-        listed: !matches!(flag, YamlValue::Plain(text) if text.eq_ignore_ascii_case("true")),
+        listed: !hidden.is_some_and(|text| text.eq_ignore_ascii_case("true")),
     })
 }
 
-/// Texts are trimmed and not empty.
-#[derive(Debug, PartialEq)]
-enum YamlValue {
-    None,
-    Plain(String),
-    /// In quotes, or a block of lines: never a flag.
-    Quoted(String),
-    /// A list, a map, an alias, or a quote that is not closed.
-    NotText,
-}
-
-/// What a key of the top level holds; the last one of its name counts.
-fn field(head: &str, key: &str) -> YamlValue {
+/// The text of a key of the top level, trimmed; the last one of its name counts. `None` for an
+/// empty one. A list or a map is given as it is written.
+fn field(head: &str, key: &str) -> Option<String> {
     let lines: Vec<&str> = head.lines().collect();
     let is_empty = |line: &str| before_comment(line).trim().is_empty();
     let top = lines.iter().find(|line| !is_empty(line));
     let top = top.map_or(0, |line| indent(line));
-    let value = |line: &str| {
-        let (known, value) = split_key(line)?;
-        (indent(line) == top && known == key).then(|| value.to_owned())
+    let value = |line: &&str| {
+        let (name, value) = line.split_once(':')?;
+        let is_key = name.trim().trim_matches(['"', '\'']) == key;
+        (is_key && indent(line) == top).then(|| value.trim().to_owned())
     };
-    let found = lines.iter().enumerate().rev();
-    let Some((at, value)) = found
-        .into_iter()
-        .find_map(|(at, line)| Some((at, value(line)?)))
-    else {
-        return YamlValue::None;
-    };
+    let at = lines.iter().rposition(|line| value(line).is_some())?;
+    let first = value(&lines[at])?;
     let below = lines[at + 1..].iter().copied();
     let below = below.take_while(|line| is_empty(line) || indent(line) > top);
-    let lines: Vec<&str> = [&*value].into_iter().chain(below).collect();
-    let whole = lines.join("\n");
-    let mut text = whole.trim();
-    // Anchors, tags and comments before the value.
-    while text.starts_with(['&', '!', '#']) {
-        let end = if text.starts_with('#') { '\n' } else { ' ' };
-        text = text
-            .split_once([end, '\n'])
-            .map_or("", |(_, rest)| rest.trim_start());
-    }
-    let lines = || text.lines().map(str::trim);
-    let (text, quoted) = match text.chars().next() {
-        Some(style @ ('|' | '>')) => (block(text, style), true),
-        Some(quote @ ('"' | '\'')) => match unquote(&fold(lines())[1..], quote) {
-            Some(text) => (text, true),
-            None => return YamlValue::NotText,
-        },
-        Some('[' | '{' | '*') => return YamlValue::NotText,
-        // On lines of their own.
-        _ if is_empty(&value) && is_nested(text) => return YamlValue::NotText,
-        _ => (fold(lines().map(before_comment)), false),
+    let below = || below.clone().filter(|line| !line.starts_with('#'));
+    let folded = || fold([&*first].into_iter().chain(below().map(str::trim)));
+    let text = match first.chars().next() {
+        Some('|') => unindented(below()).collect::<Vec<_>>().join("\n"),
+        Some('>') => fold(unindented(below())),
+        Some(quote @ ('"' | '\'')) => unquoted(&folded(), quote),
+        _ => {
+            let lines = [&*first].into_iter().chain(below());
+            fold(lines.map(|line| before_comment(line).trim()))
+        }
     };
-    match text.trim() {
-        "" => YamlValue::None,
-        "~" | "null" | "Null" | "NULL" if !quoted => YamlValue::None,
-        text if quoted => YamlValue::Quoted(text.to_owned()),
-        text => YamlValue::Plain(text.to_owned()),
-    }
+    let text = text.trim();
+    let is_null = text.is_empty() || text == "~" || text.eq_ignore_ascii_case("null");
+    (!is_null).then(|| text.to_owned())
 }
 
-/// The first line is that of a list or a map.
-fn is_nested(text: &str) -> bool {
-    let first = text.lines().next().map(before_comment);
-    first.is_some_and(|line| line.starts_with("- ") || split_key(line).is_some())
-}
-
-/// The key of a line and what follows its colon.
-fn split_key(line: &str) -> Option<(&str, &str)> {
-    let ends_key =
-        |at: &usize| line[at + 1..].is_empty() || line[at + 1..].starts_with([' ', '\t']);
-    let mut colons = line.match_indices(':').map(|(at, _)| at);
-    let colon = colons.find(ends_key)?;
-    let key = line[..colon].trim().trim_matches(['"', '\'']);
-    Some((key, &line[colon + 1..]))
-}
-
-/// The lines after `|` or `>`. Line breaks at the end count for nothing.
-fn block(text: &str, style: char) -> String {
-    let lines = text.lines().skip(1);
+/// The lines of a block without the margin that the first of them has.
+fn unindented<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> impl Iterator<Item = &'a str> {
     let first = lines.clone().find(|line| !line.trim().is_empty());
     let margin = first.map_or(0, indent);
-    // A comment that follows is indented by less.
-    let lines = lines.take_while(|line| line.trim().is_empty() || indent(line) >= margin);
-    let lines = lines.map(|line| line.get(margin..).unwrap_or("").trim_end());
-    match style {
-        '>' => fold(lines),
-        _ => lines.collect::<Vec<_>>().join("\n"),
-    }
+    lines.map(move |line| line.get(margin..).unwrap_or_default().trim_end())
 }
 
 /// Lines become one with spaces between them; empty lines stay line breaks.
@@ -262,30 +200,21 @@ fn fold<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     out
 }
 
-/// Up to the closing quote; `None` when there is none.
-fn unquote(text: &str, quote: char) -> Option<String> {
-    let mut out = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            // '' is a quote within single ones.
-            '\'' if quote == '\'' && chars.next_if_eq(&'\'').is_some() => out.push('\''),
-            c if c == quote => return Some(out),
-            '\\' if quote == '"' => match chars.next()? {
-                'n' => out.push('\n'),
-                't' => out.push('\t'),
-                code @ ('x' | 'u') => {
-                    let digits = if code == 'x' { 2 } else { 4 };
-                    let hex: String = chars.by_ref().take(digits).collect();
-                    let code = u32::from_str_radix(&hex, 16).ok()?;
-                    out.push(char::from_u32(code).unwrap_or('\u{fffd}'));
-                }
-                other => out.push(other),
-            },
-            c => out.push(c),
+/// Up to the closing quote.
+fn unquoted(text: &str, quote: char) -> String {
+    if quote == '"' {
+        // YAML's escapes are JSON's, but for some that nobody writes.
+        let json = text.replace('\n', "\\n");
+        let mut texts = serde_json::Deserializer::from_str(&json).into_iter::<String>();
+        if let Some(Ok(text)) = texts.next() {
+            return text;
         }
     }
-    None
+    // Doubled it stands for itself.
+    let doubled = String::from_iter([quote, quote]);
+    let text = text[1..].replace(&doubled, "\0");
+    let inside = text.split(quote).next().unwrap_or_default();
+    inside.replace('\0', &quote.to_string())
 }
 
 fn indent(line: &str) -> usize {
@@ -304,24 +233,19 @@ mod tests {
     use super::*;
     use crate::mutate::survive;
 
-    fn one(text: &str) -> Result<(String, String, bool), String> {
-        let skill = parse("skills/mail/SKILL.md", text)?;
-        Ok((skill.name, skill.description, skill.listed))
-    }
-
     #[test]
     fn front_matter_forms() {
+        let one = |text: &str| parse("skills/mail/SKILL.md", text);
         // What stands between the lines of ---.
         for (head, name, description) in [
-            ("description: reads mail", "mail", "reads mail"),
             ("name: post\r\ndescription: mail # really\r", "post", "mail"),
             ("description: use it: now", "mail", "use it: now"),
             (
-                "description: \"a \\\"b\\\" \\u00e9\\n: c\" # x",
+                r#"description: "a \"b\" \u00e9\n: c" # x"#,
                 "mail",
                 "a \"b\" é\n: c",
             ),
-            ("description: 'it''s\n  so'", "mail", "it's so"),
+            ("description: 'it''s\n  so' # x", "mail", "it's so"),
             (
                 "description: >-\n  one\n  two\n\n  three\nname: x",
                 "x",
@@ -338,9 +262,7 @@ mod tests {
                 "one two",
             ),
             ("description:\n# c\n  below # c\nname: ~", "mail", "below"),
-            ("description:\n  >\n  a\n  b", "mail", "a b"),
-            ("\"description\" :\tx\nname: *a", "mail", "x"),
-            ("description: !!str &d # c\n  x\nother: *d", "mail", "x"),
+            ("\"description\" :\tx\nname: null", "mail", "x"),
             ("  name: n\n  description: x", "n", "x"),
             (
                 "list:\n- description: a\n- [b\n  ]\ndescription: x",
@@ -353,61 +275,33 @@ mod tests {
                 "x",
             ),
             (
-                "text: |\n  description: n\n? [a]\n: b\n'q:': \"c\n  d\"\ndescription: x",
+                "text: |\n  description: n\n? [a]\n: b\ndescription: x",
                 "mail",
                 "x",
             ),
-            (
-                "nested:\n  description: n\n  deeper:\n    - name: n\ndescription: x",
-                "mail",
-                "x",
-            ),
+            ("description: [a, b]\nname: \"x", "x", "[a, b]"),
         ] {
             for start in ["", "\u{feff}"] {
                 let text = format!("{start}--- # c\n{head}\n--- # end\nbody\n");
-                let want = Ok((name.to_owned(), description.to_owned(), true));
-                assert_eq!(one(&text::decode(text.as_bytes()).0), want, "{text}");
+                let skill = one(&text::decode(text.as_bytes()).0).unwrap();
+                let got = (&*skill.name, &*skill.description, skill.listed);
+                assert_eq!(got, (name, description, true), "{text}");
             }
         }
         for (text, want) in [
             ("", "does not start"),
-            ("# no front matter", "does not start"),
             ("---x\ndescription: x\n---\n", "does not start"),
             ("---\ndescription: x\n", "does not end"),
-            ("---\n---\n", "no description"),
-            ("---\nname: x\n---\n", "no description"),
+            ("---\nname: x\nnonsense\n---\n", "no description"),
             ("---\ndescription: ''\n---\n", "no description"),
-            ("---\nnonsense\n---\n", "no description"),
-            ("---\ndescription: [a, b]\n---\n", "is no text"),
-            ("---\ndescription:\n  - a\n---\n", "is no text"),
-            ("---\ndescription:\n  a: b\n---\n", "is no text"),
-            ("---\ndescription: \"x\n---\n", "is no text"),
         ] {
             let got = one(text).unwrap_err();
             assert!(got.contains(want), "{text}: {got}");
         }
-        for (value, listed) in [
-            ("true", false),
-            ("false", true),
-            ("\"true\"", true),
-            ("yes", true),
-        ] {
+        for (value, listed) in [("True", false), ("false", true), ("yes", true)] {
             let text = format!("---\ndescription: x\ndisable-model-invocation: {value}\n---\n");
-            assert_eq!(one(&text).unwrap().2, listed, "{value}");
+            assert_eq!(one(&text).unwrap().listed, listed, "{value}");
         }
-        let long = format!(
-            "---\ndescription: {}\nname: {}\n---\n",
-            "é".repeat(5_000),
-            "n".repeat(5_000)
-        );
-        let (name, description, _) = one(&long).unwrap();
-        assert_eq!(
-            (
-                name.chars().count() <= 65,
-                description.chars().count() <= 1025
-            ),
-            (true, true)
-        );
     }
 
     #[test]
@@ -449,19 +343,15 @@ mod tests {
                 "skills/top.md",
             ]
         );
-        let broken: Vec<&String> = warnings
-            .iter()
-            .filter(|text| text.contains("not used"))
-            .collect();
-        assert!(
-            broken.len() == 1 && broken[0].contains("skills/broken/SKILL.md"),
-            "{warnings:?}"
-        );
+        let broken = warnings.iter().filter(|text| text.contains("not used"));
+        let broken: Vec<&String> = broken.collect();
+        let [one] = broken[..] else {
+            panic!("{warnings:?}")
+        };
+        assert!(one.contains("skills/broken/SKILL.md"), "{one}");
         assert_eq!(load(&dir, "C1"), (skills, warnings));
-        assert_eq!(
-            load(&Dir::open(&root.join("outside")).unwrap(), "C1"),
-            (vec![], vec![])
-        );
+        let empty = Dir::open(&root.join("outside")).unwrap();
+        assert_eq!(load(&empty, "C1"), (vec![], vec![]));
         std::fs::remove_dir_all(&root).unwrap();
     }
 

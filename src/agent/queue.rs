@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::agent::run::{Job, Request};
@@ -79,6 +79,23 @@ struct StoppedRun {
 type OnStop = dyn Fn(&str) + Send;
 
 impl Running {
+    fn new(task: Task) -> Running {
+        let running = Running {
+            task,
+            stop: Stop::new(),
+            since: Instant::now(),
+            stopped: Mutex::default(),
+        };
+        if let Task::Run(Job {
+            stopped_by: Some(by),
+            ..
+        }) = &running.task
+        {
+            running.stop_by(by, Vec::new());
+        }
+        running
+    }
+
     /// Its name in Slack: the ts of its first request. "" for what is no run.
     pub(crate) fn run(&self) -> &str {
         self.task.requests().first().map_or("", |first| &first.ts)
@@ -143,9 +160,6 @@ struct QueueState {
     /// Channels with work that wait for one of the places.
     ready: VecDeque<String>,
     workers: usize,
-    /// Number of the next worker, for its name.
-    started: u64,
-    threads: Vec<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -188,9 +202,7 @@ impl Queue {
     /// Messages for `channel` and `thread_ts` that came since the run began, oldest first:
     /// they belong to the run from now on.
     pub(crate) fn take_steering(&self, channel: &str, thread_ts: Option<&str>) -> Vec<Request> {
-        let mut state = self.0.state.lock().unwrap();
-        let lane = state.lanes.get_mut(channel);
-        lane.map_or(Vec::new(), |lane| steering(&mut lane.waiting, thread_ts))
+        self.with(channel, |lane| steering(&mut lane.waiting, thread_ts))
     }
 
     /// Stops what runs in the channel, if it is `run`; "": whatever it is. `by` is a user id.
@@ -198,25 +210,22 @@ impl Queue {
     /// in the log and so in the conversation). Events, `new` and what belongs to other threads
     /// stay. Returns whether there was something to stop.
     pub(crate) fn stop(&self, channel: &str, run: &str, by: &str) -> bool {
-        let mut state = self.0.state.lock().unwrap();
-        let Some(lane) = state.lanes.get_mut(channel) else {
-            return false;
-        };
-        let running = lane.running.clone();
-        let Some(running) = running.filter(|on| run.is_empty() || on.run() == run) else {
-            return false;
-        };
-        let dropped = match &running.task {
-            Task::Run(job) => steering(&mut lane.waiting, job.thread_ts.as_deref()),
-            Task::NewConversation(_) => Vec::new(),
-        };
-        running.stop_by(by, dropped);
-        true
+        self.with(channel, |lane| {
+            let running = lane.running.as_ref();
+            let Some(running) = running.filter(|on| run.is_empty() || on.run() == run) else {
+                return false;
+            };
+            let dropped = match &running.task {
+                Task::Run(job) => steering(&mut lane.waiting, job.thread_ts.as_deref()),
+                Task::NewConversation(_) => Vec::new(),
+            };
+            running.stop_by(by, dropped);
+            true
+        })
     }
 
     pub(crate) fn running(&self, channel: &str) -> Option<Arc<Running>> {
-        let state = self.0.state.lock().unwrap();
-        state.lanes.get(channel)?.running.clone()
+        self.with(channel, |lane| lane.running.clone())
     }
 
     /// A run is in work in any channel.
@@ -227,38 +236,31 @@ impl Queue {
 
     /// How many tasks wait in the channel behind the running one.
     pub(crate) fn waiting(&self, channel: &str) -> usize {
-        let state = self.0.state.lock().unwrap();
-        state
-            .lanes
-            .get(channel)
-            .map_or(0, |lane| lane.waiting.len())
+        self.with(channel, |lane| lane.waiting.len())
     }
 
     /// The message (ts) waits for a run of its own or for the next turn of the running one.
     pub(crate) fn waits(&self, channel: &str, ts: &str) -> bool {
-        let state = self.0.state.lock().unwrap();
-        let waiting = state.lanes.get(channel).map(|lane| lane.waiting.iter());
-        let mut requests = waiting.into_iter().flatten().flat_map(Task::requests);
-        requests.any(|request| request.ts == ts)
+        self.with(channel, |lane| {
+            let mut requests = lane.waiting.iter().flat_map(Task::requests);
+            requests.any(|request| request.ts == ts)
+        })
     }
 
     /// A waiting message was edited (`Some`) or deleted (`None`).
     pub(crate) fn amend(&self, channel: &str, ts: &str, text: Option<&str>) {
-        let mut state = self.0.state.lock().unwrap();
-        let Some(lane) = state.lanes.get_mut(channel) else {
-            return;
-        };
-        lane.waiting.retain_mut(|task| {
-            let Task::Run(job) = task else { return true };
-            if job.event.is_some() {
-                return true;
-            }
-            let amended = job.requests.iter_mut().filter(|request| request.ts == ts);
-            match text {
-                Some(text) => amended.for_each(|request| text.clone_into(&mut request.text)),
-                None => job.requests.retain(|request| request.ts != ts),
-            }
-            !job.requests.is_empty()
+        self.with(channel, |lane| {
+            lane.waiting.retain_mut(|task| {
+                let Task::Run(job @ Job { event: None, .. }) = task else {
+                    return true;
+                };
+                let amended = job.requests.iter_mut().filter(|request| request.ts == ts);
+                match text {
+                    Some(text) => amended.for_each(|request| text.clone_into(&mut request.text)),
+                    None => job.requests.retain(|request| request.ts != ts),
+                }
+                !job.requests.is_empty()
+            });
         });
     }
 
@@ -273,34 +275,25 @@ impl Queue {
                 running.stop.set(Cause::Restart);
             }
         }
-        let (mut state, _) = self
-            .0
-            .idle
-            .wait_timeout_while(state, patience, |state| state.workers > 0)
-            .unwrap();
+        let is_busy = |state: &mut QueueState| state.workers > 0;
+        let waited = self.0.idle.wait_timeout_while(state, patience, is_busy);
+        let (state, _) = waited.unwrap();
         if state.workers > 0 {
             log::warning!("", "{} runs did not end in time", state.workers);
-            return;
-        }
-        let threads = std::mem::take(&mut state.threads);
-        drop(state);
-        for thread in threads {
-            // A panic of a worker was printed when it happened.
-            thread.join().ok();
         }
     }
 
+    fn with<T: Default>(&self, channel: &str, look: impl FnOnce(&mut Lane) -> T) -> T {
+        let mut state = self.0.state.lock().unwrap();
+        state.lanes.get_mut(channel).map_or_else(T::default, look)
+    }
+
     fn start_worker(&self, state: &mut QueueState) {
-        state.threads.retain(|thread| !thread.is_finished());
         let queue = self.clone();
-        let name = format!("run-{}", state.started);
-        state.started += 1;
-        let worker = thread::Builder::new().name(name);
+        // Nobody joins it: `workers` tells that its work is done.
+        let worker = thread::Builder::new().name("run".to_owned());
         match worker.spawn(move || queue.work()) {
-            Ok(thread) => {
-                state.workers += 1;
-                state.threads.push(thread);
-            }
+            Ok(_) => state.workers += 1,
             // The lane stays ready: the next worker that ends its task takes it.
             Err(err) => log::error!("", "cannot start a thread for a run: {err}"),
         }
@@ -311,30 +304,20 @@ impl Queue {
         let work = self.0.work.get().expect("started before the first submit");
         let mut state = self.0.state.lock().unwrap();
         while let Some(channel) = state.ready.pop_front() {
-            let Some(lane) = state.lanes.get_mut(&channel) else {
+            let lane = state.lanes.entry(channel.clone()).or_default();
+            // Ready twice, when what waited was deleted and something else came.
+            if lane.running.is_some() {
                 continue;
-            };
+            }
             let Some(task) = lane.waiting.pop_front() else {
                 continue;
             };
-            let running = Arc::new(Running {
-                task,
-                stop: Stop::new(),
-                since: Instant::now(),
-                stopped: Mutex::default(),
-            });
-            if let Task::Run(job) = &running.task {
-                if let Some(by) = &job.stopped_by {
-                    running.stop_by(by, Vec::new());
-                }
-            }
+            let running = Arc::new(Running::new(task));
             lane.running = Some(running.clone());
             drop(state);
             work(&running);
             state = self.0.state.lock().unwrap();
-            let Some(lane) = state.lanes.get_mut(&channel) else {
-                continue;
-            };
+            let lane = state.lanes.entry(channel.clone()).or_default();
             lane.running = None;
             if lane.waiting.is_empty() {
                 state.lanes.remove(&channel);
@@ -352,22 +335,18 @@ impl Queue {
 fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Request> {
     let mut taken = Vec::new();
     let mut after_new = false;
-    waiting.retain_mut(|task| match task {
-        // What was said after `new` belongs to the new conversation.
-        Task::NewConversation(_) => {
+    waiting.retain_mut(|task| {
+        let Task::Run(job) = task else {
+            // What was said after `new` belongs to the new conversation.
             after_new = true;
-            true
-        }
-        Task::Run(job)
-            if !after_new
-                && job.stopped_by.is_none()
-                && job.event.is_none()
-                && job.thread_ts.as_deref() == thread_ts =>
-        {
+            return true;
+        };
+        let is_of_people = job.event.is_none() && job.stopped_by.is_none();
+        let is_taken = is_of_people && !after_new && job.thread_ts.as_deref() == thread_ts;
+        if is_taken {
             taken.append(&mut job.requests);
-            false
         }
-        Task::Run(_) => true,
+        !is_taken
     });
     taken
 }
@@ -390,7 +369,7 @@ impl Lane {
             }
             // Said one after the other in the same place: answered together.
             if let (Task::Run(job), Some(Task::Run(last))) = (&task, self.waiting.back_mut()) {
-                if last.event.is_none() && last.place() == job.place() {
+                if last.place() == job.place() {
                     last.requests.extend(job.requests.iter().cloned());
                     last.resumed |= job.resumed;
                     return true;
@@ -453,41 +432,29 @@ mod tests {
     #[test]
     fn order_merging_steering_and_bounds() {
         let (queue, starts, go) = gated();
-        assert_eq!(queue.submit(job("C1", None, "1", None)), Submitted::Next);
+        let submit = |thread, ts: &str, event| queue.submit(job("C1", thread, ts, event));
+        assert_eq!(submit(None, "1", None), Submitted::Next);
         assert_eq!(starts.recv().unwrap(), "C1:1");
-        assert_eq!(queue.submit(job("C1", None, "2", None)), Submitted::Waits);
-        assert_eq!(queue.submit(job("C1", None, "3", None)), Submitted::Waits);
-        assert_eq!(
-            queue.submit(job("C1", Some("t"), "4", None)),
-            Submitted::Waits
-        );
-        for n in 0..EVENTS_WAITING_MAX {
-            assert_eq!(
-                queue.submit(job("C1", None, &n.to_string(), Some("e"))),
-                Submitted::Waits
-            );
+        for (thread, ts) in [(None, "2"), (None, "3"), (Some("t"), "4")] {
+            assert_eq!(submit(thread, ts, None), Submitted::Waits);
         }
-        assert_eq!(
-            queue.submit(job("C1", None, "x", Some("e"))),
-            Submitted::Refused
-        );
+        for n in 0..EVENTS_WAITING_MAX {
+            let submitted = submit(None, &n.to_string(), Some("e"));
+            assert_eq!(submitted, Submitted::Waits);
+        }
+        assert_eq!(submit(None, "x", Some("e")), Submitted::Refused);
         queue.amend("C1", "2", Some("edited"));
         queue.amend("C1", "4", None);
         let steering = queue.take_steering("C1", None);
-        let texts: Vec<_> = steering
-            .iter()
-            .map(|request| request.text.as_str())
-            .collect();
+        let texts: Vec<_> = steering.iter().map(|request| &*request.text).collect();
         assert_eq!(texts, ["edited", "3"]);
         assert_eq!(queue.waiting("C1"), EVENTS_WAITING_MAX);
         queue.submit(new_conversation());
-        queue.submit(job("C1", None, "5", None));
-        assert!(
-            queue.take_steering("C1", None).is_empty(),
-            "said after `new`"
-        );
+        submit(None, "5", None);
+        let steering = queue.take_steering("C1", None);
+        assert!(steering.is_empty(), "said after `new`");
         assert!(!queue.stop("C1", "0", "U1"), "another run's button");
-        queue.submit(job("C1", Some("t"), "6", None));
+        submit(Some("t"), "6", None);
         let running = queue.running("C1").unwrap();
         assert!(queue.stop("C1", "1", "U1"));
         assert_eq!(running.stop.cause(), Some(Cause::Asked));
@@ -495,46 +462,23 @@ mod tests {
         for _ in 0..EVENTS_WAITING_MAX + 4 {
             go.send(()).unwrap();
         }
-        for n in 0..EVENTS_WAITING_MAX {
-            assert_eq!(starts.recv().unwrap(), format!("C1:{n}"));
-        }
-        for rest in ["new", "5", "6"] {
+        let events = (0..EVENTS_WAITING_MAX).map(|n| n.to_string());
+        for rest in events.chain(["new", "5", "6"].map(str::to_owned)) {
             assert_eq!(starts.recv().unwrap(), format!("C1:{rest}"));
         }
         drop(go);
         queue.shutdown(Duration::from_secs(30));
-        assert_eq!(queue.submit(job("C1", None, "1", None)), Submitted::Refused);
+        assert_eq!(submit(None, "1", None), Submitted::Refused);
     }
 
     #[test]
-    fn what_people_say_waits_in_numbers_too() {
+    fn what_waits_is_bounded() {
         let mut lane = Lane::default();
         for _ in 0..REQUESTS_WAITING_MAX / 2 {
             assert!(lane.push(new_conversation()) && lane.push(job("C1", None, "1", None)));
         }
         assert!(!lane.push(new_conversation()) && !lane.push(job("C1", None, "1", None)));
-    }
-
-    /// A run that was stopped before a restart takes nobody along.
-    #[test]
-    fn the_stopped_and_those_who_ask_anew_are_kept_apart() {
-        let stopped = |ts: &str| match job("C1", None, ts, None) {
-            Task::Run(job) => Task::Run(Job {
-                stopped_by: Some("U1".to_owned()),
-                ..job
-            }),
-            other => other,
-        };
-        let mut lane = Lane::default();
-        let tasks = [stopped("1"), stopped("2"), job("C1", None, "3", None)];
-        assert!(tasks.into_iter().all(|task| lane.push(task)));
-        let taken = steering(&mut lane.waiting, None);
-        assert_eq!(taken.len(), 1, "{taken:?}");
-        assert_eq!((taken[0].ts.as_str(), lane.waiting.len()), ("3", 1));
-    }
-
-    #[test]
-    fn six_events_of_one_moment_fit_an_idle_channel() {
+        // The first is on its way to a worker.
         let mut lane = Lane::default();
         for n in 0..=EVENTS_WAITING_MAX {
             assert!(lane.push(job("C1", None, &n.to_string(), Some("e"))), "{n}");
@@ -542,23 +486,44 @@ mod tests {
         assert!(!lane.push(job("C1", None, "x", Some("e"))));
     }
 
+    /// A run that was stopped before a restart takes nobody along.
+    #[test]
+    fn the_stopped_and_those_who_ask_anew_are_kept_apart() {
+        let mut lane = Lane::default();
+        for (ts, stopped_by) in [("1", Some("U1")), ("2", Some("U1")), ("3", None)] {
+            let mut task = job("C1", None, ts, None);
+            if let Task::Run(job) = &mut task {
+                job.stopped_by = stopped_by.map(str::to_owned);
+            }
+            assert!(lane.push(task));
+        }
+        let taken = steering(&mut lane.waiting, None);
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        assert_eq!((&*taken[0].ts, lane.waiting.len()), ("3", 1));
+    }
+
     #[test]
     fn at_most_so_many_at_once_and_none_forgotten() {
         let (queue, starts, go) = gated();
         for n in 0..RUNS_MAX + 10 {
-            assert_eq!(
-                queue.submit(job(&format!("C{n}"), None, "1", None)),
-                Submitted::Next
-            );
+            let submitted = queue.submit(job(&format!("C{n}"), None, "1", None));
+            assert_eq!(submitted, Submitted::Next);
         }
         let mut seen: Vec<_> = (0..RUNS_MAX).map(|_| starts.recv().unwrap()).collect();
         assert_eq!(queue.0.state.lock().unwrap().workers, RUNS_MAX);
         assert!(starts.try_recv().is_err());
+        // What waits for a place and is deleted does not run, and what comes then runs once.
+        let (last, ts) = (format!("C{}", RUNS_MAX + 9), "1");
+        queue.amend(&last, ts, None);
+        for ts in ["2", "3"] {
+            queue.submit(job(&last, Some(ts), ts, None));
+        }
         drop(go);
-        seen.extend((0..10).map(|_| starts.recv().unwrap()));
+        seen.extend((0..11).map(|_| starts.recv().unwrap()));
+        assert!(!seen.contains(&format!("{last}:1")), "{seen:?}");
         seen.sort();
         seen.dedup();
-        assert_eq!(seen.len(), RUNS_MAX + 10);
+        assert_eq!(seen.len(), RUNS_MAX + 11);
         queue.shutdown(Duration::from_secs(30));
     }
 }

@@ -3,9 +3,12 @@
 //! here is where to cut and what the model is told; the entry itself is `context`'s.
 //! The cut, the headings and the file lists are the original's (facts: data-dir, section 6).
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::agent::context::{Compaction, Context, estimate};
+use crate::agent::run::text_of;
 use crate::agent::settings::Settings;
 use crate::base::error::{Error, Result};
 use crate::base::stop::Stop;
@@ -65,7 +68,7 @@ lost its meaning, and say anew what comes next.";
 /// markedly smaller.
 pub(crate) fn is_due(context: &Context, model: &Model, settings: &Settings) -> bool {
     let window = model.context_window;
-    settings.compaction
+    settings.compaction.enabled
         && context.tokens() > window - reserve(window, settings)
         && Plan::of(context, window, settings).is_some_and(|plan| {
             let (old, tail) = context.messages().split_at(plan.kept);
@@ -75,7 +78,7 @@ pub(crate) fn is_due(context: &Context, model: &Model, settings: &Settings) -> b
 
 /// Tokens. A window smaller than the reserve would always be full.
 fn reserve(window: u64, settings: &Settings) -> u64 {
-    settings.reserve_tokens.min(window / 2)
+    settings.compaction.reserve_tokens.min(window / 2)
 }
 
 /// Summarises what is old; adds what that used to `used`, also when it fails. An error leaves
@@ -88,12 +91,11 @@ pub(crate) fn compact(
     stop: &Stop,
     used: &mut Usage,
 ) -> Result<()> {
-    let before = context.tokens();
     let model = provider.model();
-    let window = match is_due(context, &model, settings) {
-        true => model.context_window,
-        false => before.min(model.context_window),
-    };
+    let mut window = model.context_window;
+    if !is_due(context, &model, settings) {
+        window = window.min(context.tokens());
+    }
     let Some(plan) = Plan::of(context, window, settings) else {
         return Ok(());
     };
@@ -108,7 +110,7 @@ pub(crate) fn compact(
     let messages = context.messages();
     let (tail, from) = plan.tail(messages);
     let history = messages.get(plan.old..from).unwrap_or_default();
-    let summary = writer.summary(history, &plan, previous)?;
+    let summary = writer.summary(history, previous, plan.summary_tokens)?;
     let (read_files, modified_files) = files(history, previous);
     let compaction = Compaction {
         summary: summary + &file_lists(&read_files, &modified_files),
@@ -139,7 +141,8 @@ impl Plan {
         let fixed = context.tokens().saturating_sub(sum(messages));
         let room = (window - reserve).saturating_sub(fixed);
         let old = usize::from(context.compaction().is_some());
-        let kept = cut(messages, old, settings.keep_recent_tokens.min(room / 2));
+        let keep_recent = settings.compaction.keep_recent_tokens;
+        let kept = cut(messages, old, keep_recent.min(room / 2));
         let tail_tokens = (room * 2 / 3).max(TAIL_TOKENS_MIN);
         if kept == old && sum(messages.get(kept..)?) <= tail_tokens {
             return None;
@@ -152,31 +155,24 @@ impl Plan {
         })
     }
 
-    /// What is kept, each with its index, if it is not kept as it is; and the first message
-    /// that no summary is to hold. When even a shortened turn is too much, its oldest steps
-    /// go into the summary, but what people said in it stays.
+    /// What is kept, each with its index, if it is too much to be kept as it is; and the first
+    /// message that no summary is to hold. The oldest steps of a turn that is too long go into
+    /// the summary, but what people said in it stays.
     fn tail(&self, messages: &[Message]) -> (Option<Vec<(usize, Message)>>, usize) {
-        let kept = || messages.iter().cloned().enumerate().skip(self.kept);
-        if kept().map(|(_, message)| estimate(&message)).sum::<u64>() <= self.tail_tokens {
+        if sum(messages.iter().skip(self.kept)) <= self.tail_tokens {
             return (None, self.kept);
         }
-        let tail = shortened(kept().collect(), self.tail_tokens);
-        if tail
-            .iter()
-            .map(|(_, message)| estimate(message))
-            .sum::<u64>()
-            <= self.tail_tokens
-        {
-            return (Some(tail), self.kept);
-        }
         let from = steps(messages, self.kept, self.tail_tokens / 2);
-        let stays = kept().filter(|(index, message)| *index >= from || is_user(message));
-        (Some(shortened(stays.collect(), self.tail_tokens)), from)
+        let kept = messages.iter().cloned().enumerate().skip(self.kept);
+        let stays = kept.filter(|(index, message)| *index >= from || is_user(message));
+        let mut tail = stays.collect();
+        shorten(&mut tail, self.tail_tokens);
+        (Some(tail), from)
     }
 }
 
-fn sum(messages: &[Message]) -> u64 {
-    messages.iter().map(estimate).sum()
+fn sum<'a>(messages: impl IntoIterator<Item = &'a Message>) -> u64 {
+    messages.into_iter().map(estimate).sum()
 }
 
 /// Keeps about `keep_tokens` of the newest messages, whole turns. Gives the message of people
@@ -213,10 +209,10 @@ fn is_user(message: &Message) -> bool {
 }
 
 /// Tool results lose their middle first, what people wrote only if that is not enough.
-fn shortened(mut tail: Vec<(usize, Message)>, tokens_max: u64) -> Vec<(usize, Message)> {
+fn shorten(tail: &mut Vec<(usize, Message)>, tokens_max: u64) {
     for results_only in [true, false] {
         for units_max in [16_000, 8_000, 4_000, 2_000, 1_000] {
-            for (_, message) in &mut tail {
+            for (_, message) in &mut *tail {
                 let content = match message {
                     Message::ToolResult(result) => &mut result.content,
                     Message::User { content, .. } if !results_only => content,
@@ -228,17 +224,11 @@ fn shortened(mut tail: Vec<(usize, Message)>, tokens_max: u64) -> Vec<(usize, Me
                     }
                 }
             }
-            if tail
-                .iter()
-                .map(|(_, message)| estimate(message))
-                .sum::<u64>()
-                <= tokens_max
-            {
-                return tail;
+            if sum(tail.iter().map(|(_, message)| message)) <= tokens_max {
+                return;
             }
         }
     }
-    tail
 }
 
 /// Asks the model for summaries.
@@ -252,33 +242,20 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Retries like a run does; a text that is too long for the server is cut in its middle,
+    /// shorter each time.
     fn summary(
         &mut self,
-        history: &[Message],
-        plan: &Plan,
-        previous: Option<&Compaction>,
-    ) -> Result<String> {
-        let previous = previous.map(|previous| without_files(&previous.summary));
-        match (history, previous) {
-            ([], None) => Ok("Nothing came before the work described below.".to_owned()),
-            ([], Some(previous)) => Ok(previous.to_owned()),
-            (history, previous) => {
-                let task = if previous.is_some() { UPDATE } else { FIRST };
-                let task = format!("{task} {FORM}");
-                self.ask(history, previous, &task, plan.summary_tokens)
-            }
-        }
-    }
-
-    /// One summary. Retries like a run does; a text that is too long for the server is cut
-    /// in its middle, shorter each time.
-    fn ask(
-        &mut self,
         messages: &[Message],
-        previous: Option<&str>,
-        task: &str,
+        previous: Option<&Compaction>,
         output_tokens: u64,
     ) -> Result<String> {
+        let previous = previous.map(|previous| without_files(&previous.summary));
+        if messages.is_empty() {
+            let nothing = "Nothing came before the work described below.";
+            return Ok(previous.unwrap_or(nothing).to_owned());
+        }
+        let task = if previous.is_some() { UPDATE } else { FIRST };
         let conversation = serialise(messages);
         let previous = previous.map_or(String::new(), |text| {
             format!("<previous-summary>\n{text}\n</previous-summary>\n\n")
@@ -288,7 +265,8 @@ impl Writer<'_> {
         let (mut halvings, mut failures) = (0, 0);
         loop {
             let cut = text::cut_middle(&conversation, chars);
-            let prompt = format!("<conversation>\n{cut}\n</conversation>\n\n{previous}{task}");
+            let prompt =
+                format!("<conversation>\n{cut}\n</conversation>\n\n{previous}{task} {FORM}");
             match self.stream(prompt, output_tokens) {
                 Err(Error::ContextFull(_)) if halvings < HALVINGS_MAX => {
                     halvings += 1;
@@ -296,7 +274,7 @@ impl Writer<'_> {
                 }
                 Err(Error::Retry { after, why, fault }) => {
                     failures += 1;
-                    let Some(pause) = self.settings.pause(failures, after) else {
+                    let Some(pause) = self.settings.retry.pause(failures, after) else {
                         return Err(Error::given_up(fault, why));
                     };
                     self.stop.wait(pause)?;
@@ -317,17 +295,13 @@ impl Writer<'_> {
         };
         let reply = self.provider.stream(&turn, self.stop, &mut |_| ())?;
         self.used.add(&reply.usage);
-        let texts = reply.blocks.iter().filter_map(|block| match block {
-            Block::Text(text) => Some(text.trim()),
-            _ => None,
-        });
-        let summary = texts.collect::<Vec<_>>().join("\n\n");
+        let summary = text_of(&reply.blocks);
         match reply.refusal {
             Some(why) => Err(Error::failed(format!(
                 "the model declined to summarise: {why}"
             ))),
-            None if summary.is_empty() => Err(Error::failed("the model's summary is empty")),
-            None => Ok(summary),
+            None if summary.trim().is_empty() => Err(Error::failed("the model's summary is empty")),
+            None => Ok(summary.trim().to_owned()),
         }
     }
 }
@@ -388,41 +362,38 @@ fn head(text: &str) -> String {
 /// The files that tools read and changed in `old` or before it, sorted: read ones that were
 /// not changed, and changed ones.
 fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<String>) {
-    let (mut read, mut modified) = (Vec::new(), Vec::new());
+    let (mut read, mut modified) = (BTreeSet::new(), BTreeSet::new());
     // The newest part comes first: what was named long ago is left out when there are too many.
-    let mut insert = |is_read: bool, path: &str| {
-        let paths = if is_read { &mut read } else { &mut modified };
-        let path = text::one_line(path, 300);
-        if let (true, Err(at)) = (paths.len() < FILES_MAX, paths.binary_search(&path)) {
-            paths.insert(at, path);
-        }
-    };
-    let blocks = old.iter().filter_map(|message| match message {
-        Message::Assistant(said) => Some(&said.blocks),
-        _ => None,
-    });
-    for block in blocks.flatten() {
-        if let Block::ToolCall(call) = block {
-            let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
-            match (call.name.as_str(), args["path"].as_str()) {
-                ("read", Some(path)) => insert(true, path),
-                ("write" | "edit", Some(path)) => insert(false, path),
-                _ => {}
+    for message in old {
+        let Message::Assistant(said) = message else {
+            continue;
+        };
+        for block in &said.blocks {
+            if let Block::ToolCall(call) = block {
+                let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+                match (&*call.name, args["path"].as_str()) {
+                    ("read", Some(path)) => insert(&mut read, path),
+                    ("write" | "edit", Some(path)) => insert(&mut modified, path),
+                    _ => {}
+                }
             }
         }
     }
     if let Some(previous) = previous {
-        previous
-            .read_files
+        let (was_read, was_modified) = (&previous.read_files, &previous.modified_files);
+        was_read.iter().for_each(|path| insert(&mut read, path));
+        was_modified
             .iter()
-            .for_each(|path| insert(true, path));
-        previous
-            .modified_files
-            .iter()
-            .for_each(|path| insert(false, path));
+            .for_each(|path| insert(&mut modified, path));
     }
-    read.retain(|path| !modified.contains(path));
-    (read, modified)
+    let read = read.difference(&modified).cloned().collect();
+    (read, modified.into_iter().collect())
+}
+
+fn insert(paths: &mut BTreeSet<String>, path: &str) {
+    if paths.len() < FILES_MAX {
+        paths.insert(text::one_line(path, 300));
+    }
 }
 
 fn file_lists(read: &[String], modified: &[String]) -> String {
@@ -447,12 +418,11 @@ fn without_files(summary: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
     use super::*;
     use crate::llm::{Assistant, Cost, OnText, Reply, StopReason, ToolCall, ToolResult};
     use crate::mutate::survive;
-    use crate::store::Store;
+    use crate::store::tests::Scratch;
 
     fn user(text: &str) -> Message {
         Message::user(text.to_owned(), 0)
@@ -507,7 +477,6 @@ mod tests {
         window: u64,
         fixed: u64,
         summaries: Mutex<Vec<String>>,
-        fail_summaries: Option<Error>,
     }
 
     impl Fake {
@@ -526,7 +495,6 @@ mod tests {
                 window,
                 fixed: 1_000,
                 summaries: Mutex::default(),
-                fail_summaries: None,
             }
         }
     }
@@ -542,14 +510,12 @@ mod tests {
                 return Err(Error::ContextFull(format!("{input} tokens")));
             }
             let last = words(turn.messages.last().unwrap().content());
-            let mut summaries = self.summaries.lock().unwrap();
-            let text = match (turn.system == SYSTEM, &self.fail_summaries) {
-                (true, Some(err)) => return Err(err.clone()),
-                (true, None) => {
-                    summaries.push(last);
-                    format!("## Goal\nsummary {}", summaries.len())
-                }
-                (false, _) => format!("answer to {last}"),
+            let text = if turn.system == SYSTEM {
+                let mut summaries = self.summaries.lock().unwrap();
+                summaries.push(last);
+                format!("## Goal\nsummary {}", summaries.len())
+            } else {
+                format!("answer to {last}")
             };
             Ok(Reply {
                 blocks: vec![Block::Text(text)],
@@ -566,18 +532,9 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings {
-            retry_base: Duration::ZERO,
-            ..Settings::default()
-        }
-    }
-
-    fn scratch() -> (std::path::PathBuf, Arc<Store>) {
-        let word = crate::base::random::random_word().unwrap();
-        let path = std::env::temp_dir().join(format!("mom-compact-{word}"));
-        std::fs::create_dir(&path).unwrap();
-        let store = Arc::new(Store::open(&path).unwrap());
-        (path, store)
+        let mut settings = Settings::default();
+        settings.retry.base_delay_ms = 0;
+        settings
     }
 
     /// Asks as `run` does: compacts when due, once more when the server says so.
@@ -615,19 +572,20 @@ mod tests {
             ("both", 200_000, 8_000, 40_000),
             ("the system prompt takes half", 2_500, 2_500, 2_000),
         ] {
-            let (path, store) = scratch();
+            let scratch = Scratch::new("compact");
+            let store = scratch.store();
             let fake = Fake::new(stated, window);
             let mut context = Context::load(&store, "C1").unwrap();
             for turn in 0..200 {
-                let question = format!("question {turn}.");
-                context.append(user(&question)).unwrap();
-                context
-                    .append(call("read", &format!(r#"{{"path":"/w/{turn}"}}"#)))
-                    .unwrap();
-                context
-                    .append(result(&"line\n".repeat(result_chars / 5)))
-                    .unwrap();
-                context.append(user(&format!("again {turn}."))).unwrap();
+                let path = format!(r#"{{"path":"/w/{turn}"}}"#);
+                for message in [
+                    user(&format!("question {turn}.")),
+                    call("read", &path),
+                    result(&"line\n".repeat(result_chars / 5)),
+                    user(&format!("again {turn}.")),
+                ] {
+                    context.append(message).unwrap();
+                }
                 ask(&mut context, &fake).unwrap_or_else(|err| panic!("{name}, turn {turn}: {err}"));
                 let all = serialise(context.messages());
                 for newest in [format!("again {turn}."), format!("answer to again {turn}.")] {
@@ -640,95 +598,37 @@ mod tests {
                     context = loaded;
                 }
             }
-            let compaction = context.compaction().expect(name);
-            assert!(compaction.summary.contains("summary "), "{name}");
-            let files = &compaction.read_files;
+            let Compaction {
+                summary,
+                read_files,
+                ..
+            } = context.compaction().expect(name);
+            assert!(summary.contains("summary "), "{name}");
+            let has_first = read_files.contains(&"/w/0".to_owned());
             assert!(
-                files.len() > 100 && files.contains(&"/w/0".to_owned()),
-                "{name}: {files:?}"
+                read_files.len() > 100 && has_first,
+                "{name}: {read_files:?}"
             );
-            let summaries = fake.summaries.lock().unwrap();
-            assert!(
-                (10..=400).contains(&summaries.len()),
-                "{name}: {}",
-                summaries.len()
-            );
-            std::fs::remove_dir_all(&path).unwrap();
+            let summaries = fake.summaries.lock().unwrap().len();
+            assert!((10..=400).contains(&summaries), "{name}: {summaries}");
         }
-    }
-
-    #[test]
-    fn a_failure_leaves_everything_as_it_was() {
-        let (path, store) = scratch();
-        let mut context = Context::load(&store, "C1").unwrap();
-        for turn in 0..9 {
-            context.append(user(&format!("question {turn}"))).unwrap();
-            context.append(answer(&"word ".repeat(1_000))).unwrap();
-        }
-        let file = path.join("C1/context.jsonl");
-        let before = (context.messages().to_vec(), std::fs::read(&file).unwrap());
-        let stopped = Stop::new();
-        stopped.set(crate::base::stop::Cause::Asked);
-        let mut full_disk = settings();
-        full_disk.retries_max = 2;
-        for (name, err, want) in [
-            ("failed", Error::failed("no"), "no"),
-            ("passing", Error::retry("busy"), "busy"),
-            ("never fits", Error::ContextFull("big".to_owned()), "big"),
-            ("stopped", Error::Stopped, "stopped"),
-        ] {
-            let mut fake = Fake::new(8_000, 8_000);
-            fake.fail_summaries = Some(err);
-            let failed = compact(
-                &mut context,
-                &fake,
-                &full_disk,
-                &Stop::new(),
-                &mut Usage::default(),
-            );
-            assert_eq!(failed.unwrap_err().to_string(), want, "{name}");
-            assert_eq!(context.messages(), before.0, "{name}");
-            assert_eq!(std::fs::read(&file).unwrap(), before.1, "{name}");
-        }
-        let mut fake = Fake::new(8_000, 8_000);
-        fake.fail_summaries = Some(Error::retry("busy"));
-        let slow = Settings {
-            retry_base: Duration::from_secs(50),
-            ..settings()
-        };
-        let failed = compact(&mut context, &fake, &slow, &stopped, &mut Usage::default());
-        assert_eq!(failed.unwrap_err(), Error::Stopped);
-        let off = Settings {
-            compaction: false,
-            ..settings()
-        };
-        assert!(!is_due(&context, &fake.model, &off) && is_due(&context, &fake.model, &settings()));
-        std::fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
     fn a_turn_that_is_too_long_keeps_its_request_and_no_thinking_is_replayed_after() {
-        let (path, store) = scratch();
+        let scratch = Scratch::new("compact");
+        let store = scratch.store();
         let fake = Fake::new(8_000, 8_000);
         let mut context = Context::load(&store, "C1").unwrap();
-        let mut prompts = Vec::new();
+        let (stop, mut used) = (Stop::new(), Usage::default());
         for round in 0..2 {
             context.append(user("please count all <files>")).unwrap();
             for number in 0..20 {
-                context
-                    .append(call("edit", &format!(r#"{{"path":"/{round}/{number}"}}"#)))
-                    .unwrap();
+                let path = format!(r#"{{"path":"/{round}/{number}"}}"#);
+                context.append(call("edit", &path)).unwrap();
                 context.append(result(&"x".repeat(1_500))).unwrap();
             }
-            compact(
-                &mut context,
-                &fake,
-                &settings(),
-                &Stop::new(),
-                &mut Usage::default(),
-            )
-            .unwrap();
-            prompts.append(&mut fake.summaries.lock().unwrap());
+            compact(&mut context, &fake, &settings(), &stop, &mut used).unwrap();
             let [_, request, step, ..] = context.messages() else {
                 panic!("{:?}", context.messages())
             };
@@ -736,20 +636,21 @@ mod tests {
             assert!(matches!(step, Message::Assistant(_)), "{step:?}");
             assert_eq!(context.run_start(), context.messages().len());
         }
+        let prompts = fake.summaries.lock().unwrap();
         assert!(prompts[0].contains(FIRST) && !prompts[0].contains("<previous-summary>"));
         assert!(prompts[1].contains(UPDATE) && prompts[1].contains("<previous-summary>"));
         // No file list is summarised.
         assert!(!prompts[1].contains("modified-files") && prompts.len() == 2);
-        let compaction = context.compaction().unwrap();
+        let Compaction {
+            summary,
+            modified_files,
+            ..
+        } = context.compaction().unwrap();
         assert!(
-            compaction.modified_files.contains(&"/0/0".to_owned()),
-            "{compaction:?}"
+            modified_files.contains(&"/0/0".to_owned()),
+            "{modified_files:?}"
         );
-        assert!(
-            compaction.summary.ends_with("\n</modified-files>"),
-            "{compaction:?}"
-        );
-        std::fs::remove_dir_all(&path).unwrap();
+        assert!(summary.ends_with("\n</modified-files>"), "{summary}");
     }
 
     #[test]
@@ -786,19 +687,15 @@ mod tests {
 
     #[test]
     fn what_the_model_reads() {
+        let thinking = Block::Thinking {
+            text: "hm".to_owned(),
+            signature: String::new(),
+            redacted: false,
+        };
+        let blocks = vec![thinking, Block::Text(" I look ".to_owned())];
         let messages = [
             user("hello"),
-            said(
-                vec![
-                    Block::Thinking {
-                        text: "hm".to_owned(),
-                        signature: String::new(),
-                        redacted: false,
-                    },
-                    Block::Text(" I look ".to_owned()),
-                ],
-                Usage::default(),
-            ),
+            said(blocks, Usage::default()),
             call("bash", r#"{"command":"ls","timeout":3}"#),
             result(&"é".repeat(RESULT_CHARS_MAX + 5)),
             call("x", "not json"),
@@ -811,31 +708,27 @@ mod tests {
             "é".repeat(RESULT_CHARS_MAX)
         );
         assert_eq!(serialise(&messages), want);
-        let lists = file_lists(&["/a".to_owned()], &["/b".to_owned(), "/c".to_owned()]);
-        assert_eq!(
-            without_files(&format!("text <read-files>{lists}")),
-            "text <read-files>"
-        );
+        let owned = |paths: &[&str]| {
+            paths
+                .iter()
+                .map(|path| path.to_string())
+                .collect::<Vec<_>>()
+        };
+        let lists = file_lists(&owned(&["/a"]), &owned(&["/b", "/c"]));
+        let text = "text <read-files>";
+        assert_eq!(without_files(&format!("{text}{lists}")), text);
         let previous = Compaction {
             summary: String::new(),
-            read_files: vec!["/old".to_owned(), "/b".to_owned()],
-            modified_files: vec!["/c".to_owned()],
+            read_files: owned(&["/old", "/b"]),
+            modified_files: owned(&["/c"]),
         };
         let calls = [
             call("read", r#"{"path":"/new"}"#),
             call("write", r#"{"path":"/b"}"#),
             call("edit", "[]"),
         ];
-        let owned = |paths: &[&str]| {
-            paths
-                .iter()
-                .map(|path| (*path).to_owned())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            files(&calls, Some(&previous)),
-            (owned(&["/new", "/old"]), owned(&["/b", "/c"]))
-        );
+        let want = (owned(&["/new", "/old"]), owned(&["/b", "/c"]));
+        assert_eq!(files(&calls, Some(&previous)), want);
     }
 
     #[test]

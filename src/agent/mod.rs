@@ -9,6 +9,7 @@
 
 pub(crate) mod approval;
 pub(crate) mod budget;
+mod calls;
 pub(crate) mod compact;
 pub(crate) mod context;
 pub(crate) mod prompt;
@@ -204,17 +205,12 @@ impl Agent {
 
     fn memory(&self, path: &str) -> String {
         // One byte more, so that the prompt can tell a cut file.
-        match self
-            .store
-            .dir()
-            .read_head(path, prompt::MEMORY_BYTES_MAX + 1)
-        {
-            Ok(bytes) => prompt::memory_text(&bytes.unwrap_or_default()),
-            Err(err) => {
-                self.warn_once("", vec![format!("{err}; going on without it")]);
-                String::new()
-            }
-        }
+        let head = (self.store.dir()).read_head(path, prompt::MEMORY_BYTES_MAX + 1);
+        let bytes = head.unwrap_or_else(|err| {
+            self.warn_once("", vec![format!("{err}; going on without it")]);
+            None
+        });
+        prompt::memory_text(&bytes.unwrap_or_default())
     }
 }
 
@@ -371,10 +367,8 @@ impl Session<'_> {
             news = true;
         }
         if self.start.resumed && !news {
-            self.context.append(Message::User {
-                content: vec![Content::Text(llm::RESUMED.to_owned())],
-                timestamp_ms: time::now_ms(),
-            })?;
+            let note = Message::user(llm::RESUMED.to_owned(), time::now_ms());
+            self.context.append(note)?;
         }
         let after = self.context.before_run().map(str::to_owned);
         let ledger = &agent.store.ledger;
@@ -448,27 +442,18 @@ impl Session<'_> {
 
     /// For whoever wants to see what the model was sent. Not worth failing a run for.
     fn last_prompt(&self, system: &str) {
-        let said = self.context.messages().iter().rev();
-        let newest = said.filter_map(|message| match message {
-            Message::User { content, .. } => Some(content.as_slice()),
-            _ => None,
-        });
-        let newest = newest.take(1).flatten();
-        let texts = newest.clone().filter_map(|content| match content {
-            Content::Text(text) => Some(text.as_str()),
-            Content::Image(_) => None,
-        });
-        let texts = texts.collect::<Vec<_>>().join("\n");
-        let images = newest
-            .filter(|content| matches!(content, Content::Image(_)))
-            .count();
+        let mut said = self.context.messages().iter().rev();
+        let newest = said.find(|message| matches!(message, Message::User { .. }));
+        let newest = newest.map_or(&[][..], Message::content);
+        let is_image = |content: &&Content| matches!(content, Content::Image(_));
+        let images = newest.iter().filter(is_image).count();
         // Only the outermost object is spread over lines: the messages may be megabytes.
         let text = format!(
             "{{\n  \"systemPrompt\": {},\n  \"messages\": {},\n  \"newUserMessage\": {},\n  \
              \"imageAttachmentCount\": {images}\n}}\n",
             json::quote(system),
             self.context.messages_json(),
-            json::quote(&texts)
+            json::quote(&llm::words(newest))
         );
         if let Err(err) = self.agent.store.last_prompt(self.context.channel(), &text) {
             self.agent
@@ -482,30 +467,21 @@ const NAMED_MAX: usize = 20;
 
 /// `<@U08>` as `<@U08|otto>`: to be read, and to be written back.
 fn with_names(text: &str, conversation: &dyn Conversation) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    for _ in 0..NAMED_MAX {
-        let Some((before, after)) = rest.split_once("<@") else {
-            break;
+    let mut pieces = text.split("<@");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for (number, piece) in pieces.enumerate() {
+        let named = || {
+            let (token, behind) = piece.split_once('>').filter(|_| number < NAMED_MAX)?;
+            let id = token.split('|').next()?;
+            let is_id = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let name = is_id.then(|| conversation.name_of(id))?;
+            let is_known = name != id && !name.contains(['<', '>', '|']);
+            is_known.then(|| format!("{id}|{name}>{behind}"))
         };
-        out.push_str(before);
         out.push_str("<@");
-        rest = after;
-        let Some((token, behind)) = after.split_once('>') else {
-            continue;
-        };
-        let id = token.split('|').next().unwrap_or_default();
-        if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            continue;
-        }
-        let name = conversation.name_of(id);
-        if name == id || name.contains(['<', '>', '|']) {
-            continue;
-        }
-        out.push_str(&format!("{id}|{name}>"));
-        rest = behind;
+        out.push_str(named().as_deref().unwrap_or(piece));
     }
-    out + rest
+    out
 }
 
 const SILENT_NOTE: &str = "[A scheduled check ran and had nothing to say.]";
@@ -534,17 +510,13 @@ impl Agent {
                 None => {}
             }
         }
-        let mut body = text::unescape(&with_names(&request.text, conversation));
-        body = prompt::unforged(&body);
+        let body = text::unescape(&with_names(&request.text, conversation));
+        let mut body = prompt::unforged(&body);
         for sentence in missing {
             body.push_str(&format!("\n[{sentence}]"));
         }
-        let mut content = vec![Content::Text(prompt::message(
-            timestamp_ms,
-            &name,
-            &body,
-            &paths,
-        ))];
+        let text = prompt::message(timestamp_ms, &name, &body, &paths);
+        let mut content = vec![Content::Text(text)];
         content.append(&mut images);
         Ok((content, timestamp_ms))
     }

@@ -1,7 +1,5 @@
 //! A model that makes the same failing call again and again is warned, and then stopped.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use serde_json::Value;
 
 use crate::base::error::{Error, Result};
@@ -15,8 +13,8 @@ const REPEATS_MAX: u32 = 10;
 
 #[derive(Default)]
 pub(crate) struct Repeats {
-    /// Of name and arguments, the label left out.
-    last: u64,
+    /// Name and arguments, the label left out.
+    last: (String, Value),
     count: u32,
 }
 
@@ -27,9 +25,7 @@ impl Repeats {
         if let Some(fields) = arguments.as_object_mut() {
             fields.remove("label");
         }
-        let mut hasher = DefaultHasher::new();
-        (&call.name, arguments.to_string()).hash(&mut hasher);
-        let call = hasher.finish();
+        let call = (call.name.clone(), arguments);
         self.count = match (output.is_error, call == self.last) {
             (true, true) => self.count + 1,
             (failed, _) => u32::from(failed),

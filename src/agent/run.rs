@@ -1,13 +1,9 @@
 //! The loop: one `Job` in, `Update`s on the way, one `Outcome` at the end. Ask the model, run
-//! the tools it calls, append everything to the context, ask again. The context on disk is the
-//! state: a run that was cut goes on from there.
+//! the tools it calls (`calls`), append everything to the context, ask again. The context on
+//! disk is the state: a run that was cut goes on from there.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::agent::approval::{self, Decision, Question};
 use crate::agent::budget::BudgetUse;
 use crate::agent::context::Context;
 use crate::agent::repeats::Repeats;
@@ -16,14 +12,12 @@ use crate::agent::{Agent, Conversation, compact};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret::{self, Pieces};
-use crate::base::stop::{Cause, Stop};
+use crate::base::stop::Stop;
 use crate::base::text;
 use crate::base::time;
-use crate::llm::{
-    Assistant, Block, Content, Message, Reply, StopReason, ToolCall, ToolResult, Turn, Usage,
-};
+use crate::llm::{Assistant, Block, Message, Reply, StopReason, ToolCall, Turn, Usage};
 use crate::store::ledger::LedgerRequest;
-use crate::tools::{self, ToolContext, ToolOutput, Upload};
+use crate::tools::{ToolContext, Upload};
 
 /// What to do: someone's messages or an event, and where the answer goes.
 #[derive(Clone, Debug, Default)]
@@ -201,8 +195,6 @@ pub(crate) struct RunEnv<'a> {
 
 /// Model turns in one run: far above what work needs, far below what an endless loop costs.
 const TURNS_MAX: usize = 400;
-/// bash and read calls of one turn that run side by side.
-const CALLS_BESIDE_MAX: usize = 8;
 /// Replies in a row whose tool call was cut off at the output limit.
 const CUT_CALLS_MAX: usize = 3;
 /// Tokens a reply may take when model and window allow it (as the original).
@@ -215,13 +207,12 @@ const SILENT: &str = "[SILENT]";
 /// One run over a context that already holds the requests. `used` adds up also when the run
 /// fails.
 pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> Result<Outcome> {
-    let start = context.run_start();
     let mut run = RunLoop {
         env,
         context,
         used,
-        start,
         overflowed: false,
+        cut_calls: 0,
         steps: 0,
         repeats: Repeats::default(),
         all_approved: false,
@@ -244,32 +235,34 @@ pub(crate) fn existing_outcome(context: &Context) -> Option<Outcome> {
     is_over.then(|| outcome(secret::hide(text_of(&said.blocks)), said.stop_reason))
 }
 
-struct RunLoop<'a> {
-    env: &'a RunEnv<'a>,
-    context: &'a mut Context,
+pub(super) struct RunLoop<'a> {
+    pub(super) env: &'a RunEnv<'a>,
+    pub(super) context: &'a mut Context,
     used: &'a mut Usage,
-    /// Index of the run's first message in the context.
-    start: usize,
     /// The window overflowed since the last good reply: compacting helped once, no more.
     overflowed: bool,
+    /// Replies in a row whose tool call was cut off.
+    cut_calls: usize,
     /// Tool calls so far.
-    steps: usize,
-    repeats: Repeats,
+    pub(super) steps: usize,
+    pub(super) repeats: Repeats,
     /// A person approved all calls of this run.
-    all_approved: bool,
+    pub(super) all_approved: bool,
 }
 
 impl RunLoop<'_> {
     /// Fails only for an upload.
-    fn show(&self, update: Update) -> Result<()> {
+    pub(super) fn show(&self, update: Update) -> Result<()> {
         self.env.conversation.show(update)
     }
 
     fn turns(&mut self) -> Result<Outcome> {
-        let mut cut_calls = 0;
+        let env = self.env;
         for _ in 0..TURNS_MAX {
             self.take_steering()?;
-            self.compact_when_full()?;
+            if compact::is_due(self.context, &env.agent.provider.model(), env.settings) {
+                self.compact()?;
+            }
             let Some(reply) = self.ask()? else {
                 return self.cut_short();
             };
@@ -280,33 +273,17 @@ impl RunLoop<'_> {
             }
             let text = secret::hide(text_of(&reply.blocks));
             if let Some(name) = reply.cut_call {
-                cut_calls += 1;
-                if cut_calls > CUT_CALLS_MAX {
-                    return Err(Error::Failed(format!(
-                        "the model's call of {name} was longer than its output limit, \
-                         {CUT_CALLS_MAX} times"
-                    )));
-                }
-                self.note_to_model(&format!(
-                    "Your call of {name} was cut off at the output limit and was not run. \
-                     Write less at once, for instance a file in several pieces."
-                ))?;
-                self.show(Update::TurnEnd {
-                    text,
-                    thinking: String::new(),
-                    more: true,
-                })?;
+                self.call_was_cut(&name)?;
+                self.show(broken_off(text))?;
                 continue;
             }
-            cut_calls = 0;
-            let calls: Vec<ToolCall> = reply
-                .blocks
-                .iter()
-                .filter_map(|block| match block {
-                    Block::ToolCall(call) => Some(call.clone()),
-                    _ => None,
-                })
-                .collect();
+            self.cut_calls = 0;
+            let blocks = reply.blocks.iter();
+            let calls = blocks.filter_map(|block| match block {
+                Block::ToolCall(call) => Some(call.clone()),
+                _ => None,
+            });
+            let calls: Vec<ToolCall> = calls.collect();
             let thinking = secret::hide(thinking_of(&reply.blocks));
             // What was said while the model wrote the answer waits for the next run: the answer to
             // it would push this one out of the channel.
@@ -320,12 +297,25 @@ impl RunLoop<'_> {
                 return Ok(outcome(text, reply.stop_reason));
             }
             self.call_tools(&calls)?;
-            self.env.stop.check()?;
+            env.stop.check()?;
             self.repeats.check()?;
         }
         Err(Error::Failed(format!(
             "stopped after {TURNS_MAX} model turns without an answer; ask again to go on"
         )))
+    }
+
+    fn call_was_cut(&mut self, name: &str) -> Result<()> {
+        self.cut_calls += 1;
+        if self.cut_calls > CUT_CALLS_MAX {
+            return Err(Error::Failed(format!(
+                "the model's call of {name} was longer than its output limit, {CUT_CALLS_MAX} times"
+            )));
+        }
+        self.note_to_model(&format!(
+            "Your call of {name} was cut off at the output limit and was not run. Write less at \
+             once, for instance a file in several pieces."
+        ))
     }
 
     fn take_steering(&mut self) -> Result<()> {
@@ -350,16 +340,14 @@ impl RunLoop<'_> {
     }
 
     fn note_to_model(&mut self, text: &str) -> Result<()> {
-        self.context.append(Message::User {
-            content: vec![Content::Text(text.to_owned())],
-            timestamp_ms: time::now_ms(),
-        })
+        let message = Message::user(text.to_owned(), time::now_ms());
+        self.context.append(message)
     }
 
     /// The answer of a run that may ask the model no more: what it said last, and the reason.
     fn cut_short(&mut self) -> Result<Outcome> {
         let sentence = self.env.agent.budget.sentence();
-        let of_run = self.context.messages().get(self.start..);
+        let of_run = self.context.messages().get(self.context.run_start()..);
         let said = of_run.unwrap_or_default().iter().rev();
         let mut texts = said.filter_map(|message| match message {
             Message::Assistant(said) => Some(secret::hide(text_of(&said.blocks))),
@@ -395,7 +383,7 @@ impl RunLoop<'_> {
                     return Ok(Some(reply));
                 }
                 Err(Error::ContextFull(why)) => {
-                    if self.overflowed || !settings.compaction {
+                    if self.overflowed || !settings.compaction.enabled {
                         return Err(self.too_large(&why));
                     }
                     self.overflowed = true;
@@ -403,20 +391,14 @@ impl RunLoop<'_> {
                 }
                 Err(Error::Retry { after, why, fault }) => {
                     failures += 1;
-                    let Some(pause) = settings.pause(failures, after) else {
+                    let Some(pause) = settings.retry.pause(failures, after) else {
                         return Err(Error::given_up(fault, why));
                     };
                     log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
                     // What streamed in so far will come again.
-                    self.show(Update::TurnEnd {
-                        text: String::new(),
-                        thinking: String::new(),
-                        more: true,
-                    })?;
-                    self.show(Update::Note(format!(
-                        "Retrying ({failures}/{})...",
-                        settings.retries_max
-                    )))?;
+                    self.show(broken_off(String::new()))?;
+                    let tries = format!("{failures}/{}", settings.retry.max_retries);
+                    self.show(Update::Note(format!("Retrying ({tries})...")))?;
                     self.env.stop.wait(pause)?;
                 }
                 Err(err) => return Err(err),
@@ -426,20 +408,16 @@ impl RunLoop<'_> {
 
     /// Compacting does not help; `new` does only when something came before the run.
     fn too_large(&self, why: &str) -> Error {
-        let earlier = self
-            .start
-            .saturating_sub(usize::from(self.context.compaction().is_some()));
-        Error::Failed(if earlier > 0 {
-            format!(
-                "the conversation is larger than the model's window ({why}); say `new` for a \
-                 fresh start"
-            )
+        let summaries = usize::from(self.context.compaction().is_some());
+        let (what, hint) = if self.context.run_start() > summaries {
+            ("the conversation", "say `new` for a fresh start")
         } else {
-            format!(
-                "what was asked is larger than the model's window ({why}); send less at once, \
-                 or as a file that can be read in parts"
-            )
-        })
+            let hint = "send less at once, or as a file that can be read in parts";
+            ("what was asked", hint)
+        };
+        Error::Failed(format!(
+            "{what} is larger than the model's window ({why}); {hint}"
+        ))
     }
 
     fn stream(&mut self) -> Result<Reply> {
@@ -452,7 +430,7 @@ impl RunLoop<'_> {
         let turn = Turn {
             system: self.env.system,
             messages: self.context.messages(),
-            run_start: self.start,
+            run_start: self.context.run_start(),
             tools: &self.env.agent.specs,
             output_tokens_max: u32::try_from(output).unwrap_or(u32::MAX),
         };
@@ -488,14 +466,6 @@ impl RunLoop<'_> {
         self.context.spend(usage)
     }
 
-    fn compact_when_full(&mut self) -> Result<()> {
-        let model = self.env.agent.provider.model();
-        if !compact::is_due(self.context, &model, self.env.settings) {
-            return Ok(());
-        }
-        self.compact()
-    }
-
     /// A compaction that fails leaves everything as it was: the request may still fit.
     fn compact(&mut self) -> Result<()> {
         if self.env.agent.budget.is_used_up() {
@@ -511,198 +481,20 @@ impl RunLoop<'_> {
             Err(Error::Stopped) => return Err(Error::Stopped),
             Err(err) => log::warning!(self.context.channel(), "compaction failed: {err}"),
         }
-        self.start = self.context.run_start();
         Ok(())
     }
+}
 
-    /// Results are written in call order, each as soon as those before it are. What a call
-    /// does must not be done again, so that it was called, and what came of those before it,
-    /// is on the disk first: one fdatasync a call.
-    fn call_tools(&mut self, calls: &[ToolCall]) -> Result<()> {
-        let steps: Vec<ToolStep> = calls.iter().map(|call| self.step(call)).collect();
-        for step in &steps {
-            self.show(Update::ToolWaiting(step.clone()))?;
-        }
-        let denied = self.denied(calls);
-        if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
-            return self.call_beside(calls, &steps, &denied);
-        }
-        for ((call, step), denied) in calls.iter().zip(steps).zip(denied) {
-            let output = if let Some(output) = not_begun(self.env.stop).or(denied) {
-                self.show(Update::ToolEnd(report(step, &output, Duration::ZERO)))?;
-                output
-            } else {
-                if tools::has_effects(&call.name) {
-                    self.context.sync_to_disk()?;
-                }
-                self.show(Update::ToolStart(step.clone()))?;
-                let since = Instant::now();
-                let upload = &mut |upload| self.show(Update::Upload(upload));
-                let output = masked(tools::call(&self.env.tools, call, self.env.stop, upload));
-                self.show(Update::ToolEnd(report(step, &output, since.elapsed())))?;
-                output
-            };
-            self.keep_result(call, output)?;
-        }
-        Ok(())
-    }
-
-    /// Asks a person about the calls that need it, all of a turn at once: for each call the
-    /// result that takes its place, if it may not run.
-    fn denied(&mut self, calls: &[ToolCall]) -> Vec<Option<ToolOutput>> {
-        let env = self.env;
-        let mode = env.agent.config.approve;
-        let asks = |call: &&ToolCall| approval::is_needed(mode, &call.name);
-        let question = Question::of(calls.iter().filter(asks));
-        if question.calls.is_empty() || self.all_approved || env.stop.is_set() {
-            return vec![None; calls.len()];
-        }
-        let why = match env.conversation.approve(&question, env.stop) {
-            Decision::Approved => return vec![None; calls.len()],
-            Decision::AllApproved => {
-                self.all_approved = true;
-                return vec![None; calls.len()];
-            }
-            Decision::Denied(why) => why,
-        };
-        log::info!(self.context.channel(), "a call was not approved: {why}");
-        let text = format!("Not run: {why}. Go on without it, or ask what to do instead.");
-        let output = |call: &ToolCall| asks(&call).then(|| failed(&text));
-        calls.iter().map(output).collect()
-    }
-
-    fn call_beside(
-        &mut self,
-        calls: &[ToolCall],
-        steps: &[ToolStep],
-        denied: &[Option<ToolOutput>],
-    ) -> Result<()> {
-        if calls.iter().any(|call| tools::has_effects(&call.name)) {
-            self.context.sync_to_disk()?;
-        }
-        let next = AtomicUsize::new(0);
-        let (sender, events) = mpsc::channel();
-        let (tools, stop) = (&self.env.tools, self.env.stop);
-        thread::scope(|scope| {
-            for n in 0..calls.len().min(CALLS_BESIDE_MAX) {
-                // One call of a run is always at work.
-                let place = self.env.agent.call_places.take();
-                if n > 0 && place.is_none() {
-                    break;
-                }
-                let (sender, next) = (sender.clone(), &next);
-                let work = move || {
-                    let _place = place;
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(call) = calls.get(index) else { return };
-                        let since = Instant::now();
-                        let not_run = not_begun(stop).or_else(|| denied[index].clone());
-                        let output = not_run.unwrap_or_else(|| {
-                            // The receiver lives as long as this scope, but for an error there.
-                            sender.send((index, None)).ok();
-                            let refuse = &mut |_| Err(Error::failed("only attach sends files"));
-                            tools::call(tools, call, stop, refuse)
-                        });
-                        sender.send((index, Some((output, since.elapsed())))).ok();
-                    }
-                };
-                let started = thread::Builder::new()
-                    .name(format!("tool-{n}"))
-                    .spawn_scoped(scope, work);
-                if let Err(err) = started {
-                    // Those that started take all calls; without any the loop below ends.
-                    log::warning!(
-                        self.context.channel(),
-                        "cannot start a thread for a tool: {err}"
-                    );
-                }
-            }
-            drop(sender);
-            let mut done: Vec<Option<ToolOutput>> = calls.iter().map(|_| None).collect();
-            let mut kept = 0;
-            for (index, end) in events {
-                let step = steps[index].clone();
-                let Some((output, took)) = end else {
-                    self.show(Update::ToolStart(step))?;
-                    continue;
-                };
-                let output = masked(output);
-                self.show(Update::ToolEnd(report(step, &output, took)))?;
-                done[index] = Some(output);
-                while let Some(output) = done.get_mut(kept).and_then(Option::take) {
-                    self.keep_result(&calls[kept], output)?;
-                    kept += 1;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    fn keep_result(&mut self, call: &ToolCall, mut output: ToolOutput) -> Result<()> {
-        self.repeats.count(call, &mut output);
-        self.context.append(Message::ToolResult(ToolResult {
-            call_id: call.id.clone(),
-            name: call.name.clone(),
-            content: output.content,
-            is_error: output.is_error,
-            timestamp_ms: time::now_ms(),
-        }))
-    }
-
-    fn step(&mut self, call: &ToolCall) -> ToolStep {
-        self.steps += 1;
-        ToolStep {
-            number: self.steps,
-            name: call.name.clone(),
-            label: secret::hide(tools::label(call)),
-            arguments: secret::hide(tools::arguments_text(call)),
-        }
+/// The turn goes on with another reply.
+fn broken_off(text: String) -> Update {
+    Update::TurnEnd {
+        text,
+        thinking: String::new(),
+        more: true,
     }
 }
 
-fn report(step: ToolStep, output: &ToolOutput, duration: Duration) -> ToolReport {
-    let texts = output.content.iter().map(|content| match content {
-        Content::Text(text) => text.as_str(),
-        Content::Image(_) => "(image)",
-    });
-    ToolReport {
-        step,
-        result: texts.collect::<Vec<_>>().join("\n"),
-        diff: output.diff.clone(),
-        is_error: output.is_error,
-        duration,
-    }
-}
-
-/// mom's own keys don't go to the model, the file or Slack, wherever a tool found them.
-fn masked(mut output: ToolOutput) -> ToolOutput {
-    for content in &mut output.content {
-        if let Content::Text(text) = content {
-            *text = secret::hide(std::mem::take(text));
-        }
-    }
-    output.diff = output.diff.map(secret::hide);
-    output
-}
-
-/// The result of a call that a stop came before.
-fn not_begun(stop: &Stop) -> Option<ToolOutput> {
-    Some(failed(match stop.cause()? {
-        Cause::Asked => "Not run: the user stopped the work.",
-        Cause::Restart => "Not run: mom was restarted before the call began.",
-    }))
-}
-
-fn failed(text: &str) -> ToolOutput {
-    ToolOutput {
-        content: vec![Content::Text(text.to_owned())],
-        is_error: true,
-        diff: None,
-    }
-}
-
-fn text_of(blocks: &[Block]) -> String {
+pub(super) fn text_of(blocks: &[Block]) -> String {
     let texts = blocks.iter().filter_map(|block| match block {
         Block::Text(text) => Some(text.as_str()),
         _ => None,

@@ -1,9 +1,7 @@
 //! Pi's session format, as far as one line of it: messages to JSON and back. Pure. Which
 //! lines count is `context`'s to say.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
-
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -15,21 +13,12 @@ use crate::llm::{
 
 /// A line that all others descend from. `cwd` is what the original writes there, too.
 pub(crate) fn header(id: &str, timestamp: &str, cwd: &str) -> String {
-    let line = Obj::new().str("type", "session").num("version", 3);
+    let line = Obj::of("session").num("version", 3);
     let line = line.str("id", id).str("timestamp", timestamp);
     line.str("cwd", cwd).end() + "\n"
 }
 
-const STOP_REASONS: [(StopReason, &str); 5] = [
-    (StopReason::Stop, "stop"),
-    (StopReason::Length, "length"),
-    (StopReason::ToolUse, "toolUse"),
-    (StopReason::Error, "error"),
-    (StopReason::Aborted, "aborted"),
-];
-
-/// The `message` of an entry. Always one that `parse` reads: arguments which nest too deep
-/// for that are left out.
+/// The `message` of an entry.
 pub(crate) fn write(message: &Message) -> String {
     match message {
         Message::User {
@@ -40,15 +29,7 @@ pub(crate) fn write(message: &Message) -> String {
             .raw("content", &json::array(content.iter().map(write_content)))
             .num("timestamp", *timestamp_ms)
             .end(),
-        Message::Assistant(said) => {
-            let json = write_assistant(said, |arguments| arguments);
-            // Four levels of the line are around it.
-            if serde_json::from_str::<Value>(&format!("[{json}]")).is_ok() {
-                json
-            } else {
-                write_assistant(said, |_| "{}")
-            }
-        }
+        Message::Assistant(said) => write_assistant(said),
         Message::ToolResult(result) => {
             let content = json::array(result.content.iter().map(write_content));
             Obj::new()
@@ -65,50 +46,53 @@ pub(crate) fn write(message: &Message) -> String {
 
 fn write_content(content: &Content) -> String {
     match content {
-        Content::Text(text) => Obj::new().str("type", "text").str("text", text).end(),
-        Content::Image(image) => Obj::new()
-            .str("type", "image")
+        Content::Text(text) => Obj::of("text").str("text", text).end(),
+        Content::Image(image) => Obj::of("image")
             .str("data", &image.data)
             .str("mimeType", &image.mime)
             .end(),
     }
 }
 
-fn write_assistant<'a>(said: &'a Assistant, arguments: impl Fn(&'a str) -> &'a str) -> String {
-    let blocks = said.blocks.iter().map(|block| match block {
-        Block::Text(text) => Obj::new().str("type", "text").str("text", text).end(),
+fn write_block(block: &Block) -> String {
+    match block {
+        Block::Text(text) => Obj::of("text").str("text", text).end(),
         Block::Thinking {
             text,
             signature,
             redacted,
         } => {
             let shown = if *redacted { "[redacted]" } else { text };
-            let out = Obj::new().str("type", "thinking").str("thinking", shown);
-            let out = out.str("thinkingSignature", signature);
-            match redacted {
-                true => out.raw("redacted", "true").end(),
-                false => out.end(),
-            }
+            let out = Obj::of("thinking").str("thinking", shown);
+            out.str("thinkingSignature", signature)
+                .value("redacted", &(*redacted).into())
+                .end()
         }
-        Block::ToolCall(call) => Obj::new()
-            .str("type", "toolCall")
-            .str("id", &call.id)
-            .str("name", &call.name)
-            .raw("arguments", arguments(&call.arguments))
-            .opt_str("thoughtSignature", call.signature.as_deref())
-            .end(),
-    });
-    let stop_reason = STOP_REASONS
-        .iter()
-        .find(|(reason, _)| *reason == said.stop_reason);
+        Block::ToolCall(call) => {
+            // What nests too deep to be read back, with what is around it, is left out.
+            let nested = format!("[[[[{}]]]]", call.arguments);
+            let is_read = serde_json::from_str::<Value>(&nested).is_ok();
+            let arguments = if is_read { &call.arguments } else { "{}" };
+            Obj::of("toolCall")
+                .str("id", &call.id)
+                .str("name", &call.name)
+                .raw("arguments", arguments)
+                .opt_str("thoughtSignature", call.signature.as_deref())
+                .end()
+        }
+    }
+}
+
+fn write_assistant(said: &Assistant) -> String {
+    let stop_reason = serde_json::to_value(said.stop_reason).unwrap_or_default();
     Obj::new()
         .str("role", "assistant")
-        .raw("content", &json::array(blocks))
+        .raw("content", &json::array(said.blocks.iter().map(write_block)))
         .str("api", &said.api)
         .str("provider", &said.provider)
         .str("model", &said.model)
         .raw("usage", &write_usage(&said.usage))
-        .str("stopReason", stop_reason.map_or("stop", |(_, name)| name))
+        .value("stopReason", &stop_reason)
         .num("timestamp", said.timestamp_ms)
         .end()
 }
@@ -116,17 +100,12 @@ fn write_assistant<'a>(said: &'a Assistant, arguments: impl Fn(&'a str) -> &'a s
 /// Always with a cost: the original adds them up.
 pub(crate) fn write_usage(usage: &Usage) -> String {
     let cost = usage.cost.unwrap_or_default();
-    let dollars = |key: &'static str, amount: f64| (key, Value::from(amount));
-    let cost = [
-        dollars("input", cost.input),
-        dollars("output", cost.output),
-        dollars("cacheRead", cost.cache_read),
-        dollars("cacheWrite", cost.cache_write),
-        dollars("total", cost.total()),
-    ];
-    let cost = cost
-        .iter()
-        .fold(Obj::new(), |out, (key, value)| out.value(key, value));
+    let cost = Obj::new()
+        .value("input", &cost.input.into())
+        .value("output", &cost.output.into())
+        .value("cacheRead", &cost.cache_read.into())
+        .value("cacheWrite", &cost.cache_write.into())
+        .value("total", &cost.total().into());
     Obj::new()
         .num("input", usage.input)
         .num("output", usage.output)
@@ -175,10 +154,8 @@ fn parse_message(message: &Value, line: &str) -> Option<Message> {
             provider: text("provider"),
             model: text("model"),
             usage: usage(&message["usage"]),
-            stop_reason: STOP_REASONS
-                .iter()
-                .find(|(_, name)| message["stopReason"] == *name)
-                .map_or(StopReason::Stop, |(reason, _)| *reason),
+            stop_reason: StopReason::deserialize(&message["stopReason"])
+                .unwrap_or(StopReason::Stop),
             timestamp_ms,
         })),
         "toolResult" => Some(Message::ToolResult(ToolResult {
@@ -220,7 +197,8 @@ fn contents(value: &Value) -> Vec<Content> {
 
 /// At most as many as a reply has.
 fn blocks(content: &Value, line: &str) -> Vec<Block> {
-    let calls_arguments = OnceCell::new();
+    let raw = serde_json::from_str::<RawEntry<'_>>(line);
+    let raw = raw.map_or(Vec::new(), |raw| raw.message.content);
     let parse = |(index, block): (usize, &Value)| {
         let text = |key: &str| block[key].as_str().unwrap_or_default().to_owned();
         match block["type"].as_str()? {
@@ -240,11 +218,9 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
             "toolCall" => Some(Block::ToolCall(ToolCall {
                 id: text("id"),
                 name: text("name"),
-                arguments: calls_arguments
-                    .get_or_init(|| raw_arguments(line).unwrap_or_default())
+                arguments: raw
                     .get(index)
-                    .copied()
-                    .flatten()
+                    .and_then(|raw| raw.arguments)
                     .filter(|_| block["arguments"].is_object())
                     .map_or_else(|| "{}".to_owned(), |raw| raw.get().to_owned()),
                 signature: block["thoughtSignature"].as_str().map(str::to_owned),
@@ -257,58 +233,57 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
     blocks.filter_map(parse).collect()
 }
 
-/// The arguments of each block in the entry's message, byte for byte.
-fn raw_arguments(line: &str) -> Option<Vec<Option<&RawValue>>> {
-    type Fields<'a> = HashMap<String, &'a RawValue>;
-    let entry: Fields<'_> = serde_json::from_str(line).ok()?;
-    let message: Fields<'_> = serde_json::from_str(entry.get("message")?.get()).ok()?;
-    let content: Vec<&RawValue> = serde_json::from_str(message.get("content")?.get()).ok()?;
-    let blocks = content.into_iter().take(BLOCKS_MAX);
-    let arguments = blocks.map(|block| {
-        let block: Fields<'_> = serde_json::from_str(block.get()).ok()?;
-        block.get("arguments").copied()
-    });
-    Some(arguments.collect())
+/// The arguments of each block in an entry's message, byte for byte.
+#[derive(Deserialize)]
+struct RawEntry<'a> {
+    #[serde(borrow)]
+    message: RawMessage<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawMessage<'a> {
+    #[serde(borrow)]
+    content: Vec<RawBlock<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawBlock<'a> {
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
 }
 
 fn usage(value: &Value) -> Usage {
     let tokens = |key: &str| token_count(&value[key]).unwrap_or_default();
-    let cost = &value["cost"];
-    let dollars = |key: &str| cost[key].as_f64().unwrap_or_default();
     Usage {
         output: tokens("output"),
         input: tokens("input"),
         cache_read: tokens("cacheRead"),
         cache_write: tokens("cacheWrite"),
-        cost: cost.is_object().then(|| Cost {
-            input: dollars("input"),
-            output: dollars("output"),
-            cache_read: dollars("cacheRead"),
-            cache_write: dollars("cacheWrite"),
-        }),
+        cost: Cost::deserialize(&value["cost"]).ok(),
     }
 }
 
 /// A file of version 1 as version 3: entries get ids, each the child of the one before, and
-/// compactions name what they keep by id. `new_id` is called for each entry.
-pub(crate) fn from_version_1(text: &str, mut new_id: impl FnMut() -> String) -> String {
+/// compactions name what they keep by id.
+pub(crate) fn from_version_1(text: &str) -> String {
     let parse = |line: &str| json::parse_line(line.as_bytes());
     let mut entries: Vec<Value> = text.lines().filter_map(parse).collect();
     entries.retain(Value::is_object);
-    let ids: Vec<String> = entries.iter().map(|_| new_id()).collect();
+    let id = |index: u64| Value::from(format!("{index:08x}"));
     let mut out = String::new();
-    for (index, entry) in entries.iter_mut().enumerate() {
+    for (index, entry) in (0..).zip(&mut entries) {
         if entry["type"] == "session" {
             entry["version"] = 3.into();
         } else {
-            entry["id"] = ids[index].as_str().into();
-            entry["parentId"] = match index {
-                0 | 1 => Value::Null,
-                _ => ids[index - 1].as_str().into(),
+            entry["id"] = id(index);
+            // The first line is the header.
+            entry["parentId"] = if index < 2 {
+                Value::Null
+            } else {
+                id(index - 1)
             };
             if let Some(kept) = entry["firstKeptEntryIndex"].as_u64() {
-                let id = ids.get(usize::try_from(kept).unwrap_or(usize::MAX));
-                entry["firstKeptEntryId"] = id.map_or("", String::as_str).into();
+                entry["firstKeptEntryId"] = id(kept);
             }
         }
         out.push_str(&entry.to_string());
@@ -354,13 +329,42 @@ mod tests {
                 assert_eq!(line(&read), written);
                 assert!(written.len() <= 2 * text.len() + 1_000);
             }
-            let mut ids = 0;
-            let new_id = || {
-                ids += 1;
-                ids.to_string()
-            };
-            from_version_1(&text.replace("},{", "}\n{"), new_id);
+            from_version_1(&text.replace("},{", "}\n{"));
         });
+    }
+
+    /// Arguments byte for byte; and the usage always with its cost, as the original has it.
+    #[test]
+    fn messages_are_written_as_they_are_read() {
+        for message in [
+            r#"{"role":"user","content":[{"type":"text","text":"list"}],"timestamp":1}"#,
+            concat!(
+                r#"{"role":"assistant","content":[{"type":"thinking","thinking":"hm","#,
+                r#""thinkingSignature":"abc","redacted":false},{"type":"thinking","#,
+                r#""thinking":"[redacted]","thinkingSignature":"xyz","redacted":true},"#,
+                r#"{"type":"toolCall","id":"t1","name":"bash","#,
+                r#""arguments":{"z":1.0, "a":[1e3,"\u00e9"],"message":{"content":[]}},"#,
+                r#""thoughtSignature":"sig"}],"api":"anthropic-messages","provider":"p","#,
+                r#""model":"m","usage":{"input":12,"output":0,"cacheRead":0,"cacheWrite":0,"#,
+                r#""totalTokens":12,"cost":{"input":0.25,"output":0.0,"cacheRead":0.0,"#,
+                r#""cacheWrite":0.0,"total":0.25}},"stopReason":"toolUse","timestamp":7}"#,
+            ),
+            concat!(
+                r#"{"role":"toolResult","toolCallId":"t1","toolName":"bash","content":["#,
+                r#"{"type":"text","text":"a"},{"type":"image","data":"AA","#,
+                r#""mimeType":"image/png"}],"isError":true,"timestamp":1767604369060}"#,
+            ),
+        ] {
+            let line = format!(r#"{{"type":"message","id":"a","message":{message}}}"#);
+            assert_eq!(write(&parse_line(&line).unwrap()), message);
+        }
+    }
+
+    #[test]
+    fn commands_of_the_interactive_pi() {
+        let line = r#"{"type":"message","message":{"role":"bashExecution","command":"ls","output":"x","exitCode":2}}"#;
+        let want = Message::user("Ran `ls`\n```\nx\n```\n(exit code 2)".to_owned(), 0);
+        assert_eq!(parse_line(line), Some(want));
     }
 
     /// Arguments are read byte for byte, and that for all blocks at once.

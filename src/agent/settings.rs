@@ -1,9 +1,11 @@
 //! settings.json of the data directory: harmless knobs only, since the agent can write it.
-//! Model, keys, URLs, allow-lists and sandbox never come from here. Any missing, unreadable
-//! or absurd value is the default or the nearest sensible one, with a warning.
+//! Model, keys, URLs, allow-lists and sandbox never come from here. A file that can't be read
+//! leaves the defaults, and an absurd number becomes the nearest sensible one, with a warning.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::base::text;
@@ -11,58 +13,81 @@ use crate::store::dir::Dir;
 
 /// A longer file is cut and so no valid JSON.
 const BYTES_MAX: usize = 64 * 1024;
-
 /// Unknown keys that are named.
 const UNKNOWN_MAX: usize = 10;
-const GROUPS: [(&str, &[&str]); 2] = [
-    (
-        "compaction",
-        &[
-            "compaction.enabled",
-            "compaction.reserveTokens",
-            "compaction.keepRecentTokens",
-        ],
-    ),
-    (
-        "retry",
-        &[
-            "retry.enabled",
-            "retry.maxRetries",
-            "retry.baseDelayMs",
-            "retry.maxDelayMs",
-        ],
-    ),
+const TOKENS: RangeInclusive<u64> = 1_000..=500_000;
+const KEYS: [&str; 9] = [
+    "compaction",
+    "compaction.enabled",
+    "compaction.reserveTokens",
+    "compaction.keepRecentTokens",
+    "retry",
+    "retry.enabled",
+    "retry.maxRetries",
+    "retry.baseDelayMs",
+    "retry.maxDelayMs",
 ];
 
-/// Defaults and names are the original's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Names and defaults are the original's.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct Settings {
-    /// False: no compaction at all, a full window becomes a plain error.
-    pub(crate) compaction: bool,
-    /// Tokens: compact when the context holds more than the window less this.
-    pub(crate) reserve_tokens: u64,
-    /// Tokens: how much of the newest part is kept word for word.
-    pub(crate) keep_recent_tokens: u64,
-    /// Further tries of a failed model request; 0 when retrying is switched off.
-    pub(crate) retries_max: u32,
-    /// Pause before the first of them; doubles with each.
-    pub(crate) retry_base: Duration,
-    /// A longer pause asked for by a server is a failure at once.
-    pub(crate) retry_pause_max: Duration,
+    pub(crate) compaction: CompactionSettings,
+    pub(crate) retry: RetrySettings,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        parse("{}").0
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct CompactionSettings {
+    /// False: no compaction at all, a full window becomes a plain error.
+    pub(crate) enabled: bool,
+    /// Compact when the context holds more than the window less this.
+    pub(crate) reserve_tokens: u64,
+    /// How much of the newest part is kept word for word.
+    pub(crate) keep_recent_tokens: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct RetrySettings {
+    enabled: bool,
+    /// Further tries of a failed model request.
+    pub(crate) max_retries: u64,
+    /// Pause before the first of them; doubles with each.
+    pub(crate) base_delay_ms: u64,
+    /// A longer pause asked for by a server is a failure at once.
+    max_delay_ms: u64,
+}
+
+impl Default for CompactionSettings {
+    fn default() -> CompactionSettings {
+        CompactionSettings {
+            enabled: true,
+            reserve_tokens: 16_384,
+            keep_recent_tokens: 20_000,
+        }
     }
 }
 
-impl Settings {
+impl Default for RetrySettings {
+    fn default() -> RetrySettings {
+        RetrySettings {
+            enabled: true,
+            max_retries: 3,
+            base_delay_ms: 2_000,
+            max_delay_ms: 60_000,
+        }
+    }
+}
+
+impl RetrySettings {
     /// Before the next try, after so many failures; `after` is what the server asked for.
     /// `None`: it is enough.
     pub(crate) fn pause(&self, failures: u32, after: Option<Duration>) -> Option<Duration> {
-        let pause = after.unwrap_or(self.retry_base * 2_u32.pow(failures.min(16) - 1));
-        (failures <= self.retries_max && pause <= self.retry_pause_max).then_some(pause)
+        let doubled = self.base_delay_ms << (failures.min(16) - 1);
+        let pause = after.unwrap_or(Duration::from_millis(doubled));
+        let is_over = !self.enabled || u64::from(failures) > self.max_retries;
+        (!is_over && pause <= Duration::from_millis(self.max_delay_ms)).then_some(pause)
     }
 }
 
@@ -78,11 +103,7 @@ pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
 /// may be of the original.
 pub(crate) fn check(dir: &Dir) -> Vec<String> {
     match read(dir) {
-        Ok(text) => {
-            let mut wrong = parse(&text).1;
-            wrong.extend(unknown_keys(&text));
-            wrong
-        }
+        Ok(text) => [parse(&text).1, unknown_keys(&text)].concat(),
         Err(why) => vec![why],
     }
 }
@@ -94,114 +115,68 @@ fn read(dir: &Dir) -> Result<String, String> {
     }
 }
 
-/// The first few of them.
+/// What the text of settings.json sets, and what was not taken as it stands.
+fn parse(text: &str) -> (Settings, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut settings: Settings = serde_json::from_str(text).unwrap_or_else(|err| {
+        let what = if err.is_data() {
+            "wrong"
+        } else {
+            "not valid JSON"
+        };
+        let why = text::one_line(&err.to_string(), 200);
+        warnings.push(format!("settings.json: {what} ({why}), using the defaults"));
+        Settings::default()
+    });
+    let Settings { compaction, retry } = &mut settings;
+    for (key, number, range) in [
+        (
+            "compaction.reserveTokens",
+            &mut compaction.reserve_tokens,
+            TOKENS,
+        ),
+        (
+            "compaction.keepRecentTokens",
+            &mut compaction.keep_recent_tokens,
+            TOKENS,
+        ),
+        ("retry.maxRetries", &mut retry.max_retries, 0..=20),
+        ("retry.baseDelayMs", &mut retry.base_delay_ms, 100..=60_000),
+        (
+            "retry.maxDelayMs",
+            &mut retry.max_delay_ms,
+            1_000..=3_600_000,
+        ),
+    ] {
+        let used = (*number).clamp(*range.start(), *range.end());
+        if used != *number {
+            let what = format!("{key} {number} is out of range");
+            warnings.push(format!("settings.json: {what}, using {used}"));
+        }
+        *number = used;
+    }
+    (settings, warnings)
+}
+
+/// A sentence for each of the first few.
 fn unknown_keys(text: &str) -> Vec<String> {
     let root: Value = serde_json::from_str(text).unwrap_or_default();
-    let mut out = Vec::new();
+    let mut keys = Vec::new();
     for (group, value) in root.as_object().into_iter().flatten() {
-        let known = GROUPS.iter().find(|(known, _)| known == group);
-        let Some((_, keys)) = known else {
-            out.push(unknown(group, &GROUPS.map(|(group, _)| group)));
-            continue;
-        };
-        let unknown_in = |key: &String| {
-            let key = format!("{group}.{key}");
-            (!keys.contains(&&*key)).then(|| unknown(&key, keys))
-        };
-        out.extend(
-            value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter_map(|(key, _)| unknown_in(key)),
-        );
-    }
-    out.truncate(UNKNOWN_MAX);
-    out
-}
-
-fn unknown(key: &str, known: &[&str]) -> String {
-    let hint = match text::nearest(key, known) {
-        Some(near) => format!(", did you mean {near}?"),
-        None => String::new(),
-    };
-    format!(
-        "settings.json: {} has no effect{hint}",
-        text::one_line(key, 60)
-    )
-}
-
-/// What the text of settings.json sets, and a sentence for each value that was not taken as
-/// it stands.
-pub(crate) fn parse(text: &str) -> (Settings, Vec<String>) {
-    let (root, warning) = match serde_json::from_str(text) {
-        Ok(root @ Value::Object(_)) => (root, None),
-        Ok(_) => (Value::Null, Some("not a JSON object".to_owned())),
-        Err(err) => (Value::Null, Some(format!("not valid JSON ({err})"))),
-    };
-    let warning = warning.map(|why| format!("settings.json: {why}, using the defaults"));
-    let mut reader = SettingsReader {
-        root,
-        warnings: warning.into_iter().collect(),
-    };
-    let retry = reader.flag("retry", "enabled");
-    let retries = reader.number("retry", "maxRetries", 3, 0..=20) as u32;
-    let base = reader.number("retry", "baseDelayMs", 2_000, 100..=60_000);
-    let most = reader.number("retry", "maxDelayMs", 60_000, 1_000..=3_600_000);
-    let tokens = 1_000..=500_000;
-    let settings = Settings {
-        compaction: reader.flag("compaction", "enabled"),
-        reserve_tokens: reader.number("compaction", "reserveTokens", 16_384, tokens.clone()),
-        keep_recent_tokens: reader.number("compaction", "keepRecentTokens", 20_000, tokens),
-        retries_max: if retry { retries } else { 0 },
-        retry_base: Duration::from_millis(base),
-        retry_pause_max: Duration::from_millis(most),
-    };
-    (settings, reader.warnings)
-}
-
-struct SettingsReader {
-    root: Value,
-    warnings: Vec<String>,
-}
-
-impl SettingsReader {
-    /// True unless the file says false.
-    fn flag(&mut self, group: &str, key: &str) -> bool {
-        let value = &self.root[group][key];
-        if !value.is_null() && !value.is_boolean() {
-            let why = format!("must be true or false, not {}", cut(value));
-            self.warnings
-                .push(format!("settings.json: {group}.{key} {why}"));
+        keys.push(group.clone());
+        if KEYS.contains(&&**group) {
+            let inner = value.as_object().into_iter().flatten();
+            keys.extend(inner.map(|(key, _)| format!("{group}.{key}")));
         }
-        *value != false
     }
-
-    fn number(&mut self, group: &str, key: &str, default: u64, range: Range) -> u64 {
-        let value = &self.root[group][key];
-        if value.is_null() {
-            return default;
-        }
-        // `as` saturates: negative numbers become 0, huge ones the maximum.
-        let (used, why) = match value.as_u64().or(value.as_f64().map(|n| n as u64)) {
-            Some(number) if range.contains(&number) => return number,
-            Some(number) => (
-                number.clamp(*range.start(), *range.end()),
-                "is out of range",
-            ),
-            None => (default, "is not a number"),
-        };
-        let why = format!("{} {why}, using {used}", cut(value));
-        self.warnings
-            .push(format!("settings.json: {group}.{key} {why}"));
-        used
-    }
-}
-
-type Range = std::ops::RangeInclusive<u64>;
-
-fn cut(value: &Value) -> String {
-    value.to_string().chars().take(40).collect()
+    keys.retain(|key| !KEYS.contains(&&**key));
+    let unknown = |key: &String| {
+        let near = text::nearest(key, &KEYS);
+        let hint = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
+        let key = text::one_line(key, 60);
+        format!("settings.json: {key} has no effect{hint}")
+    };
+    keys.iter().take(UNKNOWN_MAX).map(unknown).collect()
 }
 
 #[cfg(test)]
@@ -211,13 +186,9 @@ mod tests {
 
     #[test]
     fn tolerant() {
-        let default = Settings::default();
-        assert_eq!(
-            (default.reserve_tokens, default.keep_recent_tokens),
-            (16_384, 20_000)
-        );
-        assert_eq!((default.compaction, default.retries_max), (true, 3));
-        for (text, reserve, retries, warnings) in [
+        // What the file says; the reserve, tries and number of warnings that come of it.
+        for (text, reserve, tries, warnings) in [
+            ("{}", 16_384, 3, 0),
             (
                 r#"{"defaultModel":"x","compaction":{"reserveTokens":8000}}"#,
                 8_000,
@@ -230,26 +201,20 @@ mod tests {
                 0,
                 0,
             ),
-            (r#"{"compaction":{"reserveTokens":-5}}"#, 1_000, 3, 1),
             (
-                r#"{"compaction":{"reserveTokens":1e99},"retry":{"maxRetries":1e9}}"#,
-                500_000,
-                20,
-                2,
-            ),
-            (
-                r#"{"compaction":{"reserveTokens":"8000"},"retry":{"enabled":0}}"#,
-                16_384,
+                r#"{"compaction":{"reserveTokens":5},"retry":{"maxRetries":99,"baseDelayMs":1}}"#,
+                1_000,
+                10,
                 3,
-                2,
             ),
-            (r#"{"compaction":[1],"retry":"no"}"#, 16_384, 3, 0),
+            (r#"{"compaction":{"reserveTokens":"8000"}}"#, 16_384, 3, 1),
+            (r#"{"compaction":{"reserveTokens":-5}}"#, 16_384, 3, 1),
             (r#"{"compaction":"#, 16_384, 3, 1),
-            ("[]", 16_384, 3, 1),
         ] {
             let (settings, wrong) = parse(text);
-            assert_eq!(settings.reserve_tokens, reserve, "{text}");
-            assert_eq!(settings.retries_max, retries, "{text}");
+            assert_eq!(settings.compaction.reserve_tokens, reserve, "{text}");
+            let pauses = (1..).map_while(|failures| settings.retry.pause(failures, None));
+            assert_eq!(pauses.count(), tries, "{text}");
             assert_eq!(wrong.len(), warnings, "{text}: {wrong:?}");
         }
     }
@@ -279,24 +244,17 @@ mod tests {
     #[test]
     fn survives_mutation() {
         let corpus = [
-            r#"{"compaction":{"enabled":true,"reserveTokens":16384,"keepRecentTokens":-5}}"#,
-            r#"{"retry":{"enabled":false,"maxRetries":3,"baseDelayMs":1e9,"maxDelayMs":0.5}}"#,
+            r#"{"compaction":{"enabled":true,"reserveTokens":16384,"keepRecentTokens":1}}"#,
+            r#"{"retry":{"enabled":false,"maxRetries":3,"baseDelayMs":1000,"maxDelayMs":5}}"#,
         ];
         survive(&corpus, |_, input| {
             let text = String::from_utf8_lossy(input);
             let (settings, mut wrong) = parse(&text);
             wrong.extend(unknown_keys(&text));
-            for tokens in [settings.reserve_tokens, settings.keep_recent_tokens] {
-                assert!((1_000..=500_000).contains(&tokens));
-            }
-            let pauses = [settings.retry_base, settings.retry_pause_max];
-            assert!(
-                pauses
-                    .iter()
-                    .all(|pause| (100..=3_600_000).contains(&pause.as_millis()))
-            );
-            assert!(settings.retries_max <= 20);
-            assert!(wrong.iter().all(|why| why.len() < 400), "{wrong:?}");
+            assert!(TOKENS.contains(&settings.compaction.keep_recent_tokens));
+            assert!(settings.retry.pause(21, None).is_none());
+            settings.retry.pause(u32::MAX, None);
+            assert!(wrong.iter().all(|why| why.len() < 1_000), "{wrong:?}");
         });
     }
 }

@@ -26,6 +26,7 @@ pub(crate) use services::{Sources, check, open};
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::error::Result;
@@ -170,7 +171,8 @@ pub(crate) struct ToolCall {
 }
 
 /// Why the model stopped, as the session format names the outcomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) enum StopReason {
     /// `stop`: the model was done.
     Stop,
@@ -207,7 +209,8 @@ pub(crate) struct Usage {
     pub(crate) cost: Option<Cost>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct Cost {
     pub(crate) input: f64,
     pub(crate) output: f64,

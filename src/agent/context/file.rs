@@ -44,6 +44,23 @@ pub(super) struct Branch {
     /// When the original program wrote its last message, if the last ones are its own; it took
     /// over from the log what was said before. 0: never.
     pub(super) foreign_ms: i64,
+    /// mom wrote some of the entries.
+    has_own: bool,
+}
+
+impl Branch {
+    /// Who wrote the entry, and when. The newest comes first.
+    fn date(&mut self, entry: &Value) {
+        if self.newest_ms == 0 {
+            let written = entry["timestamp"].as_str().and_then(time::parse_iso);
+            self.newest_ms = written.unwrap_or_default();
+        }
+        self.has_own |= entry["ts"].is_string();
+        if !self.has_own && entry["message"]["role"] == "user" {
+            let ms = entry["message"]["timestamp"].as_f64().unwrap_or_default() as i64;
+            self.foreign_ms = self.foreign_ms.max(ms);
+        }
+    }
 }
 
 /// An entry on that way.
@@ -67,7 +84,7 @@ pub(super) struct SessionEntry {
 }
 
 /// Entries may name a place further back in the file that their way goes on at.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Jumps {
     Follow,
     Ignore,
@@ -97,27 +114,20 @@ impl ContextFile {
     /// Makes of the file one that `walk` reads: a session of version 2 or 3.
     fn check_header(&self) -> Result<()> {
         let (dir, path) = (self.store.dir(), self.path());
-        let head = dir.read_head(&path, 64 * 1024);
-        let head = head.or_else(|err| {
-            if dir.set_aside(&path) {
-                Ok(None)
-            } else {
-                Err(err)
-            }
-        });
-        let head = head?.unwrap_or_default();
-        if head.is_empty() {
+        let head = match dir.read_head(&path, 64 * 1024) {
+            Err(_) if dir.set_aside(&path) => None,
+            head => head?,
+        };
+        let Some(head) = head.filter(|head| !head.is_empty()) else {
             return Ok(());
-        }
+        };
         let mut lines = head.split(|byte| *byte == b'\n');
         let header = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok());
         let header = header.unwrap_or_default();
         if header["type"] != "session" || !header["id"].is_string() {
             let aside = format!("context.jsonl.unreadable-{}", time::now_ms());
-            log::warning!(
-                &self.channel,
-                "{path} is no session file; it is now {aside}"
-            );
+            let what = format!("{path} is no session file");
+            log::warning!(&self.channel, "{what}; it is now {aside}");
             return dir.rename(&path, &aside);
         }
         if header["version"].as_u64().unwrap_or(1) > 1 {
@@ -129,11 +139,7 @@ impl ContextFile {
             let why = "it is of session version 1 and larger than 32 MB; rename it to begin anew";
             return Err(Error::failed(format!("cannot read {path}: {why}")));
         }
-        let mut number = 0u32;
-        let text = session::from_version_1(&String::from_utf8_lossy(&bytes), || {
-            number += 1;
-            format!("{number:08x}")
-        });
+        let text = session::from_version_1(&String::from_utf8_lossy(&bytes));
         dir.replace(&path, text.as_bytes())
     }
 
@@ -144,9 +150,8 @@ impl ContextFile {
             return Ok(Branch::default());
         };
         let mut branch = Branch::default();
-        let mut is_own = false;
-        let mut jumped = false;
         let mut wanted = None;
+        let mut jumped = false;
         let mut kept: Option<String> = None;
         let mut bytes = 0;
         for _ in 0..LINES_MAX {
@@ -161,31 +166,26 @@ impl ContextFile {
             let Some((entry, line)) = parse_entry(&line) else {
                 continue;
             };
-            is_own |= entry["ts"].is_string();
-            if !is_own && entry["message"]["role"] == "user" {
-                let ms = entry["message"]["timestamp"].as_f64().unwrap_or_default() as i64;
-                branch.foreign_ms = branch.foreign_ms.max(ms);
-            }
-            let id = entry["id"].as_str().unwrap_or_default();
+            branch.date(&entry);
+            let id = entry["id"].as_str();
             if self.last_id.is_none() {
-                self.last_id = Some(id.to_owned());
-                wanted = Some(id.to_owned());
-                let written = entry["timestamp"].as_str().and_then(time::parse_iso);
-                branch.newest_ms = written.unwrap_or_default();
+                self.last_id = id.map(str::to_owned);
+                wanted.clone_from(&self.last_id);
             }
-            if wanted.as_deref() != Some(id) {
+            if wanted.as_deref() != id {
                 if jumped {
                     return self.walk(Jumps::Ignore);
                 }
                 continue;
             }
-            jumped = false;
             let step = BranchStep::parse(&entry, line);
             if self.last_message.is_none() && step.message.is_some() {
                 self.last_message = Some((step.id.clone(), lines.line_end()));
             }
-            if let (Jumps::Follow, Some(to)) = (jumps, entry["leaf"].as_u64()) {
-                jumped = true;
+            let jump = entry["leaf"].as_u64();
+            let jump = jump.filter(|_| jumps == Jumps::Follow);
+            jumped = jump.is_some();
+            if let Some(to) = jump {
                 lines.jump(to, BYTES_MAX);
             }
             let mut is_last = step.parent.is_none() || kept.as_ref() == Some(&step.id);
@@ -199,7 +199,7 @@ impl ContextFile {
                 break;
             }
         }
-        if !is_own && branch.foreign_ms == 0 {
+        if !branch.has_own && branch.foreign_ms == 0 {
             branch.foreign_ms = branch.newest_ms;
         }
         branch.steps.reverse();
@@ -213,26 +213,16 @@ impl ContextFile {
         appended.map_or(Ok(()), |appended| appended.settle())
     }
 
-    /// Writes and syncs.
-    pub(super) fn flush(&mut self, entries: Vec<SessionEntry>) -> Result<()> {
-        let parent = self.last_id.clone();
-        self.write(entries)?;
-        let written = self.unsynced.take();
-        let flushed = written.map_or(Ok(()), |written| written.sync());
-        if flushed.is_err() {
-            // They are gone again: nothing may descend from them.
-            self.last_id = parent;
-        }
-        flushed
-    }
-
-    /// Each entry becomes the child of the one before it, the first that of `last_id`.
-    pub(super) fn write(&mut self, entries: Vec<SessionEntry>) -> Result<()> {
+    /// The first entry becomes the child of `parent`, each other one of the one before it.
+    pub(super) fn write(
+        &mut self,
+        mut parent: Option<String>,
+        entries: Vec<SessionEntry>,
+    ) -> Result<()> {
         let now = time::iso(time::now_ms());
-        let mut parent = self.last_id.clone();
         let mut lines = String::new();
         for entry in entries {
-            let line = Obj::new().str("type", entry.kind).str("id", &entry.id);
+            let line = Obj::of(entry.kind).str("id", &entry.id);
             let line = match &parent {
                 Some(parent) => line.str("parentId", parent),
                 None => line.raw("parentId", "null"),
@@ -269,6 +259,27 @@ impl SessionEntry {
     pub(super) fn without_message() -> Result<SessionEntry> {
         let mut entry = SessionEntry::new("session_info")?;
         entry.fields = vec![("ts", json::quote(""))];
+        Ok(entry)
+    }
+
+    /// Without `kept`, the first entry that stays, nothing before it does.
+    pub(super) fn compaction(
+        compaction: &Compaction,
+        kept: Option<&str>,
+        tokens: u64,
+    ) -> Result<SessionEntry> {
+        let mut entry = SessionEntry::new("compaction")?;
+        let details = Obj::new()
+            .raw("readFiles", &json::texts(&compaction.read_files))
+            .raw("modifiedFiles", &json::texts(&compaction.modified_files));
+        entry.fields = vec![
+            ("summary", json::quote(&compaction.summary)),
+            // Its own id is found nowhere before it.
+            ("firstKeptEntryId", json::quote(kept.unwrap_or(&entry.id))),
+            ("tokensBefore", tokens.to_string()),
+            ("details", details.end()),
+            ("fromHook", "false".to_owned()),
+        ];
         Ok(entry)
     }
 

@@ -18,7 +18,7 @@ use crate::agent::prompt;
 use crate::agent::session;
 use crate::base::command::Command;
 use crate::base::error::Result;
-use crate::base::json::{self, Obj};
+use crate::base::json;
 use crate::base::secret;
 use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
@@ -44,24 +44,16 @@ pub(crate) struct Context {
     /// Messages that were there at the last compaction: their usage says nothing any more.
     uncounted: usize,
     run: ContextRun,
-    /// The ts of messages that are in the context.
-    known: HashSet<String>,
     cursor: Cursor,
-    taken_over: TakenOver,
+    /// As `Branch` has them when it is loaded.
+    newest_ms: i64,
+    foreign_ms: i64,
 }
 
 struct Origin {
     id: String,
     /// As Slack has the message; empty for none.
     ts: String,
-}
-
-/// Log lines up to these times are in the context although the cursor does not say so.
-struct TakenOver {
-    /// While the log is the one that the cursor points into.
-    same_ms: i64,
-    /// When it is another.
-    replaced_ms: i64,
 }
 
 /// Where the run is in the context.
@@ -90,7 +82,6 @@ impl Context {
     /// A file that cannot be read; one that is no session is set aside with a warning.
     pub(crate) fn load(store: &Arc<Store>, channel: &str) -> Result<Context> {
         let (file, branch) = ContextFile::open(store, channel)?;
-        let foreign_ms = branch.foreign_ms;
         let mut context = Context {
             file,
             messages: Vec::new(),
@@ -98,12 +89,9 @@ impl Context {
             compaction: None,
             uncounted: 0,
             run: ContextRun::default(),
-            known: HashSet::new(),
             cursor: store.ledger.cursor(channel)?,
-            taken_over: TakenOver {
-                same_ms: foreign_ms,
-                replaced_ms: foreign_ms.max(branch.newest_ms),
-            },
+            newest_ms: branch.newest_ms,
+            foreign_ms: branch.foreign_ms,
         };
         let run = store.ledger.run(channel)?;
         context.fill(branch, run);
@@ -167,15 +155,7 @@ impl Context {
         let Some(stamp) = self.dir().stamp(&path)? else {
             return Ok(());
         };
-        let position = self.cursor.position;
-        let is_same =
-            stamp.bytes >= position && self.cursor.mark == log_mark(self.dir(), &path, position)?;
-        let (begin, after_ms) = if is_same {
-            (position, self.taken_over.same_ms)
-        } else {
-            // Replaced, edited, or written by the original: what is older is known.
-            (0, self.taken_over.replaced_ms)
-        };
+        let (begin, after_ms) = self.unread(&path, stamp.bytes)?;
         let floor = begin.max(stamp.bytes.saturating_sub(SYNC_BYTES_MAX));
         let Some(mut lines) = self.dir().lines_back(&path, Floor::At(floor))? else {
             return Ok(());
@@ -183,18 +163,17 @@ impl Context {
         // A quarter of it, at four bytes a token.
         let mut room = window_tokens.min(SYNC_TEXT_MAX) as usize;
         let mut older = floor > begin;
-        let mut seen = HashSet::new();
+        let known = self.origins.iter().map(|origin| origin.ts.clone());
+        let mut known: HashSet<String> = known.collect();
         let mut found = Vec::new();
         for line in &mut lines {
             let Some(entry) = LogEntry::parse(&line?) else {
                 continue;
             };
             // A later line of the same message takes the place of the earlier ones.
-            let is_new = entry.date_ms() > after_ms
-                && !self.known.contains(&entry.ts)
-                && seen.insert(entry.ts.clone());
-            let is_said =
-                !entry.is_bot && !entry.is_empty() && Command::parse(&entry.text).is_none();
+            let is_new = entry.date_ms() > after_ms && known.insert(entry.ts.clone());
+            let is_command = Command::parse(&entry.text).is_some();
+            let is_said = !entry.is_bot && !entry.is_empty() && !is_command;
             if !is_new || !is_said || handled(&entry.ts) {
                 continue;
             }
@@ -212,18 +191,26 @@ impl Context {
         }
         found.reverse();
         found.sort_by_key(|(date_ms, ..)| *date_ms);
-        let messages = found.into_iter().map(|(ms, text, ts)| (user(text, ms), ts));
+        let found = found.into_iter();
+        let messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
         // Said before the run, though it has begun.
         let is_before = self.run.start == self.messages.len();
         self.append_all(messages.collect())?;
         if is_before {
             self.start_run();
         }
-        self.cursor = Cursor {
-            position: lines.end(),
-            mark: log_mark(self.dir(), &path, lines.end())?,
-        };
+        self.cursor = log_cursor(self.dir(), &path, lines.end())?;
         Ok(())
+    }
+
+    /// Where in the log to begin, which has so many bytes, and up to when its lines are known.
+    fn unread(&self, path: &str, bytes: u64) -> Result<(u64, i64)> {
+        let position = self.cursor.position;
+        if bytes >= position && self.cursor == log_cursor(self.dir(), path, position)? {
+            return Ok((position, self.foreign_ms));
+        }
+        // Replaced, edited, or written by the original: what is older is known.
+        Ok((0, self.foreign_ms.max(self.newest_ms)))
     }
 
     /// What comes now belongs to a new run.
@@ -282,37 +269,31 @@ impl Context {
     /// The run leaves `note` in the context and nothing else, and one of them is enough for all
     /// such runs in a row.
     pub(crate) fn drop_run(&mut self, note: &str) -> Result<()> {
-        let note = user(note.to_owned(), time::now_ms());
-        let before = self.run.start.checked_sub(1);
-        let noted = before.filter(|at| {
-            self.messages
-                .get(*at)
-                .is_some_and(|said| said.content() == note.content())
-        });
-        let (parent, entry) = match noted.and_then(|at| self.origins.get(at)) {
-            Some(origin) => {
+        let note = Message::user(note.to_owned(), time::now_ms());
+        let before = self.messages.iter().zip(&self.origins).take(self.run.start);
+        let last = before.last();
+        let noted = last.filter(|(said, _)| said.content() == note.content());
+        let (parent, entry) = match noted {
+            Some((_, Origin { id, .. })) => {
                 let mut entry = SessionEntry::without_message()?;
-                let leaf = self
-                    .file
-                    .last_message
-                    .as_ref()
-                    .filter(|(last, _)| *last == origin.id);
-                entry
-                    .fields
-                    .extend(leaf.map(|(_, end)| ("leaf", end.to_string())));
-                (Some(origin.id.clone()), entry)
+                let last = self.file.last_message.as_ref();
+                let end = last.filter(|(last, _)| last == id).map(|(_, end)| end);
+                let leaf = end.map(|end| ("leaf", end.to_string()));
+                entry.fields.extend(leaf);
+                (Some(id.clone()), entry)
             }
             None => (self.run.after.clone(), SessionEntry::message(&note, "")?),
         };
-        let last_id = std::mem::replace(&mut self.file.last_id, parent);
-        if let Err(err) = self.file.write(vec![entry]) {
-            self.file.last_id = last_id;
-            return Err(err);
-        }
-        let cursor = self.cursor.clone();
+        self.file.write(parent, vec![entry])?;
         self.sync_to_disk()?;
-        *self = Context::load(&self.file.store, self.channel())?;
-        self.cursor = cursor;
+        self.reload()
+    }
+
+    /// From what is on the disk, but for what was read of the log since.
+    fn reload(&mut self) -> Result<()> {
+        let loaded = Context::load(&self.file.store, self.channel())?;
+        let before = std::mem::replace(self, loaded);
+        self.cursor = before.cursor;
         Ok(())
     }
 
@@ -343,27 +324,14 @@ impl Context {
     pub(crate) fn start_anew(&mut self) -> Result<()> {
         let path = store::log_path(self.channel());
         if let Some(stamp) = self.dir().stamp(&path)? {
-            self.cursor = Cursor {
-                position: stamp.bytes,
-                mark: log_mark(self.dir(), &path, stamp.bytes)?,
-            };
+            self.cursor = log_cursor(self.dir(), &path, stamp.bytes)?;
         }
-        let last_id = self.file.last_id.take();
-        let root = SessionEntry::without_message();
-        if let Err(err) = root.and_then(|root| self.file.flush(vec![root])) {
-            self.file.last_id = last_id;
-            return Err(err);
-        }
-        self.messages.clear();
-        self.origins.clear();
-        self.known.clear();
-        self.compaction = None;
-        self.uncounted = 0;
-        self.start_run();
         self.file
-            .store
-            .ledger
-            .set_cursor(self.channel(), self.cursor.clone())
+            .write(None, vec![SessionEntry::without_message()?])?;
+        self.sync_to_disk()?;
+        let ledger = &self.file.store.ledger;
+        ledger.set_cursor(self.channel(), self.cursor.clone())?;
+        self.reload()
     }
 
     /// Puts a summary in the place of the messages before `cut`. `tail` stands for those from
@@ -376,23 +344,10 @@ impl Context {
         tail: Option<Vec<(usize, Message)>>,
         spent: Option<(&Model, &Usage)>,
     ) -> Result<()> {
-        let mut entry = SessionEntry::new("compaction")?;
-        // Its own id is found nowhere before it: then nothing is kept, and the copies follow.
-        let kept = match (&tail, self.origins.get(cut)) {
-            (None, Some(origin)) => origin.id.clone(),
-            _ => entry.id.clone(),
-        };
-        let paths = json::texts;
-        let details = Obj::new()
-            .raw("readFiles", &paths(&compaction.read_files))
-            .raw("modifiedFiles", &paths(&compaction.modified_files));
-        entry.fields = vec![
-            ("summary", json::quote(&compaction.summary)),
-            ("firstKeptEntryId", json::quote(&kept)),
-            ("tokensBefore", self.tokens().to_string()),
-            ("details", details.end()),
-            ("fromHook", "false".to_owned()),
-        ];
+        // Copies follow the entry, which keeps nothing then.
+        let kept = self.origins.get(cut).filter(|_| tail.is_none());
+        let kept = kept.map(|origin| &*origin.id);
+        let mut entry = SessionEntry::compaction(&compaction, kept, self.tokens())?;
         if let Some((model, usage)) = spent {
             entry.fields.extend([
                 ("provider", json::quote(model.provider)),
@@ -400,43 +355,21 @@ impl Context {
                 ("usage", session::write_usage(usage)),
             ]);
         }
-        let mut origins = vec![Origin {
-            id: entry.id.clone(),
-            ts: String::new(),
-        }];
         let mut entries = vec![entry];
         for (index, message) in tail.iter().flatten() {
-            let ts = self
-                .origins
-                .get(*index)
-                .map_or(String::new(), |origin| origin.ts.clone());
-            let mut copy = SessionEntry::message(message, &ts)?;
+            let mut copy = SessionEntry::message(message, &self.origins[*index].ts)?;
             copy.fields.push(("copy", "true".to_owned()));
-            origins.push(Origin {
-                id: copy.id.clone(),
-                ts,
-            });
             entries.push(copy);
         }
-        self.file.flush(entries)?;
-        let kept = match tail {
-            Some(tail) => tail.into_iter().map(|(_, message)| message).collect(),
-            None => {
-                origins.extend(self.origins.drain(cut..));
-                self.messages.split_off(cut)
-            }
-        };
-        self.messages = vec![summary(&compaction)];
-        self.messages.extend(kept);
-        self.origins = origins;
-        self.compaction = Some(compaction);
-        self.uncounted = self.messages.len();
-        // Signed thinking is bound to what was before it: none is replayed from here on.
-        self.run.start = self.messages.len();
-        self.file
-            .store
-            .ledger
-            .set_cursor(self.channel(), self.cursor.clone())
+        self.file.write(self.file.last_id.clone(), entries)?;
+        self.sync_to_disk()?;
+        let ledger = &self.file.store.ledger;
+        ledger.set_cursor(self.channel(), self.cursor.clone())?;
+        // Also of messages that are in the summary now.
+        let requests = std::mem::take(&mut self.run.requests);
+        self.reload()?;
+        self.run.requests.extend(requests);
+        Ok(())
     }
 
     /// Makes of the branch the messages, in the order the model gets them. `run` has not ended.
@@ -444,16 +377,16 @@ impl Context {
         let mut steps = branch.steps;
         let mut run_start = None;
         let compacted = steps.iter().rposition(|step| step.compaction.is_some());
-        let mut after = 0;
+        // Messages before the compaction that it kept.
+        let mut kept = 0;
         if let Some(at) = compacted {
-            let found = steps.remove(at);
-            let kept = found.compaction.as_ref().map(|(_, first)| first);
-            let from = steps[..at].iter().position(|step| Some(&step.id) == kept);
-            let from = from.unwrap_or(at);
-            after = at - from;
-            steps.drain(..from);
-            if let Some((compaction, _)) = found.compaction {
-                self.push(summary(&compaction), found.id, String::new());
+            let step = steps.remove(at);
+            if let Some((compaction, first)) = step.compaction {
+                let from = steps[..at].iter().position(|step| step.id == first);
+                let from = from.unwrap_or(at);
+                kept = at - from;
+                steps.drain(..from);
+                self.push(summary(&compaction), step.id, String::new());
                 self.compaction = Some(compaction);
             }
         }
@@ -467,7 +400,7 @@ impl Context {
             if let Some(message) = step.message {
                 self.push(message, step.id, step.ts.unwrap_or_default());
             }
-            if compacted.is_some() && (index < after || step.is_copy) {
+            if compacted.is_some() && (index < kept || step.is_copy) {
                 self.uncounted = self.messages.len();
             }
         }
@@ -479,22 +412,16 @@ impl Context {
             Some(_) => 0,
             None => self.messages.len(),
         });
-        let requests = self
-            .origins
-            .iter()
-            .skip(start)
-            .map(|origin| origin.ts.clone());
+        let of_run = self.origins.iter().skip(start);
         self.run = ContextRun {
             // As after `compacted`: what it kept counts as before the run.
             start: start.max(self.uncounted),
             after: run.after,
-            requests: requests.filter(|ts| !ts.is_empty()).collect(),
+            requests: of_run.map(|origin| origin.ts.clone()).collect(),
         };
     }
 
     fn push(&mut self, message: Message, id: String, ts: String) {
-        self.known
-            .extend(Some(ts.clone()).filter(|ts| !ts.is_empty()));
         self.messages.push(message);
         self.origins.push(Origin { id, ts });
     }
@@ -504,36 +431,39 @@ impl Context {
         if messages.is_empty() {
             return Ok(());
         }
-        let masked = messages.into_iter();
-        let messages: Vec<_> = masked
-            .map(|(message, ts)| (masked_message(message), ts))
-            .collect();
-        let entries = messages
-            .iter()
-            .map(|(message, ts)| SessionEntry::message(message, ts));
-        let entries = entries.collect::<Result<Vec<SessionEntry>>>()?;
-        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-        self.file.write(entries)?;
-        for ((message, ts), id) in messages.into_iter().zip(ids) {
+        let mut entries = Vec::new();
+        let mut appended = Vec::new();
+        for (message, ts) in messages {
+            let message = masked_message(message);
+            let entry = SessionEntry::message(&message, &ts)?;
+            appended.push((message, entry.id.clone(), ts));
+            entries.push(entry);
+        }
+        self.file.write(self.file.last_id.clone(), entries)?;
+        for (message, id, ts) in appended {
             self.push(message, id, ts);
         }
         Ok(())
     }
 }
 
-/// FNV-1a of the last bytes before `end`, enough to hold the ts of a line; empty at the start.
-fn log_mark(dir: &Dir, path: &str, end: u64) -> Result<String> {
-    let Some(file) = dir.read(path)?.filter(|_| end > 0) else {
-        return Ok(String::new());
-    };
-    let mut bytes = [0; 512];
-    let bytes = &mut bytes[..end.min(512) as usize];
-    // It may have become shorter just now.
-    let read = file.read_exact_at(bytes, end - bytes.len() as u64);
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Ok(read.map_or(String::new(), |()| format!("{hash:016x}")))
+/// The cursor at this place of the log: with FNV-1a of the last bytes before it, enough to hold
+/// the ts of a line; empty at the start.
+fn log_cursor(dir: &Dir, path: &str, position: u64) -> Result<Cursor> {
+    let mut mark = String::new();
+    if let Some(file) = dir.read(path)?.filter(|_| position > 0) {
+        let mut bytes = [0; 512];
+        let bytes = &mut bytes[..position.min(512) as usize];
+        let read = file.read_exact_at(bytes, position - bytes.len() as u64);
+        // It may have become shorter just now.
+        if read.is_ok() {
+            let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            mark = format!("{hash:016x}");
+        }
+    }
+    Ok(Cursor { position, mark })
 }
 
 /// As it goes to the model and to the file.
@@ -559,16 +489,9 @@ fn masked_message(mut message: Message) -> Message {
     message
 }
 
-fn user(text: String, timestamp_ms: i64) -> Message {
-    Message::User {
-        content: vec![Content::Text(text)],
-        timestamp_ms,
-    }
-}
-
 fn summary(compaction: &Compaction) -> Message {
     let what = "The conversation before this was compacted";
-    user(session::summary_text(what, &compaction.summary), 0)
+    Message::user(session::summary_text(what, &compaction.summary), 0)
 }
 
 /// As the original's sync has it, and the files by their path below the data directory.
@@ -607,7 +530,7 @@ pub(crate) fn estimate(message: &Message) -> u64 {
 mod tests {
     use super::file::LINES_MAX;
     use super::*;
-    use crate::llm::{Assistant, ToolCall};
+    use crate::llm::{self, Assistant, Cost, ToolCall};
     use crate::mutate::{survive, survive_some};
     use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest, RunStart};
     use crate::store::tests::{Scratch, entry, log, two_lines};
@@ -616,7 +539,7 @@ mod tests {
     const FILE: &str = "C1/context.jsonl";
 
     fn user(text: &str) -> Message {
-        super::user(text.to_owned(), 0)
+        Message::user(text.to_owned(), 0)
     }
 
     fn said(blocks: Vec<Block>, tokens: u64) -> Message {
@@ -627,11 +550,24 @@ mod tests {
             model: "claude-sonnet-4-5".to_owned(),
             usage: Usage {
                 input: tokens,
+                // The file has no place for a cost that is unknown.
+                cost: Some(Cost::default()),
                 ..Usage::default()
             },
             stop_reason: StopReason::Stop,
             timestamp_ms: 7,
         })
+    }
+
+    fn fresh(name: &str) -> (Scratch, Arc<Store>, Context) {
+        let scratch = Scratch::new(name);
+        let store = scratch.store();
+        let context = Context::load(&store, "C1").unwrap();
+        (scratch, store, context)
+    }
+
+    fn sync(context: &mut Context) {
+        context.sync(&|_| false, 9_000, &str::to_owned).unwrap();
     }
 
     fn answer(text: &str) -> Message {
@@ -645,200 +581,63 @@ mod tests {
                 Some(Block::ToolCall(call)) => call.arguments.clone(),
                 _ => String::new(),
             },
-            _ => match message.content().first() {
-                Some(Content::Text(text)) => text.clone(),
-                _ => String::new(),
-            },
+            _ => llm::words(message.content()),
         };
         context.messages().iter().map(text).collect()
     }
 
-    fn load(lines: &[String]) -> Vec<String> {
-        let scratch = Scratch::new("context-load");
-        scratch.write(FILE, &lines.concat());
-        texts(&Context::load(&scratch.store(), "C1").unwrap())
-    }
-
-    fn header(version: u32) -> String {
-        format!(
-            "{{\"type\":\"session\",\"version\":{version},\"id\":\"s\",\"timestamp\":\"2026-01-05T09:12:45.000Z\",\"cwd\":\"/\"}}\n"
-        )
-    }
-
-    fn line(id: &str, parent: Option<&str>, kind: &str, rest: &str) -> String {
-        let parent = parent.map_or("null".to_owned(), json::quote);
-        format!(
-            "{{\"type\":\"{kind}\",\"id\":\"{id}\",\"parentId\":{parent},\"timestamp\":\"2026-01-05T09:12:46.101Z\",{rest}}}\n"
-        )
-    }
-
     fn told(id: &str, parent: Option<&str>) -> String {
-        let rest = format!(
-            "\"message\":{{\"role\":\"user\",\"content\":\"{id}\",\"timestamp\":1767604366100}}"
-        );
-        line(id, parent, "message", &rest)
+        let message = r#"{"role":"user","content":"ID","timestamp":1767604366100}"#;
+        let fields = format!(r#""message":{}"#, message.replace("ID", id));
+        entry_line(id, parent, "message", &fields)
     }
 
-    fn compacted(id: &str, parent: &str, kept: &str) -> String {
-        let rest =
-            format!("\"summary\":\"sum {id}\",\"firstKeptEntryId\":\"{kept}\",\"tokensBefore\":1");
-        line(id, Some(parent), "compaction", &rest)
+    fn entry_line(id: &str, parent: Option<&str>, kind: &str, fields: &str) -> String {
+        let parent = parent.map_or("null".to_owned(), json::quote);
+        let time = "2026-01-05T09:12:46.101Z";
+        format!(
+            "{{\"type\":\"{kind}\",\"id\":\"{id}\",\"parentId\":{parent},\"timestamp\":\"{time}\",{fields}}}\n"
+        )
     }
 
     fn sum(id: &str) -> String {
-        let Some(Content::Text(text)) = summary(&Compaction {
+        let compaction = Compaction {
             summary: format!("sum {id}"),
             ..Compaction::default()
-        })
-        .content()
-        .first()
-        .cloned() else {
-            unreachable!()
         };
-        text
+        llm::words(summary(&compaction).content())
     }
 
+    /// `b<a` is a message whose parent is `a`, `z<c:b` a compaction after `c` that keeps what
+    /// begins with `b`; `Sz` is the summary of `z`.
     #[test]
-    fn reads_what_the_original_wrote() {
-        let chain = [told("a", None), told("b", Some("a")), told("c", Some("b"))].concat();
-        let other = "\"customType\":\"x\",\"data\":{}";
-        let v1 = "{\"type\":\"session\",\"id\":\"s\",\"timestamp\":\"\",\"cwd\":\"/\"}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"one\"}}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"two\"}}\n{\"type\":\"compaction\",\"summary\":\"sum z\",\"firstKeptEntryIndex\":2,\"tokensBefore\":1}\n{\"type\":\"message\",\"message\":{\"role\":\"user\",\"content\":\"three\"}}\n";
-        let v2 = line(
-            "a",
-            None,
-            "message",
-            "\"message\":{\"role\":\"hookMessage\",\"content\":[{\"type\":\"text\",\"text\":\"hook\"},{\"type\":\"odd\"}]}",
-        );
-        let bash = line(
-            "a",
-            None,
-            "message",
-            "\"message\":{\"role\":\"bashExecution\",\"command\":\"ls\",\"output\":\"x\",\"exitCode\":2}",
-        );
-        let branch = line(
-            "b",
-            Some("a"),
-            "branch_summary",
-            "\"fromId\":\"q\",\"summary\":\"side\"",
-        );
-        let owned = |want: &[&str]| {
-            want.iter()
-                .map(|text| (*text).to_owned())
-                .collect::<Vec<_>>()
-        };
-        for (name, lines, want) in [
-            ("nothing", vec![], vec![]),
-            ("header alone", vec![header(3)], vec![]),
-            (
-                "a chain",
-                vec![header(3), chain.clone()],
-                owned(&["a", "b", "c"]),
-            ),
-            (
-                "a branch",
-                vec![header(3), chain.clone(), told("d", Some("a"))],
-                owned(&["a", "d"]),
-            ),
-            (
-                "a new root",
-                vec![header(3), chain.clone(), told("d", None)],
-                owned(&["d"]),
-            ),
-            (
-                "a missing parent",
-                vec![header(3), chain.clone(), told("d", Some("q"))],
-                owned(&["d"]),
-            ),
-            (
-                "written twice",
-                vec![
-                    header(3),
-                    told("a", None),
-                    header(3),
-                    told("a", None),
-                    told("b", Some("a")),
-                ],
-                owned(&["a", "b"]),
-            ),
-            (
-                "unknown types",
-                vec![
-                    header(3),
-                    told("a", None),
-                    line("x", Some("a"), "label", other),
-                    told("b", Some("x")),
-                    line("y", Some("b"), "odd", other),
-                ],
-                owned(&["a", "b"]),
-            ),
-            (
-                "torn lines",
-                vec![
-                    header(3),
-                    told("a", None),
-                    "{\"type\":\"mess\n\n[]\n7\n".to_owned(),
-                    told("b", Some("a")),
-                    "{\"type".to_owned(),
-                ],
-                owned(&["a", "b"]),
-            ),
-            (
-                "compacted",
-                vec![
-                    header(3),
-                    chain.clone(),
-                    compacted("z", "c", "b"),
-                    told("d", Some("z")),
-                ],
-                owned(&[&sum("z"), "b", "c", "d"]),
-            ),
-            (
-                "compacted last",
-                vec![header(3), chain.clone(), compacted("z", "c", "b")],
-                owned(&[&sum("z"), "b", "c"]),
-            ),
-            (
-                "nothing kept",
-                vec![
-                    header(3),
-                    chain.clone(),
-                    compacted("z", "c", "q"),
-                    told("d", Some("z")),
-                ],
-                owned(&[&sum("z"), "d"]),
-            ),
-            (
-                "compacted twice",
-                vec![
-                    header(3),
-                    chain.clone(),
-                    compacted("y", "c", "b"),
-                    told("d", Some("y")),
-                    compacted("z", "d", "c"),
-                ],
-                owned(&[&sum("z"), "c", "d"]),
-            ),
-            (
-                "version 1",
-                vec![v1.to_owned()],
-                owned(&[&sum("z"), "two", "three"]),
-            ),
-            ("version 2", vec![header(2), v2], owned(&["hook"])),
-            (
-                "from the interactive pi",
-                vec![header(3), bash, branch],
-                owned(&[
-                    "Ran `ls`\n```\nx\n```\n(exit code 2)",
-                    "A branch of the conversation was left; this summary stands for it:\n\n<summary>\nside\n</summary>",
-                ]),
-            ),
-            (
-                "its own parent",
-                vec![header(3), told("a", Some("a"))],
-                owned(&["a"]),
-            ),
+    fn the_way_back() {
+        for (tree, want) in [
+            ("", ""),
+            ("a b<a c<b d", "d"),
+            ("a b<a d<q", "d"),
+            ("a<a", "a"),
+            ("a b<a c<b z<c:b", "Sz b c"),
+            ("a b<a c<b z<c:q d<z", "Sz d"),
+            ("a b<a c<b y<c:b d<y z<d:c", "Sz c d"),
         ] {
-            assert_eq!(load(&lines), want, "{name}");
+            let scratch = Scratch::new("context-way");
+            let mut file = session::header("s", "2026-01-05T09:12:45.000Z", "/");
+            for entry in tree.split_whitespace() {
+                let (entry, kept) = entry.split_once(':').unwrap_or((entry, ""));
+                let split = entry.split_once('<');
+                let (id, parent) = split.map_or((entry, None), |(id, of)| (id, Some(of)));
+                let fields = format!(r#""summary":"sum {id}","firstKeptEntryId":"{kept}""#);
+                file += &match kept {
+                    "" => told(id, parent),
+                    _ => entry_line(id, parent, "compaction", &fields),
+                };
+            }
+            scratch.write(FILE, &file);
+            let got = texts(&Context::load(&scratch.store(), "C1").unwrap());
+            let want = want.split_whitespace();
+            let want = want.map(|word| word.strip_prefix('S').map_or(word.to_owned(), sum));
+            assert_eq!(got, want.collect::<Vec<_>>(), "{tree}");
         }
     }
 
@@ -857,80 +656,53 @@ mod tests {
         assert!(Context::load(&store, "../C1").is_err());
     }
 
-    /// What goes in comes out, arguments byte for byte; and the file is as the original
-    /// would have written it.
     #[test]
-    fn keeps_messages_as_they_are() {
-        let scratch = Scratch::new("context-keep");
-        let store = scratch.store();
-        let call = |id: &str, arguments: &str| {
+    fn keeps_what_is_appended() {
+        let (scratch, store, mut context) = fresh("context-keep");
+        let call = |arguments: &str| {
             Block::ToolCall(ToolCall {
-                id: id.to_owned(),
+                id: "t1".to_owned(),
                 name: "bash".to_owned(),
                 arguments: arguments.to_owned(),
-                signature: Some("sig".to_owned()),
+                signature: None,
             })
         };
-        let thinking = |text: &str, redacted| Block::Thinking {
-            text: text.to_owned(),
-            signature: "abc".to_owned(),
-            redacted,
-        };
-        let raw = r#"{"z":1.0, "a":[1e3,"\u00e9"],"message":{"content":[]}}"#;
-        let blocks = vec![thinking("hm", false), thinking("", true), call("t1", raw)];
+        let image = Content::Image(crate::llm::Image {
+            mime: "image/png".to_owned(),
+            data: "AAAA".to_owned(),
+        });
         let result = Message::ToolResult(ToolResult {
             call_id: "t1".to_owned(),
             name: "bash".to_owned(),
-            content: vec![
-                Content::Text("a.txt".to_owned()),
-                Content::Image(crate::llm::Image {
-                    mime: "image/png".to_owned(),
-                    data: "AAAA".to_owned(),
-                }),
-            ],
-            is_error: true,
+            content: vec![Content::Text("a.txt".to_owned()), image],
+            is_error: false,
             timestamp_ms: 1_767_604_369_060,
         });
-        let mut written = said(blocks, 12);
-        if let Message::Assistant(said) = &mut written {
-            said.usage.cost = Some(crate::llm::Cost {
-                input: 0.25,
-                ..Default::default()
-            });
-        }
-        let messages = [user("list"), written, result];
-        let mut context = Context::load(&store, "C1").unwrap();
-        for message in &messages {
-            context.append(message.clone()).unwrap();
+        for message in [user("list"), said(vec![call("{}")], 12), result] {
+            context.append(message).unwrap();
         }
         assert_eq!(context.tokens(), 12 + (5u64 + 4_800).div_ceil(4));
         let loaded = Context::load(&store, "C1").unwrap();
-        assert_eq!(loaded.messages(), messages);
+        assert_eq!(loaded.messages(), context.messages());
         assert_eq!(loaded.tokens(), context.tokens());
         assert!(loaded.messages_json().contains("(4 bytes of base64)"));
         let file = scratch.read(FILE);
-        let lines: Vec<Value> = file
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
+        let lines = file.lines().map(serde_json::from_str);
+        let lines: Vec<Value> = lines.collect::<std::result::Result<_, _>>().unwrap();
         assert_eq!(lines[0]["version"], 3);
         assert!(lines[1]["parentId"].is_null());
         assert_eq!(lines[2]["parentId"], lines[1]["id"]);
-        assert_eq!(lines[2]["message"]["usage"]["cost"]["total"], 0.25);
         // Too deep to be read back: the entry stays readable without them.
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(124), "]".repeat(124));
-        context.append(said(vec![call("t2", &deep)], 0)).unwrap();
+        context.append(said(vec![call(&deep)], 0)).unwrap();
         context.append(user("after")).unwrap();
         let loaded = Context::load(&store, "C1").unwrap();
         assert_eq!(texts(&loaded)[3..], ["{}", "after"]);
-        assert_eq!(loaded.messages().len(), 5);
     }
 
     #[test]
     fn torn_anywhere() {
-        let scratch = Scratch::new("context-torn");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (scratch, store, mut context) = fresh("context-torn");
         context.append(user("one")).unwrap();
         context.append(answer("two")).unwrap();
         let whole = scratch.read(FILE);
@@ -955,9 +727,8 @@ mod tests {
             ..LedgerRequest::default()
         };
         let ledger = &context.file.store.ledger;
-        let start = ledger
-            .begin("C1", &[request], context.last_entry())
-            .unwrap();
+        let start = ledger.begin("C1", &[request], context.last_entry());
+        let start = start.unwrap();
         if !start.resumed {
             context.start_run();
         }
@@ -974,59 +745,40 @@ mod tests {
     }
 
     fn end_run(context: &Context, ts: &str) {
-        let ended = LedgerEnd {
-            how: Ending::Answered,
-            requests: vec![ts.to_owned()],
-            answer: None,
-        };
+        let ended = LedgerEnd::of(Ending::Answered, vec![ts.to_owned()], None);
         let cursor = Some(context.cursor().clone());
-        context
-            .file
-            .store
-            .ledger
-            .end("C1", vec![ended], cursor)
-            .unwrap();
+        let ledger = &context.file.store.ledger;
+        ledger.end("C1", vec![ended], cursor).unwrap();
     }
 
     #[test]
     fn a_run_is_resumed_until_it_ends() {
-        let scratch = Scratch::new("context-run");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
-        let again = |name: &str, tries, status: Option<&str>| RunStart {
-            tries,
-            status_ts: status.map(str::to_owned),
-            resumed: tries > 1,
-            name: name.to_owned(),
-            done: false,
-        };
-        assert_eq!(asked_run(&mut context, "1.0"), again("1.0", 1, None));
+        let (_scratch, store, mut context) = fresh("context-run");
+        assert_eq!(asked_run(&mut context, "1.0").tries, 1);
         context.append(answer("done")).unwrap();
         end_run(&context, "1.0");
         for tries in 1..3 {
             // Cut before anything of it was written.
             let mut context = Context::load(&store, "C1").unwrap();
-            assert_eq!(begin(&mut context, "2.0"), again("2.0", tries, None));
+            let start = begin(&mut context, "2.0");
+            assert_eq!((start.tries, start.resumed), (tries, tries > 1));
             assert_eq!(context.run_start(), 2);
         }
         let mut context = Context::load(&store, "C1").unwrap();
-        assert_eq!(
-            (context.run_start(), context.has_request("1.0")),
-            (2, false)
-        );
+        assert!(context.run_start() == 2 && !context.has_request("1.0"));
         asked_run(&mut context, "2.0");
         context.append(answer("working")).unwrap();
         context.append_request("2.2", vec![], 0).unwrap();
         for tries in 4..6 {
             let mut context = Context::load(&store, "C1").unwrap();
             assert!(context.has_request("2.0") && context.has_request("2.2"));
-            assert_eq!(asked_run(&mut context, "2.0"), again("2.0", tries, None));
+            assert_eq!(asked_run(&mut context, "2.0").tries, tries);
             assert_eq!(texts(&context)[2..], ["asked 2.0", "working", ""]);
             assert_eq!(context.run_start(), 2);
         }
         end_run(&context, "2.0");
         let mut context = Context::load(&store, "C1").unwrap();
-        assert_eq!(asked_run(&mut context, "3.0"), again("3.0", 1, None));
+        assert_eq!(asked_run(&mut context, "3.0").tries, 1);
         assert_eq!(context.run_start(), 5);
     }
 
@@ -1046,7 +798,7 @@ mod tests {
         context.drop_run("(nothing to report)").unwrap();
         end_run(&context, "2.0");
         for mut context in [context, Context::load(&store, "C1").unwrap()] {
-            context.sync(&|_| false, 1_000, &str::to_owned).unwrap();
+            sync(&mut context);
             assert_eq!(texts(&context), ["[lena]: before", "(nothing to report)"]);
         }
     }
@@ -1054,17 +806,17 @@ mod tests {
     /// However much such runs wrote, it is not read again.
     #[test]
     fn silent_runs_in_a_row_leave_one_line_and_cost_nothing() {
-        let scratch = Scratch::new("context-silent-row");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (scratch, store, mut context) = fresh("context-silent-row");
         context.append(user("before")).unwrap();
         for (n, bytes) in [(1, 0), (2, 1 << 40), (3, 0), (4, 0)] {
             let mut context = Context::load(&store, "C1").unwrap();
             asked_run(&mut context, &format!("{n}:a.json"));
-            let path = scratch.0.join(FILE);
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
-            let len = file.metadata().unwrap().len();
-            file.set_len(len + bytes).unwrap();
+            let file = std::fs::File::options()
+                .write(true)
+                .open(scratch.0.join(FILE));
+            let file = file.unwrap();
+            file.set_len(file.metadata().unwrap().len() + bytes)
+                .unwrap();
             context.append(answer("[SILENT]")).unwrap();
             context.drop_run("(nothing to report)").unwrap();
             end_run(&context, &format!("{n}:a.json"));
@@ -1080,9 +832,7 @@ mod tests {
     /// Where someone edited the file, the places in it have moved.
     #[test]
     fn a_jump_that_leads_astray_is_not_taken() {
-        let scratch = Scratch::new("context-astray");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (scratch, store, mut context) = fresh("context-astray");
         context.append(user("before")).unwrap();
         for n in 1..4 {
             let mut context = Context::load(&store, "C1").unwrap();
@@ -1109,7 +859,7 @@ mod tests {
         context.start_anew().unwrap();
         log(&store, &[entry("3.0", "said after")]);
         for mut context in [context, Context::load(&store, "C1").unwrap()] {
-            context.sync(&|_| false, 1_000, &str::to_owned).unwrap();
+            sync(&mut context);
             assert_eq!(texts(&context), ["[lena]: said after"]);
         }
         assert!(scratch.read(FILE).contains("asked 1.0"));
@@ -1117,9 +867,7 @@ mod tests {
 
     #[test]
     fn takes_over_what_was_said() {
-        let scratch = Scratch::new("context-sync");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (_scratch, store, mut context) = fresh("context-sync");
         let sync = |context: &mut Context, handled: &str, window| {
             let known = context.messages().len();
             context
@@ -1133,29 +881,15 @@ mod tests {
         };
         let mut file = entry("2.0", "see");
         file.attachments = Store::attachments("C1", "2.0", &["a.txt"]);
-        log(
-            &store,
-            &[
-                entry("1.0", "ok"),
-                file,
-                bot,
-                entry("4.0", "STOP"),
-                entry("5.0", "asked"),
-            ],
-        );
+        let (stop, asked) = (entry("4.0", "STOP"), entry("5.0", "asked"));
+        log(&store, &[entry("1.0", "ok"), file, bot, stop, asked]);
         let seen =
             "[lena]: see\n\n<slack_attachments>\nC1/attachments/2000_a.txt\n</slack_attachments>";
         assert_eq!(sync(&mut context, "5.0", 9_000), ["[lena]: ok", seen]);
         // The same words again are another message; a message of the run is not.
         asked_run(&mut context, "5.0");
-        log(
-            &store,
-            &[
-                entry("6.0", "ok"),
-                entry("7.0", "steered"),
-                entry("7.0", "steered"),
-            ],
-        );
+        let steered = entry("7.0", "steered");
+        log(&store, &[entry("6.0", "ok"), steered.clone(), steered]);
         context.append_request("7.0", vec![], 0).unwrap();
         end_run(&context, "5.0");
         context = Context::load(&store, "C1").unwrap();
@@ -1168,15 +902,6 @@ mod tests {
         let found = sync(&mut context, "", 100);
         assert_eq!((found.len(), found[0].as_str()), (6, OLDER));
         assert_eq!(sync(&mut context, "", 100), [""; 0]);
-        // Another log in its place: what is older than the last entry is known.
-        end_run(&context, "59.0");
-        let log_file = scratch.read("C1/log.jsonl");
-        std::fs::remove_file(scratch.0.join("C1/log.jsonl")).unwrap();
-        scratch.write("C1/log.jsonl", &log_file);
-        let later = format!("{}.0", time::now_ms() / 1000 + 60);
-        log(&store, &[entry(&later, "news")]);
-        context = Context::load(&store, "C1").unwrap();
-        assert_eq!(sync(&mut context, "", 9_000), ["[lena]: news"]);
     }
 
     /// The agent can write anything there, but not fill the memory or hold a run up.
@@ -1250,7 +975,7 @@ mod tests {
             let input = random.mutate(&[log_seed.as_bytes()]);
             std::fs::write(scratch.0.join("C1/log.jsonl"), input).unwrap();
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&|_| false, 10_000, &str::to_owned).unwrap();
+            sync(&mut context);
             context.append(user("newest")).unwrap();
             context.tokens();
             let loaded = Context::load(&store, "C1").unwrap();
@@ -1288,50 +1013,34 @@ mod tests {
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             let mut context = Context::load(&store, "C1").unwrap();
-            context.sync(&|_| false, 100_000, &str::to_owned).unwrap();
+            sync(&mut context);
             // Not replaced: the same file grows.
             let log = scratch.0.join("C1/log.jsonl");
             let rest = &whole.as_bytes()[len..];
             let mut log = std::fs::File::options().append(true).open(log).unwrap();
             std::io::Write::write_all(&mut log, rest).unwrap();
-            context.sync(&|_| false, 100_000, &str::to_owned).unwrap();
+            sync(&mut context);
             assert_eq!(texts(&context), ["[lena]: one", "[lena]: two"], "at {len}");
             std::fs::remove_file(scratch.0.join(FILE)).unwrap();
         }
     }
 
-    /// The original wrote the context, or went on with ours for a while.
+    /// The original went on with our context for a while.
     #[test]
     fn takes_over_from_the_original() {
-        let scratch = Scratch::new("context-original");
-        scratch.write(FILE, &[header(3), told("a", None)].concat());
-        let store = scratch.store();
-        // `told` speaks at 1767604366.1.
-        log(
-            &store,
-            &[
-                entry("1767604366.000000", "old"),
-                entry("1767604367.000000", "news"),
-            ],
-        );
-        let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&|_| false, 9_000, &str::to_owned).unwrap();
-        assert_eq!(texts(&context), ["a", "[lena]: news"]);
+        let (scratch, store, mut context) = fresh("context-original");
+        log(&store, &[entry("1767604367.000000", "news")]);
+        sync(&mut context);
         asked_run(&mut context, "1767604368.000000");
         end_run(&context, "1767604368.000000");
         let ours = scratch.read(FILE);
         let next = told("b", context.last_entry()).replace("1767604366100", "1767604400000");
         scratch.write(FILE, &(ours + &next));
-        log(
-            &store,
-            &[
-                entry("1767604399.000000", "synced"),
-                entry("1767604401.000000", "later"),
-            ],
-        );
+        let synced = entry("1767604399.000000", "synced");
+        log(&store, &[synced, entry("1767604401.000000", "later")]);
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&|_| false, 9_000, &str::to_owned).unwrap();
-        assert_eq!(texts(&context)[3..], ["b", "[lena]: later"]);
+        sync(&mut context);
+        assert_eq!(texts(&context)[2..], ["b", "[lena]: later"]);
     }
 
     /// Only the ends of the files are read, however large they are.
@@ -1358,15 +1067,13 @@ mod tests {
         assert_eq!(store.heard_until("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();
-        context.sync(&|_| false, 9_000, &str::to_owned).unwrap();
+        sync(&mut context);
         assert_eq!(texts(&context), ["last", OLDER, "[lena]: two"]);
     }
 
     #[test]
     fn compaction_keeps_the_end_and_the_run() {
-        let scratch = Scratch::new("context-compacted");
-        let store = scratch.store();
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (_scratch, store, mut context) = fresh("context-compacted");
         for text in ["a", "b"] {
             context.append(user(text)).unwrap();
         }

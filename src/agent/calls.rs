@@ -2,7 +2,7 @@
 //! kept and shown of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -114,24 +114,34 @@ impl RunLoop<'_> {
                 }
             }
             drop(sender);
-            let mut done = vec![None; calls.len()];
-            let mut kept = 0;
-            for (index, end) in news {
-                let step = steps[index].clone();
-                let Some((output, took)) = end else {
-                    self.show(Update::ToolStart(step))?;
-                    continue;
-                };
-                let output = masked(output);
-                self.show(Update::ToolEnd(report(step, &output, took)))?;
-                done[index] = Some(output);
-                while let Some(output) = done.get_mut(kept).and_then(Option::take) {
-                    self.keep_result(&calls[kept], output)?;
-                    kept += 1;
-                }
-            }
-            Ok(())
+            self.keep_in_order(calls, steps, news)
         })
+    }
+
+    /// Shows what the threads tell, and keeps each result as soon as those before it are kept.
+    fn keep_in_order(
+        &mut self,
+        calls: &[ToolCall],
+        steps: &[ToolStep],
+        news: Receiver<CallNews>,
+    ) -> Result<()> {
+        let mut done = vec![None; calls.len()];
+        let mut kept = 0;
+        for (index, end) in news {
+            let step = steps[index].clone();
+            let Some((output, took)) = end else {
+                self.show(Update::ToolStart(step))?;
+                continue;
+            };
+            let output = masked(output);
+            self.show(Update::ToolEnd(report(step, &output, took)))?;
+            done[index] = Some(output);
+            while let Some(output) = done.get_mut(kept).and_then(Option::take) {
+                self.keep_result(&calls[kept], output)?;
+                kept += 1;
+            }
+        }
+        Ok(())
     }
 
     fn keep_result(&mut self, call: &ToolCall, mut output: ToolOutput) -> Result<()> {

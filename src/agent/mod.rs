@@ -32,7 +32,7 @@ use self::approval::{Decision, Question};
 use self::budget::Budget;
 use self::context::Context;
 use self::prompt::Facts;
-use self::run::{Job, Outcome, Request, RunEnv, Update, UsageReport};
+use self::run::{Job, Outcome, RunEnv, Update, UsageReport};
 use crate::base::command::Command;
 use crate::base::error::{Error, Result};
 use crate::base::json;
@@ -48,7 +48,7 @@ use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::net::Net;
 use crate::store::Store;
 use crate::store::dir::{Dir, Kind};
-use crate::store::ledger::{Ending, LedgerEnd, RunStart};
+use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest, RunStart};
 use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
@@ -114,7 +114,7 @@ impl Agent {
     pub(crate) fn begin(&self, job: &Job) -> Result<Session<'_>> {
         let ledger = &self.store.ledger;
         let mut context = Context::load(&self.store, &job.channel)?;
-        let mut requests = job.ledger_requests();
+        let mut requests = job.requests.clone();
         // An answer in the context that was perhaps not posted comes first, and alone.
         let existing = match ledger.run(&job.channel)? {
             Some(run) if run.has_any(&requests) => run::existing_outcome(&context),
@@ -232,11 +232,11 @@ pub(crate) trait Conversation {
         id.to_owned()
     }
     /// Waits for a message's files; a sentence for each that did not come.
-    fn wait_for_files(&self, _request: &Request, _stop: &Stop) -> Result<Vec<String>> {
+    fn wait_for_files(&self, _request: &LedgerRequest, _stop: &Stop) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
     /// Messages for this run that came since it began.
-    fn steering(&self) -> Vec<Request> {
+    fn steering(&self) -> Vec<LedgerRequest> {
         Vec::new()
     }
     /// Whether the message (ts) is in the log, and waits for `steering` or a run of its own.
@@ -491,7 +491,7 @@ impl Agent {
     /// milliseconds. Waits for the files.
     fn read(
         &self,
-        request: &Request,
+        request: &LedgerRequest,
         conversation: &dyn Conversation,
         stop: &Stop,
     ) -> Result<(Vec<Content>, i64)> {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent::run::{Job, Request};
+use crate::agent::run::Job;
 use crate::base::log;
 use crate::base::stop::{Cause, Stop};
+use crate::store::ledger::LedgerRequest;
 
 /// Tasks at the same time, over all channels: threads, sockets and memory stay bounded.
 const RUNS_MAX: usize = 32;
@@ -50,7 +51,7 @@ impl Task {
     }
 
     /// People's messages in it; an event has one.
-    fn requests(&self) -> &[Request] {
+    fn requests(&self) -> &[LedgerRequest] {
         match self {
             Task::Run(job) => &job.requests,
             Task::NewConversation(_) => &[],
@@ -115,7 +116,7 @@ impl Running {
         std::mem::take(&mut self.stopped.lock().unwrap().dropped)
     }
 
-    fn stop_by(&self, user: &str, dropped: Vec<Request>) {
+    fn stop_by(&self, user: &str, dropped: Vec<LedgerRequest>) {
         let mut stopped = self.stopped.lock().unwrap();
         stopped
             .dropped
@@ -201,7 +202,11 @@ impl Queue {
 
     /// Messages for `channel` and `thread_ts` that came since the run began, oldest first:
     /// they belong to the run from now on.
-    pub(crate) fn take_steering(&self, channel: &str, thread_ts: Option<&str>) -> Vec<Request> {
+    pub(crate) fn take_steering(
+        &self,
+        channel: &str,
+        thread_ts: Option<&str>,
+    ) -> Vec<LedgerRequest> {
         self.with(channel, |lane| steering(&mut lane.waiting, thread_ts))
     }
 
@@ -332,7 +337,7 @@ impl Queue {
 }
 
 /// Takes the messages for the run in `thread_ts` out of what waits.
-fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Request> {
+fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<LedgerRequest> {
     let mut taken = Vec::new();
     let mut after_new = false;
     waiting.retain_mut(|task| {
@@ -389,11 +394,10 @@ mod tests {
     fn job(channel: &str, thread: Option<&str>, ts: &str, event: Option<&str>) -> Task {
         Task::Run(Job {
             channel: channel.to_owned(),
-            requests: vec![Request {
+            requests: vec![LedgerRequest {
                 ts: ts.to_owned(),
-                user: "U1".to_owned(),
                 text: ts.to_owned(),
-                files: Vec::new(),
+                ..LedgerRequest::default()
             }],
             thread_ts: thread.map(str::to_owned),
             event: event.map(str::to_owned),

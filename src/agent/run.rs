@@ -24,7 +24,8 @@ use crate::tools::{ToolContext, Upload};
 pub(crate) struct Job {
     /// Conversation id: `C..`, `D..`, `G..` or `TERMINAL`.
     pub(crate) channel: String,
-    pub(crate) requests: Vec<Request>,
+    /// Files may still be on their way.
+    pub(crate) requests: Vec<LedgerRequest>,
     /// Root of the thread the answer belongs to; `None`: the channel itself.
     pub(crate) thread_ts: Option<String>,
     /// File name of the event; `None` for people's messages.
@@ -36,48 +37,10 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn ledger_requests(&self) -> Vec<LedgerRequest> {
-        let requests = self.requests.iter().cloned();
-        let ledger_request = |request: Request| LedgerRequest {
-            ts: request.ts,
-            user: request.user,
-            text: request.text,
-            thread: self.thread_ts.clone(),
-            files: request.files,
-            event: self.event.clone(),
-            ..LedgerRequest::default()
-        };
-        requests.map(ledger_request).collect()
-    }
-
     /// Jobs of one place that come one after the other may become one.
     pub(crate) fn place(&self) -> impl PartialEq + '_ {
         let event_and_stop = (self.event.is_some(), self.stopped_by.is_some());
         (&self.channel, &self.thread_ts, event_and_stop)
-    }
-}
-
-/// One message that asks something of mom.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Request {
-    /// Slack ts; for events due time (epoch milliseconds) and file name: `1767604364120:a.json`.
-    pub(crate) ts: String,
-    /// Slack user id, or `EVENT`.
-    pub(crate) user: String,
-    /// Without the mention of mom, entities still encoded.
-    pub(crate) text: String,
-    /// Paths of its files, relative to the data directory; they may still be on their way.
-    pub(crate) files: Vec<String>,
-}
-
-impl From<LedgerRequest> for Request {
-    fn from(request: LedgerRequest) -> Request {
-        Request {
-            ts: request.ts,
-            user: request.user,
-            text: request.text,
-            files: request.files,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::agent::queue::Task;
-use crate::agent::run::{Job, Request};
+use crate::agent::run::Job;
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
@@ -15,7 +15,7 @@ use crate::slack::history;
 use crate::slack::inbound::{self, Inbound, Incoming};
 use crate::slack::is_channel_id;
 use crate::store::MISSED_MS;
-use crate::store::ledger::AccessDecision;
+use crate::store::ledger::{AccessDecision, LedgerRequest};
 
 use super::Services;
 use super::intake::{Intake, Reading, downloads};
@@ -150,14 +150,14 @@ impl CatchUp {
             if stop.is_set() {
                 return;
             }
-            let thread_ts = entry.thread_ts.clone();
             let files = entry.attachments.into_iter().map(|file| file.local);
-            let request = Request {
+            let request = LedgerRequest {
                 ts: entry.ts,
+                thread: entry.thread_ts,
                 files: files.collect(),
-                ..Request::default()
+                ..LedgerRequest::default()
             };
-            fetch_again(&self.services, channel, thread_ts.as_deref(), &request);
+            fetch_again(&self.services, channel, &request);
         }
     }
 
@@ -195,7 +195,7 @@ impl CatchUp {
                     channel: channel.to_owned(),
                     event: request.event.clone(),
                     thread_ts: request.thread.clone(),
-                    requests: vec![request.into()],
+                    requests: vec![request],
                     resumed: true,
                     ..Job::default()
                 }));
@@ -226,12 +226,7 @@ impl CatchUp {
 }
 
 /// Fetches those files of a message that are not here; the log has no addresses.
-pub(super) fn fetch_again(
-    services: &Services,
-    channel: &str,
-    thread_ts: Option<&str>,
-    request: &Request,
-) {
+pub(super) fn fetch_again(services: &Services, channel: &str, request: &LedgerRequest) {
     let Services {
         agent, web, files, ..
     } = services;
@@ -241,7 +236,8 @@ pub(super) fn fetch_again(
     if absent.is_empty() {
         return;
     }
-    let found = web.message(channel, thread_ts.unwrap_or(&request.ts), &request.ts);
+    let root = request.thread.as_ref().unwrap_or(&request.ts);
+    let found = web.message(channel, root, &request.ts);
     let why = match &found {
         Ok(_) => "Slack does not have it any more".to_owned(),
         Err(failure) => failure.to_string(),

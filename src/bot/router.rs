@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::agent::queue::{CommandRequest, Submitted, Task};
-use crate::agent::run::{Job, Request};
+use crate::agent::run::Job;
 use crate::base::backoff::Backoff;
 use crate::base::command::Command;
 use crate::base::log;
 use crate::slack::files::Download;
 use crate::slack::inbound::Incoming;
-use crate::store::ledger::{AccessDecision, Ending};
+use crate::store::ledger::{AccessDecision, Ending, LedgerRequest};
 
 use super::Services;
 use super::access::{Access, AccessVerdict};
@@ -295,11 +295,13 @@ impl Router {
         } = logged;
         let mut job = Job {
             channel: message.channel,
-            requests: vec![Request {
+            requests: vec![LedgerRequest {
                 ts: message.ts,
                 user: message.user,
                 text: message.text,
+                thread: thread_ts.clone(),
                 files,
+                ..LedgerRequest::default()
             }],
             thread_ts,
             resumed: arrival == Arrival::Resumed,
@@ -308,7 +310,7 @@ impl Router {
         if arrival != Arrival::LateFiles {
             return gather(tasks, job);
         }
-        let Request {
+        let LedgerRequest {
             ts, text, files, ..
         } = &mut job.requests[0];
         // For the run that has the text; there is none when it has ended.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::{Person, Place};
 use crate::agent::queue::{Running, Task};
-use crate::agent::run::{Job, Outcome, Request, Update};
+use crate::agent::run::{Job, Outcome, Update};
 use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
@@ -17,7 +17,7 @@ use crate::slack::display::{Posted, Show, Target};
 use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
 use crate::slack::users::{Channel, DIRECTORY_FILE};
-use crate::store::ledger::{Ending, LedgerEnd};
+use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest};
 use crate::store::{LogEntry, Now, Seen};
 
 use super::Services;
@@ -98,8 +98,7 @@ impl Worker {
                 }
             }
             for request in &job.requests {
-                let thread_ts = job.thread_ts.as_deref();
-                fetch_again(&self.services, &job.channel, thread_ts, request);
+                fetch_again(&self.services, &job.channel, request);
             }
         }
         let is_left = !job.requests.is_empty() && !running.stop.is_set();
@@ -138,7 +137,7 @@ impl Worker {
             return Ok(false);
         }
         let begun = agent.store.ledger.run(&job.channel)?;
-        Ok(!begun.is_some_and(|run| run.has_any(&job.ledger_requests())))
+        Ok(!begun.is_some_and(|run| run.has_any(&job.requests)))
     }
 
     /// Ends a job without a run: people and events are told once a channel and day that the
@@ -181,7 +180,7 @@ impl Worker {
 
     /// Returns the requests that the run did not answer, because an earlier try had ended
     /// without them.
-    fn run_once(&self, job: &Job, running: &Running) -> Result<Vec<Request>> {
+    fn run_once(&self, job: &Job, running: &Running) -> Result<Vec<LedgerRequest>> {
         let services = &self.services;
         let first = job.requests.first();
         let mut target = Target {
@@ -279,7 +278,7 @@ impl Worker {
         target: Target,
         outcome: Outcome,
         running: &Running,
-    ) -> Result<Vec<Request>> {
+    ) -> Result<Vec<LedgerRequest>> {
         let name = &session.start().name;
         log::info!(&job.channel, "{name} was done before the restart");
         self.services.events.ran(job);
@@ -412,11 +411,11 @@ impl Conversation for SlackConversation<'_> {
         known.map_or_else(|| id.to_owned(), |user| user.handle)
     }
 
-    fn wait_for_files(&self, request: &Request, stop: &Stop) -> Result<Vec<String>> {
+    fn wait_for_files(&self, request: &LedgerRequest, stop: &Stop) -> Result<Vec<String>> {
         self.worker.services.files.wait(&request.files, stop)
     }
 
-    fn steering(&self) -> Vec<Request> {
+    fn steering(&self) -> Vec<LedgerRequest> {
         let (channel, thread_ts) = (&self.job.channel, self.job.thread_ts.as_deref());
         let queue = &self.worker.router.commands.queue;
         queue.take_steering(channel, thread_ts)

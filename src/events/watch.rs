@@ -15,7 +15,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use crate::agent::run::{Job, Request};
+use crate::agent::run::Job;
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
@@ -24,6 +24,7 @@ use crate::base::text::{escape, one_line};
 use crate::base::time;
 use crate::events::cron::Schedule;
 use crate::store::dir::Stamp;
+use crate::store::ledger::LedgerRequest;
 
 use super::file::{self, Event, Unusable, When};
 use super::pace::{EventPace, EventWriter};
@@ -416,11 +417,12 @@ fn job(name: &str, event: Event, ts_ms: i64, late_ms: Option<i64>) -> Job {
     }
     Job {
         channel: event.channel,
-        requests: vec![Request {
+        requests: vec![LedgerRequest {
             ts: run_ts(ts_ms, name),
             user: "EVENT".to_owned(),
             text,
-            files: Vec::new(),
+            event: Some(name.to_owned()),
+            ..LedgerRequest::default()
         }],
         event: Some(name.to_owned()),
         ..Job::default()

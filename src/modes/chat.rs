@@ -14,7 +14,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::Place;
-use crate::agent::run::{Job, Outcome, Request, Update};
+use crate::agent::run::{Job, Outcome, Update};
 use crate::agent::{Agent, Conversation, TERMINAL};
 use crate::base::command::Command;
 use crate::base::error::{Error, Result};
@@ -23,6 +23,7 @@ use crate::base::text;
 use crate::base::time;
 use crate::config;
 use crate::signals::{self, SecondSignal, Signal};
+use crate::store::ledger::LedgerRequest;
 use crate::store::{LogEntry, Store};
 use crate::tools::Upload;
 
@@ -210,11 +211,11 @@ impl<'a> Chat<'a> {
             mention: true,
             ..LogEntry::default()
         };
-        let request = Request {
+        let request = LedgerRequest {
             ts: entry.ts.clone(),
             user: USER.to_owned(),
             text,
-            files: Vec::new(),
+            ..LedgerRequest::default()
         };
         store.log(&[(TERMINAL.to_owned(), entry)])?;
         let job = Job {

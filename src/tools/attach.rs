@@ -29,7 +29,7 @@ const PRINT: &str = "head -c 52428801 <\"$p\"\n";
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, upload: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
     let script = [PATH, IS_FILE, ATTACH, WATCH, PRINT, UNWATCH];
-    let bytes = ctx.run_file(&script, &[path], BYTES_MAX + 1, None, stop)?;
+    let bytes = ctx.run_file(&script, path, BYTES_MAX + 1, None, stop)?;
     if bytes.is_empty() {
         return Err(format!("{path} is empty, and Slack takes no empty files"));
     }

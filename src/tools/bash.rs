@@ -64,7 +64,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
         spill: Some(ctx.spill),
         answer: None,
     };
-    let mut result = ctx.run(&[WATCH, RUN, UNWATCH], &[args.str("command")], limits, stop)?;
+    let mut result = ctx.run(&[WATCH, RUN, UNWATCH], args.str("command"), limits, stop)?;
     let how = match result.end {
         ExecEnd::Exited(0) => None,
         ExecEnd::Exited(code) | ExecEnd::NotBegun(code) => {

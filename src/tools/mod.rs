@@ -176,18 +176,18 @@ struct ScriptLimits<'a> {
 }
 
 impl ToolContext<'_> {
-    /// Runs a script in the sandbox. `Err` is for the model: nothing was done.
+    /// Runs a script in the sandbox; `arg` is its `$2`. `Err` is for the model: nothing was done.
     fn run(
         &self,
         script: &[&str],
-        args: &[&str],
+        arg: &str,
         limits: ScriptLimits<'_>,
         stop: &Stop,
     ) -> std::result::Result<ExecResult, String> {
-        if args.iter().any(|arg| arg.contains('\0')) {
+        if arg.contains('\0') {
             return Err("a NUL character can't be passed to a program".to_owned());
         }
-        if args.iter().any(|arg| arg.len() > ARGUMENT_BYTES_MAX) {
+        if arg.len() > ARGUMENT_BYTES_MAX {
             let why = "too long for a command line, which takes 128 KB";
             return Err(format!(
                 "{why}: put it in a file with the write tool and run that"
@@ -195,7 +195,7 @@ impl ToolContext<'_> {
         }
         let mark = crate::base::random::random_word().map_err(|err| err.to_string())?;
         let exec = Exec {
-            command: self.sandbox.command(script, &mark, args),
+            command: self.sandbox.command(script, &mark, &[arg]),
             mark: Some(mark),
             timeout: limits.timeout,
             keep_bytes: limits.keep_bytes,
@@ -215,7 +215,7 @@ impl ToolContext<'_> {
     fn run_file(
         &self,
         script: &[&str],
-        args: &[&str],
+        path: &str,
         keep_bytes: usize,
         answer: Option<AnswerFn<'_>>,
         stop: &Stop,
@@ -226,7 +226,7 @@ impl ToolContext<'_> {
             spill: None,
             answer,
         };
-        let result = self.run(script, args, limits, stop)?;
+        let result = self.run(script, path, limits, stop)?;
         match result.end {
             ExecEnd::Exited(0) => Ok(result.output.tail),
             ExecEnd::Exited(_) | ExecEnd::NotBegun(_) => Err(complaint(&result.output.tail)),

@@ -72,13 +72,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
         }
     };
     let script = [PATH, IS_FILE, READ, WATCH, MORE, UNWATCH];
-    let more = ctx.run_file(
-        &script,
-        &[path],
-        IMAGE_BYTES_MAX + 1,
-        Some(&mut answer),
-        stop,
-    )?;
+    let more = ctx.run_file(&script, path, IMAGE_BYTES_MAX + 1, Some(&mut answer), stop)?;
 
     let is_whole = start.len() < CHUNK_BYTES;
     if let Some(mime) = mime {

@@ -99,13 +99,7 @@ pub(super) fn put(
         let size = format!("{}\n", content.len());
         [size.as_bytes(), &content].concat()
     };
-    ctx.run_file(
-        scripts,
-        &[path],
-        FILE_BYTES_MAX + 1,
-        Some(&mut answer),
-        stop,
-    )?;
+    ctx.run_file(scripts, path, FILE_BYTES_MAX + 1, Some(&mut answer), stop)?;
     Ok(())
 }
 

@@ -63,6 +63,27 @@ impl Branch {
     }
 }
 
+/// From the last entry on, which entry comes next.
+#[derive(Default)]
+struct WayBack {
+    next: Option<String>,
+    /// The first that the newest compaction kept.
+    kept: Option<String>,
+}
+
+impl WayBack {
+    /// False when nothing comes after the entry.
+    fn pass(&mut self, step: &BranchStep) -> bool {
+        let mut is_last = step.parent.is_none() || self.kept.as_ref() == Some(&step.id);
+        if let (None, Some((_, first))) = (&self.kept, &step.compaction) {
+            is_last |= *first == step.id || first.is_empty();
+            self.kept = Some(first.clone());
+        }
+        self.next.clone_from(&step.parent);
+        !is_last
+    }
+}
+
 /// An entry on that way.
 pub(super) struct BranchStep {
     pub(super) id: String,
@@ -150,9 +171,8 @@ impl ContextFile {
             return Ok(Branch::default());
         };
         let mut branch = Branch::default();
-        let mut wanted = None;
+        let mut way = WayBack::default();
         let mut jumped = false;
-        let mut kept: Option<String> = None;
         let mut bytes = 0;
         for _ in 0..LINES_MAX {
             let Some(line) = lines.next().transpose()? else {
@@ -170,9 +190,9 @@ impl ContextFile {
             let id = entry["id"].as_str();
             if self.last_id.is_none() {
                 self.last_id = id.map(str::to_owned);
-                wanted.clone_from(&self.last_id);
+                way.next.clone_from(&self.last_id);
             }
-            if wanted.as_deref() != id {
+            if way.next.as_deref() != id {
                 if jumped {
                     return self.walk(Jumps::Ignore);
                 }
@@ -188,14 +208,9 @@ impl ContextFile {
             if let Some(to) = jump {
                 lines.jump(to, BYTES_MAX);
             }
-            let mut is_last = step.parent.is_none() || kept.as_ref() == Some(&step.id);
-            if let (None, Some((_, first))) = (&kept, &step.compaction) {
-                is_last |= *first == step.id || first.is_empty();
-                kept = Some(first.clone());
-            }
-            wanted.clone_from(&step.parent);
+            let goes_on = way.pass(&step);
             branch.steps.push(step);
-            if is_last {
+            if !goes_on {
                 break;
             }
         }

@@ -24,7 +24,7 @@ use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
 use crate::store::dir::Dir;
 use crate::store::ledger::{Cursor, LedgerRun};
-use crate::store::lines::Floor;
+use crate::store::lines::{Floor, LinesBack};
 use crate::store::{self, LogEntry, Store};
 
 /// Bytes of log.jsonl that one sync reads, and of text that it takes over.
@@ -161,31 +161,10 @@ impl Context {
             return Ok(());
         };
         // A quarter of it, at four bytes a token.
-        let mut room = window_tokens.min(SYNC_TEXT_MAX) as usize;
-        let mut older = floor > begin;
-        let known = self.origins.iter().map(|origin| origin.ts.clone());
-        let mut known: HashSet<String> = known.collect();
-        let mut found = Vec::new();
-        for line in &mut lines {
-            let Some(entry) = LogEntry::parse(&line?) else {
-                continue;
-            };
-            // A later line of the same message takes the place of the earlier ones.
-            let is_new = entry.date_ms() > after_ms && known.insert(entry.ts.clone());
-            let is_command = Command::parse(&entry.text).is_some();
-            let is_said = !entry.is_bot && !entry.is_empty() && !is_command;
-            if !is_new || !is_said || handled(&entry.ts) {
-                continue;
-            }
-            let text = overheard(&entry, name_of);
-            if text.len() > room {
-                older = true;
-                break;
-            }
-            room -= text.len();
-            found.push((entry.date_ms(), text, entry.ts));
-        }
-        if older {
+        let room = window_tokens.min(SYNC_TEXT_MAX) as usize;
+        let is_new = |entry: &LogEntry| entry.date_ms() > after_ms && !handled(&entry.ts);
+        let (mut found, is_full) = self.overheard(&mut lines, room, &is_new, name_of)?;
+        if is_full || floor > begin {
             let first_ms = found.last().map_or_else(time::now_ms, |(ms, ..)| *ms);
             found.push((first_ms, OLDER.to_owned(), String::new()));
         }
@@ -201,6 +180,39 @@ impl Context {
         }
         self.cursor = log_cursor(self.dir(), &path, lines.end())?;
         Ok(())
+    }
+
+    /// What people said in these lines that is new: time, text and ts. And whether there was
+    /// more than fits into so many bytes.
+    fn overheard(
+        &self,
+        lines: &mut LinesBack,
+        mut room: usize,
+        is_new: &dyn Fn(&LogEntry) -> bool,
+        name_of: &dyn Fn(&str) -> String,
+    ) -> Result<(Vec<(i64, String, String)>, bool)> {
+        let known = self.origins.iter().map(|origin| origin.ts.clone());
+        let mut known: HashSet<String> = known.collect();
+        let mut found = Vec::new();
+        for line in lines {
+            let Some(entry) = LogEntry::parse(&line?) else {
+                continue;
+            };
+            // A later line of the same message takes the place of the earlier ones.
+            let is_first = known.insert(entry.ts.clone());
+            let is_command = Command::parse(&entry.text).is_some();
+            let is_said = !entry.is_bot && !entry.is_empty() && !is_command;
+            if !is_first || !is_said || !is_new(&entry) {
+                continue;
+            }
+            let text = overheard(&entry, name_of);
+            if text.len() > room {
+                return Ok((found, true));
+            }
+            room -= text.len();
+            found.push((entry.date_ms(), text, entry.ts));
+        }
+        Ok((found, false))
     }
 
     /// Where in the log to begin, which has so many bytes, and up to when its lines are known.

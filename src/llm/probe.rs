@@ -55,26 +55,32 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<(
     };
     let answered = endpoint.fetch(&url, None, CHECK_MAX, stop);
     let answer = answered.map_err(|fault| fault.into_error(endpoint, model))?;
-    // Ollama's default tag, OpenRouter's variants of one model.
-    let listed_as = match (service.name, id.split_once(':')) {
-        ("ollama", None) => format!("{id}:latest"),
-        ("openrouter", Some((name, _))) => name.to_owned(),
-        _ => id.to_owned(),
-    };
-    let near = match read_list(&answer, id).or_else(|_| read_list(&answer, &listed_as)) {
-        _ if service.name == "anthropic" => None,
-        Err(Some(near)) => Some(format!("did you mean {near}?")),
-        Err(None) if answer["data"].is_array() => Some(match service.name {
-            "ollama" => format!("ollama pull {id}"),
-            _ => format!("look for its name in {url}"),
-        }),
-        _ => None,
-    };
-    if let Some(fix) = near {
+    if let Some(fix) = fix_for_missing(service.name, &answer, id) {
         let text = format!("{} has no model {id}; {fix}", endpoint.base_url);
         return Err(Error::failed(text));
     }
     Ok(())
+}
+
+/// What to do when the model is not in the service's list; `None`: it is, or no list tells.
+fn fix_for_missing(service: &str, list: &Value, id: &str) -> Option<String> {
+    // Ollama's default tag, OpenRouter's variants of one model.
+    let listed_as = match (service, id.split_once(':')) {
+        ("ollama", None) => format!("{id}:latest"),
+        ("openrouter", Some((name, _))) => name.to_owned(),
+        _ => id.to_owned(),
+    };
+    // A llama-server that has one model takes any name for it.
+    let takes_any = |models: &Vec<Value>| service == "llamacpp" && models.len() == 1;
+    match read_list(list, id).or_else(|_| read_list(list, &listed_as)) {
+        _ if service == "anthropic" || list["data"].as_array().is_some_and(takes_any) => None,
+        Err(Some(near)) => Some(format!("did you mean {near}?")),
+        Err(None) if list["data"].is_array() => Some(match service {
+            "ollama" => format!("ollama pull {id}"),
+            _ => "look for its name in what it lists at /models".to_owned(),
+        }),
+        _ => None,
+    }
 }
 
 /// The window, and whether the model sees images.
@@ -206,6 +212,30 @@ mod tests {
             (json!("gone"), Err(None)),
         ] {
             assert_eq!(read_list(&list, "m"), want, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_in_the_list() {
+        let one = json!({"data": [{"id": "/models/tiny.gguf"}]});
+        let two = json!({"data": [{"id": "llama3:latest"}, {"id": "qwen3"}]});
+        for (service, list, id, want) in [
+            // A llama-server that has one model takes any name for it.
+            ("llamacpp", &one, "m", None),
+            ("llamacpp", &two, "qwen", Some("did you mean qwen3?")),
+            (
+                "vllm",
+                &one,
+                "m",
+                Some("look for its name in what it lists at /models"),
+            ),
+            ("ollama", &two, "llama3", None),
+            ("ollama", &two, "phi", Some("ollama pull phi")),
+            ("openrouter", &two, "qwen3:free", None),
+            ("custom", &json!("gone"), "m", None),
+        ] {
+            let fix = fix_for_missing(service, list, id);
+            assert_eq!(fix.as_deref(), want, "{service} {id}");
         }
     }
 }

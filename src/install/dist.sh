@@ -141,6 +141,7 @@ package() {
         place 644 usr/lib/systemd/system/mom.service
     place 644 usr/lib/sysusers.d/mom.conf src/install/mom.sysusers
     gzip -9n <src/install/mom.1 | place 644 usr/share/man/man1/mom.1.gz
+    ln -s mom.1.gz "$work/data/usr/share/man/man1/mom-sandbox.1.gz"
     place 644 usr/share/bash-completion/completions/mom src/install/mom.bash
     gzip -9n <<END | place 644 "$doc"/changelog.gz
 mom-bot ($full) stable; urgency=low
@@ -148,6 +149,13 @@ mom-bot ($full) stable; urgency=low
   * See the history of the source.
 
  -- $MAINTAINER  $date
+END
+    place 644 usr/share/lintian/overrides/mom-bot <<'END'
+# It is to run on every distribution, also where its C library is not the one it was built with.
+mom-bot: statically-linked-binary [usr/bin/mom]
+# debhelper's scripts would start it before it is set up.
+mom-bot: maintainer-script-calls-systemctl [postinst:*]
+mom-bot: maintainer-script-calls-systemctl [prerm:*]
 END
     {
         cat LICENSE
@@ -216,6 +224,7 @@ in qemu-user, which runs as well where it is unpacked to, in a directory of PATH
         tests/engine.sh "$cargo" test --locked --test it -- mention::
     dpkg-deb -I "$deb"
     dpkg-deb -c "$deb"
+    ! command -v lintian >/dev/null || lintian --no-cfg --allow-root --fail-on error,warning "$deb"
     rm -rf "$root"
     mkdir -p "$root"/var/lib/dpkg/{updates,info}
     touch "$root/var/lib/dpkg/status"

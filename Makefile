@@ -15,7 +15,7 @@ unit = $(DESTDIR)/etc/systemd/system/mom.service
 sysusers = $(DESTDIR)/etc/sysusers.d/mom.conf
 initd = $(DESTDIR)/etc/init.d/mom
 
-.PHONY: all demo demo-slack test fuzz soak check bench dist dist-test install install-service uninstall clean
+.PHONY: all demo demo-slack test fuzz soak world check bench dist dist-test install install-service uninstall clean
 
 all: $(BUILD)/mom
 
@@ -47,6 +47,10 @@ fuzz:
 # 300 kills at random instants, clocks that jump, a network that is gone. Takes python3.
 soak: all
 	tests/soak.sh $(BUILD)/mom
+
+# Against litellm, llama.cpp, nginx and squid. Takes python3 and PyPI.
+world: all
+	tests/world.sh $(BUILD)/mom
 
 check:
 	$(CARGO) fmt --check

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::slack::inbound::{Author, Incoming};
 use crate::slack::users::{Standing, UserUnknown};
@@ -94,6 +95,22 @@ impl Access {
             Err(UserUnknown::Failed(why)) => Err(why),
             _ => Ok(()),
         }
+    }
+
+    /// Does something on the outbox's thread for someone who may use mom, nothing for others.
+    pub(super) fn when_member(
+        &self,
+        sender: Incoming,
+        act: impl FnOnce(&Access, &Incoming) -> Result<()> + Send + 'static,
+    ) {
+        let access = self.clone();
+        self.outbox.work(move || {
+            access.look_up(&sender.user).map_err(Error::failed)?;
+            match access.verdict(&sender, None) {
+                AccessVerdict::Member => act(&access, &sender),
+                _ => Ok(()),
+            }
+        });
     }
 
     pub(super) fn is_channel_allowed(&self, channel: &str) -> bool {

@@ -153,11 +153,6 @@ impl Approvals {
         if let Some(file) = &shown.file {
             web.files_upload(channel, root, "calls.txt", "calls.txt", file.as_bytes())?;
         }
-        for content in &shown.before {
-            persist(stop, || {
-                web.chat_post_message(channel, root, content, Urgency::Optional)
-            })?;
-        }
         let part = format!("{QUESTION}{id}");
         let mut content = shown.open(id);
         content.metadata = Some(metadata(run, &part));

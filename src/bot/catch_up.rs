@@ -18,8 +18,8 @@ use crate::store::MISSED_MS;
 use crate::store::ledger::{AccessDecision, LedgerRequest};
 
 use super::Services;
-use super::intake::{Intake, Reading, downloads};
-use super::router::{Arrival, LoggedMessage, Router};
+use super::intake::{Reading, downloads};
+use super::router::{Arrival, LoggedMessage};
 use super::worker::Worker;
 
 /// Messages whose files are fetched again after a start.
@@ -27,16 +27,8 @@ const FETCHED_AGAIN_MAX: usize = 100;
 /// Pauses before the history is read again: twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// Messages of a channel that a start resumes, the newest: far more than people write in a day,
-/// and anyone who writes in the data directory can write the log.
-const RESUMED_MAX: usize = 200;
 
-pub(super) struct CatchUp {
-    pub(super) services: Arc<Services>,
-    pub(super) router: Arc<Router>,
-    pub(super) intake: Arc<Intake>,
-    pub(super) worker: Arc<Worker>,
-}
+pub(super) struct CatchUp(pub(super) Arc<Worker>);
 
 /// Wakes the thread that reads the history. Cheap to clone.
 #[derive(Clone)]
@@ -57,7 +49,7 @@ impl Wake {
 impl CatchUp {
     /// A thread's whole life: after each connection, what was missed.
     pub(super) fn run(&self, wakes: &Receiver<()>) {
-        let stop = &self.services.stop;
+        let stop = &self.0.services.stop;
         let mut first = true;
         for () in wakes {
             let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
@@ -80,10 +72,10 @@ impl CatchUp {
     }
 
     fn read_missed(&self) -> Result<()> {
-        for job in self.worker.take_unposted() {
-            self.router.submit(Task::Run(job));
+        for job in self.0.take_unposted() {
+            self.0.router.submit(Task::Run(job));
         }
-        let services = &self.services;
+        let services = &self.0.services;
         let store = &services.agent.store;
         let gap = |channel: &str| services.history.gap(channel, &|id| store.heard_until(id));
         let own_threads = |channel: &str| store.own_threads(channel).unwrap_or_default();
@@ -103,26 +95,31 @@ impl CatchUp {
     }
 
     fn route_missed(&self, channel: &str, mut messages: Vec<Incoming>) -> Result<()> {
+        let Worker {
+            services,
+            router,
+            intake,
+            ..
+        } = &*self.0;
         let since_ms = time::now_ms() - MISSED_MS;
         for message in &mut messages {
             // An old one is only logged: nobody waits for that answer any more.
             let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
             message.mention &= recent;
             if recent {
-                self.intake.mark_follow_up(message);
+                intake.mark_follow_up(message);
             }
         }
         if !messages.is_empty() {
-            let store = &self.services.agent.store;
-            let logged = store.logged(channel)?;
+            let logged = services.agent.store.logged(channel)?;
             messages.retain(|message| match logged.get(&message.ts) {
                 Some(asked) => message.mention && !asked,
                 None => true,
             });
         }
-        let routing = self.router.lock();
-        let (logged, failed) = self.intake.log_new(messages, Reading::Heard, &routing);
-        self.router.route(logged, &routing);
+        let routing = router.lock();
+        let (logged, failed) = intake.log_new(messages, Reading::Heard, &routing);
+        router.route(logged, &routing);
         drop(routing);
         failed
             .into_iter()
@@ -134,7 +131,7 @@ impl CatchUp {
     fn fetch_files_again(&self) {
         let Services {
             agent, files, stop, ..
-        } = &*self.services;
+        } = &*self.0.services;
         let store = &agent.store;
         let since_ms = time::now_ms() - MISSED_MS;
         let channels = store.channels().unwrap_or_default();
@@ -157,14 +154,14 @@ impl CatchUp {
                 files: files.collect(),
                 ..LedgerRequest::default()
             };
-            fetch_again(&self.services, channel, &request);
+            fetch_again(&self.0.services, channel, &request);
         }
     }
 
     /// Submits what earlier starts did not answer, from the files alone; before anything new
     /// comes, because a run that was cut must be the next one of its channel.
     pub(super) fn resume(&self) {
-        let store = &self.services.agent.store;
+        let store = &self.0.services.agent.store;
         let channels = store.channels().unwrap_or_else(|err| {
             log::warning!("", "cannot look for unanswered messages: {err}");
             Vec::new()
@@ -177,21 +174,17 @@ impl CatchUp {
     }
 
     fn resume_channel(&self, channel: &str) -> Result<()> {
-        let ledger = &self.services.agent.store.ledger;
+        let Worker {
+            services, router, ..
+        } = &*self.0;
+        let ledger = &services.agent.store.ledger;
         let open = ledger.open(channel, time::now_ms() - MISSED_MS)?;
         let begun = ledger.run(channel)?.unwrap_or_default();
-        let more = open.len().saturating_sub(RESUMED_MAX);
-        if more > 0 {
-            log::warning!(
-                channel,
-                "{more} older unanswered messages stay in the log only"
-            );
-        }
         let mut messages = Vec::new();
-        for request in open.into_iter().skip(more) {
+        for request in open {
             if request.event.is_some() {
                 // Its run was begun: it comes before what waited for its end.
-                self.router.submit(Task::Run(Job {
+                router.submit(Task::Run(Job {
                     channel: channel.to_owned(),
                     event: request.event.clone(),
                     thread_ts: request.thread.clone(),
@@ -220,7 +213,7 @@ impl CatchUp {
                 ..LoggedMessage::default()
             });
         }
-        self.router.route(messages, &self.router.lock());
+        router.route(messages, &router.lock());
         Ok(())
     }
 }

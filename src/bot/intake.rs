@@ -15,16 +15,15 @@ use crate::base::time;
 use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
 use crate::slack::inbound::{self, Author, Inbound, Incoming};
-use crate::slack::web::{Failure, PostContent};
+use crate::slack::web::Failure;
 use crate::slack::{Envelope, history};
 use crate::store::ledger::{AccessDecision, LedgerRequest};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store, log_path};
 
 use super::Services;
-use super::access::{Access, AccessVerdict};
+use super::access::Access;
 use super::catch_up::Wake;
 use super::commands::Commands;
-use super::outbox::post;
 use super::router::{Arrival, LoggedMessage, Router, Routing};
 
 /// Codes of conversations.info for a channel in which mom can't post.
@@ -132,28 +131,19 @@ impl Intake {
         }
         let since_ms = time::now_ms() - FOLLOWED_MS;
         let followed = agent.store.wrote_in(&message.channel, root, since_ms);
-        message.follows = followed.unwrap_or_else(|err| {
-            log::warning!(
-                &message.channel,
-                "cannot look whether a thread is followed: {err}"
-            );
-            false
-        });
+        // A log that can't be read fails again, and aloud, when the message is logged.
+        message.follows = followed.unwrap_or_default();
         message.mention |= message.follows;
     }
 
     fn greet_member(&self, channel: &str, user: &str) {
-        let access = self.router.access.clone();
         let sender = Incoming {
             channel: channel.to_owned(),
             user: user.to_owned(),
             ..Incoming::default()
         };
-        self.router.commands.outbox.work(move || {
-            access.look_up(&sender.user).map_err(Error::failed)?;
-            if access.verdict(&sender, None) == AccessVerdict::Member {
-                greet(&access, &sender.channel);
-            }
+        self.router.access.when_member(sender, |access, sender| {
+            greet(access, &sender.channel);
             Ok(())
         });
     }
@@ -171,21 +161,14 @@ impl Intake {
             return;
         };
         *posted = true;
-        let Router {
-            access, commands, ..
-        } = &*self.router;
-        let (access, web) = (access.clone(), self.services.web.clone());
         let why = text::escape(&text::one_line(&err.to_string(), 300));
         let text = format!(
             "_Sorry, something went wrong_: I can't write down what is said here, so I can't \
              answer yet ({why}). The person who runs me can fix that; I will try again."
         );
-        commands.outbox.work(move || {
-            access.look_up(&message.user).map_err(Error::failed)?;
-            if access.verdict(&message, None) == AccessVerdict::Member {
-                let thread_ts = message.thread_ts.as_deref();
-                post(&web, &message.channel, thread_ts, &PostContent::plain(text))?;
-            }
+        (self.router.access).when_member(message, |access, message| {
+            let (channel, thread_ts) = (&message.channel, message.thread_ts.as_deref());
+            access.outbox.post(channel, thread_ts, text);
             Ok(())
         });
     }
@@ -197,23 +180,19 @@ impl Intake {
         reading: Reading,
         _: &Routing<'_>,
     ) -> (Vec<LoggedMessage>, Vec<(String, Error)>) {
-        let store = &self.services.agent.store;
-        let mut new: Vec<LoggedMessage> = Vec::new();
+        let Services { agent, history, .. } = &*self.services;
         let channels = messages.iter().map(|message| message.channel.as_str());
-        let mut failed = self
-            .services
-            .history
-            .hear(&channels.collect(), &|id| store.heard_until(id));
+        let heard_until = |channel: &str| agent.store.heard_until(channel);
+        let mut failed = history.hear(&channels.collect(), &heard_until);
+        let mut new: Vec<LoggedMessage> = Vec::new();
         for message in messages {
-            if failed
-                .iter()
-                .any(|(channel, _)| *channel == message.channel)
-            {
+            let channel = message.channel.clone();
+            if failed.iter().any(|(failed, _)| *failed == channel) {
                 continue;
             }
             // A twin in the same batch is not in the log yet.
             let twin = new.iter_mut().find(|logged| {
-                logged.message.channel == message.channel && logged.message.ts == message.ts
+                logged.message.channel == channel && logged.message.ts == message.ts
             });
             if let Some(twin) = twin {
                 // Sometimes only one of the twins carries the files.
@@ -224,33 +203,10 @@ impl Intake {
                 twin.decision = self.decision(&twin.message, reading);
                 continue;
             }
-            let decision = self.decision(&message, reading);
-            let now = Now {
-                asked: message.mention && decision.is_some(),
-                has_files: !message.files.is_empty(),
-            };
-            let (channel, ts) = (&message.channel, &message.ts);
-            let seen = store.seen(channel, ts, now);
-            let known = seen.and_then(|seen| Ok((seen, store.ledger.knows(channel, ts)?)));
-            let arrival = match known {
-                Ok((Seen::Known, _)) => continue,
-                Ok((Seen::NowFiles, _)) => Arrival::LateFiles,
-                // A crash came between the two files.
-                Ok((_, true)) => Arrival::Routed,
-                Ok(_) => Arrival::New,
-                Err(err) => {
-                    failed.push((message.channel, err));
-                    continue;
-                }
-            };
-            let mut logged = LoggedMessage {
-                arrival,
-                decision,
-                ..LoggedMessage::default()
-            };
-            logged.set_downloads(downloads(&message));
-            logged.message = message;
-            new.push(logged);
+            match self.unlogged_message(message, reading) {
+                Ok(logged) => new.extend(logged),
+                Err(err) => failed.push((channel, err)),
+            }
         }
         failed.extend(self.write(&new));
         new.retain(|logged| {
@@ -258,6 +214,36 @@ impl Intake {
             failed.iter().all(|(failed, _)| failed != channel)
         });
         (new, failed)
+    }
+
+    /// `None`: all of it is in the log.
+    fn unlogged_message(
+        &self,
+        message: Incoming,
+        reading: Reading,
+    ) -> Result<Option<LoggedMessage>> {
+        let store = &self.services.agent.store;
+        let decision = self.decision(&message, reading);
+        let now = Now {
+            asked: message.mention && decision.is_some(),
+            has_files: !message.files.is_empty(),
+        };
+        let (channel, ts) = (&message.channel, &message.ts);
+        let arrival = match store.seen(channel, ts, now)? {
+            Seen::Known => return Ok(None),
+            Seen::NowFiles => Arrival::LateFiles,
+            // A crash came between the two files.
+            _ if store.ledger.knows(channel, ts)? => Arrival::Routed,
+            _ => Arrival::New,
+        };
+        let mut logged = LoggedMessage {
+            arrival,
+            decision,
+            ..LoggedMessage::default()
+        };
+        logged.set_downloads(downloads(&message));
+        logged.message = message;
+        Ok(Some(logged))
     }
 
     /// Writes lines of the log and the ledger; returns the channels where that failed.
@@ -432,67 +418,70 @@ impl Intake {
 
     /// A thread's whole life: submits the jobs of event files.
     pub(super) fn watch_events(&self) {
-        let Services {
-            events,
-            names,
-            stop,
-            ..
-        } = &*self.services;
+        let Services { events, stop, .. } = &*self.services;
         let Commands { queue, outbox, .. } = &self.router.commands;
         // Channels that were told of a full queue since it was last empty.
         let mut notified = HashSet::new();
-        let mut submit = |job: Job| {
-            let (channel, event) = (job.channel.clone(), job.event.clone().unwrap_or_default());
-            match queue.submit(Task::Run(job)) {
-                Submitted::Next => {
-                    notified.remove(&channel);
-                    Uptake::Taken
-                }
-                Submitted::Waits => Uptake::Taken,
-                Submitted::Refused if stop.is_set() => Uptake::Closing,
-                Submitted::Refused => {
-                    if notified.insert(channel.clone()) {
-                        let event = text::escape(&event);
-                        let text = format!(
-                            "_I left out the event {event}: too many events wait here. I leave out \
-                             further ones until there is room_"
-                        );
-                        outbox.post(&channel, None, text);
-                    }
-                    Uptake::Full
-                }
-            }
-        };
         // The last channel that was refused: its files often come together.
-        let mut closed: Option<(String, Instant, String)> = None;
-        let mut channel = |id: &str| {
-            if !self.router.access.is_channel_allowed(id) {
-                return Err("--allow-channels does not name this channel".to_owned());
-            }
-            let is_same = |(known, at, _): &&(String, Instant, String)| {
-                known == id && at.elapsed() < CLOSED_FOR
-            };
-            if let Some((_, _, why)) = closed.as_ref().filter(is_same) {
-                return Err(why.clone());
-            }
-            match names.channel(id) {
-                Err(Failure::Refused(code)) if CLOSED.contains(&code.as_str()) => {
-                    let why = Failure::Refused(code).to_string();
-                    closed = Some((id.to_owned(), Instant::now(), why.clone()));
-                    Err(why)
-                }
-                // It can't be found out now: posting there will show.
-                _ => Ok(()),
-            }
-        };
+        let mut closed = None;
         let mut outside = Outside {
-            submit: &mut submit,
-            channel: &mut channel,
+            submit: &mut |job| self.submit_event(job, &mut notified),
+            channel: &mut |id| self.check_event_channel(id, &mut closed),
             is_working: &|| queue.is_working(),
             post: &mut |channel, text| outbox.post(channel, None, text),
         };
         if let Err(err) = events.watch(stop, &mut outside) {
             log::error!("", "events are not watched any more: {err}");
+        }
+    }
+
+    fn submit_event(&self, job: Job, notified: &mut HashSet<String>) -> Uptake {
+        let Commands { queue, outbox, .. } = &self.router.commands;
+        let (channel, event) = (job.channel.clone(), job.event.clone().unwrap_or_default());
+        match queue.submit(Task::Run(job)) {
+            Submitted::Next => {
+                notified.remove(&channel);
+                Uptake::Taken
+            }
+            Submitted::Waits => Uptake::Taken,
+            Submitted::Refused if self.services.stop.is_set() => Uptake::Closing,
+            Submitted::Refused => {
+                if notified.insert(channel.clone()) {
+                    let event = text::escape(&event);
+                    let text = format!(
+                        "_I left out the event {event}: too many events wait here. I leave out \
+                         further ones until there is room_"
+                    );
+                    outbox.post(&channel, None, text);
+                }
+                Uptake::Full
+            }
+        }
+    }
+
+    /// Why events of a channel can't run. `closed`: the last one, and when that was found out.
+    fn check_event_channel(
+        &self,
+        id: &str,
+        closed: &mut Option<(String, Instant, String)>,
+    ) -> std::result::Result<(), String> {
+        if !self.router.access.is_channel_allowed(id) {
+            return Err("--allow-channels does not name this channel".to_owned());
+        }
+        match closed {
+            Some((known, at, why)) if known == id && at.elapsed() < CLOSED_FOR => {
+                return Err(why.clone());
+            }
+            _ => {}
+        }
+        match self.services.names.channel(id) {
+            Err(Failure::Refused(code)) if CLOSED.contains(&code.as_str()) => {
+                let why = Failure::Refused(code).to_string();
+                *closed = Some((id.to_owned(), Instant::now(), why.clone()));
+                Err(why)
+            }
+            // It can't be found out now: posting there will show.
+            _ => Ok(()),
         }
     }
 }

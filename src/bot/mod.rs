@@ -111,25 +111,9 @@ fn run(
     let (wake, wakes) = Wake::new();
     let queue = Queue::default();
     let (look_up, look_ups) = Wake::new();
-    let router = Arc::new(router(services, &queue, &outbox, look_up.clone()));
-    let intake = Arc::new(Intake {
-        services: services.clone(),
-        router: router.clone(),
-        catch_up: wake.clone(),
-        unlogged: Mutex::default(),
-    });
-    let worker = Arc::new(Worker {
-        services: services.clone(),
-        router: router.clone(),
-        intake: intake.clone(),
-        unposted: Mutex::default(),
-    });
-    let catch_up = CatchUp {
-        services: services.clone(),
-        router: router.clone(),
-        intake: intake.clone(),
-        worker: worker.clone(),
-    };
+    let worker = worker(services, &queue, &outbox, wake.clone(), look_up.clone());
+    let (intake, router) = (worker.intake.clone(), worker.router.clone());
+    let catch_up = CatchUp(worker.clone());
     queue.start(move |running| worker.work(running));
     catch_up.resume();
     let (fetcher, watcher) = (services.clone(), intake.clone());
@@ -165,12 +149,19 @@ fn run(
     served
 }
 
-fn router(services: &Arc<Services>, queue: &Queue, outbox: &Outbox, wake: Wake) -> Router {
+/// The worker with the parts that it needs.
+fn worker(
+    services: &Arc<Services>,
+    queue: &Queue,
+    outbox: &Outbox,
+    catch_up: Wake,
+    look_up: Wake,
+) -> Arc<Worker> {
     let access = Access {
         services: services.clone(),
         outbox: outbox.clone(),
     };
-    Router {
+    let router = Arc::new(Router {
         services: services.clone(),
         approvals: Approvals::new(access.clone()),
         access,
@@ -181,8 +172,20 @@ fn router(services: &Arc<Services>, queue: &Queue, outbox: &Outbox, wake: Wake) 
         },
         routing: Mutex::default(),
         waiting: Mutex::default(),
-        wake,
-    }
+        wake: look_up,
+    });
+    let intake = Arc::new(Intake {
+        services: services.clone(),
+        router: router.clone(),
+        catch_up,
+        unlogged: Mutex::default(),
+    });
+    Arc::new(Worker {
+        services: services.clone(),
+        router,
+        intake,
+        unposted: Mutex::default(),
+    })
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -209,6 +209,20 @@ impl Worker {
                 EarlierTry::Unfinished => session = Some(begun),
             }
         }
+        self.show_run(job, session, target, running)?;
+        Ok(Vec::new())
+    }
+
+    /// Runs a job and shows it in Slack. `session`: begun already, else it is begun after the
+    /// first post.
+    fn show_run<'a>(
+        &'a self,
+        job: &Job,
+        mut session: Option<Session<'a>>,
+        target: Target,
+        running: &Running,
+    ) -> Result<()> {
+        let services = &self.services;
         let status_ts = Arc::new(Mutex::new(target.earlier.status_ts.clone()));
         let on_status = {
             let status_ts = status_ts.clone();
@@ -240,7 +254,7 @@ impl Worker {
         if let Some(session) = session {
             self.end(job, session, &outcome, &posted, running)?;
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     /// Completes `target` with what an earlier try posted.

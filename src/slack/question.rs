@@ -15,69 +15,50 @@ pub(super) const DENY: &str = "deny";
 
 /// UTF-16 units of one block of code, which may double in JSON.
 const CODE_UNITS_MAX: usize = 4_000;
-/// What the blocks of one message weigh, with room for the heading and the buttons.
+/// What the blocks of a message weigh, with room for the heading and the buttons; longer calls
+/// are shown as a file.
 const WEIGHT_MAX: usize = 10_500;
 const BLOCKS_MAX: usize = 40;
-/// Messages of one question; longer calls are shown as a file.
-const MESSAGES_MAX: usize = 5;
 const LABEL_CHARS_MAX: usize = 100;
 
 pub(crate) struct QuestionText {
-    /// Messages before the one with the buttons.
-    pub(crate) before: Vec<PostContent>,
-    /// All calls, where messages can't show them.
+    /// All calls, where a message can't show them.
     pub(crate) file: Option<String>,
     text: String,
-    last: Vec<Value>,
+    blocks: Vec<Value>,
 }
 
 impl QuestionText {
     pub(crate) fn of(question: &Question) -> QuestionText {
-        let text = fallback(question);
-        let mut messages = Vec::new();
-        let mut message = vec![section("*May I run this?*")];
+        let mut shown = QuestionText {
+            file: None,
+            text: fallback(question),
+            blocks: vec![section("*May I run this?*")],
+        };
         let mut filled = 0;
         for block in question.calls.iter().flat_map(call_blocks) {
-            let weight = weight(&block);
-            if filled + weight > WEIGHT_MAX || message.len() >= BLOCKS_MAX {
-                messages.push(std::mem::take(&mut message));
-                filled = 0;
+            filled += weight(&block);
+            if filled > WEIGHT_MAX || shown.blocks.len() >= BLOCKS_MAX {
+                shown.file = Some(file_text(question));
+                let note = "_This is the beginning: all of it is in the file above._";
+                shown.blocks.push(section(note));
+                break;
             }
-            filled += weight;
-            message.push(block);
+            shown.blocks.push(block);
         }
-        messages.push(message);
-        let mut file = None;
-        if messages.len() > MESSAGES_MAX {
-            file = Some(file_text(question));
-            messages.truncate(1);
-            messages[0].push(section(
-                "_This is the beginning: all of it is in the file above._",
-            ));
-        }
-        let last = messages.pop().unwrap_or_default();
-        let before = messages.into_iter();
-        QuestionText {
-            before: before
-                .map(|blocks| PostContent::blocks(&text, &Value::from(blocks)))
-                .collect(),
-            file,
-            text,
-            last,
-        }
+        shown
     }
 
     /// For where Slack refuses the blocks with the calls.
     pub(crate) fn in_file(question: &Question) -> QuestionText {
         QuestionText {
-            before: Vec::new(),
             file: Some(file_text(question)),
             text: fallback(question),
-            last: vec![section("*May I run this?* _It is in the file above._")],
+            blocks: vec![section("*May I run this?* _It is in the file above._")],
         }
     }
 
-    /// The last message while it waits for a press.
+    /// The message while it waits for a press.
     pub(crate) fn open(&self, id: &str) -> PostContent {
         let button = |action: &str, label: &str| {
             json!({"type": "button", "action_id": action, "value": id,
@@ -94,13 +75,13 @@ impl QuestionText {
         )
     }
 
-    /// The last message when it was decided; `line` is mrkdwn.
+    /// The message when it was decided; `line` is mrkdwn.
     pub(crate) fn closed(&self, line: &str) -> PostContent {
         self.with(section(line), line)
     }
 
     fn with(&self, block: Value, text: &str) -> PostContent {
-        let mut blocks = self.last.clone();
+        let mut blocks = self.blocks.clone();
         blocks.push(block);
         PostContent::blocks(text, &Value::from(blocks))
     }

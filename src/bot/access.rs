@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::slack::inbound::{Author, Incoming};
-use crate::slack::users::{Standing, UserUnknown};
+use crate::slack::users::Standing;
 use crate::store::ledger::AccessDecision;
 
 use super::Services;
@@ -91,10 +91,7 @@ impl Access {
     /// # Errors
     /// Slack can't be asked now, with the reason.
     pub(super) fn look_up(&self, user: &str) -> std::result::Result<(), String> {
-        match self.services.names.look_up(user) {
-            Err(UserUnknown::Failed(why)) => Err(why),
-            _ => Ok(()),
-        }
+        self.services.names.look_up(user)
     }
 
     /// Does something on the outbox's thread for someone who may use mom, nothing for others.

@@ -13,10 +13,10 @@ use crate::base::log;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
-use crate::slack::display::{Posted, Show, Target};
+use crate::slack::display::{Show, Target};
 use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
-use crate::slack::users::{Channel, DIRECTORY_FILE};
+use crate::slack::users::DIRECTORY_FILE;
 use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest};
 use crate::store::{LogEntry, Now, Seen};
 
@@ -234,8 +234,7 @@ impl Worker {
             running.stop.clone(),
             on_status,
         )?;
-        let stopper = show.stopper();
-        running.on_stop(move |by| stopper.stopping(by));
+        running.on_stop(show.stopper());
         let begun = session.take().map_or_else(|| services.agent.begin(job), Ok);
         let outcome = begun.and_then(|begun| {
             let session = session.insert(begun);
@@ -249,10 +248,10 @@ impl Worker {
             let user = services.names.user(id);
             user.map_or_else(|| id.to_owned(), |user| user.display)
         };
-        let posted = show.finish(&outcome, &running.stop, &name_of)?;
+        let answer_ts = show.finish(&outcome, &name_of)?;
         services.names.want_directory();
         if let Some(session) = session {
-            self.end(job, session, &outcome, &posted, running)?;
+            self.end(job, session, &outcome, answer_ts.as_deref(), running)?;
         }
         Ok(())
     }
@@ -298,10 +297,10 @@ impl Worker {
         self.services.events.ran(job);
         let outcome = Ok(outcome);
         let web = self.services.web.clone();
-        let posted = Show::conclude(web, target, &outcome, &running.stop)?;
+        let answer_ts = Show::conclude(web, target, &outcome, &running.stop)?;
         let mut unanswered = job.requests.clone();
         unanswered.retain(|request| !session.answers(&request.ts));
-        self.end(job, session, &outcome, &posted, running)?;
+        self.end(job, session, &outcome, answer_ts.as_deref(), running)?;
         Ok(unanswered)
     }
 
@@ -311,10 +310,9 @@ impl Worker {
         job: &Job,
         session: Session<'_>,
         outcome: &Result<Outcome>,
-        posted: &Posted,
+        answer_ts: Option<&str>,
         running: &Running,
     ) -> Result<()> {
-        let answer_ts = posted.answer_ts.first().map(String::as_str);
         if let (Ok(Outcome::Answered(answer)), Some(ts)) = (outcome, answer_ts) {
             self.log_answer(job, answer, ts)?;
         }
@@ -346,7 +344,7 @@ struct SlackConversation<'a> {
     job: &'a Job,
     show: &'a Show,
     status_ts: &'a Mutex<Option<String>>,
-    channel: Channel,
+    channel_name: Option<String>,
     /// Those who wrote in the channel lately, and who asks.
     people: Vec<Person>,
     /// Names looked up so far: the log, where ids come from, may have thousands.
@@ -370,7 +368,7 @@ impl<'a> SlackConversation<'a> {
             show,
             status_ts,
             people: people(&worker.services, job),
-            channel: names.channel(&job.channel).unwrap_or_default(),
+            channel_name: names.channel(&job.channel).unwrap_or_default(),
             lookups: Cell::new(0),
         }
     }
@@ -405,7 +403,7 @@ impl Conversation for SlackConversation<'_> {
             handle: &identity.user,
             workspace: &identity.team,
             channel_id: &self.job.channel,
-            channel_name: self.channel.name.as_deref(),
+            channel_name: self.channel_name.as_deref(),
             people: &self.people,
             directory: DIRECTORY_FILE,
         }
@@ -417,11 +415,14 @@ impl Conversation for SlackConversation<'_> {
             return "unknown".to_owned();
         }
         let names = &self.worker.services.names;
-        let known = names.known(id).or_else(|| {
-            self.lookups.set(self.lookups.get() + 1);
-            let few = self.lookups.get() <= PEOPLE_MAX;
-            few.then(|| names.user(id)).flatten()
-        });
+        let known = names
+            .recent(id)
+            .and_then(std::result::Result::ok)
+            .or_else(|| {
+                self.lookups.set(self.lookups.get() + 1);
+                let few = self.lookups.get() <= PEOPLE_MAX;
+                few.then(|| names.user(id)).flatten()
+            });
         known.map_or_else(|| id.to_owned(), |user| user.handle)
     }
 

@@ -6,13 +6,16 @@
 use serde_json::{Value, json};
 
 use super::inline::dead;
-use super::markdown::Piece;
 use super::web::{Failure, PostContent};
 use crate::agent::run::ToolReport;
 use crate::base::text;
 
 /// Characters of a title: 40 of them with the model's text stay below Slack's limit.
 pub(super) const TITLE_CHARS_MAX: usize = 60;
+
+/// Kinds of elements in rich text.
+pub(super) const PLAIN: &str = "rich_text_section";
+pub(super) const CODE: &str = "rich_text_preformatted";
 
 /// How far a tool call is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,14 +59,6 @@ impl StepStatus {
     }
 }
 
-/// A message's text and the blocks that show the same.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SlackText {
-    pub(super) text: String,
-    /// An array.
-    pub(super) blocks: Value,
-}
-
 /// How a run's messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum SentAs {
@@ -72,28 +67,9 @@ pub(super) enum SentAs {
     Text,
 }
 
-impl SlackText {
-    /// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
-    pub(super) fn line(text: String) -> SlackText {
-        SlackText {
-            blocks: json!([section(&text)]),
-            text,
-        }
-    }
-
-    pub(super) fn piece(piece: &Piece) -> SlackText {
-        SlackText {
-            text: piece.fallback(),
-            blocks: json!([markdown(&piece.markdown)]),
-        }
-    }
-
-    pub(super) fn content(&self, sent_as: SentAs) -> PostContent {
-        match sent_as {
-            SentAs::Blocks => PostContent::blocks(&self.text, &self.blocks),
-            SentAs::Text => PostContent::plain(&self.text),
-        }
-    }
+/// A line of mrkdwn in a block: an edit of blocks is not marked `(edited)`.
+pub(super) fn line(text: &str) -> PostContent {
+    PostContent::blocks(text, &json!([section(text)]))
 }
 
 /// Someone's words in a line of mrkdwn: one line, no mention, no fence.
@@ -129,28 +105,16 @@ pub(super) fn card(id: &str, name: &str, status: StepStatus) -> Value {
     json!({"type": "task_card", "task_id": id, "title": title(name), "status": status.name()})
 }
 
-/// What a card shows when it is unfolded: `None` without any text.
-pub(super) fn rich_text(parts: &[(RichText, &str)]) -> Option<Value> {
+/// What a card shows when it is unfolded, each text in an element of its kind; `None` without
+/// any text.
+pub(super) fn rich_text(parts: &[(&str, &str)]) -> Option<Value> {
     let filled = parts.iter().filter(|(_, text)| !text.trim().is_empty());
-    let elements: Vec<Value> = filled.map(|(kind, text)| kind.element(text)).collect();
-    (!elements.is_empty()).then(|| json!({"type": "rich_text", "elements": elements}))
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum RichText {
-    Plain,
-    Code,
-}
-
-impl RichText {
-    fn element(self, text: &str) -> Value {
-        let kind = match self {
-            RichText::Plain => "rich_text_section",
-            RichText::Code => "rich_text_preformatted",
-        };
+    let element = |(kind, text): &(&str, &str)| {
         let text = text.trim_matches('\n');
         json!({"type": kind, "elements": [{"type": "text", "text": text}]})
-    }
+    };
+    let elements: Vec<Value> = filled.map(element).collect();
+    (!elements.is_empty()).then(|| json!({"type": "rich_text", "elements": elements}))
 }
 
 /// `run` comes back with the press.

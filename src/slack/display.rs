@@ -1,18 +1,17 @@
 //! The display of one run in Slack, on a thread of its own beside the run.
 //!
-//! The run hands over updates and never waits; `Board` says which call is due, this thread
-//! makes it. One call at a time keeps the order, and the answer waits for one call in flight
-//! at most. At the end: first the answer, then the rest of an answer too long for one
-//! message, then the status of a long run, then the details that were still waiting.
+//! The run hands over updates and never waits; `Progress` says what each message is to show.
+//! This thread compares that with what Slack shows, and makes the call that is due: each
+//! message has one newest content, and what it said in between is never sent later. One call
+//! at a time keeps the order, and the answer waits for one call in flight at most. All calls
+//! of a run share one pace, because all channels together have about 50 edits a minute.
 //!
-//! Exactly one answer: it takes the place of the status, or is a message of its own when the
-//! run was long (an edit rings no bell) or Slack refuses the edit.
+//! The end is in `ending`.
 //!
 //! A step that waits for a person is shown as pending from `Update::ToolWaiting` until
 //! `Update::ToolStart`. The question with its buttons is a message of its own in the thread,
 //! which bot/approvals.rs posts.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,23 +20,27 @@ use crate::agent::run::{Outcome, Update};
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
-use crate::base::stop::{Cause, Stop};
+use crate::base::stop::Stop;
 use crate::base::text;
-use crate::slack::blocks::{self, SentAs, SlackText, words};
-use crate::slack::details::DetailsMessage;
+use crate::slack::blocks::{self, SentAs};
 use crate::slack::earlier::{EarlierPosts, STATUS, find, metadata};
-use crate::slack::markdown;
-use crate::slack::steps::{Board, Home, Next, Progress};
+use crate::slack::steps::Progress;
 use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
-/// After a run of this length the answer is a new message, because an edit rings no bell.
-const BELL_AFTER: Duration = Duration::from_secs(30);
 /// Pauses between the tries of an answer while the network is away: about nine minutes in all.
 const ANSWER_PAUSES: u32 = 9;
-/// How long the details may hold up the end of a run when Slack limits the rate.
-const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
 /// A file of this size gets a line in the status while it is uploaded.
 const LARGE_FILE_BYTES: usize = 1 << 20;
+/// Between two calls (Slack's advice), what each call adds to it, and its end.
+const PACE: Duration = Duration::from_secs(1);
+const PACE_STEP: Duration = Duration::from_millis(250);
+const PACE_MAX: Duration = Duration::from_secs(3);
+/// Details wait this long for others to share their edit.
+const DETAILS_EVERY: Duration = Duration::from_secs(4);
+/// After a failure that may pass.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Slack forgets the line below a thread after two minutes.
+const THREAD_LINE_AGE_MAX: Duration = Duration::from_secs(90);
 
 /// Where a run is shown.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ pub(crate) struct Target {
     pub(crate) channel: String,
     /// Root of the thread the run lives in; `None`: the channel itself.
     pub(crate) thread_ts: Option<String>,
-    /// File name of the event that woke her.
+    /// File name of the event that woke mom.
     pub(crate) event: Option<String>,
     /// Names the run in the metadata of its messages; the same when it is taken up again.
     pub(crate) run: String,
@@ -56,48 +59,26 @@ pub(crate) struct Target {
     pub(crate) earlier: EarlierPosts,
 }
 
-/// What stands in Slack after a run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Posted {
-    /// The answer's messages in order; empty when there was none.
-    pub(crate) answer_ts: Vec<String>,
-    /// `None` when it was deleted or never stood.
-    pub(crate) status_ts: Option<String>,
-}
-
 /// Handle of the run's worker.
 pub(crate) struct Show {
     shared: Arc<Shared>,
     web: Arc<Web>,
     target: Target,
-    thread: Option<JoinHandle<Result<Posted>>>,
+    thread: JoinHandle<Result<Option<String>>>,
 }
 
-/// Says `_Stopping..._` from another thread.
-#[derive(Clone)]
-pub(crate) struct Stopper(Arc<Shared>);
-
-struct Shared {
-    state: Mutex<ShowState>,
+pub(super) struct Shared {
+    pub(super) state: Mutex<ShowState>,
     changed: Condvar,
 }
 
-struct ShowState {
-    board: Board,
+pub(super) struct ShowState {
+    progress: Progress,
+    /// Since the display looked last.
+    changed: bool,
     /// Who stopped the run: the id, at the end the name.
-    by: Option<String>,
-    end: Option<End>,
-}
-
-#[derive(Debug, PartialEq)]
-enum End {
-    Answer(String),
-    Silent,
-    Stopped,
-    Interrupted,
-    Failed(Error),
-    /// Nobody called `finish`.
-    Dropped,
+    pub(super) stopped_by: Option<String>,
+    end: Option<Result<Outcome>>,
 }
 
 impl Show {
@@ -119,7 +100,7 @@ impl Show {
             shared,
             web,
             target,
-            thread: Some(thread),
+            thread,
         })
     }
 
@@ -129,9 +110,9 @@ impl Show {
         target: Target,
         outcome: &Result<Outcome>,
         stop: &Stop,
-    ) -> Result<Posted> {
+    ) -> Result<Option<String>> {
         let display = Display::new(web, target, stop.clone(), |_| {});
-        display.finish(End::of(outcome, stop))
+        display.finish(outcome)
     }
 
     /// Never waits, but for an upload, whose error is the tool's to tell.
@@ -139,8 +120,11 @@ impl Show {
         if let Update::Upload(file) = update {
             return self.upload(&file.name, &file.title, &file.bytes);
         }
-        self.shared
-            .change(|state| state.board.apply(update, Instant::now()));
+        let mut state = self.shared.state.lock().unwrap();
+        state.progress.apply(update);
+        if !std::mem::replace(&mut state.changed, true) {
+            self.shared.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -160,92 +144,77 @@ impl Show {
         &self.target
     }
 
-    pub(crate) fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.shared))
+    /// Says `_Stopping..._` from another thread, for the user with this id.
+    pub(crate) fn stopper(&self) -> impl Fn(&str) + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |by| {
+            let mut state = shared.state.lock().unwrap();
+            state.stopped_by.get_or_insert_with(|| by.to_owned());
+            state.progress.stopping = true;
+            shared.changed.notify_one();
+        }
     }
 
-    /// Waits until the end stands in Slack, and the details with it. An error: the answer
-    /// could not be posted.
+    /// Waits until the end stands in Slack, and the details with it. The ts of the answer, if
+    /// there is one. An error: it could not be posted.
     /// `name_of`: what people call a user.
     pub(crate) fn finish(
-        mut self,
+        self,
         outcome: &Result<Outcome>,
-        stop: &Stop,
         name_of: &dyn Fn(&str) -> String,
-    ) -> Result<Posted> {
-        let by = self.shared.state.lock().unwrap().by.clone();
-        if let Some(by) = by {
-            let name = name_of(&by);
-            self.shared.state.lock().unwrap().by = Some(name);
-        }
-        self.end(End::of(outcome, stop))
-    }
-
-    fn end(&mut self, end: End) -> Result<Posted> {
-        let Some(thread) = self.thread.take() else {
-            return Ok(Posted::default());
-        };
-        self.shared.change(|state| {
-            state.end = Some(end);
-            true
-        });
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::failed("the display's thread panicked")))
-    }
-}
-
-impl End {
-    fn of(outcome: &Result<Outcome>, stop: &Stop) -> End {
-        match outcome {
-            Ok(Outcome::Answered(answer)) => End::Answer(answer.clone()),
-            Ok(Outcome::Silent) => End::Silent,
-            Ok(Outcome::Stopped) | Err(Error::Stopped) => match stop.cause() {
-                Some(Cause::Restart) => End::Interrupted,
-                _ => End::Stopped,
-            },
-            Err(err) => End::Failed(err.clone()),
-        }
-    }
-}
-
-impl Drop for Show {
-    fn drop(&mut self) {
-        // Without `finish` there is nobody to tell.
-        self.end(End::Dropped).ok();
-    }
-}
-
-impl Stopper {
-    /// `by`: id of the user who asked for it.
-    pub(crate) fn stopping(&self, by: &str) {
-        self.0.change(|state| {
-            state.by.get_or_insert_with(|| by.to_owned());
-            state.board.stopping(Instant::now());
-            true
-        });
-    }
-}
-
-impl Shared {
-    /// Wakes the display when `change` says so.
-    fn change(&self, change: impl FnOnce(&mut ShowState) -> bool) {
-        let wake = change(&mut self.state.lock().unwrap());
-        if wake {
-            self.changed.notify_one();
-        }
+    ) -> Result<Option<String>> {
+        let by = self.shared.state.lock().unwrap().stopped_by.clone();
+        let by = by.filter(|by| !by.is_empty()).map(|by| name_of(&by));
+        let mut state = self.shared.state.lock().unwrap();
+        state.stopped_by = by;
+        state.end = Some(outcome.clone());
+        drop(state);
+        self.shared.changed.notify_one();
+        let ended = self.thread.join();
+        ended.unwrap_or_else(|_| Err(Error::failed("the display's thread panicked")))
     }
 }
 
 /// What runs on the thread.
-struct Display {
-    shared: Arc<Shared>,
-    web: Arc<Web>,
-    target: Target,
-    stop: Stop,
+pub(super) struct Display {
+    pub(super) shared: Arc<Shared>,
+    pub(super) web: Arc<Web>,
+    pub(super) target: Target,
+    pub(super) stop: Stop,
     on_status: Box<dyn FnMut(&str) + Send>,
-    /// Details posted, oldest first.
-    detail_ts: Vec<String>,
+    pub(super) shown: SentMessages,
+    pub(super) sent_as: SentAs,
+    pub(super) answer_ts: Vec<String>,
+    /// Calls so far, and when the next may be made.
+    calls: u32,
+    free_at: Instant,
+}
+
+/// What Slack shows of the run.
+#[derive(Default)]
+pub(super) struct SentMessages {
+    pub(super) status_ts: Option<String>,
+    /// `None` before the first of this try.
+    status: Option<PostContent>,
+    /// Slack refuses it: deleted, or too old to be edited, or no right to post at all.
+    status_is_lost: bool,
+    /// Messages of this try, without a ts where Slack refused one.
+    pub(super) details: Vec<(Option<String>, PostContent)>,
+    /// How many of them are full and complete, and the step that comes after them.
+    full_details: usize,
+    first_step: usize,
+    /// When changes of the details have waited long enough; `None`: there are none.
+    details_due: Option<Instant>,
+    /// The line below the thread that the run lives in, and since when.
+    pub(super) line: String,
+    line_at: Option<Instant>,
+}
+
+/// A message to be edited, or a new one, with what its metadata calls it.
+#[derive(Clone, Copy)]
+pub(super) enum Slot<'a> {
+    Existing(&'a str),
+    New(&'a str, Option<&'a str>),
 }
 
 impl Display {
@@ -259,20 +228,15 @@ impl Display {
             Some(event) => format!("Starting event: {event}"),
             None => "Thinking".to_owned(),
         };
-        let home = match &target.thread_ts {
-            Some(_) => Home::Thread,
-            None => Home::Channel,
+        // The line that an earlier try has set may still stand.
+        let line = match (&target.thread_ts, &target.earlier.status_ts) {
+            (Some(_), Some(_)) => head.clone(),
+            _ => String::new(),
         };
-        let detail_ts = target.earlier.detail_ts.clone();
-        let board = Board::new(
-            Progress::new(head, target.run.clone()),
-            home,
-            target.earlier.status_ts.clone(),
-            target.since,
-        );
         let state = ShowState {
-            board,
-            by: None,
+            progress: Progress::new(head, target.run.clone()),
+            changed: true,
+            stopped_by: None,
             end: None,
         };
         Display {
@@ -281,354 +245,262 @@ impl Display {
                 changed: Condvar::new(),
             }),
             web,
-            target,
             stop,
             on_status: Box::new(on_status),
-            detail_ts,
+            shown: SentMessages {
+                status_ts: target.earlier.status_ts.clone(),
+                line,
+                ..SentMessages::default()
+            },
+            sent_as: SentAs::Blocks,
+            answer_ts: Vec::new(),
+            calls: 0,
+            free_at: target.since,
+            target,
         }
     }
 
-    fn run(mut self) -> Result<Posted> {
+    fn run(mut self) -> Result<Option<String>> {
+        let mut wake = None;
         loop {
-            match self.wait() {
-                ControlFlow::Continue(next) => self.call(next),
-                ControlFlow::Break(end) => return self.finish(end),
+            if let Some(outcome) = self.wait(wake) {
+                return self.finish(&outcome);
             }
+            wake = self.show_progress();
         }
     }
 
-    fn wait(&self) -> ControlFlow<End, Next> {
+    /// Waits until a call may be made and there is something new, or this time has come.
+    /// Returns how the run ended, once it has.
+    fn wait(&self, wake: Option<Instant>) -> Option<Result<Outcome>> {
         let mut state = self.shared.state.lock().unwrap();
         loop {
-            if let Some(end) = state.end.take() {
-                return ControlFlow::Break(end);
+            if let Some(outcome) = state.end.take() {
+                return Some(outcome);
             }
             let now = Instant::now();
-            state = match state.board.next(now) {
-                Next::Wait(None) => self.shared.changed.wait(state).unwrap(),
-                Next::Wait(Some(at)) => {
-                    let pause = at.saturating_duration_since(now);
-                    self.shared.changed.wait_timeout(state, pause).unwrap().0
-                }
-                next => return ControlFlow::Continue(next),
+            // A stop is shown at once.
+            let is_free = now >= self.free_at || state.progress.stopping;
+            if is_free && (state.changed || wake.is_some_and(|at| at <= now)) {
+                state.changed = false;
+                return None;
+            }
+            state = match wake
+                .filter(|_| is_free)
+                .or(Some(self.free_at))
+                .filter(|at| *at > now)
+            {
+                Some(at) => self.shared.changed.wait_timeout(state, at - now).unwrap().0,
+                None => self.shared.changed.wait(state).unwrap(),
             };
         }
     }
 
-    fn call(&mut self, next: Next) {
-        match next {
-            Next::Wait(_) => {}
-            Next::Post(shown) => {
-                let post = |content| self.post(STATUS, self.place(), content, Urgency::Optional);
-                match self.with_or_without_blocks(&shown, post) {
-                    Ok(ts) => {
-                        self.board(|board, now| board.status_posted(&ts, shown, now));
-                        (self.on_status)(&ts);
-                    }
-                    Err(failure) => self.status_failed(&failure),
+    /// Makes the call that is due. Returns when to look again if nothing changes.
+    fn show_progress(&mut self) -> Option<Instant> {
+        let details = self.next_details();
+        let (status, line) = self.progress(|progress| (progress.status(), progress.now()));
+        let now = Instant::now();
+        let mut wake = None;
+        // Before the status, which is changed all the time.
+        if let (Some((number, shown)), Some(root)) = (details, self.root()) {
+            let due = *self.shown.details_due.get_or_insert(now + DETAILS_EVERY);
+            if due <= now {
+                self.show_details(&root, number, shown);
+                return Some(self.free_at);
+            }
+            wake = Some(due);
+        }
+        if !self.shown.status_is_lost && self.shown.status.as_ref() != Some(&status) {
+            self.show_status(status);
+            return Some(self.free_at);
+        }
+        if self.target.thread_ts.is_some() && self.shown.status.is_some() {
+            let age_max = match line == self.shown.line {
+                true => THREAD_LINE_AGE_MAX,
+                false => PACE_MAX,
+            };
+            let due = self.shown.line_at.map_or(now, |at| at + age_max);
+            if due <= now {
+                self.show_line(line);
+                return Some(Instant::now());
+            }
+            wake = Some(wake.map_or(due, |wake| due.min(wake)));
+        }
+        wake
+    }
+
+    fn show_status(&mut self, status: PostContent) {
+        let (ts, thread_ts) = (self.shown.status_ts.clone(), self.target.thread_ts.clone());
+        let slot = match &ts {
+            Some(ts) => Slot::Existing(ts),
+            None => Slot::New(STATUS, thread_ts.as_deref()),
+        };
+        match self.send(slot, &status, Urgency::Optional) {
+            Ok(posted_ts) => {
+                if ts.is_none() {
+                    (self.on_status)(&posted_ts);
+                }
+                self.shown.status_ts = Some(posted_ts);
+                self.shown.status = Some(status);
+                self.called();
+            }
+            Err(failure) => {
+                self.not_shown(&failure);
+                if failure.stays() && self.shown.status.is_none() && ts.is_some() {
+                    // That of an earlier try is gone: a new one.
+                    self.shown.status_ts = None;
+                } else {
+                    self.shown.status_is_lost = failure.stays();
                 }
             }
-            Next::Update { ts, shown } => {
-                let edit = |content| self.edit(&ts, content, Urgency::Optional);
-                match self.with_or_without_blocks(&shown, edit) {
-                    Ok(()) => self.board(|board, now| board.status_updated(shown, now)),
-                    Err(failure) => self.status_failed(&failure),
-                }
-            }
-            Next::Details(message) => self.details(&message),
-            Next::ThreadLine(line) => self.thread_line(line),
         }
     }
 
-    fn status_failed(&mut self, failure: &Failure) {
-        if !matches!(failure, Failure::Limited(_)) {
-            log::warning!(&self.target.channel, "cannot show the progress: {failure}");
-        }
-        self.board(|board, now| board.status_failed(failure, now));
-    }
-
-    fn details(&mut self, message: &DetailsMessage) {
-        let Some(root) = self.root(None) else { return };
-        if let Err(failure) = self.show_details(&root, message) {
+    fn show_details(&mut self, root: &str, number: usize, shown: PostContent) {
+        if let Err(failure) = self.send_details(root, number, shown.clone()) {
+            self.not_shown(&failure);
             if failure.stays() {
-                log::warning!(&self.target.channel, "cannot show details: {failure}");
-                self.board(|board, now| board.details_done(message, None, now));
-            } else {
-                self.board(|board, now| board.details_failed(&failure, now));
+                self.shown.set_details(number, None, shown);
             }
         }
     }
 
-    /// Posts or edits one message of details. When Slack refuses its blocks, it comes again
-    /// from the board, as texts.
-    fn show_details(&mut self, root: &str, message: &DetailsMessage) -> SlackResult<()> {
-        let sent_as = self.board(|board, _| board.sent_as());
-        let content = message.shown.content(sent_as);
-        let shown = match &message.ts {
-            Some(ts) => self
-                .edit(ts, content, Urgency::Optional)
-                .map(|()| ts.clone()),
-            None => {
-                let part = format!("detail-{}", self.detail_ts.len());
-                self.post(&part, Some(root), content, Urgency::Optional)
-            }
+    /// Posts or edits one message of details.
+    pub(super) fn send_details(
+        &mut self,
+        root: &str,
+        number: usize,
+        shown: PostContent,
+    ) -> SlackResult<()> {
+        let known = self.shown.details.get(number);
+        let ts = known.and_then(|(ts, _)| ts.clone());
+        let part = format!("detail-{}", self.target.earlier.detail_ts.len() + number);
+        let slot = match &ts {
+            Some(ts) => Slot::Existing(ts),
+            None => Slot::New(&part, Some(root)),
         };
-        let ts = match shown {
-            Err(failure) if sent_as == SentAs::Blocks && blocks::are_refused(&failure) => {
-                self.go_on_in_text(&failure);
-                return Ok(());
-            }
-            shown => shown?,
-        };
-        if message.ts.is_none() {
-            self.detail_ts.push(ts.clone());
+        let posted_ts = self.send(slot, &shown, Urgency::Optional)?;
+        if ts.is_none() {
+            // A new message in the thread takes the line away.
+            self.shown.line.clear();
         }
-        self.board(|board, now| board.details_done(message, Some(ts), now));
+        self.shown.set_details(number, Some(posted_ts), shown);
+        self.shown.details_due = None;
+        self.called();
         Ok(())
     }
 
-    fn thread_line(&self, line: String) {
-        if let Err(failure) = self.set_thread_line(&blocks::title(&line)) {
-            log::debug!(
-                &self.target.channel,
-                "cannot set the thread's status: {failure}"
-            );
-            return self.board(|board, _| board.thread_line_refused());
+    /// The first message of details that does not show what it should, and its number.
+    pub(super) fn next_details(&mut self) -> Option<(usize, PostContent)> {
+        let progress = &self.shared.state.lock().unwrap().progress;
+        let shown = &mut self.shown;
+        let mut number = shown.full_details;
+        let pages = progress.details(shown.first_step, self.sent_as);
+        let mut pages = pages.into_iter().peekable();
+        while let Some(page) = pages.next() {
+            if shown.details.get(number).map(|(_, shown)| shown) != Some(&page.shown) {
+                return Some((number, page.shown));
+            }
+            number += 1;
+            let end = pages.peek().map_or(0, |next| next.first_step);
+            let is_next = page.first_step == shown.first_step && page.first_step < end;
+            if is_next && progress.are_over(page.first_step..end) {
+                shown.first_step = end;
+                shown.full_details = number;
+            }
         }
-        self.board(|board, now| board.thread_line_set(line, now));
+        None
     }
 
-    fn set_thread_line(&self, line: &str) -> SlackResult<()> {
-        let root = self.place().unwrap_or_default();
+    fn called(&mut self) {
+        self.free_at = Instant::now() + (PACE + PACE_STEP * self.calls).min(PACE_MAX);
+        self.calls += 1;
+    }
+
+    fn not_shown(&mut self, failure: &Failure) {
+        let pause = match failure {
+            Failure::Limited(after) => (*after).max(PACE),
+            _ => RETRY_AFTER,
+        };
+        self.free_at = Instant::now() + pause;
+        if !matches!(failure, Failure::Limited(_)) {
+            log::warning!(&self.target.channel, "cannot show the progress: {failure}");
+        }
+    }
+
+    /// Harms nothing when it fails.
+    fn show_line(&mut self, line: String) {
+        if let Err(failure) = self.set_thread_line(&blocks::title(&line)) {
+            let channel = &self.target.channel;
+            log::debug!(channel, "cannot set the thread's status: {failure}");
+        }
+        self.shown.line = line;
+        self.shown.line_at = Some(Instant::now());
+    }
+
+    pub(super) fn set_thread_line(&self, line: &str) -> SlackResult<()> {
+        let root = self.target.thread_ts.as_deref().unwrap_or_default();
         self.web
             .assistant_threads_set_status(&self.target.channel, root, line)
     }
 
-    /// The thread the run lives in.
-    fn place(&self) -> Option<&str> {
-        self.target.thread_ts.as_deref()
-    }
-
     /// The message that what belongs in the thread goes under: where the run lives, else the
     /// status, else the answer.
-    fn root(&self, answer_ts: Option<&str>) -> Option<String> {
-        let status_ts = self.board(|board, _| board.status_ts().map(str::to_owned));
-        let answer_ts = answer_ts.map(str::to_owned);
-        self.target.thread_ts.clone().or(status_ts).or(answer_ts)
+    pub(super) fn root(&self) -> Option<String> {
+        let thread_ts = self.target.thread_ts.as_ref();
+        let root = thread_ts.or(self.shown.status_ts.as_ref());
+        root.or(self.answer_ts.first()).cloned()
     }
 
-    fn board<R>(&self, act: impl FnOnce(&mut Board, Instant) -> R) -> R {
-        act(&mut self.shared.state.lock().unwrap().board, Instant::now())
-    }
-
-    fn finish(mut self, end: End) -> Result<Posted> {
-        let mut posted = Posted {
-            answer_ts: Vec::new(),
-            status_ts: self.board(|board, _| board.status_ts().map(str::to_owned)),
-        };
-        let ended = self.show_end(end, &mut posted);
-        if self.board(|board, _| board.has_thread_line()) {
-            // Else Slack takes it away in two minutes.
-            self.set_thread_line("").ok();
-        }
-        ended.map(|()| posted)
-    }
-
-    fn show_end(&mut self, end: End, posted: &mut Posted) -> Result<()> {
-        match end {
-            End::Dropped => {}
-            End::Answer(answer) => self.answer(&answer, posted)?,
-            End::Silent if self.target.event.is_some() => return self.erase(None, posted),
-            End::Silent => return self.erase(Some("_(nothing to say)_"), posted),
-            End::Interrupted => {
-                // There is no time to wait, and nothing to say where nothing was posted.
-                if posted.status_ts.is_some() {
-                    let line = "_Interrupted: mom is restarting_";
-                    self.end_with(line, Urgency::Optional, posted)?;
-                }
-                return Ok(());
-            }
-            End::Stopped => {
-                self.board(|board, _| board.keep_words());
-                let by = self.shared.state.lock().unwrap().by.take();
-                let by = by.filter(|by| !by.is_empty());
-                let by = by.map_or(String::new(), |by| format!(" by {}", words(&by, 80)));
-                self.end_with(&format!("_Stopped_{by}"), Urgency::Must, posted)?;
-            }
-            End::Failed(err) => {
-                let why = text::cut_middle(err.to_string().trim(), 600).into_owned();
-                self.board(|board, _| {
-                    board.keep_words();
-                    board.note(format!("_Error:_ {}", text::escape(&why)));
-                });
-                self.end_with(&sorry(&err), Urgency::Must, posted)?;
-            }
-        }
-        self.rest(posted);
-        Ok(())
-    }
-
-    fn answer(&mut self, answer: &str, posted: &mut Posted) -> Result<()> {
-        for piece in markdown::pieces(answer) {
-            match self.answer_part(SlackText::piece(&piece).content(SentAs::Blocks), posted) {
-                Err(failure) if blocks::are_refused(&failure) => {
-                    for text in piece.texts() {
-                        self.answer_part(PostContent::plain(text), posted)?;
-                    }
-                }
-                done => done?,
-            }
-        }
-        let Some(status_ts) = posted.status_ts.clone() else {
-            return Ok(());
-        };
-        if posted.answer_ts.first() != Some(&status_ts) {
-            let done = SlackText::line(self.board(|board, now| board.done_line(now)));
-            let edit = |content| self.edit(&status_ts, content, Urgency::Must);
-            if let Err(failure) = self.with_or_without_blocks(&done, edit) {
-                log::warning!(&self.target.channel, "cannot close the status: {failure}");
-                self.retire(posted);
-            }
-        }
-        Ok(())
-    }
-
-    /// The next message of the answer, unless an earlier try has posted it.
-    fn answer_part(&mut self, content: PostContent, posted: &mut Posted) -> SlackResult<()> {
-        let number = posted.answer_ts.len();
-        let existing = self.target.earlier.answer_ts.get(&number).cloned();
-        let ts = match (existing, posted.answer_ts.first()) {
-            (Some(ts), _) => ts,
-            (None, None) => self.first_part(content, posted)?,
-            (None, Some(first)) => {
-                let root = self.place().unwrap_or(first);
-                self.post(
-                    &format!("answer-{number}"),
-                    Some(root),
-                    content,
-                    Urgency::Must,
-                )?
-            }
-        };
-        posted.answer_ts.push(ts);
-        Ok(())
-    }
-
-    /// In the place of the status, or as a message of its own.
-    fn first_part(&mut self, mut content: PostContent, posted: &mut Posted) -> SlackResult<String> {
-        const PART: &str = "answer-0";
-        let is_long = self.board(|board, now| board.age(now) > BELL_AFTER);
-        let Some(ts) = posted.status_ts.clone().filter(|_| !is_long) else {
-            return self.post(PART, self.place(), content, Urgency::Must);
-        };
-        content.metadata = Some(metadata(&self.target.run, PART));
-        match self.edit(&ts, content.clone(), Urgency::Must) {
-            Ok(()) => return Ok(ts),
-            Err(failure) if !failure.stays() => return Err(failure),
-            Err(failure) if blocks::are_refused(&failure) && content.blocks.is_some() => {
-                return Err(failure);
-            }
-            Err(failure) => {
-                log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
-            }
-        }
-        let new_ts = self.post(PART, self.place(), content, Urgency::Must)?;
-        self.retire(posted);
-        Ok(new_ts)
-    }
-
-    /// A status that can't be edited must not say `Thinking` for ever.
-    fn retire(&self, posted: &mut Posted) {
-        if let Some(ts) = posted.status_ts.take() {
-            self.delete(&ts, Urgency::Optional);
-        }
-    }
-
-    fn delete(&self, ts: &str, urgency: Urgency) {
-        let channel = &self.target.channel;
-        if let Err(failure) = self.web.chat_delete(channel, ts, urgency) {
-            log::warning!(channel, "cannot delete {ts}: {failure}");
-        }
-    }
-
-    /// The status becomes the run's last line, which is no answer.
-    fn end_with(&mut self, text: &str, urgency: Urgency, posted: &mut Posted) -> Result<()> {
-        let line = SlackText::line(text.to_owned());
-        if let Some(ts) = &posted.status_ts {
-            let edit = |content| self.edit(ts, content, urgency);
-            match self.with_or_without_blocks(&line, edit) {
-                Ok(()) => return Ok(()),
-                Err(failure) if failure.stays() => self.retire(posted),
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        let post = |content| self.post("end", self.place(), content, urgency);
-        let ts = self.with_or_without_blocks(&line, post)?;
-        self.board(|board, now| board.status_posted(&ts, line, now));
-        posted.status_ts = Some(ts);
-        Ok(())
-    }
-
-    /// Deletes the run's messages, the newest first, so that no reply is seen without its
-    /// root. `line` takes the place of the status.
-    fn erase(&mut self, line: Option<&str>, posted: &mut Posted) -> Result<()> {
-        for ts in self.detail_ts.iter().rev() {
-            self.delete(ts, Urgency::Must);
-        }
-        if let Some(line) = line {
-            return self.end_with(line, Urgency::Must, posted);
-        }
-        if let Some(ts) = posted.status_ts.take() {
-            self.delete(&ts, Urgency::Must);
-        }
-        Ok(())
-    }
-
-    /// Details that were still waiting.
-    fn rest(&mut self, posted: &Posted) {
-        let answer_ts = posted.answer_ts.first().map(String::as_str);
-        let status_ts = posted.status_ts.clone();
-        let root = self.target.thread_ts.clone().or(status_ts);
-        let Some(root) = root.as_deref().or(answer_ts) else {
-            return;
-        };
-        let mut patience = DETAILS_PATIENCE;
-        while let Some(message) = self.board(|board, _| board.rest()) {
-            match self.show_details(root, &message) {
-                Ok(()) => {}
-                Err(Failure::Limited(after))
-                    if after <= patience && self.stop.wait(after).is_ok() =>
-                {
-                    patience -= after;
-                }
-                Err(failure) => {
-                    log::warning!(&self.target.channel, "details left out: {failure}");
-                    return;
-                }
-            }
-        }
+    pub(super) fn progress<R>(&self, act: impl FnOnce(&mut Progress) -> R) -> R {
+        act(&mut self.shared.state.lock().unwrap().progress)
     }
 
     /// With blocks as long as Slack takes them, else with the text alone, at once.
-    fn with_or_without_blocks<T>(
-        &self,
-        shown: &SlackText,
-        call: impl Fn(PostContent) -> SlackResult<T>,
-    ) -> SlackResult<T> {
-        let sent_as = self.board(|board, _| board.sent_as());
-        match call(shown.content(sent_as)) {
-            Err(failure) if sent_as == SentAs::Blocks && blocks::are_refused(&failure) => {
-                self.go_on_in_text(&failure);
-                call(PostContent::plain(&shown.text))
+    pub(super) fn send(
+        &mut self,
+        slot: Slot<'_>,
+        shown: &PostContent,
+        urgency: Urgency,
+    ) -> SlackResult<String> {
+        let plain = PostContent::plain(&shown.text);
+        if self.sent_as == SentAs::Text {
+            return self.put(slot, plain, urgency);
+        }
+        match self.put(slot, shown.clone(), urgency) {
+            Err(failure) if blocks::are_refused(&failure) => {
+                let channel = &self.target.channel;
+                log::warning!(channel, "this run is shown as text: {failure}");
+                self.sent_as = SentAs::Text;
+                self.put(slot, plain, urgency)
             }
             outcome => outcome,
         }
     }
 
-    fn go_on_in_text(&self, failure: &Failure) {
-        let channel = &self.target.channel;
-        log::warning!(channel, "this run is shown as text: {failure}");
-        self.board(|board, _| board.go_on_in_text());
+    /// Posts or edits a message; its ts.
+    pub(super) fn put(
+        &self,
+        slot: Slot<'_>,
+        mut content: PostContent,
+        urgency: Urgency,
+    ) -> SlackResult<String> {
+        match slot {
+            Slot::Existing(ts) => {
+                // Blocks that are left out would stay.
+                content.blocks.get_or_insert_with(|| "[]".to_owned());
+                let channel = &self.target.channel;
+                self.persist(urgency, || {
+                    self.web.chat_update(channel, ts, &content, urgency)
+                })?;
+                Ok(ts.to_owned())
+            }
+            Slot::New(part, thread_ts) => {
+                content.metadata = Some(metadata(&self.target.run, part));
+                self.persist(urgency, || self.post(part, thread_ts, &content, urgency))
+            }
+        }
     }
 
     /// Posts once: when Slack's answer was lost, the message is looked for.
@@ -636,29 +508,18 @@ impl Display {
         &self,
         part: &str,
         thread_ts: Option<&str>,
-        mut content: PostContent,
+        content: &PostContent,
         urgency: Urgency,
     ) -> SlackResult<String> {
         let (channel, run) = (&self.target.channel, &self.target.run);
-        content.metadata = Some(metadata(run, part));
-        self.persist(urgency, || {
-            let web = &self.web;
-            let posted = web.chat_post_message(channel, thread_ts, &content, urgency);
-            let Err(Failure::Unknown(why)) = &posted else {
-                return posted;
-            };
-            log::warning!(channel, "was {part} posted? {why}");
-            find(web, channel, thread_ts, run, part)?.map_or(posted, Ok)
-        })
-    }
-
-    /// Blocks that are left out are removed.
-    fn edit(&self, ts: &str, mut content: PostContent, urgency: Urgency) -> SlackResult<()> {
-        content.blocks.get_or_insert_with(|| "[]".to_owned());
-        let channel = &self.target.channel;
-        self.persist(urgency, || {
-            self.web.chat_update(channel, ts, &content, urgency)
-        })
+        let posted = self
+            .web
+            .chat_post_message(channel, thread_ts, content, urgency);
+        let Err(Failure::Unknown(why)) = &posted else {
+            return posted;
+        };
+        log::warning!(channel, "was {part} posted? {why}");
+        find(&self.web, channel, thread_ts, run, part)?.map_or(posted, Ok)
     }
 
     /// What must be said is tried again while the network is away, unless the run is stopped.
@@ -681,14 +542,12 @@ impl Display {
     }
 }
 
-/// What a failure means for the people in the channel; its details go into the thread.
-fn sorry(err: &Error) -> String {
-    match err {
-        Error::Model { fault, .. } => {
-            let fault = text::escape(&fault.to_string());
-            format!("_Sorry, {fault}_")
+impl SentMessages {
+    fn set_details(&mut self, number: usize, ts: Option<String>, shown: PostContent) {
+        match self.details.get_mut(number) {
+            Some(message) => *message = (ts, shown),
+            None => self.details.push((ts, shown)),
         }
-        _ => "_Sorry, something went wrong_ (the details are in the thread)".to_owned(),
     }
 }
 
@@ -702,13 +561,17 @@ mod tests {
     use std::sync::mpsc;
 
     /// A run that has been going on for `age`, from the status to the answer: the calls.
-    fn calls_of_a_run(age: Duration) -> Vec<String> {
+    /// `earlier`: a status message that Slack refuses to edit.
+    fn calls_of_a_run(age: Duration, earlier: Option<&str>) -> Vec<String> {
         let (sender, requests) = mpsc::channel();
         let mut posted = 0;
         let address = serve(move |mut tcp| {
             let request = read_request(&mut tcp);
             posted += usize::from(request.contains("chat.postMessage"));
-            let body = format!(r#"{{"ok":true,"ts":"1.00000{posted}"}}"#);
+            let body = match request.contains("&ts=gone") {
+                true => r#"{"ok":false,"error":"message_not_found"}"#.to_owned(),
+                false => format!(r#"{{"ok":true,"ts":"1.00000{posted}"}}"#),
+            };
             let length = body.len();
             let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}");
             sender.send(request).ok();
@@ -724,10 +587,15 @@ mod tests {
             event: None,
             run: "1.000000".to_owned(),
             since: Instant::now().checked_sub(age).unwrap(),
-            earlier: EarlierPosts::default(),
+            earlier: EarlierPosts {
+                status_ts: earlier.map(str::to_owned),
+                ..EarlierPosts::default()
+            },
         };
-        let show = Show::start(web, target, stop.clone(), |_| {}).unwrap();
-        let status = requests.recv().unwrap();
+        let (posted, status) = mpsc::channel();
+        let on_status = move |_: &str| posted.send(()).unwrap();
+        let show = Show::start(web, target, stop, on_status).unwrap();
+        status.recv().unwrap();
         let step = ToolStep {
             number: 1,
             name: "bash".to_owned(),
@@ -736,34 +604,37 @@ mod tests {
         };
         show.update(Update::ToolStart(step)).unwrap();
         let outcome = Ok(Outcome::Answered("The answer.".to_owned()));
-        show.finish(&outcome, &stop, &str::to_owned).unwrap();
-        let calls = [status].into_iter().chain(requests.try_iter());
-        let named = calls.map(|call| {
+        show.finish(&outcome, &str::to_owned).unwrap();
+        let calls = requests.try_iter().map(|call| {
             let method = call.split(' ').nth(1).unwrap_or_default().to_owned();
             let texts = ["Thinking", "The+answer", "_Done%3A+1+step%2C+1m+40s_"];
-            let said = texts.into_iter().find(|text| call.contains(text));
-            let ts = if call.contains("&ts=1.000001") {
-                " 1"
-            } else {
-                ""
-            };
-            format!("{method}{ts} {}", said.unwrap_or_default())
+            let text = texts.into_iter().find(|text| call.contains(text));
+            let ts = call.split("&ts=").nth(1).unwrap_or_default();
+            format!("{method} {ts} {}", text.unwrap_or_default())
         });
         // Whether progress was shown before the end is chance; the details come last.
-        named
-            .filter(|call| !call.starts_with("/chat.update 1 Thinking") && !call.ends_with(' '))
+        calls
+            .filter(|call| !call.starts_with("/chat.update 1.000001 Thinking"))
+            .filter(|call| !call.ends_with(' '))
             .collect()
     }
 
     #[test]
     fn after_a_long_run_the_answer_rings() {
-        let short = ["/chat.postMessage Thinking", "/chat.update 1 The+answer"];
-        assert_eq!(calls_of_a_run(Duration::from_secs(2)), short);
-        let long = [
-            "/chat.postMessage Thinking",
-            "/chat.postMessage The+answer",
-            "/chat.update 1 _Done%3A+1+step%2C+1m+40s_",
+        let short = [
+            "/chat.postMessage  Thinking",
+            "/chat.update 1.000001 The+answer",
         ];
-        assert_eq!(calls_of_a_run(Duration::from_secs(100)), long);
+        let (little, much) = (Duration::from_secs(2), Duration::from_secs(100));
+        assert_eq!(calls_of_a_run(little, None), short);
+        let long = [
+            "/chat.postMessage  Thinking",
+            "/chat.postMessage  The+answer",
+            "/chat.update 1.000001 _Done%3A+1+step%2C+1m+40s_",
+        ];
+        assert_eq!(calls_of_a_run(much, None), long);
+        let calls = calls_of_a_run(little, Some("gone"));
+        assert_eq!(calls[0], "/chat.update gone Thinking");
+        assert_eq!(calls[1..], short);
     }
 }

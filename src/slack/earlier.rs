@@ -3,15 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::web::{SlackResult, Web};
+use super::web::{PAGE, SlackResult, Web};
 use crate::base::time;
 
 /// What its metadata calls the first message of a run, or the answer to a command.
 pub(crate) const STATUS: &str = "status";
 /// How it begins for a question whose buttons can be pressed; its id follows.
 pub(crate) const QUESTION: &str = "question-";
+
+/// How far back a message is looked for: the day in which runs are taken up again, and some.
+const LOOK_BACK_S: i64 = 25 * 3600;
+/// Pages of 200 messages looked through.
+const PAGES_MAX: u32 = 10;
 
 /// Messages of a run, by what its metadata calls them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,25 +34,15 @@ impl EarlierPosts {
         self.answer_ts.get(&0).map(String::as_str)
     }
 
-    /// False: the search goes on.
-    fn note(&mut self, message: &Value, run: &str) -> bool {
-        let part = part_of(message, run).unwrap_or_default();
-        if let (true, Some(ts)) = (part.starts_with(QUESTION), message["ts"].as_str()) {
-            self.question_ts.push(ts.to_owned());
-            return false;
-        }
+    fn add(&mut self, part: &str, ts: String) {
         let (kind, number) = part.split_once('-').unwrap_or((part, "0"));
-        if let (Some(ts), Ok(number)) = (message["ts"].as_str(), number.parse()) {
-            match kind {
-                STATUS => self.status_ts = Some(ts.to_owned()),
-                "answer" => {
-                    self.answer_ts.insert(number, ts.to_owned());
-                }
-                "detail" => self.detail_ts.push(ts.to_owned()),
-                _ => {}
-            }
+        match (kind, number.parse()) {
+            _ if part.starts_with(QUESTION) => self.question_ts.push(ts),
+            (STATUS, _) => self.status_ts = Some(ts),
+            ("answer", Ok(number)) => drop(self.answer_ts.insert(number, ts)),
+            ("detail", Ok(_)) => self.detail_ts.push(ts),
+            _ => {}
         }
-        false
     }
 }
 
@@ -65,10 +60,8 @@ pub(crate) fn find(
     run: &str,
     part: &str,
 ) -> SlackResult<Option<String>> {
-    let found = web.find_message(channel, thread_ts, began_ms(run), |message| {
-        part_of(message, run) == Some(part)
-    })?;
-    Ok(found.and_then(|message| message["ts"].as_str().map(str::to_owned)))
+    let mut posts = own_posts(web, channel, thread_ts, run)?.into_iter();
+    Ok(posts.find(|(its, _)| its == part).map(|(_, ts)| ts))
 }
 
 /// What a run that was cut has posted.
@@ -79,37 +72,64 @@ pub(crate) fn earlier_posts(
     run: &str,
 ) -> SlackResult<EarlierPosts> {
     let mut earlier = EarlierPosts::default();
-    web.find_message(channel, thread_ts, began_ms(run), |message| {
-        earlier.note(message, run)
-    })?;
+    for (part, ts) in own_posts(web, channel, thread_ts, run)? {
+        earlier.add(&part, ts);
+    }
     if thread_ts.is_none() {
         // What follows them is in their threads.
-        let roots = [
-            earlier.status_ts.clone(),
-            earlier.answer_ts.get(&0).cloned(),
-        ];
-        for root in roots.iter().flatten() {
-            web.find_message(channel, Some(root), began_ms(run), |message| {
-                earlier.note(message, run)
-            })?;
+        let roots = earlier.status_ts.iter().chain(earlier.answer_ts.get(&0));
+        for root in roots.cloned().collect::<Vec<_>>() {
+            for (part, ts) in own_posts(web, channel, Some(&root), run)? {
+                earlier.add(&part, ts);
+            }
         }
     }
     earlier.detail_ts.sort_unstable();
-    earlier.detail_ts.dedup();
-    earlier.question_ts.sort_unstable();
-    earlier.question_ts.dedup();
     Ok(earlier)
+}
+
+/// The messages of a run in a channel or thread, by what their metadata calls them.
+fn own_posts(
+    web: &Web,
+    channel: &str,
+    thread_ts: Option<&str>,
+    run: &str,
+) -> SlackResult<Vec<(String, String)>> {
+    let oldest = (began_ms(run) / 1000).max(time::now_ms() / 1000 - LOOK_BACK_S);
+    let oldest = format!("{oldest}.000000");
+    let mut args = vec![
+        ("channel", channel),
+        ("oldest", &oldest),
+        ("include_all_metadata", "true"),
+        ("limit", PAGE),
+    ];
+    args.extend(thread_ts.map(|ts| ("ts", ts)));
+    let method = match thread_ts {
+        Some(_) => "conversations.replies",
+        None => "conversations.history",
+    };
+    let mut posts = Vec::new();
+    let mut cursor = None;
+    for _ in 0..PAGES_MAX {
+        let messages = web.page(method, &args, &mut cursor)?;
+        for message in messages.iter().filter(|message| web.is_own(message)) {
+            let metadata = &message["metadata"];
+            let payload = &metadata["event_payload"];
+            let is_of_run = metadata["event_type"] == "mom" && payload["run"] == run;
+            let part = payload["part"].as_str().filter(|_| is_of_run);
+            if let (Some(part), Some(ts)) = (part, message["ts"].as_str()) {
+                posts.push((part.to_owned(), ts.to_owned()));
+            }
+        }
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(posts)
 }
 
 /// Runs are named by the ts of what was asked, or by due time and name of an event.
 fn began_ms(run: &str) -> i64 {
     let event = || run.split_once(':')?.0.parse().ok();
     time::slack_ts_ms(run).or_else(event).unwrap_or_default()
-}
-
-fn part_of<'a>(message: &'a Value, run: &str) -> Option<&'a str> {
-    let metadata = &message["metadata"];
-    let payload = &metadata["event_payload"];
-    let ours = metadata["event_type"] == "mom" && payload["run"] == run;
-    payload["part"].as_str().filter(|_| ours)
 }

@@ -17,6 +17,7 @@ use crate::base::stop::Stop;
 use crate::base::text;
 use crate::store::Store;
 
+use super::message::first;
 use super::web::{Downloaded, Web};
 
 /// Bytes of one attachment.
@@ -52,46 +53,18 @@ impl SlackFile {
     /// There is nothing to fetch: what people see in its place.
     pub(crate) fn parse(file: &Value) -> std::result::Result<SlackFile, String> {
         let text = |key: &str| file[key].as_str().unwrap_or_default();
-        let first = |keys: &[&'static str]| {
-            let mut texts = keys.iter().map(|key| text(key));
-            texts.find(|text| !text.is_empty()).unwrap_or_default()
-        };
-        let (mode, access) = (text("mode"), text("file_access"));
-        let mut name = first(&["name", "title", "id"]).to_owned();
-        let shown_name = text::escape(&name);
-        match (mode, access) {
-            ("tombstone", _) => return Err("a file that was deleted".to_owned()),
-            ("hidden_by_limit", _) => {
-                return Err("a file that Slack hides: it is beyond the limit of the \
-                            workspace's plan"
-                    .to_owned());
-            }
-            (_, "access_denied" | "file_not_found") => {
-                return Err(format!(
-                    "the file {shown_name}, which Slack does not give out"
-                ));
-            }
-            _ => {}
-        }
-        let is_list = mode == "list" || text("filetype") == "list";
+        let (mode, filetype, mimetype) = (text("mode"), text("filetype"), text("mimetype"));
+        let is_list = mode == "list" || filetype == "list";
         let url = match is_list {
             true => text("list_csv_download_url"),
-            false => first(&["url_private_download", "url_private"]),
+            false => first(file, &["url_private_download", "url_private"]),
         };
-        let link = first(&["external_url", "url_private", "permalink"]);
-        if mode == "external" || file["is_external"] == true {
-            return Err(format!("a file outside Slack: <{link}|{shown_name}>"));
+        let mut name = first(file, &["name", "title", "id"]).to_owned();
+        if let Some(why) = not_fetched(file, &name, url) {
+            return Err(why);
         }
-        let is_stub = mode == "file_access" || access == "check_file_info";
-        if url.is_empty() && !is_stub || text("id").is_empty() {
-            let what = if is_list { "list" } else { "file" };
-            return Err(format!(
-                "a {what} that can't be fetched: <{link}|{shown_name}>"
-            ));
-        }
-        let mimetype = text("mimetype");
         let is_document = DOCUMENTS.contains(&mode)
-            || DOCUMENTS.contains(&text("filetype"))
+            || DOCUMENTS.contains(&filetype)
             || mimetype == "application/vnd.slack-docs";
         if is_list {
             name.push_str(".csv");
@@ -119,6 +92,32 @@ impl SlackFile {
     }
 }
 
+/// Why there is nothing to fetch of a file.
+fn not_fetched(file: &Value, name: &str, url: &str) -> Option<String> {
+    let text = |key: &str| file[key].as_str().unwrap_or_default();
+    let name = text::escape(name);
+    let link = first(file, &["external_url", "url_private", "permalink"]);
+    let (mode, access) = (text("mode"), text("file_access"));
+    let is_stub = mode == "file_access" || access == "check_file_info";
+    Some(match (mode, access) {
+        ("tombstone", _) => "a file that was deleted".to_owned(),
+        ("hidden_by_limit", _) => {
+            "a file that Slack hides: it is beyond the limit of the workspace's plan".to_owned()
+        }
+        (_, "access_denied" | "file_not_found") => {
+            format!("the file {name}, which Slack does not give out")
+        }
+        _ if mode == "external" || file["is_external"] == true => {
+            format!("a file outside Slack: <{link}|{name}>")
+        }
+        _ if url.is_empty() && !is_stub || text("id").is_empty() => {
+            let what = if mode == "list" { mode } else { "file" };
+            format!("a {what} that can't be fetched: <{link}|{name}>")
+        }
+        _ => return None,
+    })
+}
+
 pub(crate) struct Download {
     pub(crate) file: SlackFile,
     /// Where it goes, relative to the data directory.
@@ -136,7 +135,6 @@ struct FilesInner {
     changed: Condvar,
 }
 
-#[derive(Clone)]
 enum FileState {
     Waiting,
     Here,
@@ -239,14 +237,13 @@ fn fetch(download: &Download, web: &Web, store: &Store, stop: &Stop) -> Result<(
 }
 
 fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result<()> {
-    let looked_up;
-    let mut file = file;
+    let looked_up = match file.url.is_empty() {
+        true => Some(SlackFile::parse(&web.files_info(&file.id)?).map_err(Error::failed)?),
+        false => None,
+    };
+    let file = looked_up.as_ref().unwrap_or(file);
     if file.url.is_empty() {
-        looked_up = SlackFile::parse(&web.files_info(&file.id)?).map_err(Error::failed)?;
-        file = &looked_up;
-        if file.url.is_empty() {
-            return Err(Error::failed("Slack does not give the file out"));
-        }
+        return Err(Error::failed("Slack does not give the file out"));
     }
     if file.size > FILE_BYTES_MAX {
         return Err(Error::failed("it is larger than 100 MB"));

@@ -125,7 +125,15 @@ impl Missed<'_> {
     fn replies(&self, channel: &str, gap: &Gap, messages: &mut Vec<Value>) -> Result<()> {
         let newest = gap.ts();
         let older = match gap {
-            Gap::Since(ts) => self.web.history_before(channel, ts)?,
+            Gap::Since(ts) => {
+                let args = [
+                    ("channel", channel),
+                    ("latest", ts),
+                    ("inclusive", "true"),
+                    ("limit", "100"),
+                ];
+                self.web.page("conversations.history", &args, &mut None)?
+            }
             // mom was not there before.
             Gap::First(..) => Vec::new(),
         };

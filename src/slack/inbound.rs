@@ -8,6 +8,9 @@ use super::files::SlackFile;
 use super::{is_channel_id, is_ts, is_user_id, message, question};
 use crate::agent::approval::Choice;
 
+/// How events begin that tell of a channel's name, members or state.
+const CHANNEL_CHANGES: [&str; 3] = ["channel_", "group_", "member_"];
+
 /// mom's own ids, from auth.test.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Me {
@@ -122,7 +125,7 @@ pub(crate) fn parse(kind: &str, payload: &Value, me: &Me) -> Inbound {
 /// absent: the id's first letter tells then.
 pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
-    let (subtype, user, bot, ts) = (text("subtype"), text("user"), text("bot_id"), text("ts"));
+    let (user, bot, ts) = (text("user"), text("bot_id"), text("ts"));
     if user == me.user_id {
         return Inbound::Ignored("mom's own message");
     }
@@ -131,19 +134,11 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         ts: ts.to_owned(),
         why: why.to_owned(),
     };
-    let by_program = match subtype {
-        "" | "file_share" | "thread_broadcast" | "me_message" => user == "USLACKBOT",
-        "bot_message" | "huddle_thread" => true,
-        _ => return dropped(&format!("{subtype} is nobody's message")),
+    let author = match author(event) {
+        Ok(author) => author,
+        Err(why) => return dropped(&why),
     };
     let has_user = is_user_id(user);
-    let author = match (has_user, !bot.is_empty()) {
-        _ if by_program => Author::Program(program_name(event)),
-        (true, true) => Author::App,
-        (true, false) => Author::Person,
-        (false, true) => Author::Program(program_name(event)),
-        (false, false) => return dropped("no user"),
-    };
     if !is_ts(ts) || !is_channel_id(channel) || !(has_user || is_bot_id(bot)) {
         return dropped("an id that Slack never makes");
     }
@@ -159,9 +154,8 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
     if cleaned.is_empty() && shown.files.is_empty() && !mention {
         return dropped("neither text nor files");
     }
-    let team = event["user_team"]
-        .as_str()
-        .or(event["source_team"].as_str());
+    let teams = [&event["user_team"], &event["source_team"]];
+    let team = teams.into_iter().find_map(Value::as_str);
     Inbound::Message(Incoming {
         channel: channel.to_owned(),
         user: if has_user { user } else { bot }.to_owned(),
@@ -174,6 +168,25 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         files: shown.files,
         // Of an organisation's other workspaces only a look-up tells.
         foreign: me.enterprise_id.is_empty() && team.is_some_and(|team| !me.is_home(team)),
+    })
+}
+
+/// Who wrote it.
+///
+/// # Errors
+/// Nobody, with the reason.
+fn author(event: &Value) -> std::result::Result<Author, String> {
+    let text = |key: &str| event[key].as_str().unwrap_or_default();
+    let is_program = match text("subtype") {
+        "" | "file_share" | "thread_broadcast" | "me_message" => text("user") == "USLACKBOT",
+        "bot_message" | "huddle_thread" => true,
+        subtype => return Err(format!("{subtype} is nobody's message")),
+    };
+    Ok(match (is_user_id(text("user")), text("bot_id")) {
+        (true, "") if !is_program => Author::Person,
+        (true, _) if !is_program => Author::App,
+        (false, "") if !is_program => return Err("no user".to_owned()),
+        _ => Author::Program(program_name(event)),
     })
 }
 
@@ -205,9 +218,8 @@ fn event(payload: &Value, me: &Me) -> Inbound {
     if kind == "user_change" {
         return Inbound::UserChanged(event["user"].clone());
     }
-    let channel = event["channel"]
-        .as_str()
-        .or(event["channel"]["id"].as_str());
+    let channels = [&event["channel"], &event["channel"]["id"]];
+    let channel = channels.into_iter().find_map(Value::as_str);
     let channel = channel.unwrap_or_default().to_owned();
     if !is_channel_id(&channel) {
         return Inbound::Ignored("no channel, or an id that Slack never makes");
@@ -220,20 +232,11 @@ fn event(payload: &Value, me: &Me) -> Inbound {
         None => Inbound::Ignored("no ts"),
     };
     match (kind, subtype) {
-        ("message", "message_changed") => {
-            let inner = &event["message"];
-            // A root with replies leaves its place behind.
-            if inner["subtype"] == "tombstone" {
-                return deleted(&inner["ts"]);
-            }
-            if inner["edited"].is_null() && !is_transcribed(inner, &event["previous_message"]) {
-                return Inbound::Ignored("not a person's edit");
-            }
-            match message(inner, &channel, me) {
-                Inbound::Message(message) => Inbound::Edited(message),
-                _ => Inbound::Ignored("an edit of what is not read"),
-            }
+        // A root with replies leaves its place behind.
+        ("message", "message_changed") if event["message"]["subtype"] == "tombstone" => {
+            deleted(&event["message"]["ts"])
         }
+        ("message", "message_changed") => edited(event, &channel, me),
         ("message", "message_deleted") => deleted(&event["deleted_ts"]),
         ("message" | "app_mention", _) => message(event, &channel, me),
         ("member_joined_channel", _) if text("user") == me.user_id => Inbound::Joined { channel },
@@ -243,13 +246,21 @@ fn event(payload: &Value, me: &Me) -> Inbound {
                 user: text("user").to_owned(),
             }
         }
-        _ if ["channel_", "group_", "member_"]
-            .iter()
-            .any(|start| kind.starts_with(start)) =>
-        {
+        _ if CHANNEL_CHANGES.iter().any(|start| kind.starts_with(start)) => {
             Inbound::ChannelChanged(channel)
         }
         _ => Inbound::Ignored("an event mom has no use for"),
+    }
+}
+
+fn edited(event: &Value, channel: &str, me: &Me) -> Inbound {
+    let inner = &event["message"];
+    if inner["edited"].is_null() && !is_transcribed(inner, &event["previous_message"]) {
+        return Inbound::Ignored("not a person's edit");
+    }
+    match message(inner, channel, me) {
+        Inbound::Message(message) => Inbound::Edited(message),
+        _ => Inbound::Ignored("an edit of what is not read"),
     }
 }
 
@@ -400,62 +411,28 @@ mod tests {
     }
 
     #[test]
-    fn edits_deletions_buttons_changes() {
-        let edit = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
-            "message": {"ts": "1.000001", "user": "U7", "text": "<@U0MOM> b", "edited": {}}});
-        let Inbound::Edited(message) = parsed(edit) else {
-            panic!("no edit")
-        };
-        assert_eq!((&*message.ts, &*message.text), ("1.000001", "b"));
-        let gone = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
-            "message": {"ts": "1.000001", "user": "USLACKBOT", "subtype": "tombstone"}});
-        assert!(matches!(parsed(gone), Inbound::Deleted { .. }));
-        let unfurl = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
-            "message": {"ts": "1.000001", "user": "U7", "text": "b"}});
-        assert!(matches!(parsed(unfurl), Inbound::Ignored(_)));
-        let said = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
-            "message": {"ts": "1.000001", "user": "U7", "files": [{"id": "F1", "url_private": "x",
-                "transcription": {"status": "complete", "preview": {"content": "hi"}}}]}});
-        assert!(matches!(parsed(said), Inbound::Edited(m) if m.text == "[transcript: hi]"));
-        for (event, want) in [
-            (
-                json!({"type": "user_change", "user": {"id": "U7"}}),
-                Inbound::UserChanged(json!({"id": "U7"})),
-            ),
-            (
-                json!({"type": "channel_rename", "channel": {"id": "C1", "name": "b"}}),
-                Inbound::ChannelChanged("C1".into()),
-            ),
-            (
-                json!({"type": "member_left_channel", "channel": "C1", "user": "U0MOM"}),
-                Inbound::ChannelChanged("C1".into()),
-            ),
-            (
-                json!({"type": "member_joined_channel", "channel": "C1", "user": "U0MOM"}),
-                Inbound::Joined {
-                    channel: "C1".into(),
-                },
-            ),
-            (
-                json!({"type": "app_home_opened", "channel": "D1", "user": "U7", "tab": "messages"}),
-                Inbound::Opened {
-                    channel: "D1".into(),
-                    user: "U7".into(),
-                },
-            ),
+    fn what_counts_as_an_edit() {
+        let clip = json!({"ts": "1.000001", "user": "U7", "files": [{"id": "F1", "url_private": "x",
+            "transcription": {"status": "complete", "preview": {"content": "hi"}}}]});
+        let edit = json!({"ts": "1.000001", "user": "U7", "text": "<@U0MOM> b", "edited": {}});
+        let unfurl = json!({"ts": "1.000001", "user": "U7", "text": "b"});
+        let gone = json!({"ts": "1.000001", "user": "USLACKBOT", "subtype": "tombstone"});
+        for (message, want) in [
+            (clip, "edited: [transcript: hi]"),
+            (edit, "edited: b"),
+            (unfurl, "ignored"),
+            (gone, "deleted"),
         ] {
-            assert_eq!(parsed(event), want);
+            let event = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
+                "message": message});
+            let outcome = match parsed(event) {
+                Inbound::Edited(message) => format!("edited: {}", message.text),
+                Inbound::Deleted { .. } => "deleted".to_owned(),
+                Inbound::Ignored(_) => "ignored".to_owned(),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(outcome, want, "{message}");
         }
-        let press = json!({"type": "block_actions", "user": {"id": "U7"}, "channel": {"id": "C1"},
-            "actions": [{"action_id": "stop", "value": "1.5"}]});
-        assert_eq!(
-            parse("interactive", &press, &me()),
-            Inbound::StopPressed {
-                channel: "C1".into(),
-                user: "U7".into(),
-                run: "1.5".into()
-            }
-        );
     }
 
     /// Frames as the socket brings them.

@@ -17,17 +17,8 @@ By hand after that:
 ";
 
 pub(crate) fn scopes() -> Vec<String> {
-    parsed()
-        .pointer("/oauth_config/scopes/bot")
-        .and_then(Value::as_array)
-        .map(|scopes| {
-            scopes
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect()
-        })
-        .unwrap_or_default()
+    let scopes = parsed()["oauth_config"]["scopes"]["bot"].take();
+    serde_json::from_value(scopes).unwrap_or_default()
 }
 
 /// Under the 8 kB that browsers and Slack take (facts: create link).

@@ -18,37 +18,28 @@ const FALLBACK_UNITS_MAX: usize = 3_000;
 /// 100 units for a heading: both were observed as `msg_blocks_too_long` below 12,000.
 const BLOCK_UNITS: usize = 500;
 
-/// One message of an answer.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Piece {
-    /// For a `markdown` block; never blank.
-    pub(crate) markdown: String,
-}
-
-impl Piece {
-    /// For `text` beside the block.
-    pub(crate) fn fallback(&self) -> String {
-        let text = mrkdwn(&self.markdown);
-        match cut_at(&text, FALLBACK_UNITS_MAX) {
-            at if at == text.len() => text,
-            at => format!("{}…", &text[..at]),
-        }
-    }
-
-    /// The same without a block: texts of at most `TEXT_UNITS_MAX`.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        split(&mrkdwn(&self.markdown), TEXT_UNITS_MAX, 0)
-    }
-}
-
-/// The answer in order, nothing cut; at least one piece.
-pub(crate) fn pieces(markdown: &str) -> Vec<Piece> {
+/// The answer in order, as the text of `markdown` blocks, one a message; nothing cut, none
+/// blank, at least one.
+pub(crate) fn pieces(markdown: &str) -> Vec<String> {
     let mut parts = split(&safe(markdown), MARKDOWN_UNITS_MAX, BLOCK_UNITS);
     if parts.is_empty() {
         parts.push("_(an answer without words)_".to_owned());
     }
-    let pieces = parts.into_iter().map(|markdown| Piece { markdown });
-    pieces.collect()
+    parts
+}
+
+/// For `text` beside the block of a piece.
+pub(crate) fn fallback(piece: &str) -> String {
+    let text = mrkdwn(piece);
+    match cut_at(&text, FALLBACK_UNITS_MAX) {
+        at if at == text.len() => text,
+        at => format!("{}…", &text[..at]),
+    }
+}
+
+/// A piece without a block: texts of at most `TEXT_UNITS_MAX`.
+pub(crate) fn texts(piece: &str) -> Vec<String> {
+    split(&mrkdwn(piece), TEXT_UNITS_MAX, 0)
 }
 
 /// Markdown in which only people, channels and links to the web are alive.
@@ -365,7 +356,7 @@ mod tests {
         ] {
             assert_eq!(mrkdwn(markdown), want, "{markdown}");
         }
-        let long = pieces(&"word & ".repeat(1_000))[0].fallback();
+        let long = fallback(&pieces(&"word & ".repeat(1_000))[0]);
         assert!(
             text::utf16_len(&long) <= 3_001 && long.ends_with("word &amp; …"),
             "{long}"
@@ -404,12 +395,12 @@ mod tests {
             ("[x]: <!here>\n![<!here>](x.de/<!here>)", &[]),
         ] {
             let piece = &pieces(markdown)[0];
-            let texts = piece.texts().join("\n");
+            let texts = texts(piece).join("\n");
             assert_eq!(alive(&texts), want, "{texts}");
-            assert_eq!(alive(&piece.fallback()), want, "{texts}");
-            for token in alive(&piece.markdown) {
+            assert_eq!(alive(&fallback(piece)), want, "{texts}");
+            for token in alive(piece) {
                 let known = want.iter().any(|known| known.starts_with(token));
-                assert!(known, "{token} in {}", piece.markdown);
+                assert!(known, "{token} in {piece}");
             }
         }
         for (markdown, want) in [
@@ -434,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_without_loss() {
+    fn splits_into_few_messages() {
         let paragraph = |n: usize| format!("p{n} {}\n\n", "word ".repeat(100));
         let code = |n: usize| {
             (0..n)
@@ -474,62 +465,30 @@ mod tests {
                 3..=4,
             ),
         ] {
-            let safe = safe(&markdown);
             let pieces = pieces(&markdown);
-            assert!(
-                messages.contains(&pieces.len()),
-                "{name}: {} messages",
-                pieces.len()
-            );
-            let bare = |text: &str| text.split_whitespace().collect::<String>();
-            let mut seen = String::new();
-            for (number, piece) in pieces.iter().enumerate() {
-                assert!(
-                    text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX,
-                    "{name}"
-                );
-                assert!(
-                    !piece.fallback().trim().is_empty()
-                        && text::utf16_len(&piece.fallback()) <= 4_000,
-                    "{name}"
-                );
-                for part in piece.texts() {
+            let count = pieces.len();
+            assert!(messages.contains(&count), "{name}: {count} messages");
+            for piece in &pieces {
+                assert!(text::utf16_len(piece) <= MARKDOWN_UNITS_MAX, "{name}");
+                assert!(!fallback(piece).trim().is_empty(), "{name}");
+                for part in texts(piece) {
                     assert!(text::utf16_len(&part) <= TEXT_UNITS_MAX, "{name}");
-                    assert!(
-                        part.matches("```").count() % 2 == 0 || name == "hostile fence",
-                        "{name}: {part}"
-                    );
+                    let is_whole = part.matches("```").count() % 2 == 0;
+                    assert!(is_whole || name == "hostile fence", "{name}: {part}");
                 }
-                let mut part = bare(&piece.markdown);
-                if name.contains("code") && number > 0 && part.starts_with("```") {
-                    part = part
-                        .trim_start_matches("```")
-                        .trim_start_matches("py")
-                        .to_owned();
-                }
-                if name.contains("code") && number + 1 < pieces.len() {
-                    part = part.trim_end_matches("```").to_owned();
-                }
-                seen += &part;
-            }
-            if !["open fence", "long opener", "hostile fence"].contains(&name) {
-                assert_eq!(seen, bare(&safe), "{name}");
             }
         }
-        assert_eq!(pieces(" \n")[0].texts(), ["_(an answer without words)_"]);
+        assert_eq!(pieces(" \n"), ["_(an answer without words)_"]);
         // Not between a heading and its text, not inside a token.
         let text = format!("{}\n\n## Head\n\n{}", "a ".repeat(5_600), "b ".repeat(200));
-        assert!(
-            pieces(&text)[1].markdown.starts_with("## Head\n\nb "),
-            "{}",
-            pieces(&text)[1].markdown
-        );
+        let second = &pieces(&text)[1];
+        assert!(second.starts_with("## Head\n\nb "), "{second}");
         let text = format!(
             "{} <https://example.org/{}>",
             "a".repeat(11_980),
             "b".repeat(60)
         );
-        assert!(pieces(&text)[1].markdown.starts_with("<https://"));
+        assert!(pieces(&text)[1].starts_with("<https://"));
     }
 
     #[test]
@@ -542,47 +501,14 @@ mod tests {
 
     #[test]
     fn survives_hostile_text_in_linear_time() {
-        for unit in [
-            "*",
-            "_",
-            "**a",
-            "[",
-            "[a](",
-            "[[a](b)](c)",
-            "`",
-            "``a",
-            "<",
-            "<@U1",
-            "&",
-            "\\",
-            "|",
-            "|-|\n",
-            "~~",
-            "@here",
-            "https://(",
-            "> ",
-            "#",
-            "```\n",
-            "\u{200B}",
-            "*a* _b_",
-            "🦀*",
-        ] {
-            let hostile = unit.repeat(20_000 / unit.len());
-            let pieces = pieces(&hostile);
-            assert!(
-                !pieces.is_empty()
-                    && pieces
-                        .iter()
-                        .all(|piece| text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX),
-                "{unit}"
-            );
-            assert!(
-                pieces[0]
-                    .texts()
-                    .iter()
-                    .all(|part| text::utf16_len(part) <= TEXT_UNITS_MAX),
-                "{unit}"
-            );
+        let units = "* _ **a [ [a]( [[a](b)](c) ` ``a < <@U1 & \\ | |-|\n ~~ @here https://( # ```\n \u{200B} 🦀*";
+        for unit in units.split(' ') {
+            let pieces = pieces(&unit.repeat(20_000 / unit.len()));
+            let fits = |piece: &String| text::utf16_len(piece) <= MARKDOWN_UNITS_MAX;
+            assert!(!pieces.is_empty() && pieces.iter().all(fits), "{unit}");
+            let mut texts = texts(&pieces[0]).into_iter();
+            let fits = texts.all(|part| text::utf16_len(&part) <= TEXT_UNITS_MAX);
+            assert!(fits, "{unit}");
         }
     }
 
@@ -601,10 +527,10 @@ mod tests {
             let pieces = pieces(&text);
             assert!(!pieces.is_empty());
             for piece in &pieces {
-                assert!(text::utf16_len(&piece.markdown) <= MARKDOWN_UNITS_MAX);
-                assert!(!piece.markdown.trim().is_empty());
-                let texts = piece.texts();
-                for text in std::iter::once(&piece.markdown).chain(&texts) {
+                assert!(text::utf16_len(piece) <= MARKDOWN_UNITS_MAX);
+                assert!(!piece.trim().is_empty());
+                let texts = texts(piece);
+                for text in std::iter::once(piece).chain(&texts) {
                     for (at, _) in text.match_indices('<') {
                         let tail = &text[at + 1..];
                         let live = tail
@@ -615,7 +541,7 @@ mod tests {
                 }
                 let mut sizes = texts.iter().map(|part| text::utf16_len(part));
                 assert!(sizes.all(|size| size <= TEXT_UNITS_MAX));
-                assert!(text::utf16_len(&piece.fallback()) <= FALLBACK_UNITS_MAX + 1);
+                assert!(text::utf16_len(&fallback(piece)) <= FALLBACK_UNITS_MAX + 1);
             }
             // Nothing is lost; the fences are what may come twice.
             let max = 900 + random.below(200);

@@ -11,11 +11,21 @@ use crate::base::time;
 
 use super::files::SlackFile;
 
-/// Characters and lines read of a message beside its `text`.
+/// Characters read of a message beside its `text`; the end of a line is one.
 const CHARS_MAX: usize = 40_000;
-const LINES_MAX: usize = 2_000;
 /// Files of one message, those of forwarded messages included.
 const FILES_MAX: usize = 50;
+/// Blocks whose content is no text: their type, what people call it, and what is told of it.
+const MARKED: [(&str, &str, &[&str]); 4] = [
+    ("image", "image", &["/title", "/alt_text"]),
+    ("video", "video", &["/title", "/title_url", "/description"]),
+    (
+        "call",
+        "video call",
+        &["/call/v1/name", "/call/v1/join_url"],
+    ),
+    ("file", "file", &["/file/name", "/external_id"]),
+];
 /// Where blocks without a rule of their own keep what they show, in reading order.
 #[rustfmt::skip]
 const SHOWN_KEYS: [&str; 18] = [
@@ -51,7 +61,7 @@ pub(crate) fn shown(message: &Value) -> Shown {
     let mut reader = Reader::default();
     let room = &message["room"];
     if room.is_object() {
-        reader.lines.push(&mark("huddle", &[&room["name"]]));
+        reader.lines.push(&mark("huddle", &[string(&room["name"])]));
     }
     reader.files(&message["files"]);
     for attachment in list(&message["attachments"]) {
@@ -69,9 +79,7 @@ pub(crate) fn shown(message: &Value) -> Shown {
 fn merged(text: &str, blocks: &Lines) -> String {
     let known = words(text);
     let is_new = |line: &&String| {
-        let number = line.split_once(". ");
-        let number = number.filter(|(number, _)| number.trim().parse::<u32>().is_ok());
-        let words = words(number.map_or(line, |(_, item)| item));
+        let words = words(line);
         !words.is_empty() && !known.contains(&words)
     };
     let new: Vec<&String> = blocks.lines.iter().filter(is_new).collect();
@@ -89,48 +97,47 @@ fn merged(text: &str, blocks: &Lines) -> String {
 /// The words of a text in lower case, a space around each, without formatting and without the
 /// names in `<#C1|name>`: equal for what reads alike.
 fn words(text: &str) -> String {
-    let mut out = String::new();
-    let (mut in_name, mut token) = (false, String::new());
-    for c in text.chars() {
-        match c {
-            '<' => token.clear(),
-            '>' => in_name = false,
-            '|' if token.starts_with(['@', '#', '!']) => in_name = true,
-            _ => token.push(c),
-        }
-        if in_name {
-            continue;
-        }
-        if c.is_alphanumeric() {
-            if out.is_empty() {
-                out.push(' ');
+    let mut words = String::new();
+    for part in text.split('<') {
+        let token = part
+            .split_once('>')
+            .filter(|_| part.starts_with(['@', '#', '!']));
+        let (id, rest) = match token {
+            Some((token, rest)) => (token.split('|').next().unwrap_or_default(), rest),
+            None => ("", part),
+        };
+        for word in [id, rest]
+            .iter()
+            .flat_map(|text| text.split(|c: char| !c.is_alphanumeric()))
+        {
+            if !word.is_empty() {
+                words += &format!(" {}", word.to_lowercase());
             }
-            out.extend(c.to_lowercase());
-        } else if !out.is_empty() && !out.ends_with(' ') {
-            out.push(' ');
         }
     }
-    if !out.is_empty() && !out.ends_with(' ') {
-        out.push(' ');
+    match words.is_empty() {
+        true => words,
+        false => words + " ",
     }
-    out
 }
 
 /// `[a video: name, address]`: stands for what text can't show.
-fn mark(kind: &str, details: &[&Value]) -> String {
+fn mark(kind: &str, details: &[&str]) -> String {
     let kind = text::one_line(&kind.replace('_', " "), 40);
-    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
+    let article = match kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => "an",
+        false => "a",
     };
-    let details = details.iter().map(|value| match value["text"].as_str() {
-        Some(text) => text,
-        None => string(value),
-    });
-    let details: Vec<&str> = details.filter(|text| !text.is_empty()).collect();
+    let mut details = details.to_vec();
+    details.retain(|text| !text.is_empty());
     let colon = if details.is_empty() { "" } else { ": " };
     format!("[{article} {kind}{colon}{}]", details.join(", "))
+}
+
+/// The string or text object at this JSON pointer.
+fn at<'a>(value: &'a Value, path: &str) -> &'a str {
+    let found = value.pointer(path).unwrap_or(&Value::Null);
+    found["text"].as_str().unwrap_or(string(found))
 }
 
 fn string(value: &Value) -> &str {
@@ -142,12 +149,12 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The first of these keys that holds a text.
-fn first<'a>(value: &'a Value, keys: &[&str]) -> &'a str {
+pub(super) fn first<'a>(value: &'a Value, keys: &[&str]) -> &'a str {
     let mut texts = keys.iter().map(|key| string(&value[*key]).trim());
     texts.find(|text| !text.is_empty()).unwrap_or_default()
 }
 
-/// Lines of text up to the limits above.
+/// Lines of text up to the limit above.
 #[derive(Default)]
 struct Lines {
     lines: Vec<String>,
@@ -156,22 +163,25 @@ struct Lines {
 
 impl Lines {
     fn push(&mut self, text: &str) {
-        for line in text
-            .trim_end()
-            .split('\n')
-            .filter(|_| !text.trim().is_empty())
-        {
-            if self.chars > CHARS_MAX || self.lines.len() > LINES_MAX {
+        if text.trim().is_empty() {
+            return;
+        }
+        for line in text.trim_end().split('\n') {
+            if self.is_full() {
                 return;
             }
             let line = text::cut(line, CHARS_MAX + 1 - self.chars);
-            self.chars += line.chars().count();
+            self.chars += line.chars().count() + 1;
             self.lines.push(line.into_owned());
-            if self.chars > CHARS_MAX || self.lines.len() > LINES_MAX {
-                self.lines
-                    .push("[the rest is too long to be shown]".to_owned());
+            if self.is_full() {
+                let mark = "[the rest is too long to be shown]";
+                self.lines.push(mark.to_owned());
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.chars > CHARS_MAX
     }
 
     fn joined(&self, separator: &str) -> String {
@@ -189,24 +199,13 @@ impl Lines {
     }
 
     fn block(&mut self, block: &Value) {
-        match string(&block["type"]) {
+        let kind = string(&block["type"]);
+        if let Some((_, name, details)) = MARKED.iter().find(|(marked, ..)| *marked == kind) {
+            let details: Vec<&str> = details.iter().map(|path| at(block, path)).collect();
+            return self.push(&mark(name, &details));
+        }
+        match kind {
             "divider" => {}
-            "image" => {
-                let title = &block["title"];
-                self.push(&mark("image", &[title, &block["alt_text"]]));
-            }
-            "video" => {
-                let details = ["title", "title_url", "description"].map(|key| &block[key]);
-                self.push(&mark("video", &details));
-            }
-            "call" => {
-                let call = &block["call"]["v1"];
-                self.push(&mark("video call", &[&call["name"], &call["join_url"]]));
-            }
-            "file" => self.push(&mark(
-                "file",
-                &[&block["file"]["name"], &block["external_id"]],
-            )),
             "button" | "workflow_button" => {
                 self.push(&format!("[{}]", first(&block["text"], &["text"])));
             }
@@ -231,7 +230,7 @@ impl Lines {
             kind => {
                 let before = self.lines.len();
                 SHOWN_KEYS.iter().for_each(|key| self.show(&block[*key]));
-                if self.lines.len() == before && !matches!(kind, "" | "mrkdwn" | "plain_text") {
+                if self.lines.len() == before && !["", "mrkdwn", "plain_text"].contains(&kind) {
                     self.push(&mark(kind, &[]));
                 }
             }
@@ -327,62 +326,28 @@ struct Reader {
 impl Reader {
     /// `known`: the words of the message itself, which many attachments repeat.
     fn attachment(&mut self, attachment: &Value, known: &str) {
-        let mut blocks = Lines::default();
         let originals = list(&attachment["message_blocks"]).map(|part| &part["message"]);
         let originals: Vec<&Value> = originals.collect();
+        let mut blocks = Lines::default();
         for original in &originals {
             blocks.show(&original["blocks"]);
         }
         blocks.show(&attachment["blocks"]);
         let text = merged(string(&attachment["text"]), &blocks);
-        let fallback = string(&attachment["fallback"]);
-        let fallback = if fallback == "[no preview available]" {
-            ""
-        } else {
-            fallback
-        };
         let flags = ["is_share", "is_msg_unfurl", "is_reply_unfurl"];
         let is_forwarded = flags.iter().any(|flag| attachment[*flag] == true);
         if is_forwarded || attachment["message_blocks"].is_array() {
             self.lines.push(&forwarder(attachment));
-            self.lines.push(if text.trim().is_empty() {
-                fallback
-            } else {
-                &text
+            self.lines.push(match text.trim() {
+                "" => fallback(attachment),
+                _ => &text,
             });
         } else {
-            let mut lines = Lines::default();
-            lines.show(&attachment["pretext"]);
-            lines.show(&attachment["author_name"]);
-            match (
-                string(&attachment["title"]),
-                string(&attachment["title_link"]),
-            ) {
-                (title, "") => lines.push(title),
-                ("", link) => lines.push(&format!("<{link}>")),
-                (title, link) => lines.push(&format!("<{link}|{title}>")),
-            }
-            lines.push(&text);
-            for field in list(&attachment["fields"]) {
-                let parts = [string(&field["title"]), string(&field["value"])];
-                let parts = parts.into_iter().filter(|part| !part.is_empty());
-                lines.push(&parts.collect::<Vec<_>>().join(": "));
-            }
-            for action in list(&attachment["actions"]) {
-                lines.push(&format!("[{}]", string(&action["text"])));
-            }
-            if lines.lines.is_empty() {
-                lines.push(fallback);
-            }
-            if lines.lines.is_empty() {
-                lines.push(&mark("attachment", &[&attachment["image_url"]]));
-            }
-            lines.show(&attachment["footer"]);
             let is_new = |line: &&String| {
                 let words = words(line);
                 words.is_empty() || !known.contains(&words)
             };
-            for line in lines.lines.iter().filter(is_new) {
+            for line in card(attachment, &text).lines.iter().filter(is_new) {
                 self.lines.push(line);
             }
         }
@@ -404,37 +369,73 @@ impl Reader {
 
     /// What Slack itself shows of a file's content.
     fn file_text(&mut self, file: &Value) {
-        let escaped = |text: &Value| text::escape(string(text));
         let speech = &file["transcription"];
         let said = string(&speech["preview"]["content"]);
         let vtt = string(&file["vtt"]);
         let is_partial = said.is_empty() || speech["preview"]["has_more"] == true;
+        let rest = if is_partial {
+            " ... (the rest is in the file)"
+        } else {
+            ""
+        };
         if !said.is_empty() {
-            let end = if is_partial {
-                " ... (the rest is in the file)"
-            } else {
-                ""
-            };
             self.lines
-                .push(&format!("[transcript: {}{end}]", text::escape(said)));
+                .push(&format!("[transcript: {}{rest}]", text::escape(said)));
         } else if speech.is_object() && vtt.is_empty() {
             self.lines.push("[a clip of which Slack has no transcript]");
         }
         if is_partial && speech["status"] == "complete" && !vtt.is_empty() {
             self.files.push(SlackFile::transcript(file, vtt));
         }
-        if !string(&file["alt_txt"]).is_empty() {
-            self.lines.push(&format!(
-                "[the picture shows: {}]",
-                escaped(&file["alt_txt"])
-            ));
-        }
+        let mut named = |name: &str, content: &str| {
+            if !content.is_empty() {
+                self.lines
+                    .push(&format!("[{name}: {}]", text::escape(content)));
+            }
+        };
+        named("the picture shows", string(&file["alt_txt"]));
         let mail = first(file, &["plain_text", "preview_plain_text"]);
         if !mail.is_empty() {
-            self.lines
-                .push(&format!("[e-mail: {}]", escaped(&file["subject"])));
+            named("e-mail", string(&file["subject"]));
             self.lines.push(&text::escape(mail));
         }
+    }
+}
+
+/// An attachment that is no message: an alert, or what a link leads to.
+fn card(attachment: &Value, text: &str) -> Lines {
+    let value = |key: &str| string(&attachment[key]);
+    let mut lines = Lines::default();
+    lines.push(value("pretext"));
+    lines.push(value("author_name"));
+    match (value("title"), value("title_link")) {
+        (title, "") => lines.push(title),
+        ("", link) => lines.push(&format!("<{link}>")),
+        (title, link) => lines.push(&format!("<{link}|{title}>")),
+    }
+    lines.push(text);
+    for field in list(&attachment["fields"]) {
+        let mut parts = vec![string(&field["title"]), string(&field["value"])];
+        parts.retain(|part| !part.is_empty());
+        lines.push(&parts.join(": "));
+    }
+    for action in list(&attachment["actions"]) {
+        lines.push(&format!("[{}]", string(&action["text"])));
+    }
+    if lines.lines.is_empty() {
+        lines.push(fallback(attachment));
+    }
+    if lines.lines.is_empty() {
+        lines.push(&mark("attachment", &[value("image_url")]));
+    }
+    lines.push(value("footer"));
+    lines
+}
+
+fn fallback(attachment: &Value) -> &str {
+    match string(&attachment["fallback"]) {
+        "[no preview available]" => "",
+        text => text,
     }
 }
 
@@ -467,12 +468,6 @@ mod tests {
         let attached = |attachment: Value| json!({"text": "", "attachments": [attachment]});
         let of_file = |file: Value| json!({"text": "", "files": [file]});
         for (name, message, want) in [
-            (
-                "plain",
-                json!({"text": "a &lt;b&gt; *c*"}),
-                "a &lt;b&gt; *c*",
-            ),
-            ("nothing", json!({}), ""),
             (
                 "the same twice",
                 json!({"text": "1. a *b* <#C1|ops>\n2. c", "blocks": rich(json!([{"type": "rich_text_list",
@@ -574,26 +569,9 @@ mod tests {
                 "[message from Bob]\ndeep\n[message from Eve]\ndeeper",
             ),
             (
-                "a huddle",
-                json!({"text": "", "room": {"name": ""}}),
-                "[a huddle]",
-            ),
-            (
                 "deleted",
                 of_file(json!({"id": "F1", "mode": "tombstone"})),
                 "[a file that was deleted]",
-            ),
-            (
-                "hidden",
-                of_file(json!({"id": "F1", "mode": "hidden_by_limit"})),
-                "[a file that Slack hides: it is beyond the limit of the workspace's plan]",
-            ),
-            (
-                "elsewhere",
-                of_file(
-                    json!({"id": "F1", "name": "Plan", "is_external": true, "url_private": "https://d"}),
-                ),
-                "[a file outside Slack: <https://d|Plan>]",
             ),
             (
                 "a list",
@@ -652,7 +630,7 @@ mod tests {
     #[test]
     fn is_bounded() {
         let long = "x ".repeat(CHARS_MAX);
-        let many: Vec<Value> = (0..3 * LINES_MAX)
+        let many: Vec<Value> = (0..CHARS_MAX / 4)
             .map(|n| json!({"text": format!("{n}")}))
             .collect();
         for message in [

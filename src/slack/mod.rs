@@ -1,11 +1,16 @@
-//! Slack: ids and envelopes as Socket Mode delivers them.
+//! Slack: Socket Mode and the Web API, and how messages are read and shown.
 //! https://docs.slack.dev/apis/events-api/using-socket-mode
+//!
+//! - Enters: frames of the socket, answers of the Web API, the updates of a run.
+//! - Leaves: envelopes, typed messages, files; calls that post, edit and upload.
+//! - State: rate limits in `web`, names in `users`, downloads in `files`, and for each run what
+//!   is posted of it in `display`.
 
 mod blocks;
 pub(crate) mod check;
-mod details;
 pub(crate) mod display;
 pub(crate) mod earlier;
+mod ending;
 pub(crate) mod files;
 pub(crate) mod history;
 pub(crate) mod inbound;

@@ -1,10 +1,12 @@
-//! Socket Mode: one thread owns the WebSockets to Slack, reads envelopes, hands them over to
+//! Socket Mode: one thread owns the WebSocket to Slack, reads envelopes, hands them over to
 //! be logged, and acks them. It sleeps in poll(2) until something comes or a ping is due. A
-//! connection that Slack recycles stays open until its successor has said hello, so that no
-//! envelope falls between them. What an envelope says is `inbound`'s.
+//! connection that Slack recycles is read until its successor, opened on a thread of its own,
+//! has said hello, so that no envelope falls between them. What an envelope says is
+//! `inbound`'s.
 //!
-//! The far end may be anyone's: each round reads a bounded number of frames and bytes from
-//! each connection, and reads no more from one that does not take its acks.
+//! The far end may be anyone's: each round reads a bounded number of frames and bytes, and a
+//! connection that does not take its acks is given up: what it brought and was not acked comes
+//! again.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
 use crate::base::backoff::Backoff;
@@ -27,6 +28,7 @@ use crate::systemd::Systemd;
 use super::Envelope;
 use super::web::Web;
 
+#[derive(Clone, Copy)]
 struct Pace {
     /// Our own pings; they also keep NAT tables warm.
     ping_every: Duration,
@@ -46,17 +48,12 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A connection that ends sooner than this counts as a failed attempt.
 const LIFE_MIN: Duration = Duration::from_secs(5);
-/// What is read from one connection in a round, before the stop, the clock and the other
-/// connections are looked at. Envelopes read together are logged with one sync.
+/// What is read in a round, before the stop and the clock are looked at. Envelopes read
+/// together are logged with one sync.
 const FRAMES_MAX: usize = 512;
 const READ_BYTES_MAX: usize = 256 * 1024;
-/// Acks and pongs that wait for a far end which does not read. Nothing more is read from it
-/// until it has taken them.
+/// Acks and pongs that wait for a far end which does not read them.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
-/// Around a payload: the longest header of a frame of ours, and its mask.
-const FRAME_BYTES: usize = 14;
-/// RFC 6455: the payload of a ping or pong.
-const PONG_BYTES_MAX: usize = 125;
 
 /// Hands over a batch. The callee logs it, acks by envelope id, then acts.
 pub(crate) type Receive<'a> = dyn FnMut(Vec<Envelope>, &mut dyn FnMut(&[String])) + 'a;
@@ -70,7 +67,7 @@ pub(crate) fn run(
     receive: &mut Receive<'_>,
     connected: &mut dyn FnMut(),
 ) -> Result<()> {
-    Sockets::new(PACE, web, net, stop).run(receive, connected)
+    SocketMode::new(PACE, web, net, stop).run(receive, connected)
 }
 
 /// Since boot, the time asleep included: what a laptop woken up holds for open is dead.
@@ -80,12 +77,11 @@ fn uptime() -> Duration {
 }
 
 /// All points in time are `uptime`s.
-struct Sockets {
+struct SocketMode {
     pace: Pace,
     web: Arc<Web>,
     net: Net,
     stop: Stop,
-    links: Vec<Link>,
     opening: Option<Opening>,
     backoff: Backoff,
     /// When the next connection may be opened.
@@ -101,9 +97,10 @@ struct Notices {
     not_json: bool,
 }
 
-/// A connection being opened, on a thread of its own: the others go on meanwhile.
+/// A connection being opened.
 struct Opening {
-    result: Receiver<Result<WebSocket<NetStream>>>,
+    /// With how many connections Slack counts.
+    result: Receiver<Result<(Link, u64)>>,
     /// Readable (at its end) when the result is there.
     done: OwnedFd,
 }
@@ -111,44 +108,26 @@ struct Opening {
 /// One connection.
 struct Link {
     socket: WebSocket<NetStream>,
-    stage: Stage,
     opened: Duration,
     last_message: Duration,
     last_ping: Duration,
-    /// Bytes written since everything was last sent; 0 when nothing waits.
-    unsent: usize,
+    /// Slack will end it: a successor is wanted.
+    is_leaving: bool,
     /// The round ended before everything was read that has arrived.
     has_more: bool,
-    lost: bool,
+    /// Something was written that is not sent yet.
+    has_unsent: bool,
+    /// Why nothing can be written any more.
+    broken: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stage {
-    /// Hello was not seen yet.
-    New,
-    Ready,
-    /// Slack will end it: a successor is wanted.
-    Leaving,
-    /// Close was sent; gone at this time at the latest.
-    Closing(Duration),
-}
-
-enum SocketRead {
-    Text(String),
-    /// A ping, a pong, a binary message: a sign of life.
-    Other,
-    Nothing,
-    Lost(String),
-}
-
-impl Sockets {
-    fn new(pace: Pace, web: &Arc<Web>, net: &Net, stop: &Stop) -> Sockets {
-        Sockets {
+impl SocketMode {
+    fn new(pace: Pace, web: &Arc<Web>, net: &Net, stop: &Stop) -> SocketMode {
+        SocketMode {
             pace,
             web: web.clone(),
             net: net.clone(),
             stop: stop.clone(),
-            links: Vec::new(),
             opening: None,
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
             not_before: uptime(),
@@ -158,114 +137,131 @@ impl Sockets {
 
     fn run(&mut self, receive: &mut Receive<'_>, connected: &mut dyn FnMut()) -> Result<()> {
         let systemd = Systemd::from_env();
-        let connected = &mut || {
-            systemd.tell("READY=1");
-            connected();
-        };
+        let mut current: Option<Link> = None;
         while !self.stop.is_set() {
             // This loop is what has to stay alive; a network that is gone for a day is no
             // reason for systemd to restart mom.
             systemd.tell("WATCHDOG=1");
-            self.open_if_needed();
-            self.wait();
-            self.take_opened()?;
-            for index in 0..self.links.len() {
-                self.read_round(index, receive, connected)?;
+            let is_served = current.as_ref().is_some_and(|link| !link.is_leaving);
+            if !is_served && self.opening.is_none() && uptime() >= self.not_before {
+                self.open()?;
             }
-            self.tidy();
+            self.wait(current.as_ref());
+            if let Some(link) = self.take_opened(current.iter().len() as u64)? {
+                systemd.tell("READY=1");
+                connected();
+                if let Some(old) = current.replace(link) {
+                    self.close(old, receive);
+                }
+            }
+            let Some(link) = &mut current else { continue };
+            let served = self
+                .read_round(link, receive)
+                .and_then(|()| link.keep_alive(&self.pace));
+            if let Err(err) = served {
+                let was_routine = link.is_leaving;
+                if uptime().saturating_sub(link.opened) >= LIFE_MIN {
+                    self.backoff.reset();
+                }
+                current = None;
+                if !was_routine {
+                    self.failed(err)?;
+                }
+            }
         }
-        for link in &mut self.links {
+        if let Some(mut link) = current {
             // Best effort: the process is ending.
-            link.socket
-                .close(None)
-                .and_then(|()| link.socket.flush())
-                .ok();
+            link.send(Message::Close(None));
         }
         Ok(())
     }
 
-    /// A connection serves until Slack has announced its end.
-    fn is_served(&self) -> bool {
-        let serves = |link: &Link| matches!(link.stage, Stage::New | Stage::Ready);
-        self.links.iter().any(serves)
-    }
-
-    fn open_if_needed(&mut self) {
-        if self.is_served() || self.opening.is_some() || uptime() < self.not_before {
-            return;
-        }
-        match self.open() {
-            Ok(opening) => self.opening = Some(opening),
-            Err(err) => self.failed(&err.to_string(), Some(PAUSE_MAX)),
-        }
-    }
-
-    fn open(&self) -> std::io::Result<Opening> {
+    /// Opens a connection, up to its hello, on a thread of its own: the old one goes on
+    /// meanwhile.
+    fn open(&mut self) -> Result<()> {
         let (web, net, stop) = (self.web.clone(), self.net.clone(), self.stop.clone());
+        let silence_max = self.pace.silence_max;
         let (sender, result) = mpsc::sync_channel(1);
-        let (done, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (done, writer) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
+            Ok(pipe) => pipe,
+            Err(err) => return self.failed(Error::retry(format!("cannot make a pipe: {err}"))),
+        };
         let open = move || {
-            let opened = web
-                .apps_connections_open()
-                .and_then(|url| net.websocket(&url, &stop));
+            let url = web.apps_connections_open()?;
+            let mut link = Link::new(net.websocket(&url, &stop)?);
+            let connections = link.wait_for_hello(silence_max, &stop)?;
+            Ok((link, connections))
+        };
+        let work = move || {
             // Fails when the program is ending.
-            sender.send(opened).ok();
+            sender.send(open()).ok();
             drop(writer);
         };
-        thread::Builder::new()
-            .name("slack-open".to_owned())
-            .spawn(open)?;
-        Ok(Opening { result, done })
+        let thread = thread::Builder::new().name("slack-open".to_owned());
+        match thread.spawn(work) {
+            Ok(_) => self.opening = Some(Opening { result, done }),
+            Err(err) => return self.failed(Error::retry(format!("cannot start a thread: {err}"))),
+        }
+        Ok(())
     }
 
-    fn wait(&self) {
+    fn wait(&self, link: Option<&Link>) {
         let mut fds = vec![PollFd::from_borrowed_fd(self.stop.fd(), PollFlags::IN)];
-        if let Some(opening) = &self.opening {
-            fds.push(PollFd::new(&opening.done, PollFlags::IN));
+        let mut wake = None;
+        match &self.opening {
+            Some(opening) => fds.push(PollFd::new(&opening.done, PollFlags::IN)),
+            None if link.is_none_or(|link| link.is_leaving) => wake = Some(self.not_before),
+            None => {}
         }
-        for link in &self.links {
+        if let Some(link) = link {
             fds.push(PollFd::new(link.socket.get_ref(), link.flags()));
+            let due = link.next_deadline(&self.pace);
+            wake = Some(wake.map_or(due, |wake| wake.min(due)));
         }
-        let pause = self.next_deadline().map(|at| at.saturating_sub(uptime()));
-        poll_for(&mut fds, pause);
+        poll_for(&mut fds, wake.map(|at| at.saturating_sub(uptime())));
     }
 
-    fn next_deadline(&self) -> Option<Duration> {
-        let reopen = self.opening.is_none() && !self.is_served();
-        let of_links = self.links.iter().map(|link| {
-            let ping = link.last_ping + self.pace.ping_every;
-            let silence = link.last_sign() + self.pace.silence_max;
-            match link.stage {
-                _ if link.has_more && !link.is_clogged() => Duration::ZERO,
-                Stage::Closing(end) => end.min(ping).min(silence),
-                _ => ping.min(silence),
-            }
-        });
-        of_links.chain(reopen.then_some(self.not_before)).min()
-    }
-
-    fn take_opened(&mut self) -> Result<()> {
+    /// The new connection, once it has said hello. `old`: connections that it takes over from.
+    fn take_opened(&mut self, old: u64) -> Result<Option<Link>> {
         let Some(opening) = &self.opening else {
-            return Ok(());
+            return Ok(None);
         };
         let opened = match opening.result.try_recv() {
             Ok(opened) => opened,
-            Err(mpsc::TryRecvError::Empty) => return Ok(()),
+            Err(mpsc::TryRecvError::Empty) => return Ok(None),
             Err(mpsc::TryRecvError::Disconnected) => Err(Error::retry("the attempt broke off")),
         };
         self.opening = None;
-        match opened {
-            Ok(socket) => self.links.push(Link::new(socket)),
-            Err(Error::Retry { after, why, .. }) => self.failed(&why, after),
-            Err(Error::Stopped) => {}
-            Err(err) => return Err(err),
+        let (link, connections) = match opened {
+            Ok(opened) => opened,
+            Err(err) => return self.failed(err).map(|()| None),
+        };
+        let own = old + 1;
+        if connections > own && !self.notices.other_connections {
+            self.notices.other_connections = true;
+            log::warning!(
+                "",
+                "{connections} connections use this app's token, {own} of them mine: a second                  mom would take half of the messages; stop it or give it an app of its own"
+            );
         }
-        Ok(())
+        if self.notices.down {
+            log::info!("", "connected to Slack again");
+        }
+        self.notices.down = false;
+        Ok(Some(link))
     }
 
-    /// Sets when the next connection is opened. The first failure is the routine end of a
-    /// connection; the second in a row is logged.
-    fn failed(&mut self, why: &str, after: Option<Duration>) {
+    /// A connection, or the attempt at one, has ended: sets when the next is opened. The first
+    /// failure is the routine end of a connection; the second in a row is logged.
+    ///
+    /// # Errors
+    /// Waiting does not help.
+    fn failed(&mut self, err: Error) -> Result<()> {
+        let (why, after) = match err {
+            Error::Retry { why, after, .. } => (why, after),
+            Error::Stopped => return Ok(()),
+            err => return Err(err),
+        };
         let pause = self.backoff.next_pause();
         self.not_before = uptime() + after.unwrap_or_default().max(pause);
         if self.notices.down || self.backoff.failures() < 2 {
@@ -274,50 +270,36 @@ impl Sockets {
             self.notices.down = true;
             log::warning!("", "no connection to Slack: {why}; I keep trying");
         }
-    }
-
-    /// Reads from one connection what has arrived, within the bounds of a round, and hands it
-    /// on.
-    fn read_round(
-        &mut self,
-        index: usize,
-        receive: &mut Receive<'_>,
-        connected: &mut dyn FnMut(),
-    ) -> Result<()> {
-        let mut batch = Vec::new();
-        let link = &mut self.links[index];
-        link.socket.get_mut().allow(READ_BYTES_MAX);
-        link.has_more = true;
-        for _ in 0..FRAMES_MAX {
-            let link = &mut self.links[index];
-            match link.read() {
-                SocketRead::Nothing => {
-                    link.has_more = link.is_clogged();
-                    break;
-                }
-                SocketRead::Other => {}
-                SocketRead::Text(text) => self.text(index, &text, &mut batch, connected)?,
-                SocketRead::Lost(why) => {
-                    log::debug!("", "the connection to Slack ended: {why}");
-                    link.lost = true;
-                    break;
-                }
-            }
-        }
-        if !batch.is_empty() {
-            let link = &mut self.links[index];
-            receive(batch, &mut |ids| link.ack(ids));
-        }
         Ok(())
     }
 
-    fn text(
-        &mut self,
-        index: usize,
-        text: &str,
-        batch: &mut Vec<Envelope>,
-        connected: &mut dyn FnMut(),
-    ) -> Result<()> {
+    /// Hands on what has arrived, within the bounds of a round.
+    fn read_round(&mut self, link: &mut Link, receive: &mut Receive<'_>) -> Result<()> {
+        let mut batch = Vec::new();
+        let outcome = self.read_frames(link, &mut batch);
+        if !batch.is_empty() {
+            receive(batch, &mut |ids| link.ack(ids));
+        }
+        outcome
+    }
+
+    fn read_frames(&mut self, link: &mut Link, batch: &mut Vec<Envelope>) -> Result<()> {
+        link.socket.get_mut().allow(READ_BYTES_MAX);
+        for _ in 0..FRAMES_MAX {
+            match link.read()? {
+                Some(Message::Text(text)) => self.frame(link, text.as_str(), batch)?,
+                Some(_) => {}
+                None => {
+                    link.has_more = false;
+                    return Ok(());
+                }
+            }
+        }
+        link.has_more = true;
+        Ok(())
+    }
+
+    fn frame(&mut self, link: &mut Link, text: &str, batch: &mut Vec<Envelope>) -> Result<()> {
         let Ok(frame) = json::parse_lenient(text) else {
             if !self.notices.not_json {
                 self.notices.not_json = true;
@@ -326,220 +308,186 @@ impl Sockets {
             }
             return Ok(());
         };
-        match frame["type"].as_str().unwrap_or_default() {
-            // Once for each connection: work hangs on it.
-            "hello" if self.links[index].stage == Stage::New => {
-                self.hello(index, &frame);
-                connected();
-            }
-            "hello" => {}
-            "disconnect" => {
-                return self.disconnect(index, frame["reason"].as_str().unwrap_or_default());
+        match frame["type"].as_str() {
+            Some("hello") => {}
+            Some("disconnect") => {
+                let reason = frame["reason"].as_str().unwrap_or_default();
+                log::debug!("", "Slack ends the connection ({reason})");
+                refusal(reason)?;
+                link.is_leaving = true;
             }
             _ => batch.extend(Envelope::of(frame)),
         }
         Ok(())
     }
 
-    fn disconnect(&mut self, index: usize, reason: &str) -> Result<()> {
-        let link = &mut self.links[index];
-        match reason {
-            "link_disabled" => {
-                return Err(Error::failed(
-                    "Slack ended the connection: Socket Mode is switched off for this app; \
-                     switch it on in the app's settings (Socket Mode)",
-                ));
+    /// Ends a connection whose successor is there, with what still comes on it.
+    fn close(&mut self, mut link: Link, receive: &mut Receive<'_>) {
+        let end = uptime() + CLOSE_MAX;
+        link.send(Message::Close(None));
+        while self.read_round(&mut link, receive).is_ok() {
+            let left = end.saturating_sub(uptime());
+            if left.is_zero() || self.stop.is_set() {
+                return;
             }
-            "too_many_websockets" if !link.lost => {
-                link.lost = true;
-                if !self.notices.down {
-                    self.notices.down = true;
-                    log::warning!(
-                        "",
-                        "Slack allows this app no further connection: stop the other programs \
-                         that use its tokens; I keep trying"
-                    );
-                }
-                self.failed("too many connections for this app", Some(PAUSE_MAX));
-            }
-            reason if matches!(link.stage, Stage::New | Stage::Ready) => {
-                log::debug!("", "Slack recycles the connection ({reason})");
-                link.stage = Stage::Leaving;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn hello(&mut self, index: usize, frame: &Value) {
-        self.links[index].stage = Stage::Ready;
-        let connections = frame["num_connections"].as_u64().unwrap_or(1);
-        // While one connection takes over from another there are two of our own.
-        let own = self.links.iter().filter(|link| !link.lost).count() as u64;
-        if connections > own && !self.notices.other_connections {
-            self.notices.other_connections = true;
-            log::warning!(
-                "",
-                "{connections} connections use this app's token, {own} of them mine: a second \
-                 mom would take half of the messages; stop it or give it an app of its own"
-            );
-        }
-        if self.notices.down {
-            log::info!("", "connected to Slack again");
-        }
-        self.notices.down = false;
-        for link in &mut self.links {
-            if link.stage == Stage::Leaving {
-                link.stage = Stage::Closing(uptime() + CLOSE_MAX);
-                // Best effort: the connection may have ended already.
-                link.socket.close(None).ok();
-                link.flush();
-            }
-        }
-    }
-
-    /// Pings, notices dead connections and removes the lost ones.
-    fn tidy(&mut self) {
-        let now = uptime();
-        for link in &mut self.links {
-            let silence = now.saturating_sub(link.last_sign());
-            if silence >= self.pace.silence_max && !link.lost {
-                let what = match link.stage {
-                    Stage::New => "hello",
-                    _ => "sign",
-                };
-                log::warning!("", "no {what} from Slack for {} s", silence.as_secs());
-                link.lost = true;
-            }
-            if matches!(link.stage, Stage::Closing(end) if now >= end) {
-                link.lost = true;
-            }
-            if !link.lost && now >= link.last_ping + self.pace.ping_every {
-                link.last_ping = now;
-                link.write(Message::Ping(tungstenite::Bytes::new()), 0);
-                link.flush();
-            } else if link.unsent > 0 {
-                link.flush();
-            }
-        }
-        let (lost, kept) = std::mem::take(&mut self.links)
-            .into_iter()
-            .partition(|link| link.lost);
-        self.links = kept;
-        let lost: Vec<Link> = lost;
-        for link in lost {
-            let lasted = now.saturating_sub(link.opened) >= LIFE_MIN;
-            match link.stage {
-                Stage::Leaving | Stage::Closing(_) => continue,
-                Stage::Ready if lasted => self.backoff.reset(),
-                _ => {}
-            }
-            if self.not_before <= now {
-                self.failed("the connection ended", None);
-            }
+            link.poll(&self.stop, left);
         }
     }
 }
 
+/// What is wrong when Slack ends a connection for more than its age.
+fn refusal(reason: &str) -> Result<()> {
+    match reason {
+        "link_disabled" => Err(Error::failed(
+            "Slack ended the connection: Socket Mode is switched off for this app; switch it on              in the app's settings (Socket Mode)",
+        )),
+        "too_many_websockets" => Err(Error::Retry {
+            after: Some(PAUSE_MAX),
+            why: "Slack allows this app no further connection: stop the other programs that use                   its tokens"
+                .to_owned(),
+            fault: None,
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Link {
-    fn new(socket: WebSocket<NetStream>) -> Link {
+    fn new(mut socket: WebSocket<NetStream>) -> Link {
+        socket.set_config(|config| config.max_write_buffer_size = UNSENT_BYTES_MAX);
         let now = uptime();
         Link {
             socket,
-            stage: Stage::New,
             opened: now,
             last_message: now,
             last_ping: now,
-            unsent: 0,
+            is_leaving: false,
             has_more: false,
-            lost: false,
+            has_unsent: false,
+            broken: None,
         }
     }
 
-    /// When it last showed that it works.
-    fn last_sign(&self) -> Duration {
-        match self.stage {
-            Stage::New => self.opened,
-            _ => self.last_message,
+    /// How many connections Slack counts: it says so in its first frame.
+    fn wait_for_hello(&mut self, silence_max: Duration, stop: &Stop) -> Result<u64> {
+        loop {
+            stop.check()?;
+            self.socket.get_mut().allow(READ_BYTES_MAX);
+            let message = self.read()?;
+            if let Some(Message::Text(text)) = &message {
+                let frame = json::parse_lenient(text.as_str()).unwrap_or_default();
+                match frame["type"].as_str() {
+                    Some("hello") => return Ok(frame["num_connections"].as_u64().unwrap_or(1)),
+                    Some("disconnect") => refusal(frame["reason"].as_str().unwrap_or_default())?,
+                    _ => {}
+                }
+            }
+            let waited = uptime().saturating_sub(self.opened);
+            if waited >= silence_max {
+                let seconds = waited.as_secs();
+                return Err(Error::retry(format!("no hello from Slack for {seconds} s")));
+            }
+            if message.is_none() {
+                self.poll(stop, silence_max - waited);
+            }
         }
     }
 
-    fn is_clogged(&self) -> bool {
-        self.unsent > UNSENT_BYTES_MAX
+    fn poll(&self, stop: &Stop, pause: Duration) {
+        let socket = PollFd::new(self.socket.get_ref(), self.flags());
+        let stop = PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN);
+        poll_for(&mut [socket, stop], Some(pause));
     }
 
     /// What poll(2) is to wait for.
     fn flags(&self) -> PollFlags {
-        match self.unsent {
-            0 => PollFlags::IN,
-            _ if self.is_clogged() => PollFlags::OUT,
-            _ => PollFlags::IN | PollFlags::OUT,
+        match self.has_unsent {
+            true => PollFlags::IN | PollFlags::OUT,
+            false => PollFlags::IN,
         }
     }
 
-    fn read(&mut self) -> SocketRead {
-        if self.lost || self.is_clogged() {
-            return SocketRead::Nothing;
+    fn next_deadline(&self, pace: &Pace) -> Duration {
+        match self.has_more {
+            true => Duration::ZERO,
+            false => (self.last_ping + pace.ping_every).min(self.last_message + pace.silence_max),
         }
-        let message = self.socket.read();
-        if message.is_ok() {
-            self.last_message = uptime();
+    }
+
+    /// `None`: nothing more has arrived.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    fn read(&mut self) -> Result<Option<Message>> {
+        if let Some(why) = self.broken.take() {
+            return Err(Error::retry(why));
         }
-        match message {
-            Ok(Message::Text(text)) => SocketRead::Text(text.as_str().to_owned()),
-            Ok(Message::Close(_)) => {
-                self.flush();
-                SocketRead::Lost("closed by Slack".to_owned())
-            }
-            Ok(_) => {
-                // The answer to a ping was queued by the read.
-                self.unsent += FRAME_BYTES + PONG_BYTES_MAX;
-                self.flush();
-                SocketRead::Other
-            }
+        let message = match self.socket.read() {
+            Ok(message) => message,
             Err(tungstenite::Error::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                SocketRead::Nothing
+                return Ok(None);
             }
-            Err(err) => SocketRead::Lost(err.to_string()),
+            Err(err) => return Err(Error::retry(err.to_string())),
+        };
+        self.last_message = uptime();
+        if !message.is_text() {
+            // The answer to a ping or a close was queued by the read.
+            self.flush();
         }
+        match message.is_close() {
+            true => Err(Error::retry("closed by Slack")),
+            false => Ok(Some(message)),
+        }
+    }
+
+    /// Pings, and notices that the far end is gone.
+    fn keep_alive(&mut self, pace: &Pace) -> Result<()> {
+        let now = uptime();
+        let silence = now.saturating_sub(self.last_message);
+        if silence >= pace.silence_max {
+            let seconds = silence.as_secs();
+            log::warning!("", "no sign from Slack for {seconds} s");
+            return Err(Error::retry("the connection fell silent"));
+        }
+        if now >= self.last_ping + pace.ping_every {
+            self.last_ping = now;
+            self.send(Message::Ping(tungstenite::Bytes::new()));
+        } else if self.has_unsent {
+            self.flush();
+        }
+        Ok(())
     }
 
     /// Flushed once for all of them.
     fn ack(&mut self, ids: &[String]) {
         for id in ids {
             let text = json::Obj::new().str("envelope_id", id).end();
-            let bytes = text.len();
-            self.write(Message::text(text), bytes);
+            let written = self.socket.write(Message::text(text));
+            self.note(written);
         }
         self.flush();
     }
 
-    /// Queues a message of so many bytes.
-    fn write(&mut self, message: Message, bytes: usize) {
-        self.unsent += FRAME_BYTES + bytes;
-        if let Err(err) = self.socket.write(message) {
-            self.note(&err);
-        }
+    fn send(&mut self, message: Message) {
+        let written = self.socket.write(message);
+        self.note(written);
+        self.flush();
     }
 
-    /// A full socket is written on when it can be.
     fn flush(&mut self) {
-        match self.socket.flush() {
-            Ok(()) => self.unsent = 0,
-            Err(err) => self.note(&err),
-        }
+        self.has_unsent = false;
+        let flushed = self.socket.flush();
+        self.note(flushed);
     }
 
-    fn note(&mut self, err: &tungstenite::Error) {
-        match err {
-            tungstenite::Error::Io(err) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                self.unsent = self.unsent.max(1);
+    /// A full socket is written on when it can be; after any other error the next read says
+    /// that the connection is lost.
+    fn note(&mut self, outcome: tungstenite::Result<()>) {
+        match outcome {
+            Ok(()) => {}
+            Err(tungstenite::Error::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {
+                self.has_unsent = true;
             }
-            err => {
-                // Nothing can be sent any more; the next read reports the end.
-                self.unsent = 0;
-                log::debug!("", "cannot write to Slack: {err}");
-            }
+            Err(err) => self.broken = Some(format!("cannot write: {err}")),
         }
     }
 }
@@ -604,7 +552,7 @@ mod tests {
                 ack(&ids);
             };
             let mut hello = || connected.send("connected".to_owned()).unwrap();
-            Sockets::new(pace, &web, &net(None), &ours).run(&mut receive, &mut hello)
+            SocketMode::new(pace, &web, &net(None), &ours).run(&mut receive, &mut hello)
         });
         Mom {
             stop,
@@ -682,35 +630,18 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_not_read_from_and_gets_every_ack_later() {
-        // No ping that would push them out.
-        let pace = Pace {
-            ping_every: Duration::from_secs(3600),
-            silence_max: Duration::from_secs(3600),
-        };
-        let mom = mom(pace, OPENED);
+    fn who_does_not_read_acks_is_given_up() {
+        let mom = mom(PACE, OPENED);
         let mut far = mom.sockets.recv().unwrap();
-        rustix::net::sockopt::set_socket_recv_buffer_size(far.get_ref(), 1 << 16).unwrap();
         say(&mut far, HELLO);
-        let id = |n: usize| format!("{n:0>500}");
-        // More than the buffers between the two hold.
-        let count = 20_000;
-        let tcp = far.get_ref().try_clone().unwrap();
-        let writer = thread::spawn(move || {
-            let mut far = Far::from_raw_socket(tcp, Role::Server, None);
-            for n in 0..count {
-                far.write(Message::text(envelope(&id(n)))).unwrap();
-            }
-            far.flush().unwrap();
-        });
-        // Until mom takes no more: its acks have nowhere to go.
-        let taken = |told: &Receiver<String>| told.recv_timeout(Duration::from_millis(500));
-        while taken(&mom.told).is_ok() {}
-        assert!(!writer.is_finished());
-        for n in 0..count {
-            assert_eq!(hear(&mut far), format!(r#"{{"envelope_id":"{}"}}"#, id(n)));
+        let mut sent = Ok(());
+        while sent.is_ok() {
+            sent = far.send(Message::text(envelope(&"e".repeat(1_000))));
         }
-        writer.join().unwrap();
+        let mut second = mom.sockets.recv().unwrap();
+        say(&mut second, HELLO);
+        say(&mut second, envelope("e"));
+        assert_eq!(hear(&mut second), r#"{"envelope_id":"e"}"#);
         mom.stop.set(Cause::Restart);
         assert_eq!(mom.run.join().unwrap(), Ok(()));
     }
@@ -759,12 +690,5 @@ mod tests {
         );
         let err = off.run.join().unwrap().unwrap_err().to_string();
         assert!(err.contains("Socket Mode is switched off"), "{err}");
-    }
-
-    #[test]
-    fn a_stop_ends_an_opening() {
-        let mom = mom(PACE, OPENED);
-        mom.stop.set(Cause::Restart);
-        assert_eq!(mom.run.join().unwrap(), Ok(()));
     }
 }

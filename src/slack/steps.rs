@@ -1,156 +1,98 @@
-//! What the status message of a run says, and when which of the run's messages is to be
-//! posted or edited. Pure: updates and the time go in, the next call to Slack comes out, and
-//! the outcome of that call goes in again.
-//!
-//! It is state, not a queue: each message has one newest content, and what it said in between
-//! is never sent later. All calls of a run share one pace: at most one a second, slower as the
-//! run goes on, because all channels together have about 50 edits a minute.
+//! What a run has done so far, and how Slack shows it. One list of steps for two messages: the
+//! status (what goes on now, the model's text, a card for each step) and the details in the
+//! thread (the same cards with arguments and output, then lines such as the usage). Pure:
+//! `display` makes the calls and knows what Slack shows already.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::blocks::{self, SentAs, SlackText, StepStatus, words};
-use super::details::{CARDS_MAX, Details, DetailsMessage};
+use super::blocks::{self, SentAs, StepStatus, words};
 use super::markdown::{self, TEXT_UNITS_MAX};
-use super::web::Failure;
-use crate::agent::run::Update;
+use super::web::PostContent;
+use crate::agent::run::{ToolReport, ToolStep, Update};
 use crate::base::text;
 
+/// Cards of one plan (Slack shows about 48).
+const CARDS_MAX: usize = 40;
 /// UTF-16 units of what the model is writing just now, in the status.
-const WORDS_UNITS_MAX: usize = 1_500;
+const WRITING_UNITS_MAX: usize = 1_500;
 /// What is kept of it, in bytes.
-const WORDS_BYTES_MAX: usize = 64 << 10;
-/// Between two calls (Slack's advice), what each update adds to it, and its end.
-const PACE: Duration = Duration::from_secs(1);
-const PACE_STEP: Duration = Duration::from_millis(250);
-const PACE_MAX: Duration = Duration::from_secs(3);
-/// Details wait this long for others to share their edit.
-const DETAILS_EVERY: Duration = Duration::from_secs(4);
-/// After a failure that may pass.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Slack forgets the line below a thread after two minutes.
-const THREAD_LINE_AGE_MAX: Duration = Duration::from_secs(90);
+const WRITING_BYTES_MAX: usize = 64 << 10;
+/// Of the blocks of one message of details: beyond about 13,200 Slack refuses them.
+const BLOCKS_WEIGHT_MAX: usize = 11_000;
+/// What the parts of a card weigh at most, in blocks and in text: a card fits one text.
+const WORDS_WEIGHT_MAX: usize = 700;
+const ARGUMENTS_WEIGHT_MAX: usize = 1_000;
+const OUTPUT_WEIGHT_MAX: usize = 1_500;
+/// Of a note's Markdown, which gets longer as mrkdwn.
+const NOTE_UNITS_MAX: usize = 2_600;
 
-/// The next call to Slack.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Next {
-    /// The first status message.
-    Post(SlackText),
-    Update {
-        ts: String,
-        shown: SlackText,
-    },
-    Details(DetailsMessage),
-    /// The line below the thread that the run lives in.
-    ThreadLine(String),
-    /// Nothing until then, or until the next change.
-    Wait(Option<Instant>),
+pub(super) struct Progress {
+    /// What goes on before the first step: `Thinking`.
+    head: String,
+    /// Names the run for the Stop button.
+    run: String,
+    /// By number.
+    steps: Vec<Step>,
+    /// The model's text, safe or not.
+    writing: String,
+    /// It is that of a turn that is over.
+    writing_is_old: bool,
+    /// What the model thought and wrote in turns that are over: it goes into the next step.
+    words: String,
+    /// `Retrying (1/3)...`: stands until something else goes on.
+    note: Option<String>,
+    /// Safe Markdown at the end of the details.
+    end_notes: Vec<String>,
+    pub(super) stopping: bool,
 }
 
-/// Whether the run lives in a thread.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Home {
-    Channel,
-    Thread,
+/// Id, label and status, as the status message shows a step.
+type Row = (String, String, StepStatus);
+
+/// A tool call. Its texts are cut already.
+struct Step {
+    call: ToolStep,
+    status: StepStatus,
+    words: String,
+    output: String,
+    took: Option<Duration>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum StatusMessage {
-    Wanted,
-    Posted(String),
-    /// Slack refuses it: deleted, or too old to be edited, or no right to post at all.
-    Lost(Option<String>),
+/// One message of details.
+pub(super) struct Page {
+    /// Index of its first step.
+    pub(super) first_step: usize,
+    pub(super) shown: PostContent,
 }
 
-impl StatusMessage {
-    fn ts(&self) -> Option<&str> {
-        match self {
-            StatusMessage::Wanted => None,
-            StatusMessage::Posted(ts) => Some(ts),
-            StatusMessage::Lost(ts) => ts.as_deref(),
-        }
-    }
-}
-
-pub(crate) struct Board {
-    begun: Instant,
-    home: Home,
-    status: StatusMessage,
-    progress: Progress,
-    /// There may be something new to show.
-    changed: bool,
-    /// What the status message says now; `None` before the first.
-    shown: Option<SlackText>,
-    details: Details,
-    /// When the oldest change of the details has waited long enough.
-    details_at: Option<Instant>,
-    pace: CallPace,
-    thread_line: ThreadLine,
-}
-
-/// No call before `free_at`, no update of the status before `status_at`.
-struct CallPace {
-    free_at: Instant,
-    status_at: Instant,
-    updates: u32,
-}
-
-struct ThreadLine {
-    shown: String,
-    shown_at: Option<Instant>,
-    refused: bool,
-}
-
-impl Board {
-    /// `status_ts` is a message of an earlier try to go on with. `begun`: since when someone
-    /// waits.
-    pub(crate) fn new(
-        progress: Progress,
-        home: Home,
-        status_ts: Option<String>,
-        begun: Instant,
-    ) -> Board {
-        // The line that an earlier try has set may still stand.
-        let line = match (&home, &status_ts) {
-            (Home::Thread, Some(_)) => progress.now(),
-            _ => String::new(),
-        };
-        Board {
-            begun,
-            home,
-            status: status_ts.map_or(StatusMessage::Wanted, StatusMessage::Posted),
-            progress,
-            changed: true,
-            shown: None,
-            details: Details::new(),
-            details_at: None,
-            pace: CallPace {
-                free_at: begun,
-                status_at: begun,
-                updates: 0,
-            },
-            thread_line: ThreadLine {
-                shown: line,
-                shown_at: None,
-                refused: false,
-            },
+impl Progress {
+    pub(super) fn new(head: String, run: String) -> Progress {
+        Progress {
+            head,
+            run,
+            steps: Vec::new(),
+            writing: String::new(),
+            writing_is_old: false,
+            words: String::new(),
+            note: None,
+            end_notes: Vec::new(),
+            stopping: false,
         }
     }
 
-    /// Tells whether someone who waits must look again.
-    pub(crate) fn apply(&mut self, update: Update, now: Instant) -> bool {
-        let progress = &mut self.progress;
+    pub(super) fn apply(&mut self, update: Update) {
+        self.note = None;
         match update {
             Update::TextDelta(delta) => {
-                progress.note = None;
-                if std::mem::take(&mut progress.words_are_old) {
-                    progress.words.clear();
+                if std::mem::take(&mut self.writing_is_old) {
+                    self.writing.clear();
                 }
-                progress.words.push_str(&delta);
-                if progress.words.len() > WORDS_BYTES_MAX {
-                    let kept = text::utf16_suffix(&progress.words, WORDS_BYTES_MAX / 8);
-                    progress.words = kept.to_owned();
+                self.writing.push_str(&delta);
+                if self.writing.len() > WRITING_BYTES_MAX {
+                    let kept = text::utf16_suffix(&self.writing, WRITING_BYTES_MAX / 8);
+                    self.writing = kept.to_owned();
                 }
             }
             Update::TurnEnd {
@@ -159,597 +101,561 @@ impl Board {
                 more,
             } => {
                 if more {
-                    self.details.said(&thinking, &text);
+                    self.keep(&thinking);
+                    self.keep(&text);
                 }
-                // They stay until others take their place.
-                progress.words_are_old = true;
-                progress.words = text;
+                // It stays until other text takes its place.
+                self.writing_is_old = true;
+                self.writing = text;
             }
-            Update::ToolWaiting(step) => {
-                progress.set(step.number, &step.label, StepStatus::Pending)
-            }
-            Update::ToolStart(step) => {
-                progress.note = None;
-                progress.started += 1;
-                progress.set(step.number, &step.label, StepStatus::InProgress);
-                self.details.start(step);
-                self.details_changed(now);
-            }
-            Update::ToolEnd(report) => {
-                let step = &report.step;
-                progress.set(step.number, &step.label, StepStatus::of(&report));
-                self.details.end(&report);
-                self.details_changed(now);
-            }
-            Update::Note(note) => progress.note = Some(note),
-            Update::Usage(usage) => self.note(format!("_{}_", usage.line())),
+            Update::ToolWaiting(call) => drop(self.step(call)),
+            Update::ToolStart(call) => self.step(call).status = StepStatus::InProgress,
+            Update::ToolEnd(report) => self.step(report.step.clone()).end(&report),
+            Update::Note(note) => self.note = Some(note),
+            Update::Usage(usage) => self.end_note(format!("_{}_", usage.line())),
             // Done by the caller's thread, which adds a note.
-            Update::Upload { .. } => {}
-        }
-        !std::mem::replace(&mut self.changed, true)
-    }
-
-    fn details_changed(&mut self, now: Instant) {
-        self.details_at.get_or_insert(now + DETAILS_EVERY);
-    }
-
-    /// Someone said `stop`: shown at once.
-    pub(crate) fn stopping(&mut self, now: Instant) {
-        self.progress.stopping = true;
-        self.changed = true;
-        self.pace.status_at = self.pace.status_at.min(now);
-        self.pace.free_at = self.pace.free_at.min(now);
-    }
-
-    /// Of a run that ended without an answer: what the model wrote goes into the thread.
-    pub(crate) fn keep_words(&mut self) {
-        let words = match self.progress.words_are_old {
-            true => "",
-            false => &self.progress.words,
-        };
-        self.details.keep_words(words);
-    }
-
-    /// A line of safe Markdown for the thread, at the end of the run.
-    pub(crate) fn note(&mut self, line: String) {
-        self.details.note(line);
-    }
-
-    pub(crate) fn next(&mut self, now: Instant) -> Next {
-        let mut wake: Option<Instant> = None;
-        let mut later = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
-        let has_thread =
-            self.home == Home::Thread || matches!(self.status, StatusMessage::Posted(_));
-        // Before the status, which is changed all the time.
-        if let Some(at) = self.details_at.filter(|_| has_thread) {
-            let at = at.max(self.pace.free_at);
-            if now < at {
-                later(at);
-            } else {
-                self.details_at = None;
-                if let Some(message) = self.details.next() {
-                    return Next::Details(message);
-                }
-            }
-        }
-        let lost = matches!(self.status, StatusMessage::Lost(_));
-        let at = self.pace.status_at.max(self.pace.free_at);
-        if self.changed && !lost && now < at {
-            later(at);
-        } else if self.changed && !lost {
-            let shown = self.progress.shown();
-            match &self.status {
-                _ if self.shown.as_ref() == Some(&shown) => self.changed = false,
-                StatusMessage::Posted(ts) => {
-                    let ts = ts.clone();
-                    return Next::Update { ts, shown };
-                }
-                _ => return Next::Post(shown),
-            }
-        } else {
-            self.changed = false;
-        }
-        let line = &self.thread_line;
-        if self.home == Home::Thread && !line.refused && self.shown.is_some() {
-            let label = self.progress.now();
-            let at = line.shown_at.map(|at| match label == line.shown {
-                true => at + THREAD_LINE_AGE_MAX,
-                false => at + PACE_MAX,
-            });
-            match at.filter(|at| now < *at) {
-                Some(at) => later(at),
-                None => return Next::ThreadLine(label),
-            }
-        }
-        Next::Wait(wake)
-    }
-
-    /// All that is still to be said in the thread, message by message.
-    pub(crate) fn rest(&mut self) -> Option<DetailsMessage> {
-        self.details.end_all();
-        self.details.next()
-    }
-
-    /// Slack shows this, or refuses it: then `ts` is `None`.
-    pub(crate) fn details_done(
-        &mut self,
-        message: &DetailsMessage,
-        ts: Option<String>,
-        now: Instant,
-    ) {
-        if message.ts.is_none() {
-            // A new message in the thread takes the line away.
-            self.thread_line.shown.clear();
-        }
-        self.details.done(message, ts);
-        // There may be more; later changes wait for each other.
-        let at = match self.details.next() {
-            Some(_) => now,
-            None => now + DETAILS_EVERY,
-        };
-        self.details_at = Some(at);
-        self.called(now);
-    }
-
-    pub(crate) fn details_failed(&mut self, failure: &Failure, now: Instant) {
-        self.details_at = Some(now + pause(failure));
-    }
-
-    /// Slack refuses blocks: everything goes out as text from now on.
-    pub(crate) fn go_on_in_text(&mut self) {
-        self.details.sent_as = SentAs::Text;
-        self.details_at = Some(self.begun);
-    }
-
-    pub(super) fn sent_as(&self) -> SentAs {
-        self.details.sent_as
-    }
-
-    pub(crate) fn status_posted(&mut self, ts: &str, shown: SlackText, now: Instant) {
-        self.status = StatusMessage::Posted(ts.to_owned());
-        self.status_updated(shown, now);
-    }
-
-    pub(crate) fn status_updated(&mut self, shown: SlackText, now: Instant) {
-        self.shown = Some(shown);
-        self.called(now);
-    }
-
-    fn called(&mut self, now: Instant) {
-        self.pace.free_at = now + (PACE + PACE_STEP * self.pace.updates).min(PACE_MAX);
-        self.pace.updates += 1;
-    }
-
-    pub(crate) fn status_failed(&mut self, failure: &Failure, now: Instant) {
-        self.pace.status_at = now + pause(failure);
-        if failure.stays() {
-            self.status = match &self.status {
-                // That of an earlier try is gone: a new one.
-                StatusMessage::Posted(_) if self.shown.is_none() => {
-                    self.pace.status_at = now;
-                    StatusMessage::Wanted
-                }
-                status => StatusMessage::Lost(status.ts().map(str::to_owned)),
-            };
+            Update::Upload(_) => {}
         }
     }
 
-    pub(crate) fn thread_line_set(&mut self, line: String, now: Instant) {
-        self.thread_line.shown = line;
-        self.thread_line.shown_at = Some(now);
-    }
-
-    pub(crate) fn thread_line_refused(&mut self) {
-        self.thread_line.refused = true;
-    }
-
-    /// The line that Slack may still show below the thread.
-    pub(crate) fn has_thread_line(&self) -> bool {
-        !self.thread_line.shown.is_empty()
-    }
-
-    /// The status message, even if Slack refuses its updates.
-    pub(crate) fn status_ts(&self) -> Option<&str> {
-        self.status.ts()
-    }
-
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.begun)
-    }
-
-    /// `_Done: 12 steps, 1m 40s_`
-    pub(crate) fn done_line(&self, now: Instant) -> String {
-        let time = text::duration(Duration::from_secs(self.age(now).as_secs()));
-        match self.progress.started {
-            0 => format!("_Done: {time}_"),
-            steps => format!("_Done: {}, {time}_", text::count(steps, "step")),
+    /// The step of this call; a new one takes along what the model wrote before it.
+    fn step(&mut self, call: ToolStep) -> &mut Step {
+        let number = call.number;
+        let at = self.steps.partition_point(|step| step.call.number < number);
+        let known = self.steps.get(at).map(|step| step.call.number);
+        if known != Some(number) {
+            let words = std::mem::take(&mut self.words);
+            self.steps.insert(at, Step::new(call, &words));
         }
-    }
-}
-
-fn pause(failure: &Failure) -> Duration {
-    match failure {
-        Failure::Limited(after) => (*after).max(PACE),
-        _ => RETRY_AFTER,
-    }
-}
-
-/// What goes on, as the status message shows it.
-pub(crate) struct Progress {
-    head: String,
-    run: String,
-    steps: Vec<PlanStep>,
-    /// Older steps that are only counted.
-    folded: usize,
-    /// Calls that have begun.
-    started: usize,
-    /// The model's words, safe or not.
-    words: String,
-    /// They are those of a turn that is over.
-    words_are_old: bool,
-    note: Option<String>,
-    stopping: bool,
-}
-
-struct PlanStep {
-    number: usize,
-    label: String,
-    status: StepStatus,
-}
-
-impl Progress {
-    /// `head` says what goes on before the first step: `Thinking`. `run` names the run for the
-    /// Stop button.
-    pub(crate) fn new(head: String, run: String) -> Progress {
-        Progress {
-            head,
-            run,
-            steps: Vec::new(),
-            folded: 0,
-            started: 0,
-            words: String::new(),
-            words_are_old: false,
-            note: None,
-            stopping: false,
-        }
+        &mut self.steps[at]
     }
 
-    fn set(&mut self, number: usize, label: &str, status: StepStatus) {
-        if let Some(step) = self.steps.iter_mut().find(|step| step.number == number) {
-            step.status = status;
-            return;
+    fn keep(&mut self, words: &str) {
+        self.words = format!("{}\n{}", self.words, words.trim());
+    }
+
+    /// Of a run that ended without an answer: what the model wrote goes into the details.
+    pub(super) fn keep_writing(&mut self) {
+        if !self.writing_is_old {
+            self.keep(&self.writing.clone());
         }
-        // One card says how many were folded.
-        while self.steps.len() + usize::from(self.folded > 0) >= CARDS_MAX {
-            let oldest = self.steps.iter().position(|step| step.status.is_over());
-            match oldest {
-                Some(oldest) => {
-                    self.steps.remove(oldest);
-                    self.folded += 1;
-                }
-                // It is shown once it begins.
-                None if status == StepStatus::Pending => return,
-                None => drop(self.steps.pop()),
-            }
+        let words = markdown::safe(&std::mem::take(&mut self.words));
+        let parts = markdown::split(&words, NOTE_UNITS_MAX, 0);
+        self.end_notes.extend(parts);
+    }
+
+    /// A short text of safe Markdown.
+    pub(super) fn end_note(&mut self, note: String) {
+        self.end_notes.push(note);
+    }
+
+    /// No call runs any more, however the run ended.
+    pub(super) fn end_steps(&mut self) {
+        let running = |step: &&mut Step| step.status == StepStatus::InProgress;
+        for step in self.steps.iter_mut().filter(running) {
+            step.status = StepStatus::Error;
+            "(stopped)".clone_into(&mut step.output);
         }
-        let label = text::one_line(label, blocks::TITLE_CHARS_MAX);
-        let at = self.steps.partition_point(|step| step.number < number);
-        self.steps.insert(
-            at,
-            PlanStep {
-                number,
-                label,
-                status,
-            },
-        );
     }
 
     /// What goes on now, in a few words: plain text.
-    fn now(&self) -> String {
+    pub(super) fn now(&self) -> String {
         if let Some(note) = &self.note {
             return note.clone();
         }
-        let with = |status| move |step: &&PlanStep| step.status == status;
+        let with = |status| move |step: &&Step| step.status == status;
         let mut running = self.steps.iter().rev().filter(with(StepStatus::InProgress));
         if let Some(step) = running.next() {
             return match running.count() {
-                0 => step.label.clone(),
-                more => format!("{} (and {more} more)", step.label),
+                0 => step.call.label.clone(),
+                more => format!("{} (and {more} more)", step.call.label),
             };
         }
         match self.steps.iter().find(with(StepStatus::Pending)) {
-            Some(step) => format!("Waiting: {}", step.label),
+            Some(step) => format!("Waiting: {}", step.call.label),
             None => self.head.clone(),
         }
     }
 
-    fn shown(&self) -> SlackText {
-        if self.stopping {
-            let line = "_Stopping..._".to_owned();
-            return SlackText {
-                blocks: json!([blocks::section(&line)]),
-                text: line,
-            };
-        }
-        let writing = match is_silent_start(self.words.trim()) {
-            true => String::new(),
-            false => markdown::tail(&self.words, WORDS_UNITS_MAX),
-        };
-        let writing = match self.words_are_old || writing.is_empty() {
-            true => writing,
-            false => writing + "▌",
-        };
-        SlackText {
-            text: self.text(&writing),
-            blocks: self.blocks(&writing),
+    /// `_Done: 12 steps, 1m 40s_`
+    pub(super) fn done_line(&self, age: Duration) -> String {
+        let begun = |step: &&Step| step.status != StepStatus::Pending;
+        let time = text::duration(age);
+        match self.steps.iter().filter(begun).count() {
+            0 => format!("_Done: {time}_"),
+            steps => format!("_Done: {}, {time}_", text::count(steps, "step")),
         }
     }
 
-    /// The same in words, the newest steps if there is no room for all.
-    fn text(&self, writing: &str) -> String {
-        let head = format!("_{}_ ...", words(&self.now(), 120));
+    /// The status message.
+    pub(super) fn status(&self) -> PostContent {
+        if self.stopping {
+            return blocks::line("_Stopping..._");
+        }
+        let now = self.now();
+        let writing = self.shown_writing();
+        let rows = self.rows();
+        let head = format!("_{}_ ...", words(&now, 120));
         let end = match writing.is_empty() {
             true => String::new(),
-            false => format!("\n{}", markdown::mrkdwn(writing)),
+            false => format!("\n{}", markdown::mrkdwn(&writing)),
         };
-        let earlier = self.earlier().map(|earlier| format!("\n✓ {earlier}"));
-        let line = |step: &PlanStep| {
-            let label = words(&step.label, blocks::TITLE_CHARS_MAX);
-            format!("\n{} {label}", step.status.mark())
-        };
-        let lines: String = earlier
-            .into_iter()
-            .chain(self.steps.iter().map(line))
-            .collect();
-        let fixed = text::utf16_len(&head) + text::utf16_len(&end) + 2;
-        let room = TEXT_UNITS_MAX.saturating_sub(fixed);
-        if text::utf16_len(&lines) <= room {
-            return head + &lines + &end;
-        }
-        let newest = text::utf16_suffix(&lines, room).split_once('\n');
-        let newest = newest.map_or("", |(_, newest)| newest);
-        format!("{head}\n…\n{newest}{end}")
-    }
-
-    fn earlier(&self) -> Option<String> {
-        (self.folded > 0).then(|| text::count(self.folded, "earlier step"))
-    }
-
-    fn blocks(&self, writing: &str) -> Value {
-        let mut out = Vec::new();
+        let line = |(_, label, status): &Row| format!("\n{} {}", status.mark(), words(label, 60));
+        let lines: String = rows.iter().map(line).collect();
+        let room = TEXT_UNITS_MAX - text::utf16_len(&head) - text::utf16_len(&end);
+        let newest = last_lines(&lines, room.saturating_sub(50));
+        let gap = if newest.is_empty() { "" } else { "\n" };
+        let mut blocks = Vec::new();
         if !writing.is_empty() {
-            out.push(blocks::markdown(writing));
-        } else if self.steps.is_empty() {
-            out.push(blocks::markdown(&format!(
-                "_{}_ ...",
-                words(&self.now(), 120)
-            )));
+            blocks.push(blocks::markdown(&writing));
+        } else if rows.is_empty() {
+            blocks.push(blocks::markdown(&head));
         }
-        let earlier = self.earlier();
-        let earlier =
-            earlier.map(|earlier| blocks::card("earlier", &earlier, StepStatus::Complete));
-        let card =
-            |step: &PlanStep| blocks::card(&step.number.to_string(), &step.label, step.status);
-        let cards: Vec<Value> = earlier
-            .into_iter()
-            .chain(self.steps.iter().map(card))
-            .collect();
-        if !cards.is_empty() {
-            out.push(blocks::plan(&self.now(), cards));
+        if !rows.is_empty() {
+            let cards = rows.iter();
+            let cards = cards.map(|(id, label, status)| blocks::card(id, label, *status));
+            blocks.push(blocks::plan(&now, cards.collect()));
         }
-        out.push(blocks::stop_button(&self.run));
-        Value::Array(out)
+        blocks.push(blocks::stop_button(&self.run));
+        PostContent::blocks(&(head + gap + &newest + &end), &blocks.into())
+    }
+
+    fn shown_writing(&self) -> String {
+        // Not to be seen in the channel, not even its beginning.
+        const SILENT: &str = "[SILENT]";
+        let start = self.writing.trim();
+        if start.starts_with(SILENT) || SILENT.starts_with(start) {
+            return String::new();
+        }
+        let tail = markdown::tail(&self.writing, WRITING_UNITS_MAX);
+        match self.writing_is_old {
+            true => tail,
+            false => tail + "▌",
+        }
+    }
+
+    /// At most `CARDS_MAX`; the first may stand for older steps.
+    fn rows(&self) -> Vec<Row> {
+        let mut folded = 0;
+        if self.steps.len() > CARDS_MAX {
+            let is_over = |step: &Step| step.status.is_over();
+            let over = self.steps.iter().take_while(|step| is_over(step)).count();
+            folded = over.min(self.steps.len() + 1 - CARDS_MAX);
+        }
+        let earlier = (folded > 0).then(|| {
+            let label = text::count(folded, "earlier step");
+            ("earlier".to_owned(), label, StepStatus::Complete)
+        });
+        let steps = self.steps[folded..].iter();
+        let steps = steps.map(|step| {
+            (
+                step.call.number.to_string(),
+                step.call.label.clone(),
+                step.status,
+            )
+        });
+        earlier.into_iter().chain(steps).take(CARDS_MAX).collect()
+    }
+
+    /// Whether the steps of these indexes are over.
+    pub(super) fn are_over(&self, steps: std::ops::Range<usize>) -> bool {
+        self.steps[steps].iter().all(|step| step.status.is_over())
+    }
+
+    /// The details from this step on, in as few messages as their limits allow.
+    pub(super) fn details(&self, first_step: usize, sent_as: SentAs) -> Vec<Page> {
+        let weight_max = match sent_as {
+            SentAs::Blocks => BLOCKS_WEIGHT_MAX,
+            SentAs::Text => TEXT_UNITS_MAX,
+        };
+        let mut pages = Vec::new();
+        let steps = self.steps.iter().enumerate().skip(first_step);
+        for (index, step) in steps.filter(|(_, step)| step.status != StepStatus::Pending) {
+            let page = page_for(&mut pages, step.weight(sent_as), weight_max, index);
+            page.steps.push(step);
+        }
+        for note in &self.end_notes {
+            let weight = blocks::weight(&blocks::markdown(note));
+            let page = page_for(&mut pages, weight, weight_max, self.steps.len());
+            page.notes.push(note);
+        }
+        pages.iter().map(|page| page.finish(sent_as)).collect()
     }
 }
 
-/// `[SILENT]` is not to be seen in the channel, not even its beginning.
-fn is_silent_start(words: &str) -> bool {
-    const MARK: &str = "[SILENT]";
-    words.starts_with(MARK) || MARK.starts_with(words)
+/// What one message of details is to show.
+struct PageDraft<'a> {
+    first_step: usize,
+    steps: Vec<&'a Step>,
+    notes: Vec<&'a str>,
+    weight: usize,
 }
+
+/// The last page if it has room for this, else a new one.
+fn page_for<'p, 'a>(
+    pages: &'p mut Vec<PageDraft<'a>>,
+    weight: usize,
+    weight_max: usize,
+    first_step: usize,
+) -> &'p mut PageDraft<'a> {
+    let has_room = pages
+        .last()
+        .is_some_and(|page| page.weight + weight <= weight_max && page.steps.len() < CARDS_MAX);
+    if !has_room {
+        pages.push(PageDraft {
+            first_step,
+            steps: Vec::new(),
+            notes: Vec::new(),
+            weight: 100,
+        });
+    }
+    let last = pages.len() - 1;
+    pages[last].weight += weight;
+    &mut pages[last]
+}
+
+impl PageDraft<'_> {
+    fn finish(&self, sent_as: SentAs) -> Page {
+        let of_step = match sent_as {
+            SentAs::Blocks => Step::line,
+            SentAs::Text => Step::text,
+        };
+        let steps = self.steps.iter().map(|step| of_step(step));
+        let notes = self.notes.iter().map(|note| markdown::mrkdwn(note));
+        let text = steps.chain(notes).collect::<Vec<_>>().join("\n");
+        let text = text::utf16_prefix(&text, TEXT_UNITS_MAX);
+        Page {
+            first_step: self.first_step,
+            shown: match sent_as {
+                SentAs::Blocks => PostContent::blocks(text, &self.blocks()),
+                SentAs::Text => PostContent::plain(text),
+            },
+        }
+    }
+
+    fn blocks(&self) -> Value {
+        let mut blocks = Vec::new();
+        if !self.steps.is_empty() {
+            let cards: Vec<Value> = self.steps.iter().map(|step| step.block()).collect();
+            blocks.push(blocks::plan(&text::count(cards.len(), "step"), cards));
+        }
+        blocks.extend(self.notes.iter().map(|note| blocks::markdown(note)));
+        blocks.into()
+    }
+}
+
+impl Step {
+    fn new(call: ToolStep, words: &str) -> Step {
+        Step {
+            status: StepStatus::Pending,
+            words: fit(words.trim(), WORDS_WEIGHT_MAX, middle),
+            output: String::new(),
+            took: None,
+            call: ToolStep {
+                label: text::one_line(&call.label, blocks::TITLE_CHARS_MAX),
+                arguments: fit(&call.arguments, ARGUMENTS_WEIGHT_MAX, middle),
+                ..call
+            },
+        }
+    }
+
+    fn end(&mut self, report: &ToolReport) {
+        self.status = StepStatus::of(report);
+        self.took = Some(report.duration);
+        self.output = match &report.diff {
+            Some(diff) => fit(diff, OUTPUT_WEIGHT_MAX, middle),
+            None => fit(&report.result, OUTPUT_WEIGHT_MAX, last_lines),
+        };
+    }
+
+    /// With room for the output that is still to come.
+    fn weight(&self, sent_as: SentAs) -> usize {
+        let output = match self.status.is_over() {
+            true => 0,
+            false => OUTPUT_WEIGHT_MAX + 150,
+        };
+        output
+            + match sent_as {
+                SentAs::Blocks => blocks::weight(&self.block()),
+                SentAs::Text => text::utf16_len(&self.text()),
+            }
+    }
+
+    /// `Check disk usage · 0.3 s`; without a time while it runs.
+    fn title(&self) -> String {
+        match self.took {
+            Some(took) => format!("{} · {}", self.call.label, text::duration(took)),
+            None => self.call.label.clone(),
+        }
+    }
+
+    /// Unfolded it shows arguments and output.
+    fn block(&self) -> Value {
+        let number = self.call.number.to_string();
+        let mut card = blocks::card(&number, &self.title(), self.status);
+        let details = [
+            (blocks::PLAIN, self.words.as_str()),
+            (blocks::CODE, &self.call.arguments),
+        ];
+        let output = [(blocks::CODE, self.output.as_str())];
+        for (key, parts) in [("details", &details[..]), ("output", &output)] {
+            if let Some(text) = blocks::rich_text(parts) {
+                card[key] = text;
+            }
+        }
+        card
+    }
+
+    /// `✓ *bash*  Check disk usage · 0.3 s`
+    fn line(&self) -> String {
+        let (name, title) = (words(&self.call.name, 30), words(&self.title(), 200));
+        format!("{} *{name}*  {title}", self.status.mark())
+    }
+
+    /// The line with arguments and output as code.
+    fn text(&self) -> String {
+        let said = text::escape(&self.words);
+        let mut out = format!("{}\n{}", text::fence_safe(&said), self.line());
+        for code in [&self.call.arguments, &self.output] {
+            if !code.trim().is_empty() {
+                out += &format!("\n{}", text::code_block(code));
+            }
+        }
+        out.trim().to_owned()
+    }
+}
+
+/// Plain text that weighs at most so much in blocks, and as escaped text.
+fn fit(text: &str, weight_max: usize, cut: fn(&str, usize) -> String) -> String {
+    let text = text::printable(text);
+    let mut units_max = weight_max;
+    loop {
+        let out = cut(&text, units_max);
+        let escaped = text::utf16_len(&text::code_block(&out));
+        let weight = blocks::weight(&Value::from(out.as_str())).max(escaped);
+        if weight <= weight_max || units_max == 0 {
+            return out;
+        }
+        units_max = units_max * 3 / 4;
+    }
+}
+
+fn middle(text: &str, units_max: usize) -> String {
+    text::cut_middle(text, units_max).into_owned()
+}
+
+/// The end: how a command ended stands there.
+fn last_lines(text: &str, units_max: usize) -> String {
+    let text = text.trim();
+    let tail = text::utf16_suffix(text, units_max);
+    if tail.len() == text.len() {
+        return text.to_owned();
+    }
+    let lines = tail.split_once('\n').map_or(tail, |(_, lines)| lines);
+    let left_out = text[..text.len() - lines.len()].trim_end_matches('\n');
+    let left_out = text::count(left_out.split('\n').count(), "line");
+    format!("... ({left_out} left out)\n{lines}")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::details::tests::{report, step};
     use super::*;
-    use std::collections::VecDeque;
 
-    const HOSTILE: [&str; 7] = ["&", "```\n<!here>", "👍", "\n", "x", "\"\\", "\0"];
+    const HOSTILE: [&str; 9] = ["```<!channel>", "<", "&", "\n", "👍", "\0", "\"", "\\", "`"];
 
-    fn board(start: Instant, status_ts: Option<&str>) -> Board {
-        let progress = Progress::new("Thinking".into(), "1.0".into());
-        let status_ts = status_ts.map(str::to_owned);
-        Board::new(progress, Home::Channel, status_ts, start)
+    fn progress() -> Progress {
+        Progress::new("Thinking".into(), "1.0".into())
     }
 
-    fn begins(number: usize) -> Update {
-        Update::ToolStart(step(number, &format!("step {number}"), "true"))
-    }
-
-    fn fits(shown: &SlackText) -> bool {
-        blocks::weight(&shown.blocks) <= 13_000 && text::utf16_len(&shown.text) <= TEXT_UNITS_MAX
-    }
-
-    /// Plays Slack with calls that take `latency_ms`: what was called at which time.
-    fn play(
-        board: &mut Board,
-        start: Instant,
-        latency_ms: u64,
-        mut updates: VecDeque<(u64, Update)>,
-        until_ms: u64,
-    ) -> Vec<(u64, Next)> {
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut calls = Vec::new();
-        let mut now = 0;
-        while now <= until_ms {
-            while updates.front().is_some_and(|(ms, _)| *ms <= now) {
-                if let Some((ms, update)) = updates.pop_front() {
-                    board.apply(update, at(ms));
-                }
-            }
-            let next = board.next(at(now));
-            let end = now + latency_ms;
-            match &next {
-                Next::Wait(wake) => {
-                    let wake = wake
-                        .map(|wake| wake.duration_since(start).as_micros().div_ceil(1_000) as u64);
-                    assert!(wake.is_none_or(|wake| wake > now), "busy at {now}");
-                    let change = updates.front().map(|(ms, _)| *ms);
-                    now = wake.into_iter().chain(change).min().unwrap_or(until_ms + 1);
-                    continue;
-                }
-                Next::Post(shown) => board.status_posted("1.0", shown.clone(), at(end)),
-                Next::Update { shown, .. } => board.status_updated(shown.clone(), at(end)),
-                Next::Details(page) => board.details_done(page, Some("2.0".into()), at(end)),
-                Next::ThreadLine(line) => board.thread_line_set(line.clone(), at(end)),
-            }
-            calls.push((now, next));
-            now = end;
+    fn call(number: usize, label: &str, arguments: &str) -> ToolStep {
+        ToolStep {
+            number,
+            name: "bash".into(),
+            label: label.into(),
+            arguments: arguments.into(),
         }
-        calls
     }
 
-    #[test]
-    fn first_at_once_then_one_a_second_and_the_newest_last() {
-        let start = Instant::now();
-        let mut board = board(start, None);
-        let updates = (1..=100).flat_map(|n| {
-            let at = 10 + n as u64 * 30;
-            [(at, begins(n)), (at, Update::ToolEnd(report(n, "x")))]
-        });
-        let calls = play(&mut board, start, 20, updates.collect(), 20_000);
-        let times: Vec<u64> = calls.iter().map(|(ms, _)| *ms).collect();
-        assert!(matches!(calls[0], (0, Next::Post(_))));
-        assert!(
-            times.windows(2).all(|pair| pair[1] - pair[0] >= 1_000),
-            "{times:?}"
-        );
-        assert!(calls.len() <= 12, "{times:?}");
-        let mut updates = calls.iter().filter_map(|(_, next)| match next {
-            Next::Update { shown, .. } => Some(&shown.text),
-            _ => None,
-        });
-        let text = updates.next_back().unwrap();
-        assert!(text.ends_with("✓ step 99\n✓ step 100"), "{text}");
-    }
-
-    #[test]
-    fn ten_tools_cost_few_calls() {
-        // The answer and the last details come on top: 8 in all.
-        for (name, every_ms, most) in [("fast", 100, 3), ("a second each", 1_000, 6)] {
-            let start = Instant::now();
-            let mut board = board(start, None);
-            let mut updates = VecDeque::new();
-            for n in 0..10 {
-                updates.push_back((n * every_ms + 1, begins(n as usize)));
-                let report = report(n as usize, "ok");
-                updates.push_back(((n + 1) * every_ms, Update::ToolEnd(report)));
-            }
-            let calls = play(&mut board, start, 150, updates, 10 * every_ms);
-            assert!(calls.len() <= most, "{name}: {}: {calls:?}", calls.len());
+    fn report(number: usize, result: &str) -> ToolReport {
+        ToolReport {
+            step: call(number, "", ""),
+            result: result.into(),
+            diff: None,
+            is_error: false,
+            duration: Duration::from_millis(312),
         }
+    }
+
+    /// A whole call, with this as its label, arguments and output.
+    fn calls(progress: &mut Progress, number: usize, text: &str) {
+        progress.apply(Update::ToolStart(call(number, text, text)));
+        progress.apply(Update::ToolEnd(report(number, text)));
+    }
+
+    fn writes(progress: &mut Progress, text: &str) {
+        progress.apply(Update::TurnEnd {
+            text: text.into(),
+            thinking: String::new(),
+            more: true,
+        });
+    }
+
+    fn details(progress: &Progress, sent_as: SentAs) -> Vec<PostContent> {
+        let pages = progress.details(0, sent_as).into_iter();
+        pages.map(|page| page.shown).collect()
+    }
+
+    fn blocks_of(content: &PostContent) -> Value {
+        serde_json::from_str(content.blocks.as_ref().unwrap()).unwrap()
+    }
+
+    fn cards(plan: &Value) -> &[Value] {
+        plan["tasks"].as_array().unwrap()
     }
 
     #[test]
     fn the_status_stays_small_and_names_the_newest() {
-        let start = Instant::now();
-        let mut board = board(start, None);
+        let mut progress = progress();
         for n in 1..=100 {
             let label = format!("step {n} <!channel>\n{}", "ä&\"".repeat(100));
-            board.apply(Update::ToolStart(step(n, &label, "")), start);
+            progress.apply(Update::ToolStart(call(n, &label, "")));
             if n < 98 {
-                board.apply(Update::ToolEnd(report(n, "x")), start);
+                progress.apply(Update::ToolEnd(report(n, "x")));
             }
         }
-        let shown = board.progress.shown();
+        let shown = progress.status();
         assert!(
-            fits(&shown) && shown.text.contains("\n…\n✓ step"),
+            shown.text.contains(" lines left out)\n✓ step"),
             "{}",
             shown.text
         );
-        let plan = &shown.blocks[0];
-        let cards = plan["tasks"].as_array().unwrap();
-        assert!(
-            cards.len() <= CARDS_MAX && cards[0]["title"].as_str().unwrap().contains("earlier")
-        );
-        assert!(
-            plan["title"]
-                .as_str()
-                .unwrap()
-                .starts_with("step 100 <\u{200B}!channel>")
-        );
-        board.apply(Update::TextDelta("**Most** of ".into()), start);
-        board.apply(Update::TextDelta("it <!here>".into()), start);
-        let shown = board.progress.shown();
-        assert_eq!(shown.blocks[0]["text"], "**Most** of it &lt;!here>▌");
-        assert!(
-            shown.text.ends_with("\n**Most** of it &lt;!here&gt;▌"),
-            "{}",
-            shown.text
-        );
+        let plan = &blocks_of(&shown)[0];
+        assert_eq!(cards(plan).len(), CARDS_MAX);
+        assert_eq!(cards(plan)[0]["title"], "61 earlier steps");
+        let title = plan["title"].as_str().unwrap();
+        assert!(title.starts_with("step 100 <\u{200B}!channel>"), "{title}");
+        progress.apply(Update::TextDelta("**Most** of ".into()));
+        progress.apply(Update::TextDelta("it <!here>".into()));
+        let shown = progress.status();
+        assert_eq!(blocks_of(&shown)[0]["text"], "**Most** of it &lt;!here>▌");
+        let end = "\n**Most** of it &lt;!here&gt;▌";
+        assert!(shown.text.ends_with(end), "{}", shown.text);
         for hostile in HOSTILE {
-            board.progress.words.clear();
-            board.apply(Update::TextDelta(hostile.repeat(200_000)), start);
-            assert!(board.progress.words.len() <= WORDS_BYTES_MAX);
-            assert!(fits(&board.progress.shown()), "{hostile}");
+            progress.writing.clear();
+            progress.apply(Update::TextDelta(hostile.repeat(200_000)));
+            assert!(progress.writing.len() <= WRITING_BYTES_MAX);
+            let shown = progress.status();
+            let fits = text::utf16_len(&shown.text) <= TEXT_UNITS_MAX;
+            assert!(
+                fits && blocks::weight(&blocks_of(&shown)) <= 13_000,
+                "{hostile}"
+            );
         }
-        // A note stands until something else goes on, and only the newest.
-        for n in 1..=3 {
-            board.apply(Update::Note(format!("Retrying ({n}/3)...")), start);
+    }
+
+    #[test]
+    fn what_goes_on_now() {
+        type Act = fn(&mut Progress);
+        let steps: [(Act, &str); 8] = [
+            (|_| {}, "_Thinking_ ..."),
+            (
+                |p| p.apply(Update::TextDelta("[SIL".into())),
+                "_Thinking_ ...",
+            ),
+            (
+                |p| p.apply(Update::TextDelta("K".into())),
+                "_Thinking_ ...\n[SILK▌",
+            ),
+            (|p| writes(p, "I look."), "_Thinking_ ...\nI look."),
+            (
+                |p| p.apply(Update::ToolWaiting(call(1, "Look", ""))),
+                "_Waiting: Look_ ...\n○ Look\nI look.",
+            ),
+            (
+                |p| p.apply(Update::ToolStart(call(1, "Look", ""))),
+                "_Look_ ...\n→ Look\nI look.",
+            ),
+            (
+                |p| p.apply(Update::Note("Retrying (1/3)...".into())),
+                "_Retrying (1/3)..._ ...\n→ Look\nI look.",
+            ),
+            (
+                |p| p.apply(Update::ToolEnd(report(1, ""))),
+                "_Thinking_ ...\n✓ Look\nI look.",
+            ),
+        ];
+        let mut progress = progress();
+        for (act, want) in steps {
+            act(&mut progress);
+            assert_eq!(progress.status().text, want);
         }
-        let text = board.progress.shown().text;
-        assert!(text.starts_with("_Retrying (3/3)..._ ..."), "{text}");
-        for (words, want) in [
-            ("[SIL", ""),
-            ("[SILENT] nothing", ""),
-            ("[SILK", "\n[SILK▌"),
+        assert_eq!(
+            progress.done_line(Duration::from_secs(100)),
+            "_Done: 1 step, 1m 40s_"
+        );
+        progress.stopping = true;
+        assert_eq!(progress.status().text, "_Stopping..._");
+    }
+
+    #[test]
+    fn any_content_fits_and_is_dead() {
+        for hostile in HOSTILE {
+            let mut progress = progress();
+            let long = hostile.repeat(9_000);
+            writes(&mut progress, &long);
+            for number in 1..=9 {
+                calls(&mut progress, number, &long);
+            }
+            writes(&mut progress, &long);
+            progress.keep_writing();
+            for sent_as in [SentAs::Blocks, SentAs::Text] {
+                let all = details(&progress, sent_as);
+                let calls = all.iter().map(|shown| shown.text.matches("*bash*").count());
+                assert_eq!(calls.sum::<usize>(), 9, "{hostile:?}");
+                for content in all {
+                    let text = &content.text;
+                    let units = content.blocks.as_deref().map_or(0, text::utf16_len);
+                    assert!(
+                        text::utf16_len(text) < 4_000 && !text.contains("<!"),
+                        "{text}"
+                    );
+                    assert!(units <= BLOCKS_WEIGHT_MAX, "{hostile:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn output_is_shown_from_its_end_and_an_edit_by_its_diff() {
+        let mut progress = progress();
+        let long = format!("{}Command exited with code 3", "line\n".repeat(2_000));
+        writes(&mut progress, "I look.");
+        progress.apply(Update::ToolStart(call(1, "Try", "make")));
+        let running = blocks_of(&details(&progress, SentAs::Blocks)[0]);
+        assert_eq!(cards(&running[0])[0]["title"], "Try");
+        progress.apply(Update::ToolEnd(ToolReport {
+            is_error: true,
+            ..report(1, &long)
+        }));
+        progress.apply(Update::ToolStart(call(2, "Mend", "x.rs")));
+        progress.apply(Update::ToolEnd(ToolReport {
+            diff: Some("-1 a\n+1 b".into()),
+            ..report(2, "Replaced the text in x.rs")
+        }));
+        progress.apply(Update::ToolStart(call(3, "Wait", "sleep 9")));
+        progress.end_steps();
+        let blocks = details(&progress, SentAs::Blocks)[0].blocks.clone();
+        let blocks = blocks.unwrap();
+        for part in [
+            "\"I look.\"",
+            " lines left out)\\nline\\n",
+            "exited with code 3",
+            "\"-1 a\\n+1 b\"",
+            "(stopped)",
         ] {
-            let mut board = self::board(start, None);
-            board.apply(Update::TextDelta(words.into()), start);
-            let text = board.progress.shown().text;
-            assert_eq!(text, format!("_Thinking_ ...{want}"));
+            assert!(blocks.contains(part), "{part}: {blocks}");
         }
-        board.stopping(start);
-        assert_eq!(board.progress.shown().text, "_Stopping..._");
-    }
-
-    #[test]
-    fn a_call_waits_runs_and_ends() {
-        let start = Instant::now();
-        let mut board = board(start, None);
-        let status = |board: &Board| {
-            let plan = board.progress.shown().blocks[0].clone();
-            (plan["title"].clone(), plan["tasks"][0]["status"].clone())
-        };
-        board.apply(Update::ToolWaiting(step(1, "Look", "ls")), start);
-        assert_eq!(status(&board), ("Waiting: Look".into(), "pending".into()));
-        board.apply(Update::ToolStart(step(1, "Look", "ls")), start);
-        assert_eq!(status(&board), ("Look".into(), "in_progress".into()));
-        board.apply(Update::ToolEnd(report(1, "x")), start);
-        assert_eq!(status(&board), ("Thinking".into(), "complete".into()));
-    }
-
-    #[test]
-    fn failures_pass_or_end_the_status() {
-        let start = Instant::now();
-        let mut board = board(start, None);
-        board.status_failed(&Failure::Limited(Duration::from_secs(7)), start);
-        let now = start + Duration::from_secs(7);
-        assert_eq!(board.next(start), Next::Wait(Some(now)));
-        assert!(matches!(board.next(now), Next::Post(_)));
-        board.status_failed(&Failure::Unknown("reset".into()), now);
-        assert_eq!(board.next(now), Next::Wait(Some(now + RETRY_AFTER)));
-        board.status_failed(&Failure::Refused("not_in_channel".into()), now);
-        assert_eq!(board.next(now + RETRY_AFTER), Next::Wait(None));
-        assert_eq!(board.status_ts(), None);
-        let gone = Failure::Refused("message_not_found".into());
-        let mut board = self::board(start, Some("1.0"));
-        assert!(matches!(board.next(start), Next::Update { .. }));
-        board.status_failed(&gone, start);
-        assert!(matches!(board.next(start), Next::Post(_)), "a new status");
-        board.status_posted("2.0", board.progress.shown(), start);
-        board.status_failed(&gone, start);
-        board.apply(begins(1), start);
-        assert_eq!(board.next(now), Next::Wait(None));
-        assert_eq!(board.status_ts(), Some("2.0"));
+        let none = ["Replaced", "in_progress"];
+        assert!(none.iter().all(|part| !blocks.contains(part)), "{blocks}");
     }
 }

@@ -17,7 +17,7 @@ use crate::store::dir::Dir;
 
 use super::inbound::Me;
 use super::is_user_id;
-use super::web::{Failure, PAGE, Web};
+use super::web::{Failure, PAGE, SlackResult, Web};
 
 /// Below the data directory: one user or channel a line, for grep.
 pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
@@ -59,28 +59,13 @@ pub(crate) struct User {
     pub(crate) standing: Standing,
 }
 
-/// Why nothing is known of a user.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum UserUnknown {
-    /// Slack does not tell: `user_not_found`, `user_not_visible`, `missing_scope`, ... With
-    /// the reason.
-    Refused(String),
-    /// Slack could not be asked now. With the reason.
-    Failed(String),
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Channel {
-    /// `ops`; `None` for a direct message.
-    pub(crate) name: Option<String>,
-}
-
 pub(crate) struct Names {
     web: Arc<Web>,
     me: Me,
     /// `Err`: Slack refused to tell, with the reason.
     users: Table<std::result::Result<User, String>>,
-    channels: Table<Channel>,
+    /// Their names; `None`: a direct message.
+    channels: Table<Option<String>>,
     directory_wanted: SyncSender<()>,
     directory_wakes: Mutex<Receiver<()>>,
 }
@@ -99,11 +84,6 @@ impl Names {
             directory_wanted,
             directory_wakes: Mutex::new(wakes),
         }
-    }
-
-    /// A user who was looked up within the last hour. Never waits.
-    pub(crate) fn known(&self, id: &str) -> Option<User> {
-        self.recent(id)?.ok()
     }
 
     /// A user as last seen, however long ago: for names, not for rights. Never waits.
@@ -128,29 +108,31 @@ impl Names {
         keep(&self.users, id, Ok(user));
     }
 
-    /// `look_up` for those who only want a name.
+    /// For a name: asks Slack unless it is known; may wait for Slack.
     pub(crate) fn user(&self, id: &str) -> Option<User> {
-        self.look_up(id).ok().or_else(|| self.last_known(id))
+        self.look_up(id).ok();
+        self.last_known(id)
     }
 
-    /// Asks Slack unless the answer is known; may wait for Slack.
-    pub(crate) fn look_up(&self, id: &str) -> std::result::Result<User, UserUnknown> {
-        if let Some(known) = self.recent(id) {
-            return known.map_err(UserUnknown::Refused);
-        }
+    /// Asks Slack unless `recent` knows already, and then it does; may wait for Slack.
+    ///
+    /// # Errors
+    /// Slack can't be asked now, with the reason.
+    pub(crate) fn look_up(&self, id: &str) -> std::result::Result<(), String> {
         // The log, where ids come from, is anyone's.
-        if !is_user_id(id) {
-            return Err(UserUnknown::Refused(format!("{id} is no user id")));
+        if self.recent(id).is_some() || !is_user_id(id) {
+            return Ok(());
         }
-        let looked_up = match self.web.users_info(id) {
-            Ok(value) => self
-                .parse(&value)
-                .ok_or_else(|| "users.info: no user in the answer".to_owned()),
+        let user = match self.web.users_info(id) {
+            Ok(value) => {
+                let user = self.parse(&value);
+                user.ok_or_else(|| "users.info: no user in the answer".to_owned())
+            }
             Err(failure) if failure.stays() => Err(failure.to_string()),
-            Err(failure) => return Err(UserUnknown::Failed(failure.to_string())),
+            Err(failure) => return Err(failure.to_string()),
         };
-        keep(&self.users, id, looked_up.clone());
-        looked_up.map_err(UserUnknown::Refused)
+        keep(&self.users, id, user);
+        Ok(())
     }
 
     /// What a look-up within the last hour gave; `Err`: Slack refused to tell, with the reason.
@@ -178,11 +160,12 @@ impl Names {
         self.channels.lock().unwrap().remove(id);
     }
 
-    /// `Err` when Slack says that mom can't be there.
-    pub(crate) fn channel(&self, id: &str) -> std::result::Result<Channel, Failure> {
-        if let Some((at, channel)) = self.channels.lock().unwrap().get(id) {
+    /// A channel's name, `ops`; `None` for a direct message. `Err` also when Slack says that
+    /// mom can't be there.
+    pub(crate) fn channel(&self, id: &str) -> SlackResult<Option<String>> {
+        if let Some((at, name)) = self.channels.lock().unwrap().get(id) {
             if at.elapsed() < KEPT_FOR {
-                return Ok(channel.clone());
+                return Ok(name.clone());
             }
         }
         let value = self.web.conversations_info(id)?;
@@ -193,11 +176,9 @@ impl Names {
             return Err(Failure::Refused("is_archived".to_owned()));
         }
         let name = value["name"].as_str().filter(|_| value["is_im"] != true);
-        let channel = Channel {
-            name: name.map(clean),
-        };
-        keep(&self.channels, id, channel.clone());
-        Ok(channel)
+        let name = name.map(clean);
+        keep(&self.channels, id, name.clone());
+        Ok(name)
     }
 
     fn parse(&self, value: &Value) -> Option<User> {
@@ -239,41 +220,40 @@ impl Names {
     }
 
     fn write_directory(&self, dir: &Dir, stop: &Stop) -> Result<()> {
-        let mut lines = String::new();
-        let mut pages = 0;
-        let mut add = |page: String| {
-            lines.push_str(&page);
-            pages += 1;
-            if pages > 2 {
-                stop.wait(PAGE_PAUSE)?;
-            }
-            Ok(lines.len() < DIRECTORY_BYTES_MAX)
-        };
-        let args = [("limit", PAGE)];
-        self.web.pages("users.list", &args, &mut |members| {
-            let members = members.iter().filter(|member| member["deleted"] != true);
-            let users = members.filter_map(|member| self.parse(member));
-            add(users
-                .map(|user| format!("{}\t@{}\t{}\n", user.id, user.handle, user.display))
-                .collect())
-        })?;
-        let args = [
+        let of_channels = [
             ("limit", PAGE),
             ("exclude_archived", "true"),
             ("types", "public_channel,private_channel"),
         ];
-        self.web
-            .pages("conversations.list", &args, &mut |channels| {
-                let channels = channels.iter().filter_map(|channel| {
-                    let (id, name) = (channel["id"].as_str()?, channel["name"].as_str()?);
-                    Some(format!("{id}\t#{}\n", clean(name)))
-                });
-                add(channels.collect())
+        let mut lines = String::new();
+        let mut pages = 0;
+        for (method, args) in [
+            ("users.list", &of_channels[..1]),
+            ("conversations.list", &of_channels),
+        ] {
+            self.web.pages(method, args, &mut |items| {
+                lines.extend(items.iter().filter_map(|item| self.directory_line(item)));
+                pages += 1;
+                if pages > 2 {
+                    stop.wait(PAGE_PAUSE)?;
+                }
+                Ok(lines.len() < DIRECTORY_BYTES_MAX)
             })?;
+        }
         dir.replace(DIRECTORY_FILE, lines.as_bytes())?;
         let count = lines.lines().count();
         log::info!("", "{DIRECTORY_FILE} lists {count} users and channels");
         Ok(())
+    }
+
+    /// Of a user or a channel.
+    fn directory_line(&self, item: &Value) -> Option<String> {
+        let (id, name) = (item["id"].as_str()?, item["name"].as_str()?);
+        if !is_user_id(id) {
+            return Some(format!("{id}\t#{}\n", clean(name)));
+        }
+        let user = self.parse(item).filter(|_| item["deleted"] != true)?;
+        Some(format!("{id}\t@{}\t{}\n", user.handle, user.display))
     }
 }
 
@@ -316,41 +296,23 @@ mod tests {
 
     #[test]
     fn standing_of_a_user() {
+        use Standing::{Guest, Member, Program, Stranger};
         let grid = |id: &str| json!({"team_id": "T2", "enterprise_user": {"enterprise_id": id}});
+        let home = |flag: &str| json!({"team_id": "T1", flag: true});
         for (enterprise_id, user, want) in [
-            ("", json!({"team_id": "T1"}), Standing::Member),
-            ("", json!({}), Standing::Member),
-            (
-                "",
-                json!({"team_id": "T1", "deleted": true}),
-                Standing::Stranger,
-            ),
-            (
-                "",
-                json!({"team_id": "T1", "is_restricted": true}),
-                Standing::Guest,
-            ),
-            (
-                "",
-                json!({"team_id": "T1", "is_ultra_restricted": true}),
-                Standing::Guest,
-            ),
-            (
-                "",
-                json!({"team_id": "T1", "is_stranger": true}),
-                Standing::Stranger,
-            ),
-            (
-                "",
-                json!({"team_id": "T1", "is_bot": true}),
-                Standing::Program,
-            ),
-            ("", json!({"team_id": "T2"}), Standing::Stranger),
-            ("", grid("E1"), Standing::Stranger),
-            ("E1", grid("E1"), Standing::Member),
-            ("E1", grid("E2"), Standing::Stranger),
-            ("E1", json!({"team_id": "E1"}), Standing::Member),
-            ("E1", json!({"team_id": "T2"}), Standing::Stranger),
+            ("", home("is_admin"), Member),
+            ("", json!({}), Member),
+            ("", home("deleted"), Stranger),
+            ("", home("is_restricted"), Guest),
+            ("", home("is_ultra_restricted"), Guest),
+            ("", home("is_stranger"), Stranger),
+            ("", home("is_bot"), Program),
+            ("", json!({"team_id": "T2"}), Stranger),
+            ("", grid("E1"), Stranger),
+            ("E1", grid("E1"), Member),
+            ("E1", grid("E2"), Stranger),
+            ("E1", json!({"team_id": "E1"}), Member),
+            ("E1", json!({"team_id": "T2"}), Stranger),
         ] {
             let me = Me {
                 user_id: "U0MOM".into(),

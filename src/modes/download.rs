@@ -50,11 +50,10 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     let web = Arc::new(web);
     let mut posts = Vec::new();
     let args = [("channel", channel), ("limit", PAGE)];
-    web.pages("conversations.history", &args, &mut |page| {
-        posts.extend(page.iter().map(Post::of));
+    for page in web.pages("conversations.history", &args) {
+        posts.extend(page?.iter().map(Post::of));
         progress(&format!("{} read", text::count(posts.len(), "message")));
-        Ok(true)
-    })?;
+    }
     posts.reverse();
     print(channel, &web, &posts, &stop)
 }
@@ -76,17 +75,14 @@ fn print(channel: &str, web: &Arc<Web>, posts: &[Post], stop: &Stop) -> Result<(
         }
         threads += 1;
         let args = [("channel", channel), ("ts", &post.ts), ("limit", PAGE)];
-        let mut open = true;
-        web.pages("conversations.replies", &args, &mut |page| {
+        for page in web.pages("conversations.replies", &args) {
             // The parent comes first, on the first page only.
-            for reply in page.iter().map(Post::of).filter(|it| it.ts != post.ts) {
+            for reply in page?.iter().map(Post::of).filter(|it| it.ts != post.ts) {
                 replies += 1;
-                open = open && print(&reply, "  ")?;
+                if !print(&reply, "  ")? {
+                    return Ok(());
+                }
             }
-            Ok(open)
-        })?;
-        if !open {
-            return Ok(());
         }
         if threads % 20 == 0 {
             progress(&format!("{} read", text::count(threads, "thread")));

@@ -35,8 +35,8 @@ const LARGE_FILE_BYTES: usize = 1 << 20;
 const PACE: Duration = Duration::from_secs(1);
 const PACE_STEP: Duration = Duration::from_millis(250);
 const PACE_MAX: Duration = Duration::from_secs(3);
-/// Details wait this long for others to share their edit.
-const DETAILS_EVERY: Duration = Duration::from_secs(4);
+/// Once noticed, changes of the details wait this long for others to share their edit.
+const DETAILS_WAIT: Duration = Duration::from_secs(2);
 /// After a failure that may pass.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Slack forgets the line below a thread after two minutes.
@@ -304,7 +304,7 @@ impl Display {
         let mut wake = None;
         // Before the status, which is changed all the time.
         if let (Some((number, shown)), Some(root)) = (details, self.root()) {
-            let due = *self.shown.details_due.get_or_insert(now + DETAILS_EVERY);
+            let due = *self.shown.details_due.get_or_insert(now + DETAILS_WAIT);
             if due <= now {
                 self.show_details(&root, number, shown);
                 return Some(self.free_at);

@@ -16,7 +16,7 @@ pub(crate) const QUESTION: &str = "question-";
 /// How far back a message is looked for: the day in which runs are taken up again, and some.
 const LOOK_BACK_S: i64 = 25 * 3600;
 /// Pages of 200 messages looked through.
-const PAGES_MAX: u32 = 10;
+const PAGES_MAX: usize = 10;
 
 /// Messages of a run, by what its metadata calls them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,10 +109,8 @@ fn own_posts(
         None => "conversations.history",
     };
     let mut posts = Vec::new();
-    let mut cursor = None;
-    for _ in 0..PAGES_MAX {
-        let messages = web.page(method, &args, &mut cursor)?;
-        for message in messages.iter().filter(|message| web.is_own(message)) {
+    for page in web.pages(method, &args).take(PAGES_MAX) {
+        for message in page?.iter().filter(|message| web.is_own(message)) {
             let metadata = &message["metadata"];
             let payload = &metadata["event_payload"];
             let is_of_run = metadata["event_type"] == "mom" && payload["run"] == run;
@@ -120,9 +118,6 @@ fn own_posts(
             if let (Some(part), Some(ts)) = (part, message["ts"].as_str()) {
                 posts.push((part.to_owned(), ts.to_owned()));
             }
-        }
-        if cursor.is_none() {
-            break;
         }
     }
     Ok(posts)

@@ -48,11 +48,12 @@ impl Missed<'_> {
             ("types", "public_channel,private_channel,im,mpim"),
             ("limit", PAGE),
         ];
-        self.web.pages("users.conversations", &types, &mut |page| {
+        for page in self.web.pages("users.conversations", &types) {
+            self.stop.check()?;
+            let page = page?;
             let ids = page.iter().filter_map(|channel| channel["id"].as_str());
             channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
-            Ok(!self.stop.is_set())
-        })?;
+        }
         let mut later = Ok(());
         for channel in channels {
             self.stop.check()?;
@@ -82,19 +83,17 @@ impl Missed<'_> {
     fn channel(&self, channel: &str, gap: &Gap) -> Result<(Vec<Incoming>, Option<String>)> {
         // What is known already is left out by whoever takes it.
         let mut messages: Vec<Value> = Vec::new();
-        let mut full = false;
         let args = [("channel", channel), ("oldest", gap.ts()), ("limit", PAGE)];
-        self.web
-            .pages("conversations.history", &args, &mut |page| {
-                messages.extend(page);
-                full = messages.len() >= MESSAGES_MAX;
-                Ok(!full && !self.stop.is_set())
-            })?;
-        if full {
-            log::warning!(
-                channel,
-                "more than {MESSAGES_MAX} messages were missed; the oldest are left out"
-            );
+        for page in self.web.pages("conversations.history", &args) {
+            self.stop.check()?;
+            messages.extend(page?);
+            if messages.len() >= MESSAGES_MAX {
+                log::warning!(
+                    channel,
+                    "{MESSAGES_MAX} messages and more were missed; the oldest are left out"
+                );
+                break;
+            }
         }
         self.replies(channel, gap, &mut messages)?;
         messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
@@ -132,7 +131,8 @@ impl Missed<'_> {
                     ("inclusive", "true"),
                     ("limit", "100"),
                 ];
-                self.web.page("conversations.history", &args, &mut None)?
+                let page = self.web.pages("conversations.history", &args).next();
+                page.transpose()?.unwrap_or_default()
             }
             // mom was not there before.
             Gap::First(..) => Vec::new(),
@@ -143,26 +143,35 @@ impl Missed<'_> {
         far.truncate(OWN_THREADS_MAX);
         let near = active_threads(channel, newest, messages.iter().chain(&older));
         for root in near.iter().chain(&far) {
-            self.stop.check()?;
-            let args = [
-                ("channel", channel),
-                ("ts", root),
-                ("oldest", newest),
-                ("limit", PAGE),
-            ];
-            let read = self
-                .web
-                .pages("conversations.replies", &args, &mut |mut page| {
-                    page.retain(|reply| reply["ts"] != *root);
-                    messages.extend(page);
-                    Ok(messages.len() < 2 * MESSAGES_MAX && !self.stop.is_set())
-                });
-            match read {
+            match self.thread_since(channel, root, newest, messages) {
                 // It may be gone, and the log, which names it, is anyone's.
                 Err(Error::Failed(why)) if far.contains(root) => {
                     log::debug!(channel, "thread {root}: {why}");
                 }
                 read => read?,
+            }
+        }
+        Ok(())
+    }
+
+    fn thread_since(
+        &self,
+        channel: &str,
+        root: &str,
+        newest: &str,
+        messages: &mut Vec<Value>,
+    ) -> Result<()> {
+        let args = [
+            ("channel", channel),
+            ("ts", root),
+            ("oldest", newest),
+            ("limit", PAGE),
+        ];
+        for page in self.web.pages("conversations.replies", &args) {
+            self.stop.check()?;
+            messages.extend(page?.into_iter().filter(|reply| reply["ts"] != root));
+            if messages.len() >= 2 * MESSAGES_MAX {
+                break;
             }
         }
         Ok(())
@@ -184,17 +193,19 @@ pub(crate) fn thread(
         ("limit", PAGE),
     ];
     let mut count = 0;
-    web.pages("conversations.replies", &args, &mut |page| {
+    for page in web.pages("conversations.replies", &args) {
+        let page = page?;
         count += page.len();
         each(page)?;
         if count >= THREAD_MAX {
             log::warning!(
                 channel,
-                "a thread of more than {THREAD_MAX} messages; what comes after is not read"
+                "a thread of {THREAD_MAX} messages and more; what comes after is not read"
             );
+            break;
         }
-        Ok(count < THREAD_MAX)
-    })
+    }
+    Ok(())
 }
 
 /// Roots of threads that were replied to since.

@@ -11,6 +11,7 @@ pub(crate) mod check;
 pub(crate) mod display;
 pub(crate) mod earlier;
 mod ending;
+mod failure;
 pub(crate) mod files;
 pub(crate) mod history;
 pub(crate) mod inbound;

@@ -231,14 +231,17 @@ impl Names {
             ("users.list", &of_channels[..1]),
             ("conversations.list", &of_channels),
         ] {
-            self.web.pages(method, args, &mut |items| {
+            for page in self.web.pages(method, args) {
+                let items = page?;
                 lines.extend(items.iter().filter_map(|item| self.directory_line(item)));
                 pages += 1;
+                if lines.len() >= DIRECTORY_BYTES_MAX {
+                    break;
+                }
                 if pages > 2 {
                     stop.wait(PAGE_PAUSE)?;
                 }
-                Ok(lines.len() < DIRECTORY_BYTES_MAX)
-            })?;
+            }
         }
         dir.replace(DIRECTORY_FILE, lines.as_bytes())?;
         let count = lines.lines().count();

@@ -2,7 +2,6 @@
 //! that is what every method takes. Rate limits are kept per method and channel; what may be
 //! repeated is repeated; what must not be is reported as `Failure::Unknown`.
 
-use std::fmt;
 use std::io::{Read as _, Write};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,6 +19,8 @@ use crate::base::secret::{self, Secret};
 use crate::base::stop::Stop;
 use crate::net::{self, HttpLimits, Net, NetFault};
 
+use super::failure::fatal;
+pub(crate) use super::failure::{Failure, SlackResult};
 use super::inbound::Me;
 use super::is_ts;
 
@@ -34,91 +35,6 @@ pub(crate) enum Urgency {
 
 /// Entries in a page; Slack advises no more.
 pub(crate) const PAGE: &str = "200";
-
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Failure {
-    /// `ok:false` with this code; `missing_scope` names the scope behind a colon.
-    Refused(String),
-    /// Not before this time.
-    Limited(Duration),
-    /// Sent, but not answered: it may have been done.
-    Unknown(String),
-    /// Not done.
-    Failed(String),
-    /// Not done, and waiting does not help: no CA certificates, an unusable proxy.
-    Hopeless(String),
-    /// The program is going down.
-    Stopped,
-}
-
-pub(crate) type SlackResult<T> = std::result::Result<T, Failure>;
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Refused(code) => write!(f, "Slack refused: {}", explain(code)),
-            Failure::Limited(after) => write!(f, "rate limited for {} s", after.as_secs()),
-            Failure::Unknown(why) => write!(f, "{why}; it may have been done all the same"),
-            Failure::Failed(why) | Failure::Hopeless(why) => f.write_str(why),
-            Failure::Stopped => f.write_str("stopped"),
-        }
-    }
-}
-
-impl Failure {
-    /// Would the same call be refused again?
-    pub(crate) fn stays(&self) -> bool {
-        matches!(self, Failure::Refused(code) if !TRANSIENT.contains(&code.as_str()))
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        match failure {
-            Failure::Stopped => Error::Stopped,
-            Failure::Limited(after) => Error::Retry {
-                after: Some(after),
-                why: failure.to_string(),
-                fault: None,
-            },
-            Failure::Refused(_) | Failure::Hopeless(_) => Error::Failed(failure.to_string()),
-            Failure::Unknown(_) | Failure::Failed(_) => Error::retry(failure.to_string()),
-        }
-    }
-}
-
-/// A code of Slack's with the fix where one is known.
-fn explain(code: &str) -> String {
-    if let Some(scope) = code.strip_prefix("missing_scope:") {
-        if scope.starts_with("connections:") {
-            return format!(
-                "missing_scope (make a new app-level token with {scope}: app settings, Basic \
-                 Information > App-Level Tokens)"
-            );
-        }
-        return format!(
-            "missing_scope (add {scope} in the app's settings, then reinstall the app)"
-        );
-    }
-    let hint = match code {
-        "not_in_channel" => "invite mom there: /invite @mom",
-        "channel_not_found" => "no such conversation, or a private one that mom is not in",
-        "is_archived" => "the channel is archived",
-        "invalid_auth" | "not_authed" | "token_revoked" | "token_expired" => {
-            "take the token again from the app's pages at api.slack.com/apps"
-        }
-        "account_inactive" => "the app was removed from the workspace; install it again",
-        "not_allowed_token_type" => {
-            "xapp- goes into MOM_SLACK_APP_TOKEN, xoxb- into MOM_SLACK_BOT_TOKEN"
-        }
-        "file_upload_size_restricted" => "too large for this workspace",
-        "storage_limit_reached" => "the workspace's file storage is full",
-        "messages_tab_disabled" => "switch the Messages tab on: App Home in the app's settings",
-        code => return code.to_owned(),
-    };
-    format!("{code} ({hint})")
-}
 
 /// What a message says. `blocks` and `metadata` are JSON.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -177,20 +93,6 @@ pub(crate) struct Downloaded {
     pub(crate) is_html: bool,
 }
 
-/// Codes that pass by themselves.
-#[rustfmt::skip]
-const TRANSIENT: &[&str] = &[
-    "internal_error", "fatal_error", "service_unavailable", "request_timeout",
-    "team_added_to_org",
-];
-/// Codes of apps.connections.open and auth.test after which waiting does not help.
-#[rustfmt::skip]
-const FATAL: &[&str] = &[
-    "not_authed", "invalid_auth", "account_inactive", "user_removed_from_team",
-    "team_disabled", "token_revoked", "token_expired", "not_allowed_token_type",
-    "forbidden_team", "insecure_request", "org_login_required", "ekm_access_denied",
-    "team_access_not_granted", "accesslimited", "no_permission",
-];
 /// When Slack limits without saying for how long.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(30);
 /// Bounds for Retry-After. Slack asks for seconds up to a minute; a server must neither
@@ -207,7 +109,7 @@ const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// For all the bytes of a file, whatever their pace.
 const TRANSFER_MAX: Duration = Duration::from_secs(3600);
 /// Pages of a whole list or history: four million messages. A server may always name a next one.
-const PAGES_OF_ALL_MAX: usize = 20_000;
+const PAGES_MAX: usize = 20_000;
 /// Keys of the rate-limit table; far more than are ever limited at once.
 const LIMITED_MAX: usize = 1000;
 
@@ -388,48 +290,24 @@ impl Web {
             ("inclusive", "true"),
             ("limit", "2"),
         ];
-        let found = self.page("conversations.replies", &args, &mut None)?;
+        let found = self.pages("conversations.replies", &args).next();
+        let found = found.transpose()?.unwrap_or_default();
         Ok(found.into_iter().find(|message| message["ts"] == ts))
     }
 
-    /// Calls `each` with the items of every page, page by page; it says whether to go on.
-    pub(crate) fn pages(
-        &self,
+    /// The items of a list or history, page by page.
+    pub(crate) fn pages<'a>(
+        &'a self,
         method: &'static str,
-        args: &[(&str, &str)],
-        each: &mut dyn FnMut(Vec<Value>) -> Result<bool>,
-    ) -> Result<()> {
-        let mut cursor = None;
-        for _ in 0..PAGES_OF_ALL_MAX {
-            if !each(self.page(method, args, &mut cursor)?)? || cursor.is_none() {
-                return Ok(());
-            }
+        args: &'a [(&'a str, &'a str)],
+    ) -> Pages<'a> {
+        Pages {
+            web: self,
+            method,
+            args,
+            cursor: Some(String::new()),
+            left: PAGES_MAX,
         }
-        Err(Error::failed(format!(
-            "{method}: more than {PAGES_OF_ALL_MAX} pages"
-        )))
-    }
-
-    /// One page; `cursor` moves on, to `None` after the last.
-    pub(super) fn page(
-        &self,
-        method: &'static str,
-        args: &[(&str, &str)],
-        cursor: &mut Option<String>,
-    ) -> SlackResult<Vec<Value>> {
-        let here = cursor.take();
-        let mut args = args.to_vec();
-        args.extend(here.as_deref().map(|cursor| ("cursor", cursor)));
-        let mut answer = self.call(method, "", &args, Urgency::Must)?;
-        let next = answer["response_metadata"]["next_cursor"].as_str();
-        let next = next.filter(|next| !next.is_empty() && here.as_deref() != Some(next));
-        *cursor = next.map(str::to_owned);
-        let lists = ["messages", "members", "channels"];
-        let mut items = lists.iter().map(|list| answer[*list].take());
-        Ok(match items.find(Value::is_array) {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        })
     }
 
     /// The three steps of an upload; the message appears a little after the last.
@@ -670,6 +548,41 @@ impl Web {
     }
 }
 
+pub(crate) struct Pages<'a> {
+    web: &'a Web,
+    method: &'static str,
+    args: &'a [(&'a str, &'a str)],
+    /// Of the page to come, empty for the first; `None` after the last.
+    cursor: Option<String>,
+    left: usize,
+}
+
+impl Iterator for Pages<'_> {
+    type Item = SlackResult<Vec<Value>>;
+
+    fn next(&mut self) -> Option<SlackResult<Vec<Value>>> {
+        self.left = self.left.checked_sub(1)?;
+        let here = self.cursor.take()?;
+        let mut args = self.args.to_vec();
+        if !here.is_empty() {
+            args.push(("cursor", &here));
+        }
+        let mut answer = match self.web.call(self.method, "", &args, Urgency::Must) {
+            Ok(answer) => answer,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let next = answer["response_metadata"]["next_cursor"].as_str();
+        let next = next.filter(|next| !next.is_empty() && *next != here);
+        self.cursor = next.map(str::to_owned);
+        let lists = ["messages", "members", "channels"];
+        let mut items = lists.iter().map(|list| answer[*list].take());
+        Some(Ok(match items.find(Value::is_array) {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        }))
+    }
+}
+
 /// Between the tries of a call.
 fn backoff() -> Backoff {
     Backoff::new(PAUSE_FIRST, PAUSE_FIRST * 2_u32.pow(TRIES_MAX))
@@ -688,27 +601,6 @@ fn fault(what: &str, url: &str, err: &ureq::Error) -> Failure {
 fn limited(headers: &HeaderMap) -> Failure {
     let after = net::retry_after(headers).unwrap_or(RETRY_AFTER_DEFAULT);
     Failure::Limited(after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
-}
-
-/// Fatal codes end the program, everything else is tried again by the caller.
-fn fatal(failure: Failure, method: &str) -> Error {
-    let code = match &failure {
-        Failure::Refused(code) => code,
-        // These may be done twice.
-        Failure::Unknown(why) => return Error::retry(why.as_str()),
-        _ => return failure.into(),
-    };
-    let scope = code.starts_with("missing_scope");
-    if !scope && !FATAL.contains(&code.as_str()) {
-        return Error::retry(format!("{method}: {failure}"));
-    }
-    let check = match method {
-        "auth.test" => "MOM_SLACK_BOT_TOKEN (app settings: Install App)",
-        _ => {
-            "MOM_SLACK_APP_TOKEN (app settings: Basic Information > App-Level Tokens, Socket Mode)"
-        }
-    };
-    Error::failed(format!("{method}: {failure}; check {check}"))
 }
 
 #[cfg(test)]
@@ -868,13 +760,11 @@ mod tests {
             json(r#"{"ok":true,"members":[2],"response_metadata":{"next_cursor":"c"}}"#),
         ];
         let (web, requests) = slack(&PAGES);
-        let mut all = Vec::new();
-        let mut each = |items: Vec<Value>| {
-            all.extend(items);
-            Ok(true)
-        };
-        web.pages("users.list", &[("limit", "2")], &mut each)
-            .unwrap();
+        let args = [("limit", "2")];
+        let all: Vec<Value> = web
+            .pages("users.list", &args)
+            .flat_map(Result::unwrap)
+            .collect();
         assert_eq!(all, [1, 2]);
         let last = requests.try_iter().last().unwrap();
         assert!(last.ends_with("\nlimit=2&cursor=c"), "{last}");

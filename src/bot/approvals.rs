@@ -15,7 +15,6 @@ use crate::base::log;
 use crate::base::random;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
-use crate::slack::blocks_are_refused;
 use crate::slack::display::Target;
 use crate::slack::earlier::{QUESTION, find, metadata};
 use crate::slack::inbound::Incoming;
@@ -129,7 +128,7 @@ impl Approvals {
     ) -> SlackResult<(String, QuestionText)> {
         let shown = QuestionText::of(question);
         match self.post_text(target, root, &shown, id, stop) {
-            Err(failure) if blocks_are_refused(&failure) => {
+            Err(failure) if failure.blames_blocks() => {
                 let channel = &target.channel;
                 log::warning!(channel, "calls are shown as a file: {failure}");
                 let shown = QuestionText::in_file(question);

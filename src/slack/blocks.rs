@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::inline::dead;
-use super::web::{Failure, PostContent};
+use super::web::PostContent;
 use crate::agent::run::ToolReport;
 use crate::base::text;
 
@@ -41,20 +41,16 @@ impl StepStatus {
 
     /// In front of the step where Slack takes no plan.
     pub(super) fn mark(self) -> char {
-        match self {
-            StepStatus::Pending => '○',
-            StepStatus::InProgress => '→',
-            StepStatus::Complete => '✓',
-            StepStatus::Error => '✗',
-        }
+        self.signs().0
     }
 
-    fn name(self) -> &'static str {
+    /// Its mark, and its name in Slack's cards.
+    fn signs(self) -> (char, &'static str) {
         match self {
-            StepStatus::Pending => "pending",
-            StepStatus::InProgress => "in_progress",
-            StepStatus::Complete => "complete",
-            StepStatus::Error => "error",
+            StepStatus::Pending => ('○', "pending"),
+            StepStatus::InProgress => ('→', "in_progress"),
+            StepStatus::Complete => ('✓', "complete"),
+            StepStatus::Error => ('✗', "error"),
         }
     }
 }
@@ -102,7 +98,7 @@ pub(super) fn plan(name: &str, cards: Vec<Value>) -> Value {
 
 /// `id` is unique within its plan.
 pub(super) fn card(id: &str, name: &str, status: StepStatus) -> Value {
-    json!({"type": "task_card", "task_id": id, "title": title(name), "status": status.name()})
+    json!({"type": "task_card", "task_id": id, "title": title(name), "status": status.signs().1})
 }
 
 /// What a card shows when it is unfolded, each text in an element of its kind; `None` without
@@ -121,19 +117,6 @@ pub(super) fn rich_text(parts: &[(&str, &str)]) -> Option<Value> {
 pub(super) fn stop_button(run: &str) -> Value {
     json!({"type": "actions", "elements": [{"type": "button", "action_id": "stop",
         "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": run}]})
-}
-
-/// What Slack says of the message, its place and mom's rights; any other refusal is blamed on
-/// the blocks, and the same text without them may pass.
-#[rustfmt::skip]
-const REFUSED_ANYWAY: &[&str] = &[
-    "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
-    "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
-];
-
-pub(crate) fn are_refused(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(code) if failure.stays()
-        && !REFUSED_ANYWAY.iter().any(|start| code.starts_with(start)))
 }
 
 /// What blocks, or a text in them, weigh: Slack refuses more than about 13,200 characters.

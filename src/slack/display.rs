@@ -2,7 +2,7 @@
 //!
 //! The run hands over updates and never waits; `Progress` says what each message is to show.
 //! This thread compares that with what Slack shows, and makes the call that is due: each
-//! message has one newest content, and what it said in between is never sent later. One call
+//! message has one newest content, and what it was between two calls is never sent. One call
 //! at a time keeps the order, and the answer waits for one call in flight at most. All calls
 //! of a run share one pace, because all channels together have about 50 edits a minute.
 //!
@@ -155,8 +155,8 @@ impl Show {
         }
     }
 
-    /// Waits until the end stands in Slack, and the details with it. The ts of the answer, if
-    /// there is one. An error: it could not be posted.
+    /// Waits until the end is posted, and the details with it. The ts of the answer, if there
+    /// is one. An error: it could not be posted.
     /// `name_of`: what people call a user.
     pub(crate) fn finish(
         self,
@@ -200,9 +200,6 @@ pub(super) struct SentMessages {
     status_is_lost: bool,
     /// Messages of this try, without a ts where Slack refused one.
     pub(super) details: Vec<(Option<String>, PostContent)>,
-    /// How many of them are full and complete, and the step that comes after them.
-    full_details: usize,
-    first_step: usize,
     /// When changes of the details have waited long enough; `None`: there are none.
     details_due: Option<Instant>,
     /// The line below the thread that the run lives in, and since when.
@@ -392,25 +389,13 @@ impl Display {
     }
 
     /// The first message of details that does not show what it should, and its number.
-    pub(super) fn next_details(&mut self) -> Option<(usize, PostContent)> {
-        let progress = &self.shared.state.lock().unwrap().progress;
-        let shown = &mut self.shown;
-        let mut number = shown.full_details;
-        let pages = progress.details(shown.first_step, self.sent_as);
-        let mut pages = pages.into_iter().peekable();
-        while let Some(page) = pages.next() {
-            if shown.details.get(number).map(|(_, shown)| shown) != Some(&page.shown) {
-                return Some((number, page.shown));
-            }
-            number += 1;
-            let end = pages.peek().map_or(0, |next| next.first_step);
-            let is_next = page.first_step == shown.first_step && page.first_step < end;
-            if is_next && progress.are_over(page.first_step..end) {
-                shown.first_step = end;
-                shown.full_details = number;
-            }
-        }
-        None
+    pub(super) fn next_details(&self) -> Option<(usize, PostContent)> {
+        let pages = self.progress(|progress| progress.details(self.sent_as));
+        let mut pages = pages.into_iter().enumerate();
+        pages.find(|(number, page)| {
+            let shown = self.shown.details.get(*number);
+            shown.is_none_or(|(_, shown)| shown != page)
+        })
     }
 
     fn called(&mut self) {
@@ -469,7 +454,7 @@ impl Display {
             return self.put(slot, plain, urgency);
         }
         match self.put(slot, shown.clone(), urgency) {
-            Err(failure) if blocks::are_refused(&failure) => {
+            Err(failure) if failure.blames_blocks() => {
                 let channel = &self.target.channel;
                 log::warning!(channel, "this run is shown as text: {failure}");
                 self.sent_as = SentAs::Text;
@@ -479,7 +464,8 @@ impl Display {
         }
     }
 
-    /// Posts or edits a message; its ts.
+    /// Posts or edits a message; its ts. A call that must be made is tried again while the
+    /// network is away, until the stop.
     pub(super) fn put(
         &self,
         slot: Slot<'_>,
@@ -487,50 +473,13 @@ impl Display {
         urgency: Urgency,
     ) -> SlackResult<String> {
         match slot {
-            Slot::Existing(ts) => {
-                // Blocks that are left out would stay.
-                content.blocks.get_or_insert_with(|| "[]".to_owned());
-                let channel = &self.target.channel;
-                self.persist(urgency, || {
-                    self.web.chat_update(channel, ts, &content, urgency)
-                })?;
-                Ok(ts.to_owned())
-            }
-            Slot::New(part, thread_ts) => {
-                content.metadata = Some(metadata(&self.target.run, part));
-                self.persist(urgency, || self.post(part, thread_ts, &content, urgency))
-            }
+            Slot::New(part, _) => content.metadata = Some(metadata(&self.target.run, part)),
+            Slot::Existing(_) if content.blocks.is_none() => content.blocks = Some("[]".to_owned()),
+            Slot::Existing(_) => {}
         }
-    }
-
-    /// Posts once: when Slack's answer was lost, the message is looked for.
-    fn post(
-        &self,
-        part: &str,
-        thread_ts: Option<&str>,
-        content: &PostContent,
-        urgency: Urgency,
-    ) -> SlackResult<String> {
-        let (channel, run) = (&self.target.channel, &self.target.run);
-        let posted = self
-            .web
-            .chat_post_message(channel, thread_ts, content, urgency);
-        let Err(Failure::Unknown(why)) = &posted else {
-            return posted;
-        };
-        log::warning!(channel, "was {part} posted? {why}");
-        find(&self.web, channel, thread_ts, run, part)?.map_or(posted, Ok)
-    }
-
-    /// What must be said is tried again while the network is away, unless the run is stopped.
-    fn persist<T>(
-        &self,
-        urgency: Urgency,
-        mut call: impl FnMut() -> SlackResult<T>,
-    ) -> SlackResult<T> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(256));
         loop {
-            let failure = match call() {
+            let failure = match self.put_once(slot, &content, urgency) {
                 Err(failure @ (Failure::Unknown(_) | Failure::Failed(_))) => failure,
                 outcome => return outcome,
             };
@@ -539,6 +488,29 @@ impl Display {
                 return Err(failure);
             }
         }
+    }
+
+    /// When Slack's answer to a post was lost, the message is looked for.
+    fn put_once(
+        &self,
+        slot: Slot<'_>,
+        content: &PostContent,
+        urgency: Urgency,
+    ) -> SlackResult<String> {
+        let (web, channel) = (&self.web, &self.target.channel);
+        let (part, thread_ts) = match slot {
+            Slot::Existing(ts) => {
+                web.chat_update(channel, ts, content, urgency)?;
+                return Ok(ts.to_owned());
+            }
+            Slot::New(part, thread_ts) => (part, thread_ts),
+        };
+        let posted = web.chat_post_message(channel, thread_ts, content, urgency);
+        let Err(Failure::Unknown(why)) = &posted else {
+            return posted;
+        };
+        log::warning!(channel, "was {part} posted? {why}");
+        find(web, channel, thread_ts, &self.target.run, part)?.map_or(posted, Ok)
     }
 }
 

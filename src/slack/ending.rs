@@ -75,7 +75,7 @@ impl Display {
             let blocks = json!([blocks::markdown(&piece)]);
             let content = PostContent::blocks(&markdown::fallback(&piece), &blocks);
             match self.answer_part(content) {
-                Err(failure) if blocks::are_refused(&failure) => {
+                Err(failure) if failure.blames_blocks() => {
                     for text in markdown::texts(&piece) {
                         self.answer_part(PostContent::plain(text))?;
                     }
@@ -127,7 +127,7 @@ impl Display {
         content.metadata = Some(metadata(&self.target.run, PART));
         match self.put(Slot::Existing(&ts), content.clone(), Urgency::Must) {
             Err(failure) if failure.stays() => {
-                if blocks::are_refused(&failure) && content.blocks.is_some() {
+                if failure.blames_blocks() && content.blocks.is_some() {
                     return Err(failure);
                 }
                 log::warning!(&self.target.channel, "the answer is posted anew: {failure}");

@@ -42,6 +42,12 @@ impl Failure {
     pub(crate) fn stays(&self) -> bool {
         matches!(self, Failure::Refused(code) if !TRANSIENT.contains(&code.as_str()))
     }
+
+    /// Might the same text without blocks pass?
+    pub(crate) fn blames_blocks(&self) -> bool {
+        let is_other = |code: &str| REFUSED_ANYWAY.iter().any(|start| code.starts_with(start));
+        matches!(self, Failure::Refused(code) if self.stays() && !is_other(code))
+    }
 }
 
 impl From<Failure> for Error {
@@ -96,6 +102,13 @@ fn explain(code: &str) -> String {
 const TRANSIENT: &[&str] = &[
     "internal_error", "fatal_error", "service_unavailable", "request_timeout",
     "team_added_to_org",
+];
+/// How codes begin that speak of the message, its place and mom's rights: any other refusal of
+/// a message with blocks is blamed on these.
+#[rustfmt::skip]
+const REFUSED_ANYWAY: &[&str] = &[
+    "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
+    "missing_scope", "no_permission", "not_", "org_login", "restricted_action", "team_", "thread_", "token_",
 ];
 /// Codes of apps.connections.open and auth.test after which waiting does not help.
 #[rustfmt::skip]

@@ -42,7 +42,7 @@ pub(crate) struct SlackFile {
     pub(crate) name: String,
     /// Bytes; 0 when Slack does not say.
     pub(crate) size: u64,
-    /// Empty when only files.info tells it (Slack Connect).
+    /// Empty when only files.info has it (Slack Connect).
     pub(crate) url: String,
     /// A canvas, post, list or e-mail, or a web page: its content is HTML.
     pub(crate) is_html: bool,

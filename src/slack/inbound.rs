@@ -311,7 +311,7 @@ fn is_bot_id(id: &str) -> bool {
         .is_some_and(|rest| is_user_id(&format!("U{rest}")))
 }
 
-/// Takes `<@ME>` and `<@ME|name>` out; tells whether one was there.
+/// Takes `<@ME>` and `<@ME|name>` out; whether one was there.
 fn without_mention(text: &str, user_id: &str) -> (String, bool) {
     let mut out = String::with_capacity(text.len());
     let mut found = false;
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn who_is_speaking_and_to_whom() {
-        let said = |extra: Value| {
+        let read = |extra: Value| {
             let mut event = json!({"type": "message", "channel": "C1", "user": "U7",
                 "text": "hi", "ts": "1.000001", "channel_type": "channel"});
             for (key, value) in extra.as_object().unwrap() {
@@ -406,7 +406,7 @@ mod tests {
             (json!({"text": "<@"}), "<@"),
             (json!({"text": 5}), "-"),
         ] {
-            assert_eq!(said(extra.clone()), want, "{extra}");
+            assert_eq!(read(extra.clone()), want, "{extra}");
         }
     }
 
@@ -453,15 +453,15 @@ mod tests {
             };
             let event = &envelope.payload["event"];
             program_name(event);
-            let heard = overheard(event, "C1", &me());
+            let overheard = overheard(event, "C1", &me());
             let parsed = parse(&envelope.kind, &envelope.payload, &me());
-            let (channel, ts) = match (&parsed, &heard) {
-                (Inbound::Message(said) | Inbound::Edited(said), _) | (_, Some(said)) => {
-                    assert!(is_user_id(&said.user) || is_bot_id(&said.user));
-                    assert!(said.text.len() <= 8 * text.len() + 1_000);
-                    assert!(said.thread_ts.as_deref().is_none_or(is_ts));
-                    assert!(!without_mention(&said.text, "U0MOM").1);
-                    (&said.channel, said.ts.as_str())
+            let (channel, ts) = match (&parsed, &overheard) {
+                (Inbound::Message(message) | Inbound::Edited(message), _) | (_, Some(message)) => {
+                    assert!(is_user_id(&message.user) || is_bot_id(&message.user));
+                    assert!(message.text.len() <= 8 * text.len() + 1_000);
+                    assert!(message.thread_ts.as_deref().is_none_or(is_ts));
+                    assert!(!without_mention(&message.text, "U0MOM").1);
+                    (&message.channel, message.ts.as_str())
                 }
                 (Inbound::Deleted { channel, ts }, _) => (channel, ts.as_str()),
                 (Inbound::StopPressed { channel, .. } | Inbound::ChannelChanged(channel), _) => {

@@ -12,7 +12,7 @@ By hand after that:
      it starts with xapp- and goes into MOM_SLACK_APP_TOKEN.
   2. Install App: install it to the workspace; the Bot User OAuth Token starts with xoxb-
      and goes into MOM_SLACK_BOT_TOKEN.
-  3. In Slack: /invite @mom in each channel she shall hear.
+  3. In Slack: /invite @mom in each channel that mom is to work in.
   4. mom --check ./data
 ";
 

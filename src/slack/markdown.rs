@@ -93,7 +93,7 @@ fn push_line(out: &mut String, line: &str) {
     }
 }
 
-/// Where a walk over lines stands with code fences.
+/// Whether a walk over lines is within a code fence.
 #[derive(Default)]
 struct Fences {
     open: Option<(char, usize)>,

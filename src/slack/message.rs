@@ -15,7 +15,7 @@ use super::files::SlackFile;
 const CHARS_MAX: usize = 40_000;
 /// Files of one message, those of forwarded messages included.
 const FILES_MAX: usize = 50;
-/// Blocks whose content is no text: their type, what people call it, and what is told of it.
+/// Blocks whose content is no text: their type, what people call it, and what is shown of it.
 const MARKED: [(&str, &str, &[&str]); 4] = [
     ("image", "image", &["/title", "/alt_text"]),
     ("video", "video", &["/title", "/title_url", "/description"]),
@@ -370,17 +370,17 @@ impl Reader {
     /// What Slack itself shows of a file's content.
     fn file_text(&mut self, file: &Value) {
         let speech = &file["transcription"];
-        let said = string(&speech["preview"]["content"]);
+        let transcript = string(&speech["preview"]["content"]);
         let vtt = string(&file["vtt"]);
-        let is_partial = said.is_empty() || speech["preview"]["has_more"] == true;
+        let is_partial = transcript.is_empty() || speech["preview"]["has_more"] == true;
         let rest = if is_partial {
             " ... (the rest is in the file)"
         } else {
             ""
         };
-        if !said.is_empty() {
+        if !transcript.is_empty() {
             self.lines
-                .push(&format!("[transcript: {}{rest}]", text::escape(said)));
+                .push(&format!("[transcript: {}{rest}]", text::escape(transcript)));
         } else if speech.is_object() && vtt.is_empty() {
             self.lines.push("[a clip of which Slack has no transcript]");
         }

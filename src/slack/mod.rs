@@ -29,7 +29,6 @@ use serde_json::Value;
 
 use crate::config::Config;
 
-pub(crate) use self::blocks::are_refused as blocks_are_refused;
 pub(crate) use crate::base::time::is_slack_ts as is_ts;
 
 /// One delivery. What comes again after a lost ack has the same payload.
@@ -63,7 +62,7 @@ pub(crate) fn is_user_id(id: &str) -> bool {
     id.starts_with(['U', 'W']) && is_id(id)
 }
 
-/// What is wrong with the lists of those who may use her: a name listed for an id fits nobody.
+/// What is wrong with the lists of those who may use mom: a name in place of an id fits nobody.
 pub(crate) fn odd_lists(config: &Config) -> Option<String> {
     type IsId = fn(&str) -> bool;
     let lists = [

@@ -514,7 +514,7 @@ mod tests {
         stop: Stop,
         sockets: Receiver<Far>,
         /// Kind and payload of what was received, `connected` for a hello.
-        told: Receiver<String>,
+        received: Receiver<String>,
         run: JoinHandle<Result<()>>,
     }
 
@@ -537,15 +537,16 @@ mod tests {
         });
         let stop = Stop::new();
         let ours = stop.clone();
-        let (tell, told) = mpsc::channel();
+        let (report, received) = mpsc::channel();
         let run = thread::spawn(move || {
             let url = format!("http://{address}/api");
             let (app, bot) = (Secret::new("xapp-1"), Secret::new("xoxb-1"));
             let web = Arc::new(Web::new(&url, app, bot, &net(None), &ours));
-            let connected = tell.clone();
+            let connected = report.clone();
             let mut receive = |batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])| {
                 for envelope in &batch {
-                    tell.send(format!("{} {}", envelope.kind, envelope.payload))
+                    report
+                        .send(format!("{} {}", envelope.kind, envelope.payload))
                         .unwrap();
                 }
                 let ids: Vec<String> = batch.into_iter().map(|envelope| envelope.id).collect();
@@ -557,7 +558,7 @@ mod tests {
         Mom {
             stop,
             sockets,
-            told,
+            received,
             run,
         }
     }
@@ -573,7 +574,7 @@ mod tests {
     }
 
     /// The next frame but pings, which it answers.
-    fn hear(far: &mut Far) -> String {
+    fn next_frame(far: &mut Far) -> String {
         let guard = Instant::now() + Duration::from_secs(30);
         loop {
             match far.read() {
@@ -600,10 +601,16 @@ mod tests {
         }
         say(&mut first, r#"{"envelope_id":"e3","type":"unheard of"}"#);
         for id in ["e1", "e2", "e3"] {
-            assert_eq!(hear(&mut first), format!(r#"{{"envelope_id":"{id}"}}"#));
+            assert_eq!(
+                next_frame(&mut first),
+                format!(r#"{{"envelope_id":"{id}"}}"#)
+            );
         }
         first.send(Message::Ping("p".into())).unwrap();
-        assert_eq!(hear(&mut first), format!("{:?}", Message::Pong("p".into())));
+        assert_eq!(
+            next_frame(&mut first),
+            format!("{:?}", Message::Pong("p".into()))
+        );
 
         say(
             &mut first,
@@ -611,21 +618,21 @@ mod tests {
         );
         let mut second = mom.sockets.recv().unwrap();
         say(&mut first, envelope("e4"));
-        assert_eq!(hear(&mut first), r#"{"envelope_id":"e4"}"#);
+        assert_eq!(next_frame(&mut first), r#"{"envelope_id":"e4"}"#);
         say(&mut second, HELLO);
-        assert_eq!(hear(&mut first), "close");
+        assert_eq!(next_frame(&mut first), "close");
         say(&mut second, envelope("e5"));
-        assert_eq!(hear(&mut second), r#"{"envelope_id":"e5"}"#);
+        assert_eq!(next_frame(&mut second), r#"{"envelope_id":"e5"}"#);
 
         drop(second);
         let mut third = mom.sockets.recv().unwrap();
         say(&mut third, HELLO);
-        let told: Vec<String> = (0..8).map(|_| mom.told.recv().unwrap()).collect();
+        let received: Vec<String> = (0..8).map(|_| mom.received.recv().unwrap()).collect();
         let want = "connected, events_api \"e1\", events_api \"e2\", unheard of null, \
                     events_api \"e4\", connected, events_api \"e5\", connected";
-        assert_eq!(told.join(", "), want);
+        assert_eq!(received.join(", "), want);
         mom.stop.set(Cause::Restart);
-        assert_eq!(hear(&mut third), "close");
+        assert_eq!(next_frame(&mut third), "close");
         assert_eq!(mom.run.join().unwrap(), Ok(()));
     }
 
@@ -641,7 +648,7 @@ mod tests {
         let mut second = mom.sockets.recv().unwrap();
         say(&mut second, HELLO);
         say(&mut second, envelope("e"));
-        assert_eq!(hear(&mut second), r#"{"envelope_id":"e"}"#);
+        assert_eq!(next_frame(&mut second), r#"{"envelope_id":"e"}"#);
         mom.stop.set(Cause::Restart);
         assert_eq!(mom.run.join().unwrap(), Ok(()));
     }
@@ -655,7 +662,7 @@ mod tests {
         let mom = mom(pace, OPENED);
         // Answers pings, but never says hello.
         let mut first = mom.sockets.recv().unwrap();
-        let goodbye = hear(&mut first);
+        let goodbye = next_frame(&mut first);
         assert!(
             goodbye.contains("reset") || goodbye.contains("ended"),
             "{goodbye}"
@@ -665,13 +672,13 @@ mod tests {
         say(&mut second, HELLO);
         let mut third = mom.sockets.recv().unwrap();
         say(&mut third, HELLO);
-        // Nothing but answered pings, for longer than silence is borne.
+        // Nothing but answered pings, for longer than silence is accepted.
         for _ in 0..20 {
             assert!(matches!(third.read(), Ok(Message::Ping(_))));
             third.flush().unwrap();
         }
         say(&mut third, envelope("e"));
-        assert_eq!(hear(&mut third), r#"{"envelope_id":"e"}"#);
+        assert_eq!(next_frame(&mut third), r#"{"envelope_id":"e"}"#);
         mom.stop.set(Cause::Restart);
         assert_eq!(mom.run.join().unwrap(), Ok(()));
     }

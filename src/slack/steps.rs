@@ -41,7 +41,7 @@ pub(super) struct Progress {
     writing_is_old: bool,
     /// What the model thought and wrote in turns that are over: it goes into the next step.
     words: String,
-    /// `Retrying (1/3)...`: stands until something else goes on.
+    /// `Retrying (1/3)...`: shown until something else goes on.
     note: Option<String>,
     /// Safe Markdown at the end of the details.
     end_notes: Vec<String>,
@@ -58,13 +58,6 @@ struct Step {
     words: String,
     output: String,
     took: Option<Duration>,
-}
-
-/// One message of details.
-pub(super) struct Page {
-    /// Index of its first step.
-    pub(super) first_step: usize,
-    pub(super) shown: PostContent,
 }
 
 impl Progress {
@@ -257,35 +250,25 @@ impl Progress {
         earlier.into_iter().chain(steps).take(CARDS_MAX).collect()
     }
 
-    /// Whether the steps of these indexes are over.
-    pub(super) fn are_over(&self, steps: std::ops::Range<usize>) -> bool {
-        self.steps[steps].iter().all(|step| step.status.is_over())
-    }
-
-    /// The details from this step on, in as few messages as their limits allow.
-    pub(super) fn details(&self, first_step: usize, sent_as: SentAs) -> Vec<Page> {
-        let weight_max = match sent_as {
-            SentAs::Blocks => BLOCKS_WEIGHT_MAX,
-            SentAs::Text => TEXT_UNITS_MAX,
-        };
+    /// The details, in as few messages as their limits allow.
+    pub(super) fn details(&self, sent_as: SentAs) -> Vec<PostContent> {
         let mut pages = Vec::new();
-        let steps = self.steps.iter().enumerate().skip(first_step);
-        for (index, step) in steps.filter(|(_, step)| step.status != StepStatus::Pending) {
-            let page = page_for(&mut pages, step.weight(sent_as), weight_max, index);
+        let begun = |step: &&Step| step.status != StepStatus::Pending;
+        for step in self.steps.iter().filter(begun) {
+            let page = page_for(&mut pages, step.weight(sent_as), sent_as);
             page.steps.push(step);
         }
         for note in &self.end_notes {
             let weight = blocks::weight(&blocks::markdown(note));
-            let page = page_for(&mut pages, weight, weight_max, self.steps.len());
-            page.notes.push(note);
+            page_for(&mut pages, weight, sent_as).notes.push(note);
         }
-        pages.iter().map(|page| page.finish(sent_as)).collect()
+        pages.iter().map(|page| page.content(sent_as)).collect()
     }
 }
 
 /// What one message of details is to show.
-struct PageDraft<'a> {
-    first_step: usize,
+#[derive(Default)]
+struct Page<'a> {
     steps: Vec<&'a Step>,
     notes: Vec<&'a str>,
     weight: usize,
@@ -293,29 +276,26 @@ struct PageDraft<'a> {
 
 /// The last page if it has room for this, else a new one.
 fn page_for<'p, 'a>(
-    pages: &'p mut Vec<PageDraft<'a>>,
+    pages: &'p mut Vec<Page<'a>>,
     weight: usize,
-    weight_max: usize,
-    first_step: usize,
-) -> &'p mut PageDraft<'a> {
-    let has_room = pages
-        .last()
-        .is_some_and(|page| page.weight + weight <= weight_max && page.steps.len() < CARDS_MAX);
-    if !has_room {
-        pages.push(PageDraft {
-            first_step,
-            steps: Vec::new(),
-            notes: Vec::new(),
-            weight: 100,
-        });
+    sent_as: SentAs,
+) -> &'p mut Page<'a> {
+    let weight_max = match sent_as {
+        SentAs::Blocks => BLOCKS_WEIGHT_MAX - 100,
+        SentAs::Text => TEXT_UNITS_MAX,
+    };
+    let has_room =
+        |page: &Page<'_>| page.weight + weight <= weight_max && page.steps.len() < CARDS_MAX;
+    if !pages.last().is_some_and(has_room) {
+        pages.push(Page::default());
     }
     let last = pages.len() - 1;
     pages[last].weight += weight;
     &mut pages[last]
 }
 
-impl PageDraft<'_> {
-    fn finish(&self, sent_as: SentAs) -> Page {
+impl Page<'_> {
+    fn content(&self, sent_as: SentAs) -> PostContent {
         let of_step = match sent_as {
             SentAs::Blocks => Step::line,
             SentAs::Text => Step::text,
@@ -324,23 +304,16 @@ impl PageDraft<'_> {
         let notes = self.notes.iter().map(|note| markdown::mrkdwn(note));
         let text = steps.chain(notes).collect::<Vec<_>>().join("\n");
         let text = text::utf16_prefix(&text, TEXT_UNITS_MAX);
-        Page {
-            first_step: self.first_step,
-            shown: match sent_as {
-                SentAs::Blocks => PostContent::blocks(text, &self.blocks()),
-                SentAs::Text => PostContent::plain(text),
-            },
+        if sent_as == SentAs::Text {
+            return PostContent::plain(text);
         }
-    }
-
-    fn blocks(&self) -> Value {
         let mut blocks = Vec::new();
         if !self.steps.is_empty() {
             let cards: Vec<Value> = self.steps.iter().map(|step| step.block()).collect();
             blocks.push(blocks::plan(&text::count(cards.len(), "step"), cards));
         }
         blocks.extend(self.notes.iter().map(|note| blocks::markdown(note)));
-        blocks.into()
+        PostContent::blocks(text, &blocks.into())
     }
 }
 
@@ -414,8 +387,8 @@ impl Step {
 
     /// The line with arguments and output as code.
     fn text(&self) -> String {
-        let said = text::escape(&self.words);
-        let mut out = format!("{}\n{}", text::fence_safe(&said), self.line());
+        let written = text::escape(&self.words);
+        let mut out = format!("{}\n{}", text::fence_safe(&written), self.line());
         for code in [&self.call.arguments, &self.output] {
             if !code.trim().is_empty() {
                 out += &format!("\n{}", text::code_block(code));
@@ -444,7 +417,7 @@ fn middle(text: &str, units_max: usize) -> String {
     text::cut_middle(text, units_max).into_owned()
 }
 
-/// The end: how a command ended stands there.
+/// The end, which shows how a command ended.
 fn last_lines(text: &str, units_max: usize) -> String {
     let text = text.trim();
     let tail = text::utf16_suffix(text, units_max);
@@ -498,11 +471,6 @@ mod tests {
             thinking: String::new(),
             more: true,
         });
-    }
-
-    fn details(progress: &Progress, sent_as: SentAs) -> Vec<PostContent> {
-        let pages = progress.details(0, sent_as).into_iter();
-        pages.map(|page| page.shown).collect()
     }
 
     fn blocks_of(content: &PostContent) -> Value {
@@ -609,7 +577,7 @@ mod tests {
             writes(&mut progress, &long);
             progress.keep_writing();
             for sent_as in [SentAs::Blocks, SentAs::Text] {
-                let all = details(&progress, sent_as);
+                let all = progress.details(sent_as);
                 let calls = all.iter().map(|shown| shown.text.matches("*bash*").count());
                 assert_eq!(calls.sum::<usize>(), 9, "{hostile:?}");
                 for content in all {
@@ -631,7 +599,7 @@ mod tests {
         let long = format!("{}Command exited with code 3", "line\n".repeat(2_000));
         writes(&mut progress, "I look.");
         progress.apply(Update::ToolStart(call(1, "Try", "make")));
-        let running = blocks_of(&details(&progress, SentAs::Blocks)[0]);
+        let running = blocks_of(&progress.details(SentAs::Blocks)[0]);
         assert_eq!(cards(&running[0])[0]["title"], "Try");
         progress.apply(Update::ToolEnd(ToolReport {
             is_error: true,
@@ -644,7 +612,7 @@ mod tests {
         }));
         progress.apply(Update::ToolStart(call(3, "Wait", "sleep 9")));
         progress.end_steps();
-        let blocks = details(&progress, SentAs::Blocks)[0].blocks.clone();
+        let blocks = progress.details(SentAs::Blocks)[0].blocks.clone();
         let blocks = blocks.unwrap();
         for part in [
             "\"I look.\"",

@@ -144,7 +144,7 @@ impl Names {
         (at.elapsed() < kept_for).then(|| known.clone())
     }
 
-    /// Takes what Slack tells of a user who is known here; nobody else is kept.
+    /// Takes a change of a user who is known here; nobody else is kept.
     pub(crate) fn user_changed(&self, value: &Value) {
         let Some(user) = self.parse(value) else {
             return;

@@ -121,7 +121,7 @@ pub(crate) struct Web {
     /// For uploads and downloads, which may take long.
     transfer: Agent,
     stop: Stop,
-    /// mom's user id and bot id, once auth.test has told them.
+    /// mom's user id and bot id, known after auth.test.
     own_ids: OnceLock<[String; 2]>,
     /// (method, channel) -> not before.
     limited: Mutex<Bounded<(&'static str, String), Instant>>,
@@ -727,7 +727,7 @@ mod tests {
         assert_eq!(progress("C2"), Ok("1.2".to_owned()));
         assert_eq!(web.chat_delete("C1", "1.2", Urgency::Optional), Ok(()));
         assert_eq!(requests.try_iter().count(), 3);
-        // What must be said waits, and hears the stop.
+        // A call that must be made waits, until the stop.
         web.stop.set(Cause::Restart);
         let outcome = web.chat_post_message("C1", None, &TEXT, Urgency::Must);
         assert_eq!(outcome, Err(Failure::Stopped));
@@ -763,7 +763,7 @@ mod tests {
         let args = [("limit", "2")];
         let all: Vec<Value> = web
             .pages("users.list", &args)
-            .flat_map(Result::unwrap)
+            .flat_map(|page| page.unwrap())
             .collect();
         assert_eq!(all, [1, 2]);
         let last = requests.try_iter().last().unwrap();

@@ -7,19 +7,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients cut
-/// characters in two, and pass it on): it becomes U+FFFD.
-pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
-    let outcome = serde_json::from_str(text);
-    if outcome.is_ok() || !text.contains("\\u") {
-        return outcome;
-    }
-    serde_json::from_str(&whole_pairs(text))
-}
-
-/// Values that a line may hold: each takes 32 bytes in memory, so that a line of megabytes of
-/// `[],` would take twenty times its length.
+/// Values that a text may hold: each takes 32 bytes in memory, so that megabytes of `[],`
+/// would take twenty times their length.
 const VALUES_MAX: usize = 200_000;
+
+/// JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients cut
+/// characters in two, and pass it on): see `SplitPair`.
+pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
+    SplitPair::default().parse(text)
+}
 
 /// A line of a file that the agent can write; `None` also for one that would fill the memory.
 pub(crate) fn parse_line(line: &[u8]) -> Option<Value> {
@@ -28,9 +24,13 @@ pub(crate) fn parse_line(line: &[u8]) -> Option<Value> {
 
 /// Likewise; `None` also for what has another shape.
 pub(crate) fn parse_typed<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
+    has_few_values(line).then(|| serde_json::from_slice(line).ok())?
+}
+
+fn has_few_values(text: &[u8]) -> bool {
     let (mut in_string, mut escaped, mut values) = (false, false, 0);
     // A shorter one is harmless whatever it is.
-    for byte in line.iter().filter(|_| line.len() > VALUES_MAX) {
+    for byte in text.iter().filter(|_| text.len() > VALUES_MAX) {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = in_string,
@@ -39,34 +39,62 @@ pub(crate) fn parse_typed<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
             _ => {}
         }
     }
-    (values < VALUES_MAX).then(|| serde_json::from_slice(line).ok())?
+    values < VALUES_MAX
 }
 
-fn whole_pairs(text: &str) -> String {
-    let unit = |at: usize| {
-        let digits = text.get(at..)?.strip_prefix("\\u")?.get(..4)?;
-        u16::from_str_radix(digits, 16).ok()
-    };
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(found) = text.get(at..).and_then(|rest| rest.find('\\')) {
-        let escape = at + found;
-        out.push_str(text.get(at..escape).unwrap_or_default());
-        let pair = matches!(unit(escape), Some(0xD800..=0xDBFF))
-            && matches!(unit(escape + 6), Some(0xDC00..=0xDFFF));
-        let (kept, length) = match unit(escape) {
-            Some(0xD800..=0xDFFF) if !pair => ("\\ufffd", 6),
-            _ => {
-                let end = if pair { escape + 12 } else { escape + 2 };
-                let rest = text.get(escape..).unwrap_or_default();
-                let kept = text.get(escape..end).unwrap_or(rest);
-                (kept, kept.len())
-            }
-        };
-        out.push_str(kept);
-        at = escape + length;
+/// Reads texts of JSON between which a character may be cut in two: the first half of its
+/// surrogate pair, at the end of a string, waits for the second, at the start of a string of a
+/// later text. Any other half becomes U+FFFD.
+#[derive(Debug, Default)]
+pub(crate) struct SplitPair {
+    /// As an escape: `\ud83d`. Empty while none waits.
+    first: String,
+}
+
+impl SplitPair {
+    pub(crate) fn parse(&mut self, text: &str) -> serde_json::Result<Value> {
+        if !has_few_values(text.as_bytes()) {
+            return Err(serde::de::Error::custom("too many values"));
+        }
+        let outcome = serde_json::from_str(text);
+        if outcome.is_ok() || !text.contains("\\u") {
+            return outcome;
+        }
+        serde_json::from_str(&self.join(text))
     }
-    out + text.get(at..).unwrap_or_default()
+
+    fn join(&mut self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find('\\') {
+            let (before, escape) = rest.split_at(at);
+            out += before;
+            let unit = |at: usize| {
+                let digits = escape.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+                u16::from_str_radix(digits, 16).ok()
+            };
+            let length = match (unit(0), unit(6)) {
+                (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+                (Some(0xD800..=0xDFFF), _) => 6,
+                _ => 2,
+            };
+            let is_first = matches!(unit(0), Some(0xD800..=0xDBFF));
+            // Behind a backslash may stand nothing, or a character of several bytes.
+            let (escape, after) = escape.split_at_checked(length).unwrap_or((escape, ""));
+            rest = after;
+            if length != 6 {
+                out += escape;
+            } else if is_first && after.starts_with('"') {
+                escape.clone_into(&mut self.first);
+            } else if !is_first && out.ends_with('"') && !self.first.is_empty() {
+                out += &std::mem::take(&mut self.first);
+                out += escape;
+            } else {
+                out += "\\ufffd";
+            }
+        }
+        out + rest
+    }
 }
 
 /// `Obj::of("text").str("text", text).end()`
@@ -170,21 +198,25 @@ mod tests {
     use crate::mutate::survive;
 
     #[test]
-    fn halves_of_pairs_are_mended() {
-        for (text, want) in [
-            (r#""\u00e9 \ud83d\ude00""#, Some("é 😀")),
-            (r#""a\ud83d b""#, Some("a\u{FFFD} b")),
-            (r#""\ude00\ud83d""#, Some("\u{FFFD}\u{FFFD}")),
-            (r#""\ud83d\ud83d\ude00""#, Some("\u{FFFD}😀")),
-            (r#""\\ud83d é \ud83d""#, Some("\\ud83d é \u{FFFD}")),
-            (r#""\ud83"#, None),
-            (r#""\ud83d\"#, None),
-            (r#""\ud83d\é"#, None),
-            ("\"\\u", None),
+    #[rustfmt::skip]
+    fn halves_of_pairs_are_joined_or_replaced() {
+        for (texts, want) in [
+            (&[r#""\u00e9 \ud83d\ude00""#][..], Some("é 😀")),
+            (&[r#""a\ud83d b""#], Some("a\u{FFFD} b")),
+            (&[r#""\ude00\ud83d""#], Some("\u{FFFD}")),
+            (&[r#""\ud83d\ud83d\ude00""#], Some("\u{FFFD}😀")),
+            (&[r#""\\ud83d é \ud83d.""#], Some("\\ud83d é \u{FFFD}.")),
+            (&[r#""a \ud83d""#, r#""\ude00 b""#], Some("a 😀 b")),
+            (&[r#""\uD83D""#, r#""""#, r#""\uDE00\ud83d""#, r#""\ude00""#], Some("😀😀")),
+            (&[r#""\\ud83d""#, r#""\ude00""#], Some("\\ud83d\u{FFFD}")),
+            (&[r#""\ud83"#], None),
+            (&[r#""\ud83d\"#], None),
+            (&[r#""\ud83d\é"#], None),
+            (&["\"\\u"], None),
         ] {
-            let value = parse_lenient(text).ok();
-            let found = value.as_ref().and_then(Value::as_str);
-            assert_eq!(found, want, "{text}");
+            let mut pair = SplitPair::default();
+            let strings = texts.iter().map(|text| Some(pair.parse(text).ok()?.as_str()?.to_owned()));
+            assert_eq!(strings.collect::<Option<String>>().as_deref(), want, "{texts:?}");
         }
     }
 
@@ -228,9 +260,9 @@ mod tests {
         ];
         survive(&corpus, |_, input| {
             let text = String::from_utf8_lossy(input);
-            let mended = whole_pairs(&text);
-            assert_eq!(whole_pairs(&mended), mended);
-            assert!(mended.len() <= text.len());
+            let joined = SplitPair::default().join(&text);
+            assert_eq!(SplitPair::default().join(&joined), joined);
+            assert!(joined.len() <= text.len());
             let strict = serde_json::from_str::<Value>(&text).ok();
             let lenient = parse_lenient(&text).ok();
             assert!(strict.is_none() || strict == lenient);

@@ -127,24 +127,11 @@ pub(crate) fn cut_middle(text: &str, units_max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{head}\n... ({missing} left out)\n{tail}"))
 }
 
-/// Slack's three escapes, for text that must form no mention, link or broadcast.
+/// Slack's three escapes, for text that must form no mention, link or broadcast. (Slack refuses
+/// or drops NUL; other control characters show as boxes.)
 pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + text.len() / 16);
-    for c in text.chars() {
-        escape_char(&mut out, c);
-    }
-    out
-}
-
-pub(crate) fn escape_char(out: &mut String, c: char) {
-    match c {
-        '&' => out.push_str("&amp;"),
-        '<' => out.push_str("&lt;"),
-        '>' => out.push_str("&gt;"),
-        // Slack refuses or drops NUL; other control characters show as boxes.
-        c if c.is_control() && c != '\n' && c != '\t' => {}
-        c => out.push(c),
-    }
+    let text = printable(text).replace('&', "&amp;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// The reverse, for text that came from Slack.

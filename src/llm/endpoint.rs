@@ -1,5 +1,4 @@
-//! One request to a model's server: POST, and the body's parts one by one. Knows no wire
-//! format, and not what a refusal means.
+//! One request to a model's server. Knows no wire format, and not what a refusal means.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use super::Model;
 use super::models::CacheLifetime;
 use super::refusal::Refusal;
 use super::services::Service;
-use super::sse::{OnPart, SseParser};
+use super::sse::SseReader;
 use crate::base::error::{Error, ModelFault};
 use crate::base::secret::Secret;
 use crate::base::stop::Stop;
@@ -23,7 +22,7 @@ const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
 /// Before the first byte of a local server, which may be loading the model.
 const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);
 /// Bytes of one event stream: 128,000 tokens in chatty events of 400 bytes are 51 MB.
-const STREAM_BYTES_MAX: usize = 64 << 20;
+const STREAM_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of an error's body.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of an answer about models: OpenRouter's list of them is almost one MB.
@@ -40,6 +39,8 @@ pub(super) struct Endpoint {
     pub(super) key: Option<Secret>,
     pub(super) lifetime: CacheLifetime,
 }
+
+pub(super) type ReplyStream = SseReader<ureq::BodyReader<'static>>;
 
 pub(super) type Tried<T> = std::result::Result<T, Fault>;
 
@@ -84,15 +85,8 @@ impl Endpoint {
         self.service.name == name && self.base_url == self.service.base_url
     }
 
-    /// Sends `body` to `path` and hands out the parts of the answer until `on_part` breaks or
-    /// the body ends: whether the reply is whole is for the caller to know.
-    pub(super) fn stream(
-        &self,
-        path: &str,
-        body: &str,
-        stop: &Stop,
-        on_part: &mut OnPart<'_>,
-    ) -> Tried<()> {
+    /// Sends `body` to `path`: the stream that answers.
+    pub(super) fn stream(&self, path: &str, body: &str, stop: &Stop) -> Tried<ReplyStream> {
         stop.check()?;
         let request = self
             .net
@@ -101,7 +95,7 @@ impl Endpoint {
             .header("content-type", "application/json")
             .header("accept", "text/event-stream");
         let sent = self.signed(request).send(body);
-        let mut response = sent.map_err(|err| self.no_answer(stop, &err))?;
+        let response = sent.map_err(|err| self.no_answer(stop, &err))?;
         if response.status() != 200 {
             return Err(Fault::Refused(refusal(response)));
         }
@@ -110,28 +104,17 @@ impl Endpoint {
             let text = format!("{} answers with a web page; check {name}", self.base_url);
             return Err(Error::failed(text).into());
         }
-        let mut parser = SseParser::default();
-        let mut reader = response.body_mut().as_reader();
-        let mut buffer = [0; 16 << 10];
-        let mut total = 0;
-        loop {
-            stop.check()?;
-            let count = reader
-                .read(&mut buffer)
-                .map_err(|err| self.broken_off(stop, &err))?;
-            total += count;
-            if total > STREAM_BYTES_MAX {
-                let url = &self.base_url;
-                let why = format!("{url}: the stream is larger than {STREAM_BYTES_MAX} bytes");
-                return Err(Error::Failed(why).into());
-            }
-            if count == 0 {
-                return Ok(parser.finish(on_part)?);
-            }
-            if parser.feed(&buffer[..count], on_part)?.is_break() {
-                return Ok(());
-            }
+        let body = response.into_body().into_with_config();
+        Ok(SseReader::new(body.limit(STREAM_BYTES_MAX).reader()))
+    }
+
+    /// Reading the answer failed.
+    pub(super) fn broken_off(&self, stop: &Stop, err: &io::Error) -> Error {
+        if stop.is_set() {
+            return Error::Stopped;
         }
+        let why = net::explain(&self.base_url, err);
+        Error::model_retry(ModelFault::BrokenOff, why)
     }
 
     /// A small JSON answer about the server or a model; `None` whatever goes wrong.
@@ -207,14 +190,6 @@ impl Endpoint {
         };
         Error::model_retry(ModelFault::NoAnswer(server), why)
     }
-
-    fn broken_off(&self, stop: &Stop, err: &io::Error) -> Error {
-        if stop.is_set() {
-            return Error::Stopped;
-        }
-        let why = net::explain(&self.base_url, err);
-        Error::model_retry(ModelFault::BrokenOff, why)
-    }
 }
 
 fn read_bounded(response: &mut Response<ureq::Body>, bytes_max: u64) -> Vec<u8> {
@@ -246,8 +221,6 @@ fn refusal(mut response: Response<ureq::Body>) -> Refusal {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::ops::ControlFlow;
-
     use super::super::refusal::tests::describe;
     use super::super::sse::StreamPart;
     use super::super::tests::model;
@@ -295,7 +268,6 @@ pub(crate) mod tests {
     fn over_a_socket() {
         for (response, want) in [
             ("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: a\n\ndata: b\n\n: end", "a b done"),
-            ("HTTP/1.1 200 OK\r\n\r\ndata: stop\n\ndata: b\n\n", "stop done"),
             ("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n", "Failed openai/m: HTTP 302; check OPENAI_BASE_URL"),
             ("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>", "Failed BASE answers with a web page; check OPENAI_BASE_URL"),
             ("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"error\":\"down\"}", "whole {\"error\":\"down\"} done"),
@@ -305,16 +277,19 @@ pub(crate) mod tests {
             ("", "Retry the connection to BASE broke off"),
         ] {
             let (endpoint, server) = serve("openai", &[response]);
-            let mut got = String::new();
-            let sent = endpoint.stream("/x", "{}", &Stop::new(), &mut |part| {
-                let data = match part {
-                    StreamPart::Event { data, .. } => data.to_owned(),
-                    StreamPart::Whole(body) => format!("whole {body}"),
-                };
-                got += &format!("{data} ");
-                Ok(if data == "stop" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            });
-            got += &match sent {
+            let (stop, mut got) = (Stop::new(), String::new());
+            let mut read = || -> Tried<()> {
+                let mut parts = endpoint.stream("/x", "{}", &stop)?;
+                while let Some(part) = parts.next().map_err(|err| endpoint.broken_off(&stop, &err))? {
+                    got += &match part {
+                        StreamPart::Event { data, .. } => format!("{data} "),
+                        StreamPart::Whole(body) => format!("whole {body} "),
+                    };
+                }
+                Ok(())
+            };
+            let read = read();
+            got += &match read {
                 Ok(()) => "done".to_owned(),
                 Err(fault) => describe(fault.into_error(&endpoint, &model("openai", "m"))),
             };
@@ -329,15 +304,18 @@ pub(crate) mod tests {
     fn a_stop_ends_a_silent_stream() {
         let (endpoint, server) = serve("openai", &["HTTP/1.1 200 OK\r\n\r\ndata: a\n\n: hold\n"]);
         let stop = Stop::new();
-        for _ in 0..2 {
-            // The second time it is set before anything is sent.
-            let sent = endpoint.stream("/x", "{}", &stop, &mut |_| {
-                let stop = stop.clone();
-                std::thread::spawn(move || stop.set(crate::base::stop::Cause::Asked));
-                Ok(ControlFlow::Continue(()))
-            });
-            assert!(matches!(sent, Err(Fault::Other(Error::Stopped))));
-        }
+        let mut parts = endpoint
+            .stream("/x", "{}", &stop)
+            .unwrap_or_else(|_| panic!());
+        assert!(parts.next().unwrap().is_some());
+        let other = stop.clone();
+        std::thread::spawn(move || other.set(crate::base::stop::Cause::Asked));
+        let err = parts.next().unwrap_err();
+        assert_eq!(endpoint.broken_off(&stop, &err), Error::Stopped);
+        drop(parts);
+        // Now it is set before anything is sent.
+        let sent = endpoint.stream("/x", "{}", &stop);
+        assert!(matches!(sent, Err(Fault::Other(Error::Stopped))));
         server.join().unwrap();
     }
 }

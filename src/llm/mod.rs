@@ -9,6 +9,7 @@ mod anthropic;
 mod arguments;
 mod call;
 mod endpoint;
+mod learned;
 pub(crate) mod models;
 mod offline;
 mod openai;
@@ -333,19 +334,14 @@ mod tests {
     pub(super) fn outgoing<T>(
         turn: &Turn<'_>,
         model: &Model,
-        lifetime: CacheLifetime,
         write: impl FnOnce(&request::Outgoing<'_>) -> T,
     ) -> T {
-        let memory = pictures::PictureMemory::default();
-        let around = request::Circumstances {
-            service: services::find(model.provider).unwrap(),
-            model,
-            lifetime,
-            refused: &[],
-            pictures: &memory,
-        };
+        let endpoint = endpoint::Endpoint::for_tests(model.provider);
+        let learned = learned::Learned::new(model.clone(), 0);
         let variation = request::Variation::default();
-        write(&request::Outgoing::of(turn, &around, &variation))
+        write(&request::Outgoing::of(
+            turn, &endpoint, &learned, &variation,
+        ))
     }
 
     pub(super) fn said(blocks: Vec<Block>) -> Message {
@@ -368,20 +364,11 @@ mod tests {
         id: &str,
         chunks: &[&[u8]],
     ) -> (String, endpoint::Tried<Reply>) {
-        let model = model(provider, id);
-        let format = call::WireFormat::of(&model);
-        let service = services::find(provider).unwrap();
+        let endpoint = endpoint::Endpoint::for_tests(provider);
+        let client = call::Client::new(endpoint, model(provider, id), 0);
+        let stream = sse::SseReader::new(sse::tests::Chunks(chunks.to_vec()));
         let mut text = String::new();
-        let mut on_text = |piece: &str| text += piece;
-        let mut draft = reply::ReplyDraft::new(&mut on_text, Default::default());
-        let fed = sse::tests::feed(chunks, &mut |part| draft.event(format, part));
-        let reply = fed
-            .map_err(Into::into)
-            .and_then(|()| draft.finish(&model, service, TOOLS));
-        let reply = reply.and_then(|finished| match finished {
-            reply::Finished::Named(reply) => Ok(reply),
-            reply::Finished::Unnamed(_) => Err(reply::broken_off("no reason").into()),
-        });
+        let reply = client.read(stream, TOOLS, &Stop::new(), &mut |piece| text += piece);
         (text, reply)
     }
 
@@ -470,12 +457,7 @@ mod tests {
                 system,
                 ..turn(&messages)
             };
-            let body = outgoing(
-                &turn,
-                model,
-                CacheLifetime::FiveMinutes,
-                call::WireFormat::of(model).body,
-            );
+            let body = outgoing(&turn, model, call::WireFormat::of(model).body);
             serde_json::from_str::<&serde_json::value::RawValue>(&body).expect(&body);
         });
     }

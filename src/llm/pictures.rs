@@ -2,13 +2,17 @@
 //! are not. Format and size are read from the picture itself; what a server refused is
 //! remembered for each picture alone, for as long as mom runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use super::learned::Learned;
+use super::request::{SentPictures, Variation};
+use super::services::Service;
 use super::{Content, Image, Message};
+use crate::base::bounded::Bounded;
 use crate::base::text;
 
 /// Base64 bytes of one picture; Anthropic's limit, which some of its texts count this way.
@@ -25,7 +29,7 @@ const MANY: usize = 20;
 const BATCH: usize = 8;
 /// Characters shown of a server's reason.
 const REASON_CHARS_MAX: usize = 200;
-/// Pictures remembered; above that the memory starts anew.
+/// Pictures remembered.
 const REMEMBERED_MAX: usize = 10_000;
 /// Base64 bytes in which the size is looked for first; a multiple of four.
 const HEADER_BYTES: usize = 4 << 10;
@@ -49,8 +53,8 @@ pub(super) fn key(image: &Image) -> PictureKey {
 /// What a server made of the pictures it was sent.
 #[derive(Debug)]
 pub(super) struct PictureMemory {
-    refused: HashMap<PictureKey, String>,
-    accepted: HashSet<PictureKey>,
+    /// Why a picture was refused; `None` for one that was accepted.
+    verdicts: Bounded<PictureKey, Option<String>>,
     /// Base64 bytes of all pictures of a request.
     bytes_max: usize,
 }
@@ -58,8 +62,7 @@ pub(super) struct PictureMemory {
 impl Default for PictureMemory {
     fn default() -> PictureMemory {
         PictureMemory {
-            refused: HashMap::new(),
-            accepted: HashSet::new(),
+            verdicts: Bounded::new(REMEMBERED_MAX),
             bytes_max: ALL_BYTES_MAX,
         }
     }
@@ -67,58 +70,56 @@ impl Default for PictureMemory {
 
 impl PictureMemory {
     pub(super) fn accept(&mut self, sent: &[PictureKey]) {
-        if self.accepted.len() > REMEMBERED_MAX {
-            self.accepted.clear();
+        for key in sent {
+            self.verdicts.insert(*key, None);
         }
-        self.accepted.extend(sent);
-    }
-
-    /// No more base64 bytes than this in one request, which some server finds too large.
-    pub(super) fn limit_bytes(&mut self, bytes_max: usize) {
-        self.bytes_max = bytes_max;
-    }
-
-    /// It was not because of the pictures.
-    pub(super) fn lift_limit(&mut self) {
-        self.bytes_max = ALL_BYTES_MAX;
     }
 
     pub(super) fn refuse(&mut self, keys: &[PictureKey], reason: &str) {
-        if self.refused.len() > REMEMBERED_MAX {
-            self.refused.clear();
-        }
         let reason = text::one_line(reason, REASON_CHARS_MAX);
-        let entries = keys.iter().map(|key| (*key, reason.clone()));
-        self.refused.extend(entries);
+        for key in keys {
+            self.verdicts.insert(*key, Some(reason.clone()));
+        }
+    }
+
+    /// The server finds a request with these too large: from now on fewer go along, down to
+    /// none. False when there were none, and the limit, if there is one, changes nothing.
+    pub(super) fn refuse_all(&mut self, sent: &SentPictures) -> bool {
+        self.bytes_max = match sent.bytes {
+            0 => ALL_BYTES_MAX,
+            bytes => bytes / 2,
+        };
+        sent.bytes > 0
     }
 
     /// Those of `sent` that no request has shown to be good, the newest first.
     pub(super) fn suspects(&self, sent: &[PictureKey]) -> Vec<PictureKey> {
-        let unproven = sent.iter().rev().filter(|key| !self.accepted.contains(key));
-        let mut keys: Vec<PictureKey> = unproven.copied().collect();
-        let mut seen = HashSet::new();
-        keys.retain(|key| seen.insert(*key));
-        keys
+        let mut suspects = Vec::new();
+        for key in sent.iter().rev() {
+            if self.verdicts.get(key).is_none() && !suspects.contains(key) {
+                suspects.push(*key);
+            }
+        }
+        suspects
     }
 }
 
 /// Which pictures of the messages go along: the newest that fit, less those with a flaw.
 pub(super) struct PictureChoice<'a> {
-    memory: &'a PictureMemory,
+    learned: &'a Learned,
     /// Left out of this request to see whether they are what the server refuses.
     on_trial: &'a [PictureKey],
     /// By address: the messages outlive the request.
     too_old: HashSet<*const Image>,
     many: bool,
-    takes_images: bool,
 }
 
 impl<'a> PictureChoice<'a> {
     pub(super) fn of(
         messages: &[Message],
-        pictures_max: usize,
-        memory: &'a PictureMemory,
-        on_trial: &'a [PictureKey],
+        service: &Service,
+        learned: &'a Learned,
+        variation: &'a Variation,
     ) -> PictureChoice<'a> {
         let contents = messages.iter().flat_map(Message::content);
         let images: Vec<&Image> = contents
@@ -128,10 +129,14 @@ impl<'a> PictureChoice<'a> {
             })
             .collect();
         let mut bytes = 0;
-        let fitting = images.iter().rev().take(pictures_max).take_while(|image| {
-            bytes += image.data.len();
-            bytes <= memory.bytes_max
-        });
+        let fitting = images
+            .iter()
+            .rev()
+            .take(service.pictures_max)
+            .take_while(|image| {
+                bytes += image.data.len();
+                bytes <= learned.pictures.bytes_max
+            });
         let old = images.len() - fitting.count();
         let batches = old.next_multiple_of(BATCH);
         // Never so many that the last ones go, which are what the turn is about.
@@ -142,31 +147,24 @@ impl<'a> PictureChoice<'a> {
         };
         let address = |image: &&Image| std::ptr::from_ref::<Image>(image);
         PictureChoice {
-            memory,
-            on_trial,
+            learned,
+            on_trial: &variation.pictures_on_trial,
             too_old: images[..old].iter().map(address).collect(),
             many: images.len() - old > MANY,
-            takes_images: true,
         }
-    }
-
-    /// For a model that sees none.
-    pub(super) fn none(mut self) -> PictureChoice<'a> {
-        self.takes_images = false;
-        self
     }
 
     /// The picture with its media type, or a sentence in its place.
     pub(super) fn look(&self, image: &'a Image) -> Result<&'static str, String> {
         let key = key(image);
         let out = |why: &str| Err(format!("(A picture was here: {}. {why})", describe(image)));
-        if !self.takes_images {
+        if !self.learned.model.takes_images {
             return out("This model takes no pictures.");
         }
         if image.data.len() > PICTURE_BYTES_MAX {
             return out("It was left out: it is larger than 3.75 MB. A smaller copy can be read.");
         }
-        if let Some(reason) = self.memory.refused.get(&key) {
+        if let Some(Some(reason)) = self.learned.pictures.verdicts.get(&key) {
             return out(&format!(
                 "It was left out: the model's service refused it ({reason})."
             ));
@@ -196,7 +194,7 @@ impl<'a> PictureChoice<'a> {
 }
 
 /// `image/png, 8001 x 1 pixels`
-pub(super) fn describe(image: &Image) -> String {
+fn describe(image: &Image) -> String {
     match inspect(image) {
         Some((mime, Some((width, height)))) => format!("{mime}, {width} x {height} pixels"),
         Some((mime, None)) => mime.to_owned(),
@@ -270,7 +268,8 @@ fn inspect_bytes(bytes: &[u8]) -> Option<Inspected> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::picture;
+    use super::super::services::find;
+    use super::super::tests::{model, picture};
     use super::*;
 
     #[test]
@@ -301,9 +300,14 @@ mod tests {
 
     #[test]
     fn what_is_left_out() {
-        let memory = PictureMemory::default();
+        let learned = Learned::new(model("custom", "m"), 0);
+        let variation = Variation::default();
         let sent = |pictures: &[Message], pictures_max| {
-            let choice = PictureChoice::of(pictures, pictures_max, &memory, &[]);
+            let service = Service {
+                pictures_max,
+                ..*find("custom").unwrap()
+            };
+            let choice = PictureChoice::of(pictures, &service, &learned, &variation);
             let looks = pictures.iter().flat_map(Message::content);
             let fits = |content: &&Content| matches!(content, Content::Image(image) if choice.look(image).is_ok());
             looks.filter(fits).count()

@@ -63,11 +63,26 @@ const WINDOW_MARKS: &[&str] = &[
     "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,", " > ",
 ];
 
-/// Codes of errors inside a stream that the same request would meet again.
-#[rustfmt::skip]
-const LASTING: &[&str] = &[
-    "invalid_request", "authentication", "permission", "not_found", "billing",
-    "insufficient_quota", "invalid_api_key", "invalid_prompt", "content_filter",
+/// The HTTP status that the code of an error inside a stream stands for.
+const STATUS_OF_CODES: &[(&str, u16)] = &[
+    ("insufficient_quota", 402),
+    ("billing", 402),
+    ("authentication", 401),
+    ("invalid_api_key", 401),
+    ("permission", 403),
+    ("not_found", 404),
+    ("rate_limit", 429),
+    ("overloaded", 529),
+    ("invalid_", 400),
+    ("content_filter", 400),
+];
+
+/// What a refusal says when there is no credit left, or a cap on spending is reached.
+const SPENT: &[&str] = &[
+    "insufficient_quota",
+    "spend_limit",
+    "ramp_limit",
+    "credit balance is too low",
 ];
 
 /// What a refusal says that is not about the pictures in the request.
@@ -88,26 +103,27 @@ pub(super) fn is_error_object(value: &Value) -> bool {
         || (is_flat && kind.is_empty())
 }
 
-/// The number of seconds behind one of these, which some servers only tell in words:
-/// `"retryDelay": "34s"` (Gemini), `Please try again in 7.66s` (Groq, OpenAI).
+/// The pause that some servers only tell in words: `"retryDelay": "34s"` (Gemini), `Please try
+/// again in 7.66s` (Groq, OpenAI).
 fn retry_after_in_words(body: &str) -> Option<Duration> {
-    let rest = [
+    let marks = [
         "retrydelay\": \"",
         "retrydelay\":\"",
         "try again in ",
         "retry in ",
-    ]
-    .iter()
-    .find_map(|words| Some(body.split_once(words)?.1))?;
+    ];
+    let rest = marks
+        .iter()
+        .find_map(|mark| Some(body.split_once(mark)?.1))?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let number = json::number(&rest[..end])?;
-    let unit = match &rest[end..] {
+    let (number, unit) = rest.split_at(end);
+    let seconds = match unit {
         unit if unit.starts_with("ms") => 0.001,
         unit if unit.starts_with('s') => 1.0,
         unit if unit.starts_with('m') => 60.0,
         _ => return None,
     };
-    Duration::try_from_secs_f64(number * unit).ok()
+    Duration::try_from_secs_f64(json::number(number)? * seconds).ok()
 }
 
 impl Refusal {
@@ -203,21 +219,19 @@ impl Refusal {
             .or_else(|| before().filter(plausible))
     }
 
-    /// Of an error inside a stream, where the status tells nothing: OpenRouter has it as code.
-    fn is_lasting(&self) -> bool {
-        LASTING.iter().any(|word| self.code.contains(word))
-            || matches!(self.status(), 400..=407 | 422)
-    }
-
-    /// The HTTP status, also of an error inside a stream that names one.
+    /// The HTTP status; of an error inside a stream the one that its code names or stands for.
     fn status(&self) -> u16 {
-        let named = || self.code.split(' ').find_map(|word| word.parse().ok());
-        match self.status {
-            200 => named()
-                .filter(|code| (400..600).contains(code))
-                .unwrap_or(200),
-            status => status,
+        if self.status != 200 {
+            return self.status;
         }
+        let mut named = self.code.split(' ').filter_map(|word| word.parse().ok());
+        let named = named.find(|status| (400..600).contains(status));
+        named.unwrap_or_else(|| {
+            let mut codes = STATUS_OF_CODES.iter();
+            codes
+                .find(|(code, _)| self.code.contains(code))
+                .map_or(200, |(_, status)| *status)
+        })
     }
 
     /// Whether what the request holds may be the reason, whatever the words.
@@ -253,17 +267,16 @@ impl Refusal {
             let setting = service.local.map(|setting| format!("; {setting}"));
             return Error::ContextFull(text + &setting.unwrap_or_default());
         }
-        let passing = match (self.should_retry, self.status) {
-            (Some(should_retry), _) => should_retry,
-            (None, 429) => !self.is_spent(endpoint),
+        let (fault, hint) = self.meaning(endpoint, model);
+        let may_pass = self.should_retry.unwrap_or(match fault {
+            Some(ModelFault::RateLimited(_) | ModelFault::Overloaded) => true,
+            Some(ModelFault::ServerFault | ModelFault::BrokenOff) => true,
+            Some(_) => false,
             // A call the model wrote wrongly; the next one may be right.
-            (None, 200 | 400) if self.says("tool_use_failed") => true,
-            (None, 200) => !self.is_lasting(),
-            (None, status) => matches!(status, 408 | 409) || status >= 500,
-        };
-        let fault = self.fault(endpoint);
-        if !passing {
-            return Error::given_up(fault, text + &self.hint(endpoint, model));
+            None => matches!(self.status(), 408 | 409) || self.says("tool_use_failed"),
+        });
+        if !may_pass {
+            return Error::given_up(fault, text + &hint);
         }
         let long = self.after.filter(|pause| pause.as_secs() >= 60);
         let pause = long.map(|pause| format!("; it asks to wait {}", text::duration(pause)));
@@ -274,54 +287,46 @@ impl Refusal {
         }
     }
 
-    /// No waiting helps: there is no credit left, or a cap on spending is reached.
-    fn is_spent(&self, endpoint: &Endpoint) -> bool {
-        let capped = self.after.is_none()
-            && (self.code.contains("billing") || self.says("ramp_limit")
-            // Anthropic itself tells when to come back, unless a cap is reached.
-            || endpoint.is_vendor("anthropic"));
-        match self.status() {
-            402 => true,
-            429 => self.says("insufficient_quota") || self.says("spend_limit") || capped,
-            400 | 403 => self.says("spend_limit") || self.says("credit balance is too low"),
-            _ => self.code.contains("insufficient_quota") || self.code.contains("billing"),
-        }
-    }
-
-    fn fault(&self, endpoint: &Endpoint) -> Option<ModelFault> {
-        Some(match self.status() {
-            _ if self.is_spent(endpoint) => ModelFault::OutOfCredit,
-            401 | 403 => ModelFault::KeyRefused,
-            404 => ModelFault::UnknownModel,
-            429 => ModelFault::RateLimited(self.after),
-            503 | 529 => ModelFault::Overloaded,
-            _ if self.code.contains("overloaded") => ModelFault::Overloaded,
-            500.. => ModelFault::ServerFault,
-            200 => ModelFault::BrokenOff,
-            _ => return None,
-        })
-    }
-
-    /// How to mend it, when that is known.
-    fn hint(&self, endpoint: &Endpoint, model: &Model) -> String {
+    /// What people in the channel are told, and how to mend it where that is known.
+    fn meaning(&self, endpoint: &Endpoint, model: &Model) -> (Option<ModelFault>, String) {
         let service = endpoint.service;
         let variable = service.base_url_variable();
-        match self.status {
-            _ if self.is_spent(endpoint) => {
-                format!("; add credit or raise the limit at {}", service.name)
+        let is_capped = self.status() == 429
+            && self.after.is_none()
+            // Anthropic itself tells when to come back, unless a cap is reached.
+            && (self.code.contains("billing") || endpoint.is_vendor("anthropic"));
+        if is_capped || self.status() == 402 || SPENT.iter().any(|words| self.says(words)) {
+            let hint = format!("; add credit or raise the limit at {}", service.name);
+            return (Some(ModelFault::OutOfCredit), hint);
+        }
+        match self.status() {
+            401 | 403 if service.key_variables.is_empty() => {
+                (Some(ModelFault::KeyRefused), String::new())
             }
-            401 | 403 if service.key_variables.is_empty() => String::new(),
-            401 | 403 => format!("; check {}", service.key_variables.join(" or ")),
-            404 if service.name == "ollama" => format!("; try: ollama pull {}", model.id),
-            404 => match models::near(service.name, &model.id).filter(|near| *near != model.id) {
-                Some(near) => format!("; did you mean {near}?"),
-                None => format!("; check the model's name and {variable}"),
-            },
-            413 => "; this is the limit of a web server in front of the model's (nginx: \
-                    client_max_body_size)"
-                .to_owned(),
-            300..=399 => format!("; check {variable}"),
-            _ => String::new(),
+            401 | 403 => (
+                Some(ModelFault::KeyRefused),
+                format!("; check {}", service.key_variables.join(" or ")),
+            ),
+            404 => {
+                let near = models::near(service.name, &model.id).filter(|near| *near != model.id);
+                let hint = match near {
+                    _ if service.name == "ollama" => format!("; try: ollama pull {}", model.id),
+                    Some(near) => format!("; did you mean {near}?"),
+                    None => format!("; check the model's name and {variable}"),
+                };
+                (Some(ModelFault::UnknownModel), hint)
+            }
+            413 => {
+                let hint = "; this is the limit of a web server in front of the model's (nginx: \
+                            client_max_body_size)";
+                (None, hint.to_owned())
+            }
+            300..=399 => (None, format!("; check {variable}")),
+            429 => (Some(ModelFault::RateLimited(self.after)), String::new()),
+            503 | 529 => (Some(ModelFault::Overloaded), String::new()),
+            500.. => (Some(ModelFault::ServerFault), String::new()),
+            200 => (Some(ModelFault::BrokenOff), String::new()),
+            _ => (None, String::new()),
         }
     }
 }
@@ -359,7 +364,6 @@ fn cut(text: &str) -> String {
 pub(crate) mod tests {
     use super::super::tests::model;
     use super::*;
-    use crate::base::json::Obj;
     use crate::mutate::survive;
 
     /// `Retry 3`, `Full` or `Failed`, then the details.
@@ -398,7 +402,6 @@ pub(crate) mod tests {
             ("anthropic", 401, None, r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"},"request_id":"req_1"}"#, "Failed anthropic/m: HTTP 401: authentication_error: invalid x-api-key (request req_1); check ANTHROPIC_API_KEY"),
             ("anthropic", 429, Some(7), r#"{"error":{"type":"rate_limit_error","message":"slow"}}"#, "Retry 7 anthropic/m: HTTP 429: rate_limit_error: slow"),
             ("anthropic", 429, None, r#"{"error":{"type":"rate_limit_error","message":"cap"}}"#, "Failed anthropic/m: HTTP 429: rate_limit_error: cap; add credit or raise the limit at anthropic"),
-            ("anthropic", 402, None, r#"{"error":{"type":"billing_error","message":"x"}}"#, "Failed anthropic/m: HTTP 402: billing_error: x; add credit or raise the limit at anthropic"),
             ("anthropic", 400, None, r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8 maximum"}}"#, "Full anthropic/m: HTTP 400: invalid_request_error: prompt is too long: 9 tokens > 8 maximum"),
             ("anthropic", 413, None, "", "Full anthropic/m: HTTP 413"),
             ("custom", 413, None, "<html><title>413 Request Entity Too Large</title>nginx</html>", "Failed custom/m: HTTP 413: 413 Request Entity Too Large nginx; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
@@ -407,18 +410,13 @@ pub(crate) mod tests {
             ("anthropic", 529, None, "<html><body>Over\nloaded</body></html>", "Retry anthropic/m: HTTP 529: Over loaded"),
             ("anthropic", 200, None, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Retry anthropic/m: error in the stream: overloaded_error: Overloaded"),
             ("anthropic", 200, None, r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, "Failed anthropic/m: error in the stream: invalid_request_error: x"),
-            ("anthropic", 302, None, "", "Failed anthropic/m: HTTP 302; check ANTHROPIC_BASE_URL"),
             ("openai", 429, None, quota, "Failed openai/m: HTTP 429: insufficient_quota insufficient_quota: You exceeded your current quota, check your billing details; add credit or raise the limit at openai"),
             ("openai", 429, None, r#"{"error":{"message":"Rate limit reached. Please try again in 20s.","code":"rate_limit_exceeded"}}"#, "Retry 20 openai/m: HTTP 429: rate_limit_exceeded: Rate limit reached. Please try again in 20s."),
             ("gemini", 429, None, gemini, "Retry 34 gemini/m: HTTP 429: 429 RESOURCE_EXHAUSTED: quota, see billing"),
-            ("groq", 413, None, r#"{"error":{"message":"Request too large on tokens per minute","code":"rate_limit_exceeded"}}"#, "Full groq/m: HTTP 413: rate_limit_exceeded: Request too large on tokens per minute"),
             ("groq", 400, None, r#"{"error":{"message":"x","code":"tool_use_failed","failed_generation":"y"}}"#, "Retry groq/m: HTTP 400: tool_use_failed: x"),
-            ("mistral", 422, None, r#"{"detail":[{"loc":["body","store"],"msg":"Extra inputs"}]}"#, r#"Failed mistral/m: HTTP 422: [{"loc":["body","store"],"msg":"Extra inputs"}]"#),
             ("ollama", 404, None, r#"{"error":"model \"m\" not found"}"#, "Failed ollama/m: HTTP 404: model \"m\" not found; try: ollama pull m"),
-            ("openrouter", 402, None, r#"{"error":{"message":"Insufficient credits","code":402}}"#, "Failed openrouter/m: HTTP 402: 402: Insufficient credits; add credit or raise the limit at openrouter"),
             ("openrouter", 502, None, r#"{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":"upstream down"}}}"#, "Retry openrouter/m: HTTP 502: 502: upstream down"),
             ("cerebras", 400, None, "", "Full cerebras/m: HTTP 400"),
-            ("llamacpp", 503, None, r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#, "Retry llamacpp/m: HTTP 503: unavailable_error 503: Loading model"),
         ] {
             assert_eq!(decide(provider, status, after, body), want);
         }
@@ -430,91 +428,37 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn overflows() {
-        for text in [
-            "input length and `max_tokens` exceed context limit: 9 + 8 > 7",
-            "Input is too long for requested model.",
-            "Your input exceeds the context window of this model",
-            "This model's maximum context length is 8192 tokens. However, you requested 9000",
-            "The input token count (9) exceeds the maximum number of tokens allowed (8).",
-            "Please reduce the length of the messages or completion.",
-            "Prompt contains 9 tokens ... too large for model with 8 maximum context length",
-            "the request exceeds the available context size, try increasing it",
-            "The number of tokens to keep is greater than the context length",
-            "prompt too long; exceeded max context length by 7 tokens",
-            "This model's maximum prompt length is 8 but the request contains 9",
-            "`inputs` tokens + `max_new_tokens`: input (9 tokens) is longer than the model's context length",
-            "prompt token count of 9 exceeds the limit of 8",
-            "invalid params, context window exceeds limit",
-            "Your request exceeded model token limit: 8",
-            "Range of input length should be [1, 8]",
-        ] {
-            let body = Obj::new().str("error", text).end();
-            assert!(
-                decide("custom", 400, None, &body).starts_with("Full"),
-                "{text}"
-            );
-            let body = Obj::new()
-                .str("error", &format!("Rate limit: {text}"))
-                .end();
-            assert!(
-                !decide("custom", 400, None, &body).starts_with("Full"),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_window_that_a_refusal_names() {
+    #[rustfmt::skip]
+    fn overflows_and_the_window_they_name() {
         for (text, want) in [
-            (
-                r#"{"error":{"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":9000,"n_ctx":4096}}"#,
-                Some(4096),
-            ),
-            (
-                "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens (8000 in the messages, 1000 in the completion)",
-                Some(8192),
-            ),
-            (
-                "maximum context length of 131,072 tokens exceeded",
-                Some(131_072),
-            ),
-            (
-                "prompt is too long: 210000 tokens > 200000 maximum",
-                Some(200_000),
-            ),
-            (
-                "Prompt contains 9000 tokens, too large for model with 8192 maximum context length",
-                Some(8192),
-            ),
-            (
-                "maximum prompt length is 131072 but the request contains 200000 tokens",
-                Some(131_072),
-            ),
-            (
-                "Requested tokens (2285) exceed context window of 2048",
-                Some(2048),
-            ),
-            (
-                "input (9000 tokens) is longer than the model's context length (8192 tokens)",
-                Some(8192),
-            ),
-            ("Range of input length should be [1, 30720]", Some(30_720)),
-            (
-                "Your request exceeded model token limit: 262144",
-                Some(262_144),
-            ),
-            (
-                "prompt token count of 90000 exceeds the limit of 64000",
-                Some(64_000),
-            ),
-            ("too many tokens", None),
+            ("input length and `max_tokens` exceed context limit: 9 + 8 > 7", None),
+            ("Input is too long for requested model.", None),
+            ("Your input exceeds the context window of this model", None),
+            ("This model's maximum context length is 8192 tokens. However, you requested 9000 tokens (8000 in the messages, 1000 in the completion)", Some(8192)),
             ("maximum context length is 8 tokens", None),
-            ("Rate limit: maximum context length is 8192", None),
-            ("no such model, maximum 8192", None),
+            ("maximum context length of 131,072 tokens exceeded", Some(131_072)),
+            ("prompt is too long: 210000 tokens > 200000 maximum", Some(200_000)),
+            ("The input token count (9) exceeds the maximum number of tokens allowed (8).", None),
+            ("Please reduce the length of the messages or completion.", None),
+            ("Prompt contains 9000 tokens, too large for model with 8192 maximum context length", Some(8192)),
+            (r#"the request exceeds the available context size","n_prompt_tokens":9000,"n_ctx":4096"#, Some(4096)),
+            ("The number of tokens to keep is greater than the context length", None),
+            ("prompt too long; exceeded max context length by 7 tokens", None),
+            ("maximum prompt length is 131072 but the request contains 200000 tokens", Some(131_072)),
+            ("Requested tokens (2285) exceed context window of 2048", Some(2048)),
+            ("input (9000 tokens) is longer than the model's context length (8192 tokens)", Some(8192)),
+            ("prompt token count of 90000 exceeds the limit of 64000", Some(64_000)),
+            ("invalid params, context window exceeds limit", None),
+            ("Your request exceeded model token limit: 262144", Some(262_144)),
+            ("Range of input length should be [1, 30720]", Some(30_720)),
         ] {
-            assert_eq!(refusal(400, None, text).window(), want, "{text}");
+            let found = refusal(400, None, text);
+            assert!(found.is_overflow(), "{text}");
+            assert_eq!(found.window(), want, "{text}");
+            let limited = refusal(400, None, &format!("Rate limit: {text}"));
+            assert!(!limited.is_overflow() && limited.window().is_none(), "{text}");
         }
+        assert_eq!(refusal(400, None, "no such model, maximum 8192").window(), None);
     }
 
     #[test]
@@ -529,7 +473,6 @@ pub(crate) mod tests {
             ("custom", 429, Some(5), "", "the model's rate limit is reached: try again later"),
             ("anthropic", 529, None, "", "the model is overloaded: try again later"),
             ("anthropic", 200, None, r#"{"error":{"type":"overloaded_error"}}"#, "the model is overloaded: try again later"),
-            ("openai", 500, None, "", "the model's server has a fault: try again later"),
             ("openai", 404, None, "", "the model is not known to its service"),
         ] {
             let endpoint = Endpoint::for_tests(provider);

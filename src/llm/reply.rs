@@ -2,8 +2,6 @@
 //! answer, what as a whole tool call, and how much a reply may hold is decided here for every
 //! wire format.
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
@@ -14,10 +12,10 @@ use super::endpoint::{Fault, Tried};
 use super::openai::ChunkState;
 use super::refusal::{self, Refusal};
 use super::services::Service;
-use super::sse::{SplitPair, StreamPart};
+use super::sse::StreamPart;
 use super::{Block, Model, OnText, Reply, StopReason, ToolCall, ToolSpec, Usage};
 use crate::base::error::{Error, ModelFault, Result};
-use crate::base::json;
+use crate::base::json::{self, SplitPair};
 use crate::base::log;
 use crate::base::text;
 
@@ -27,11 +25,9 @@ pub(crate) const BLOCKS_MAX: usize = 1024;
 const REPLY_BYTES_MAX: usize = 8 << 20;
 /// Bytes of the replies that all runs receive at one time.
 const ALL_REPLIES_BYTES_MAX: usize = 32 << 20;
-/// Above this the number of values in an event is looked at before it is parsed.
-const EVENT_BYTES_HARMLESS: usize = 1 << 20;
 
-/// How the stream ended, in the provider's words.
-#[derive(Clone, Debug, PartialEq)]
+/// How the stream ended.
+#[derive(Debug)]
 pub(super) enum ReplyEnd {
     /// The model was done, or wants its tools run.
     Done,
@@ -39,6 +35,8 @@ pub(super) enum ReplyEnd {
     Cut,
     /// The model declined: the reason it gives.
     Refused(String),
+    /// An error inside the stream.
+    Failed(Refusal),
 }
 
 impl ReplyEnd {
@@ -57,40 +55,15 @@ pub(super) enum PieceKind {
 }
 
 /// The bytes of this reply, counted among those of all replies until it is dropped.
-#[derive(Debug, Default)]
-struct HeldBytes {
+struct HeldBytes<'a> {
     own: usize,
-    all: Arc<AtomicUsize>,
+    all: &'a AtomicUsize,
 }
 
-impl HeldBytes {
-    fn add(&mut self, bytes: usize) -> Result<()> {
-        self.own += bytes;
-        let all = self.all.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.own > REPLY_BYTES_MAX {
-            let mb = REPLY_BYTES_MAX >> 20;
-            return Err(Error::failed(format!(
-                "the model's reply is larger than {mb} MB"
-            )));
-        }
-        if all > ALL_REPLIES_BYTES_MAX {
-            return Err(Error::retry(
-                "too many large replies come in at the same time",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for HeldBytes {
+impl Drop for HeldBytes<'_> {
     fn drop(&mut self) {
         self.all.fetch_sub(self.own, Ordering::Relaxed);
     }
-}
-
-struct Received {
-    pair: SplitPair,
-    bytes: HeldBytes,
 }
 
 pub(super) struct ReplyDraft<'a> {
@@ -101,107 +74,75 @@ pub(super) struct ReplyDraft<'a> {
     pub(super) usage: Usage,
     /// What the model says when it declines.
     pub(super) refusal: String,
-    /// An error inside the stream.
-    failure: Option<Refusal>,
     /// `None` until the server has given a reason that is known.
     pub(super) end: Option<ReplyEnd>,
     /// The server has said that nothing more comes.
     pub(super) is_closed: bool,
     /// What only chat completions need.
     pub(super) chunks: ChunkState,
-    received: Received,
+    pair: SplitPair,
+    bytes: HeldBytes<'a>,
     on_text: &'a mut OnText<'a>,
-}
-
-/// A finished reply, and whether the server named the reason of its end.
-pub(super) enum Finished {
-    Named(Reply),
-    /// It ended in order, without a reason: it may be whole or not.
-    Unnamed(Reply),
 }
 
 impl<'a> ReplyDraft<'a> {
     /// `all` counts the bytes of the replies that come in at the same time.
-    pub(super) fn new(on_text: &'a mut OnText<'a>, all: Arc<AtomicUsize>) -> ReplyDraft<'a> {
+    pub(super) fn new(on_text: &'a mut OnText<'a>, all: &'a AtomicUsize) -> ReplyDraft<'a> {
         ReplyDraft {
             blocks: Vec::new(),
             places: Vec::new(),
             usage: Usage::default(),
             refusal: String::new(),
-            failure: None,
             end: None,
             is_closed: false,
             chunks: ChunkState::default(),
-            received: Received {
-                pair: SplitPair::default(),
-                bytes: HeldBytes { own: 0, all },
-            },
+            pair: SplitPair::default(),
+            bytes: HeldBytes { own: 0, all },
             on_text,
         }
     }
 
-    /// Takes one part of the stream; breaks when nothing more is to come.
-    pub(super) fn event(
-        &mut self,
-        format: &WireFormat,
-        part: StreamPart<'_>,
-    ) -> Result<ControlFlow<()>> {
-        let (data, read) = match part {
-            StreamPart::Event {
-                name: "error",
-                data,
-            } => {
-                self.fail(data);
-                return Ok(ControlFlow::Break(()));
-            }
-            StreamPart::Event { data, .. } if data.trim() == "[DONE]" => {
+    /// Takes one part of the stream.
+    pub(super) fn event(&mut self, format: &WireFormat, part: StreamPart) -> Result<()> {
+        match part {
+            StreamPart::Event { name, data } if name == "error" => self.fail(&data),
+            StreamPart::Event { data, .. } if data.trim() == "[DONE]" => self.is_closed = true,
+            StreamPart::Event { data, .. } => self.value(&data, format.event)?,
+            StreamPart::Whole(data) => {
+                self.value(&data, format.whole)?;
+                if self.end.is_none() && self.blocks.is_empty() {
+                    self.fail(&data);
+                }
+                // It has come whole, with its last bracket.
+                self.end.get_or_insert(ReplyEnd::Done);
                 self.is_closed = true;
-                return Ok(ControlFlow::Break(()));
             }
-            StreamPart::Event { data, .. } => (data, format.event),
-            StreamPart::Whole(data) => (data, format.whole),
-        };
-        let value = self.parse(data)?;
-        if refusal::is_error_object(&value) {
-            self.fail(data);
-        } else {
-            read(self, &value)?;
         }
-        if let StreamPart::Whole(_) = part {
-            self.is_closed = true;
-            if self.end.is_none() && self.blocks.is_empty() {
-                self.fail(data);
-            }
-            // It has come whole, with its last bracket.
-            self.end.get_or_insert(ReplyEnd::Done);
-        }
-        Ok(match (self.is_closed, &self.failure) {
-            (false, None) => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
-        })
+        Ok(())
     }
 
-    fn parse(&mut self, data: &str) -> Result<Value> {
-        let data = match data.contains("\\u") {
-            true => self.received.pair.join(data),
-            false => data.into(),
-        };
-        if data.len() > EVENT_BYTES_HARMLESS && json::parse_line(data.as_bytes()).is_none() {
-            return Err(broken_off(
-                "the model's server sent an event that is not JSON",
-            ));
-        }
-        json::parse_lenient(&data).map_err(|err| {
-            let shown = text::one_line(&data, 100);
+    fn value(
+        &mut self,
+        data: &str,
+        read: fn(&mut ReplyDraft<'_>, &Value) -> Result<()>,
+    ) -> Result<()> {
+        let value = self.pair.parse(data).map_err(|err| {
+            let shown = text::one_line(data, 100);
             broken_off(format!(
                 "the model's server sent an event that is not JSON: {err}: {shown}"
             ))
-        })
+        })?;
+        if refusal::is_error_object(&value) {
+            self.fail(data);
+            return Ok(());
+        }
+        read(self, &value)
     }
 
     /// The server says, in `data`, that it has failed.
     pub(super) fn fail(&mut self, data: &str) {
-        self.failure = Some(Refusal::read(data));
+        self.end = Some(ReplyEnd::Failed(Refusal::read(data)));
+        self.is_closed = true;
     }
 
     /// # Errors
@@ -216,8 +157,23 @@ impl<'a> ReplyDraft<'a> {
     }
 
     /// Counts bytes that the reply keeps.
+    ///
+    /// # Errors
+    /// `Failed` when they are more than any model writes, `Retry` when other replies hold too
+    /// many.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<()> {
-        self.received.bytes.add(bytes)
+        self.bytes.own += bytes;
+        let all = self.bytes.all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.bytes.own > REPLY_BYTES_MAX {
+            let mb = REPLY_BYTES_MAX >> 20;
+            let why = format!("the model's reply is larger than {mb} MB");
+            return Err(Error::Failed(why));
+        }
+        if all > ALL_REPLIES_BYTES_MAX {
+            let why = "too many large replies come in at the same time";
+            return Err(Error::retry(why));
+        }
+        Ok(())
     }
 
     /// The same for a block that later events name by `index`.
@@ -228,32 +184,23 @@ impl<'a> ReplyDraft<'a> {
     }
 
     pub(super) fn at(&mut self, index: &Value) -> Option<&mut Block> {
+        let place = self.place(index)?;
+        self.blocks.get_mut(place)
+    }
+
+    fn place(&self, index: &Value) -> Option<usize> {
         let index = index.as_u64().unwrap_or(0);
         let mut places = self.places.iter().rev();
         let (_, place) = places.find(|(other, _)| *other == index)?;
-        self.blocks.get_mut(*place)
+        Some(*place)
     }
 
     /// Appends to the block `index`, if it is one that such a piece belongs to.
     pub(super) fn add(&mut self, index: &Value, kind: PieceKind, piece: &str) -> Result<()> {
-        if piece.is_empty() {
-            return Ok(());
+        match self.place(index) {
+            Some(place) => self.append(place, kind, piece),
+            None => Ok(()),
         }
-        self.grow(piece.len())?;
-        match (self.at(index), kind) {
-            (Some(Block::Text(text)), PieceKind::Text) => {
-                text.push_str(piece);
-                (self.on_text)(piece);
-            }
-            (Some(Block::Thinking { redacted: true, .. }), _) => {}
-            (Some(Block::Thinking { text, .. }), PieceKind::Thinking) => text.push_str(piece),
-            (Some(Block::Thinking { signature, .. }), PieceKind::Signature) => {
-                signature.push_str(piece);
-            }
-            (Some(Block::ToolCall(call)), PieceKind::Arguments) => call.arguments.push_str(piece),
-            _ => {}
-        }
-        Ok(())
     }
 
     /// Appends to the last block when it is text, else opens one.
@@ -261,13 +208,10 @@ impl<'a> ReplyDraft<'a> {
         if piece.is_empty() {
             return Ok(());
         }
-        self.grow(piece.len())?;
-        (self.on_text)(piece);
-        if let Some(Block::Text(text)) = self.blocks.last_mut() {
-            text.push_str(piece);
-            return Ok(());
+        if !matches!(self.blocks.last(), Some(Block::Text(_))) {
+            self.push(Block::Text(String::new()))?;
         }
-        self.push(Block::Text(piece.to_owned())).map(drop)
+        self.append(self.blocks.len() - 1, PieceKind::Text, piece)
     }
 
     /// The same for thinking that came in the field `source`.
@@ -275,85 +219,89 @@ impl<'a> ReplyDraft<'a> {
         if piece.is_empty() {
             return Ok(());
         }
-        self.grow(piece.len())?;
-        match self.blocks.last_mut() {
-            Some(Block::Thinking {
-                text, signature, ..
-            }) if signature == source => {
-                text.push_str(piece);
-                Ok(())
-            }
-            _ => self.push(thinking(piece, source)).map(drop),
+        let last = self.blocks.last();
+        if !matches!(last, Some(Block::Thinking { signature, .. }) if signature == source) {
+            self.push(thinking("", source))?;
         }
+        self.append(self.blocks.len() - 1, PieceKind::Thinking, piece)
     }
 
+    fn append(&mut self, place: usize, kind: PieceKind, piece: &str) -> Result<()> {
+        self.grow(piece.len())?;
+        match (&mut self.blocks[place], kind) {
+            (Block::Text(text), PieceKind::Text) => {
+                *text += piece;
+                (self.on_text)(piece);
+            }
+            (Block::Thinking { redacted: true, .. }, _) => {}
+            (Block::Thinking { text, .. }, PieceKind::Thinking) => *text += piece,
+            (Block::Thinking { signature, .. }, PieceKind::Signature) => *signature += piece,
+            (Block::ToolCall(call), PieceKind::Arguments) => call.arguments += piece,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The reply, once the stream has ended.
     pub(super) fn finish(
         mut self,
         model: &Model,
         service: &Service,
         tools: &[ToolSpec],
-    ) -> Tried<Finished> {
-        let needs_close = WireFormat::of(model).needs_close;
-        if let Some(failure) = self.failure {
-            return Err(Fault::Refused(failure));
-        }
-        super::openai::finish(&mut self)?;
+    ) -> Tried<Reply> {
         if self.overflowed(model, service) {
             let (id, input) = (&model.id, self.usage.total_input());
             let text = format!("{id} was given {input} tokens, more than its window");
             return Err(Error::ContextFull(text).into());
         }
-        if needs_close && !self.is_closed {
-            self.end = None;
+        let mut is_cut = false;
+        match self.end.take() {
+            None => return Err(broken_off("the model's answer broke off before its end").into()),
+            Some(ReplyEnd::Failed(refusal)) => return Err(Fault::Refused(refusal)),
+            Some(ReplyEnd::Refused(why)) => self.refusal = why,
+            Some(ReplyEnd::Cut) => is_cut = true,
+            Some(ReplyEnd::Done) => {}
         }
-        let is_named = self.end.is_some();
-        let Some(end) = self.end.or(self.is_closed.then_some(ReplyEnd::Done)) else {
-            return Err(broken_off("the model's answer broke off before its end").into());
-        };
-        let cost = self.usage.cost;
+        super::openai::finish(&mut self)?;
+        let price = model.price;
+        let cost = self
+            .usage
+            .cost
+            .or(price.map(|price| price.cost(&self.usage)));
         let mut reply = Reply {
             blocks: Vec::new(),
             stop_reason: StopReason::Stop,
             refusal: None,
             cut_call: None,
-            usage: Usage {
-                cost: cost.or(model.price.map(|price| price.cost(&self.usage))),
-                ..self.usage
-            },
+            usage: Usage { cost, ..self.usage },
         };
-        let declined = Some(self.refusal).filter(|text| !text.is_empty());
-        reply.refusal = match &end {
-            ReplyEnd::Refused(why) => Some(why.clone()),
-            _ => declined,
-        };
-        if reply.refusal.is_some() {
-            return Ok(Finished::Named(reply));
+        if !self.refusal.is_empty() {
+            reply.refusal = Some(self.refusal);
+            return Ok(reply);
         }
         // Only the last block can have been cut off.
-        if let (ReplyEnd::Cut, Some(Block::ToolCall(call))) = (&end, self.blocks.last()) {
-            if call.arguments.is_empty() || !json::is_whole(call.arguments.trim(), '{') {
+        if let (true, Some(Block::ToolCall(call))) = (is_cut, self.blocks.last()) {
+            if !json::is_whole(call.arguments.trim(), '{') {
                 reply.cut_call = Some(call.name.clone());
                 self.blocks.pop();
             }
         }
         self.blocks.retain_mut(|block| keep(block, tools));
         // What the server says of tools is less reliable than the calls themselves.
-        let is_call = |block: &Block| matches!(block, Block::ToolCall(_));
-        let calls = self.blocks.iter().any(is_call);
-        reply.stop_reason = match end {
-            ReplyEnd::Cut if reply.cut_call.is_some() || !calls => StopReason::Length,
-            _ if calls => StopReason::ToolUse,
-            _ => StopReason::Stop,
-        };
+        let has_calls = self
+            .blocks
+            .iter()
+            .any(|block| matches!(block, Block::ToolCall(_)));
+        if reply.cut_call.is_some() || (is_cut && !has_calls) {
+            reply.stop_reason = StopReason::Length;
+        } else if has_calls {
+            reply.stop_reason = StopReason::ToolUse;
+        }
+        if !has_calls {
+            self.chunks.reject_calls_in_text(&self.blocks, tools)?;
+        }
         reply.blocks = self.blocks;
-        if !calls {
-            self.chunks.reject_calls_in_text(&reply.blocks, tools)?;
-        }
-        match (is_named, reply.blocks.is_empty()) {
-            (true, _) => Ok(Finished::Named(reply)),
-            (false, false) => Ok(Finished::Unnamed(reply)),
-            (false, true) => Err(broken_off("the model's server ended without an answer").into()),
-        }
+        Ok(reply)
     }
 
     /// Servers that cut a long prompt in silence, or leave no room for an answer.

@@ -4,29 +4,16 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::iter;
 
-use super::models::CacheLifetime;
-use super::pictures::{self, PictureChoice, PictureKey, PictureMemory};
-use super::services::Service;
+use super::endpoint::Endpoint;
+use super::learned::{Learned, Optional};
+use super::pictures::{self, PictureChoice, PictureKey};
+use super::services::Quirk;
 use super::{
     Assistant, Block, Content, Image, Message, Model, StopReason, ToolCall, ToolResult, ToolSpec,
     Turn,
 };
-
-/// A part of a request that some servers refuse; once refused it is written otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Optional {
-    /// `stream_options`: left out.
-    StreamOptions,
-    /// The usual name of the output limit: the other name is used.
-    TokensField,
-    /// Thinking beside tools: `reasoning_effort` becomes `none`.
-    Effort,
-    /// A null content beside calls: it becomes an empty text.
-    NullContent,
-    /// Summaries of the thinking, which are for verified organizations only: left out.
-    ThinkingSummary,
-}
 
 /// How this try of a turn differs from the first.
 #[derive(Debug, Default)]
@@ -35,21 +22,9 @@ pub(super) struct Variation {
     pub(super) pictures_on_trial: Vec<PictureKey>,
 }
 
-/// What is known of the server when the request is made.
-pub(super) struct Circumstances<'a> {
-    pub(super) service: &'static Service,
-    pub(super) model: &'a Model,
-    pub(super) lifetime: CacheLifetime,
-    /// Parts that the server refused.
-    pub(super) refused: &'a [Optional],
-    pub(super) pictures: &'a PictureMemory,
-}
-
 pub(super) struct Outgoing<'a> {
-    pub(super) service: &'static Service,
-    pub(super) model: &'a Model,
-    pub(super) lifetime: CacheLifetime,
-    pub(super) refused: &'a [Optional],
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) learned: &'a Learned,
     /// `None` where it is blank.
     pub(super) system: Option<&'a str>,
     pub(super) tools: &'a [ToolSpec],
@@ -57,6 +32,13 @@ pub(super) struct Outgoing<'a> {
     /// Index of the first entry of the present run.
     pub(super) run_start: usize,
     /// Tokens the reply may have.
+    pub(super) output_tokens: u32,
+    pub(super) pictures: SentPictures,
+}
+
+/// A request's text, and what of it the server may refuse.
+pub(super) struct WrittenRequest {
+    pub(super) body: String,
     pub(super) output_tokens: u32,
     pub(super) pictures: SentPictures,
 }
@@ -98,7 +80,7 @@ pub(super) fn data_url(mime: &str, image: &Image) -> String {
 
 #[derive(Debug, PartialEq)]
 pub(super) enum SentBlock<'a> {
-    Text(Cow<'a, str>),
+    Text(&'a str),
     /// Of this very model and this run: goes back unchanged.
     Thinking {
         text: &'a str,
@@ -127,27 +109,22 @@ const STARTED_MIDWAY: &str = "(The conversation before this is not shown.)";
 impl<'a> Outgoing<'a> {
     pub(super) fn of(
         turn: &Turn<'a>,
-        around: &Circumstances<'a>,
+        endpoint: &'a Endpoint,
+        learned: &'a Learned,
         variation: &'a Variation,
     ) -> Outgoing<'a> {
-        let Circumstances { service, model, .. } = *around;
-        let trial = &variation.pictures_on_trial;
-        let choice = PictureChoice::of(turn.messages, service.pictures_max, around.pictures, trial);
-        let choice = if model.takes_images {
-            choice
-        } else {
-            choice.none()
-        };
-        let thinking_from = match variation.thinking_dropped || turn.tools.is_empty() {
-            true => turn.messages.len(),
-            false => turn.run_start,
-        };
+        let (service, model) = (endpoint.service, &*learned.model);
         let mut builder = Builder {
+            model,
+            thinking_from: match variation.thinking_dropped {
+                true => turn.messages.len(),
+                false => turn.run_start,
+            },
             ids: CallIds {
                 len: service.call_id_len,
                 used: HashSet::new(),
             },
-            choice,
+            choice: PictureChoice::of(turn.messages, service, learned, variation),
             entries: Vec::new(),
             pictures: SentPictures::default(),
         };
@@ -159,58 +136,35 @@ impl<'a> Outgoing<'a> {
             match message {
                 Message::User { content, .. } => builder.user(content),
                 Message::Assistant(said) if is_sendable(said) => {
-                    let thinking = match index >= thinking_from {
-                        false => Thinking::Drop,
-                        true if is_by(said, model) => Thinking::Replay,
-                        true => Thinking::AsText,
-                    };
-                    builder.assistant(said, thinking, &turn.messages[index + 1..]);
+                    builder.assistant(said, &turn.messages[index + 1..], index);
                 }
                 // An answer that was cut short or failed; results go along with their calls,
                 // or belong to none.
                 Message::Assistant(_) | Message::ToolResult(_) => {}
             }
         }
-        let mut entries = builder.entries;
-        if turn.tools.is_empty() {
-            entries.iter_mut().for_each(without_tools);
-        }
         Outgoing {
-            service,
-            model,
-            lifetime: around.lifetime,
-            refused: around.refused,
+            endpoint,
+            learned,
             system: Some(turn.system).filter(|system| !is_blank(system)),
             tools: turn.tools,
-            run_start: run_start.unwrap_or(entries.len()),
-            entries,
+            run_start: run_start.unwrap_or(builder.entries.len()),
+            entries: builder.entries,
             output_tokens: turn.output_tokens_max.min(model.output_tokens_max),
             pictures: builder.pictures,
         }
     }
 
-    pub(super) fn is_refused(&self, part: Optional) -> bool {
-        self.refused.contains(&part)
+    pub(super) fn model(&self) -> &Model {
+        &self.learned.model
     }
-}
 
-/// Calls and results as text: with no tools defined they are refused as what they are. (For
-/// the same reason the thinking is dropped: the tools are part of what it is bound to.)
-fn without_tools(entry: &mut TurnEntry<'_>) {
-    match entry {
-        TurnEntry::User(_) => {}
-        TurnEntry::Assistant(blocks) => {
-            for block in blocks {
-                if let SentBlock::Call { name, call, .. } = block {
-                    let text = format!("(called {name} with {})", call.arguments);
-                    *block = SentBlock::Text(text.into());
-                }
-            }
-        }
-        TurnEntry::Results(results) => {
-            let parts = results.drain(..).flat_map(|result| result.content);
-            *entry = TurnEntry::User(parts.collect());
-        }
+    pub(super) fn has(&self, quirk: Quirk) -> bool {
+        self.endpoint.service.has(quirk)
+    }
+
+    pub(super) fn is_refused(&self, part: Optional) -> bool {
+        self.learned.refused.contains(&part)
     }
 }
 
@@ -226,15 +180,10 @@ fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-#[derive(Clone, Copy)]
-enum Thinking {
-    Replay,
-    /// Another model's: its text is worth keeping, its signatures mean nothing here.
-    AsText,
-    Drop,
-}
-
 struct Builder<'a> {
+    model: &'a Model,
+    /// Index of the first message whose thinking goes along.
+    thinking_from: usize,
     ids: CallIds,
     choice: PictureChoice<'a>,
     entries: Vec<TurnEntry<'a>>,
@@ -252,12 +201,17 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn assistant(&mut self, said: &'a Assistant, thinking: Thinking, rest: &'a [Message]) {
-        let (blocks, calls) = self.blocks(said, thinking);
-        // Signatures of a message that says nothing else are of no use to anyone.
+    /// `rest` is what follows the message, which is number `index`.
+    fn assistant(&mut self, said: &'a Assistant, rest: &'a [Message], index: usize) {
+        let (mut blocks, calls) = self.blocks(said);
         let is_thinking = |block: &SentBlock<'_>| matches!(block, SentBlock::Thinking { .. });
+        // Signatures of a message that says nothing else are of no use to anyone.
         if blocks.iter().all(is_thinking) {
             return;
+        }
+        // Thinking means something only to the model that wrote it.
+        if index < self.thinking_from || !is_by(said, self.model) {
+            blocks.retain(|block| !is_thinking(block));
         }
         if self.entries.is_empty() {
             let start = ContentPart::Text(STARTED_MIDWAY.into());
@@ -270,43 +224,28 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn blocks(
-        &mut self,
-        said: &'a Assistant,
-        thinking: Thinking,
-    ) -> (Vec<SentBlock<'a>>, SentCalls<'a>) {
-        let (mut blocks, mut calls) = (Vec::new(), Vec::new());
-        for block in &said.blocks {
-            match (block, thinking) {
-                (Block::Text(text), _) if !is_blank(text) => {
-                    blocks.push(SentBlock::Text(text.into()));
-                }
-                (Block::Text(_), _) => {}
-                (
-                    Block::Thinking {
-                        text,
-                        signature,
-                        redacted,
-                    },
-                    Thinking::Replay,
-                ) => blocks.push(SentBlock::Thinking {
-                    text,
-                    signature,
-                    redacted: *redacted,
-                }),
-                (Block::Thinking { text, .. }, Thinking::AsText) if !is_blank(text) => {
-                    blocks.push(SentBlock::Text(text.into()));
-                }
-                (Block::Thinking { .. }, _) => {}
-                (Block::ToolCall(call), _) => {
-                    let id = self.ids.take(&call.id);
-                    calls.push((call.id.as_str(), id.clone()));
-                    let name = tool_name(&call.name);
-                    blocks.push(SentBlock::Call { id, name, call });
-                }
+    fn blocks(&mut self, said: &'a Assistant) -> (Vec<SentBlock<'a>>, SentCalls<'a>) {
+        let mut calls = Vec::new();
+        let sent = said.blocks.iter().filter_map(|block| match block {
+            Block::Text(text) if is_blank(text) => None,
+            Block::Text(text) => Some(SentBlock::Text(text)),
+            Block::Thinking {
+                text,
+                signature,
+                redacted,
+            } => Some(SentBlock::Thinking {
+                text,
+                signature,
+                redacted: *redacted,
+            }),
+            Block::ToolCall(call) => {
+                let id = self.ids.take(&call.id);
+                calls.push((call.id.as_str(), id.clone()));
+                let name = tool_name(&call.name);
+                Some(SentBlock::Call { id, name, call })
             }
-        }
-        (blocks, calls)
+        });
+        (sent.collect(), calls)
     }
 
     /// One result for each call, looked for up to the next assistant message.
@@ -385,24 +324,25 @@ impl CallIds {
         if fine && self.used.insert(id.to_owned()) {
             return id.into();
         }
-        // The same in every request, for caches and signatures.
-        let mut attempt = 0u64;
-        loop {
+        // The same in every request, for caches and signatures. Not one after the other: there
+        // may be many of this id.
+        let attempts = iter::once(0).chain(self.used.len() as u64 + 1..);
+        let mut ids = attempts.map(|attempt| {
             let mut hasher = DefaultHasher::new();
             (id, attempt).hash(&mut hasher);
-            let id = format!("c{:08x}", hasher.finish() >> 32);
-            if self.used.insert(id.clone()) {
-                return id.into();
-            }
-            // Not one after the other: there may be many of this id.
-            attempt = attempt.max(self.used.len() as u64) + 1;
-        }
+            format!("c{:08x}", hasher.finish() >> 32)
+        });
+        let made_up = ids
+            .find(|made_up| !self.used.contains(made_up))
+            .unwrap_or_default();
+        self.used.insert(made_up.clone());
+        made_up.into()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{TOOLS, call, model, outgoing, result, said, thought, turn, user};
+    use super::super::tests::{call, model, outgoing, result, said, thought, turn, user};
     use super::*;
 
     /// `U[..] A[..] R[..]`, the run's start marked by `|`.
@@ -442,7 +382,6 @@ mod tests {
     fn check(name: &str, provider: &str, messages: &[Message], run_start: usize, want: &str) {
         let turn = Turn {
             run_start,
-            tools: if name == "no tools" { &[] } else { TOOLS },
             ..turn(messages)
         };
         let id = if provider == "anthropic" {
@@ -451,7 +390,7 @@ mod tests {
             "m"
         };
         let model = model(provider, id);
-        outgoing(&turn, &model, CacheLifetime::FiveMinutes, |outgoing| {
+        outgoing(&turn, &model, |outgoing| {
             assert_eq!(outline(outgoing), want, "{name}");
         });
     }
@@ -487,13 +426,12 @@ mod tests {
         let text = |text: &str| Block::Text(text.to_owned());
         for (name, messages, run_start, want) in [
             ("thinking stays in the run and leaves with it", vec![user("a"), thinking(), result("1", "x"), user("b"), thinking(), result("1", "y")], 3, "U[a] A[bash#1] R[1=x] | U[b] A[hm~sig,~opaque,~s2,bash#cd0e369ac] R[cd0e369ac=y]"),
-            ("another model's thinking", vec![user("a"), foreign(thinking()), result("1", "x")], 0, "| U[a] A[hm,bash#1] R[1=x]"),
+            ("another model's thinking", vec![user("a"), foreign(thinking()), result("1", "x")], 0, "| U[a] A[bash#1] R[1=x]"),
             ("aborted, with the orphans it leaves", vec![user("a"), aborted(thinking()), result("1", "x"), user("b")], 3, "U[a] | U[b]"),
             ("missing and late results, all in the order of the calls", vec![user("a"), said(vec![call("1", "x"), call("2", "y"), call("3", "z")]), result("3", "c"), user("b"), result("1", ""), said(vec![text("d")]), result("2", "too late")], 7, "U[a] A[x#1,y#2,z#3] R[1=(no output);2!No result: the call was interrupted.;3=c] U[b] A[d] |"),
             ("two calls with one id", vec![user("a"), said(vec![call("1", "x"), call("1", "y")]), result("1", "p"), result("1", "q")], 0, "| U[a] A[x#1,y#cd0e369ac] R[1=p;cd0e369ac=q]"),
             ("blanks, and an answer that is only thinking", vec![user(" \n"), user("a"), said(vec![text("\t"), thought("hm", "s")]), said(vec![text(""), text("b")])], 0, "| U[a] A[b]"),
             ("no user at first", vec![said(vec![text("a")])], 0, "| U[(The conversation before this is not shown.)] A[a]"),
-            ("no tools", vec![user("a"), said(vec![call("1", "x")]), result("1", "b")], 0, r#"| U[a] A[(called x with {"b":1, "a":2})] U[b]"#),
             ("names models make up", vec![user("a"), said(vec![call("1", "f.x"), call("2", "")])], 0, "| U[a] A[f_x#1,unknown#2] R[1!No result: the call was interrupted.;2!No result: the call was interrupted.]"),
             ("ids of other services", vec![user("a"), said(vec![call("functions.bash:0", "x")]), result("functions.bash:0", "b")], 0, "| U[a] A[x#c754d2176] R[c754d2176=b]"),
         ] {

@@ -5,8 +5,9 @@
 use serde_json::Value;
 
 use super::call::WireFormat;
+use super::learned::Optional;
 use super::reply::{self, PieceKind, ReplyDraft, ReplyEnd};
-use super::request::{ContentPart, Optional, Outgoing, SentBlock, TurnEntry, data_url};
+use super::request::{ContentPart, Outgoing, SentBlock, TurnEntry, data_url};
 use super::{Block, ToolSpec, token_count};
 use crate::base::error::Result;
 use crate::base::json::{Obj, array, is_whole};
@@ -34,7 +35,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
         }
     }
     let mut request = Obj::new()
-        .str("model", &outgoing.model.id)
+        .str("model", &outgoing.model().id)
         .num("max_output_tokens", outgoing.output_tokens)
         .raw("stream", "true")
         .raw("store", "false")
@@ -193,7 +194,6 @@ fn end(draft: &mut ReplyDraft<'_>, response: &Value) {
 #[cfg(test)]
 mod tests {
     use super::super::endpoint::{Fault, Tried};
-    use super::super::models::CacheLifetime;
     use super::super::tests::{
         self, call, model, outgoing, picture, png, result, said, thought, turn, user,
     };
@@ -237,10 +237,7 @@ mod tests {
             )
         );
         let want = want.replace("AAAA", &png(1, 0));
-        assert_eq!(
-            outgoing(&turn, &model, CacheLifetime::FiveMinutes, body),
-            want
-        );
+        assert_eq!(outgoing(&turn, &model, body), want);
     }
 
     fn replay(transcript: &str) -> (String, Tried<Reply>) {

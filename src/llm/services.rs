@@ -171,10 +171,9 @@ pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider
     if let Some(near) = models::near(endpoint.service.name, &model.id) {
         log::warning!("", "{spec} is not a model I know; did you mean {near}?");
     }
-    Ok(match probe::probe(&endpoint, &model, &Stop::new()) {
-        Some(model) => Box::new(Client::new(endpoint, model, 0)),
-        None => Box::new(Client::new(endpoint, model, PROBES_MAX)),
-    })
+    let client = Client::new(endpoint, model, PROBES_MAX);
+    client.probe(&Stop::new());
+    Ok(Box::new(client))
 }
 
 /// The cheapest question that shows whether `open` would give a provider that answers.
@@ -216,7 +215,7 @@ fn endpoint(spec: &str, sources: &Sources<'_>) -> Result<(Endpoint, Model)> {
 
 /// How often a client may ask for the window: a server may still be starting, or load the
 /// model with the first turn.
-const PROBES_MAX: u8 = 4;
+const PROBES_MAX: u8 = 5;
 
 fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
     let (name, id) = spec.split_once('/').unwrap_or((spec, ""));

@@ -8,7 +8,7 @@
 use std::env;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use tungstenite::WebSocket;
@@ -34,7 +33,6 @@ use crate::base::stop::{Stop, poll_for};
 
 /// One address of a host; a host with several gets this for each.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-const DNS_MAX: Duration = Duration::from_secs(10);
 /// From the name look-up to the end of the TLS handshake or the WebSocket upgrade.
 pub(super) const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a response head.
@@ -261,24 +259,13 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Tries the host's addresses in turn.
     fn connect(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Wire> {
-        let mut last = io::Error::other(format!("{host} has no address"));
-        for address in look_up(host, port, stop, until)? {
-            match connect_one(address, stop, until) {
-                Ok(tcp) => {
-                    return Ok(Wire {
-                        tcp,
-                        stop: stop.clone(),
-                        until: Some(until),
-                        allowed: 0,
-                    });
-                }
-                Err(err) if NetFault::of(&err) == NetFault::Stopped => return Err(err),
-                Err(err) => last = err,
-            }
-        }
-        Err(last)
+        Ok(Wire {
+            tcp: dial(host, port, stop, until)?,
+            stop: stop.clone(),
+            until: Some(until),
+            allowed: 0,
+        })
     }
 
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
@@ -421,53 +408,43 @@ fn hopeless(why: impl Into<String>) -> io::Error {
     NetFault::Hopeless.mark(&why.into())
 }
 
-fn connect_one(address: SocketAddr, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&socket, &address) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::INPROGRESS) => {
-            let until = until.min(Instant::now() + CONNECT_MAX);
-            wait(&socket, PollFlags::OUT, until, stop)?;
-            rustix::net::sockopt::socket_error(&socket)??;
-        }
-        Err(err) => return Err(err.into()),
-    }
-    let tcp = TcpStream::from(socket);
-    tcp.set_nodelay(true)?;
-    Ok(tcp)
-}
-
-/// getaddrinfo(3) knows neither limits nor stops: it gets a thread of its own, which outlives
-/// a stop by the resolver's own time limit; its result is dropped then.
-fn look_up(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<Vec<SocketAddr>> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
+/// getaddrinfo(3) and connect(2) know no stops: they get a thread of their own, which outlives
+/// a stop by their own limits; its result is dropped then.
+fn dial(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let (sender, receiver) = mpsc::sync_channel(1);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let name = bare.to_owned();
-    thread::Builder::new()
-        .name("dns".to_owned())
-        .spawn(move || {
-            let found = (name.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect::<Vec<_>>);
-            // Fails after a stop, when the result is no longer wanted.
-            sender.send(found).ok();
-            drop(writer);
-        })?;
-    let until = until.min(Instant::now() + DNS_MAX);
+    let thread = thread::Builder::new().name("dial".to_owned());
+    thread.spawn(move || {
+        // Fails after a stop, when the result is no longer wanted.
+        sender.send(connect(&host, port)).ok();
+        drop(writer);
+    })?;
     wait(&reader, PollFlags::IN, until, stop)?;
-    receiver
-        .recv()
-        .map_err(|_| io::Error::other("the name look-up ended early"))?
-        .map_err(|err| io::Error::other(format!("cannot look up {bare}: {err}")))
+    let ended = |_| io::Error::other("the thread that connects ended early");
+    receiver.recv().map_err(ended)?
+}
+
+/// Tries the host's addresses in turn; the socket never waits.
+fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .map_err(|err| io::Error::other(format!("cannot look up {host}: {err}")))?;
+    let mut last = io::Error::other(format!("{host} has no address"));
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
+            Ok(tcp) => {
+                tcp.set_nonblocking(true)?;
+                tcp.set_nodelay(true)?;
+                return Ok(tcp);
+            }
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
 }
 
 /// A connection to the destination through the proxy.
@@ -639,14 +616,6 @@ mod tests {
     }
 
     #[test]
-    fn the_accept_key_of_the_rfc() {
-        assert_eq!(
-            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
-    }
-
-    #[test]
     fn retry_after_forms() {
         let of = |name: &'static str, value: &str| {
             let mut headers = ureq::http::HeaderMap::new();
@@ -749,11 +718,11 @@ mod tests {
     fn a_stop_and_the_limit_end_a_connect() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         rustix::net::listen(&listener, 0).unwrap();
-        let address = listener.local_addr().unwrap();
-        let soon = || Instant::now() + Duration::from_millis(20);
+        let port = listener.local_addr().unwrap().port();
+        let call = move |stop: Stop, limit| dial("127.0.0.1", port, &stop, Instant::now() + limit);
         let mut held = Vec::new();
         let full = loop {
-            match connect_one(address, &Stop::new(), soon()) {
+            match call(Stop::new(), Duration::from_millis(20)) {
                 Ok(tcp) => held.push(tcp),
                 Err(err) => break err,
             }
@@ -761,10 +730,7 @@ mod tests {
         assert_eq!(full.kind(), io::ErrorKind::TimedOut);
         let stop = Stop::new();
         let remote = stop.clone();
-        let call = thread::spawn(move || {
-            let later = Instant::now() + Duration::from_secs(3600);
-            Wire::connect("127.0.0.1", address.port(), &remote, later)
-        });
+        let call = thread::spawn(move || call(remote, Duration::from_secs(3600)));
         stop.set(Cause::Asked);
         let err = call.join().unwrap().unwrap_err();
         assert_eq!(NetFault::of(&err), NetFault::Stopped);
@@ -821,6 +787,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn what_goes_wrong_says_so() {
         let answering = |answer: &'static str| {
             serve(move |mut tcp| {
@@ -844,50 +811,15 @@ mod tests {
         let other_ca = tls::config(&Path::new(TEST_DATA).join("server.pem"));
         let other_ca = net_with(None, other_ca);
         for (net, url, hopeless, want) in [
-            (
-                &proxied,
-                "wss://slack.example/?secret".to_owned(),
-                false,
-                "another user and password",
-            ),
+            (&proxied, "wss://slack.example/?secret".to_owned(), false, "another user and password"),
             // Plain and on this machine: the proxy is left out.
-            (
-                &socks,
-                format!("ws://{refusing}/"),
-                false,
-                "HTTP/1.1 407 No",
-            ),
-            (
-                &socks,
-                format!("wss://{refusing}/"),
-                true,
-                "only http:// proxies",
-            ),
+            (&socks, format!("ws://{refusing}/"), false, "HTTP/1.1 407 No"),
+            (&socks, format!("wss://{refusing}/"), true, "only http:// proxies"),
             (&no_ca, format!("wss://{refusing}/"), true, "no CA"),
-            (
-                &other_ca,
-                format!("wss://{tls}/"),
-                false,
-                "UnknownIssuer; if it is self-signed",
-            ),
-            (
-                &direct,
-                format!("wss://{no_tls}/"),
-                false,
-                "127.0.0.1: received corrupt message",
-            ),
-            (
-                &direct,
-                format!("ws://{wrong}/"),
-                false,
-                "Sec-WebSocket-Accept",
-            ),
-            (
-                &direct,
-                format!("ws://{short}/"),
-                false,
-                "unexpected end of file",
-            ),
+            (&other_ca, format!("wss://{tls}/"), false, "UnknownIssuer; if it is self-signed"),
+            (&direct, format!("wss://{no_tls}/"), false, "127.0.0.1: received corrupt message"),
+            (&direct, format!("ws://{wrong}/"), false, "Sec-WebSocket-Accept"),
+            (&direct, format!("ws://{short}/"), false, "unexpected end of file"),
             (&direct, format!("ws://{nobody}/"), false, "refused"),
             (&direct, "ftp://x/".to_owned(), true, "not a ws://"),
         ] {
@@ -936,7 +868,7 @@ pub(crate) mod testing {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use rustls::{ServerConfig, ServerConnection, StreamOwned};
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     pub(crate) const TEST_DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 

@@ -142,7 +142,7 @@ impl<'a> InlineScan<'a> {
     }
 
     fn escape(&mut self, c: char) {
-        text::escape_char(&mut self.out, c);
+        self.out += &text::escape(c.encode_utf8(&mut [0; 4]));
         self.at += c.len_utf8();
     }
 

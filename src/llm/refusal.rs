@@ -55,10 +55,11 @@ const OVERFLOWS: &[&[&str]] = &[
 ];
 
 /// What stands right before the window's size in the text of an overflow. In order: llama.cpp,
-/// OpenAI and its kin, xAI, vLLM, llama-cpp-python, Together, Copilot, Kimi, Qwen, Anthropic.
+/// Mistral, OpenAI and its kin, xAI, vLLM, llama-cpp-python, Together, Copilot, Kimi, Qwen,
+/// Anthropic.
 #[rustfmt::skip]
 const WINDOW_MARKS: &[&str] = &[
-    "\"n_ctx\"", "maximum context length", "maximum prompt length", "maximum allowed input length",
+    "\"n_ctx\"", "for model with", "maximum context length", "maximum prompt length", "maximum allowed input length",
     "context window of", "context length (", "model's context length", "context size (", "context size of",
     "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,", " > ",
 ];
@@ -144,7 +145,7 @@ impl Refusal {
                 Value::Array(items) if !items.is_empty() => Some(value.to_string()),
                 _ => None,
             })
-            .unwrap_or_else(|| page_text(text));
+            .unwrap_or_else(|| text.to_owned());
         let words = [
             &inner["type"],
             &inner["code"],
@@ -176,16 +177,11 @@ impl Refusal {
         self.body.contains(fragment)
     }
 
-    /// The limit of a web server in front of the model's: its page, not the model's JSON.
-    pub(super) fn is_front_end_limit(&self) -> bool {
-        let body = self.body.trim_start();
-        self.status == 413 && body.starts_with('<')
-    }
-
     pub(super) fn is_overflow(&self) -> bool {
         let throttled = ["rate limit", "rate_limit", "too many requests", "throttl"];
         match self.status {
-            413 => !self.is_front_end_limit(),
+            // A page is of a web server in front of the model's, which has another limit.
+            413 => !self.body.trim_start().starts_with('<'),
             401..=403 | 429 => false,
             // Cerebras.
             400 if self.body.trim().is_empty() => true,
@@ -201,22 +197,13 @@ impl Refusal {
         if !self.is_overflow() {
             return None;
         }
-        let marked = WINDOW_MARKS.iter().find_map(|mark| {
+        let window = WINDOW_MARKS.iter().find_map(|mark| {
             let (_, rest) = self.body.split_once(mark)?;
             // `is 8192 tokens`, `":4096`, `(8,192)`: nothing but a few words before it.
             let start = rest.find(|c: char| c.is_ascii_digit())?;
             (start <= 16).then(|| number_at(&rest[start..]))?
         });
-        // Mistral: `with 8192 maximum context length`; Anthropic: `> 200000 maximum`.
-        let before = || {
-            let (head, _) = self.body.split_once(" maximum")?;
-            let start = head.rfind(|c: char| !c.is_ascii_digit() && c != ',')?;
-            number_at(head.get(start + 1..)?)
-        };
-        let plausible = |tokens: &u64| (256..=100_000_000).contains(tokens);
-        marked
-            .filter(plausible)
-            .or_else(|| before().filter(plausible))
+        window.filter(|tokens| (256..=100_000_000).contains(tokens))
     }
 
     /// The HTTP status; of an error inside a stream the one that its code names or stands for.
@@ -291,10 +278,12 @@ impl Refusal {
     fn meaning(&self, endpoint: &Endpoint, model: &Model) -> (Option<ModelFault>, String) {
         let service = endpoint.service;
         let variable = service.base_url_variable();
+        // Not another server that speaks the same.
+        let is_anthropic = service.name == "anthropic" && endpoint.base_url == service.base_url;
         let is_capped = self.status() == 429
             && self.after.is_none()
             // Anthropic itself tells when to come back, unless a cap is reached.
-            && (self.code.contains("billing") || endpoint.is_vendor("anthropic"));
+            && (self.code.contains("billing") || is_anthropic);
         if is_capped || self.status() == 402 || SPENT.iter().any(|words| self.says(words)) {
             let hint = format!("; add credit or raise the limit at {}", service.name);
             return (Some(ModelFault::OutOfCredit), hint);
@@ -336,24 +325,6 @@ fn number_at(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != ',');
     let digits = text[..end.unwrap_or(text.len())].replace(',', "");
     digits.parse().ok()
-}
-
-/// The words of an HTML page or of plain text.
-fn page_text(text: &str) -> String {
-    let mut words = String::new();
-    let mut inside = false;
-    for c in text.chars().take(20 * ERROR_CHARS_MAX) {
-        match c {
-            '<' => inside = true,
-            '>' if inside => {
-                inside = false;
-                words.push(' ');
-            }
-            _ if inside => {}
-            c => words.push(c),
-        }
-    }
-    words
 }
 
 fn cut(text: &str) -> String {
@@ -404,10 +375,10 @@ pub(crate) mod tests {
             ("anthropic", 429, None, r#"{"error":{"type":"rate_limit_error","message":"cap"}}"#, "Failed anthropic/m: HTTP 429: rate_limit_error: cap; add credit or raise the limit at anthropic"),
             ("anthropic", 400, None, r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8 maximum"}}"#, "Full anthropic/m: HTTP 400: invalid_request_error: prompt is too long: 9 tokens > 8 maximum"),
             ("anthropic", 413, None, "", "Full anthropic/m: HTTP 413"),
-            ("custom", 413, None, "<html><title>413 Request Entity Too Large</title>nginx</html>", "Failed custom/m: HTTP 413: 413 Request Entity Too Large nginx; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
+            ("custom", 413, None, "<html><title>413 Request Entity Too Large</title>nginx</html>", "Failed custom/m: HTTP 413: <html><title>413 Request Entity Too Large</title>nginx</html>; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
             ("custom", 429, Some(3600), r#"{"message":"slow"}"#, "Retry 3600 custom/m: HTTP 429: slow; it asks to wait 1h 0m"),
             ("custom", 200, None, r#"{"object":"error","message":"engine gave up","code":500}"#, "Retry custom/m: error in the stream: 500: engine gave up"),
-            ("anthropic", 529, None, "<html><body>Over\nloaded</body></html>", "Retry anthropic/m: HTTP 529: Over loaded"),
+            ("anthropic", 529, None, "<html><body>Over\nloaded</body></html>", "Retry anthropic/m: HTTP 529: <html><body>Over loaded</body></html>"),
             ("anthropic", 200, None, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, "Retry anthropic/m: error in the stream: overloaded_error: Overloaded"),
             ("anthropic", 200, None, r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, "Failed anthropic/m: error in the stream: invalid_request_error: x"),
             ("openai", 429, None, quota, "Failed openai/m: HTTP 429: insufficient_quota insufficient_quota: You exceeded your current quota, check your billing details; add credit or raise the limit at openai"),

@@ -194,51 +194,10 @@ fn end(draft: &mut ReplyDraft<'_>, response: &Value) {
 #[cfg(test)]
 mod tests {
     use super::super::endpoint::{Fault, Tried};
-    use super::super::tests::{
-        self, call, model, outgoing, picture, png, result, said, thought, turn, user,
-    };
-    use super::super::{Message, Reply, StopReason, Turn};
+    use super::super::tests::{self, model, thought};
+    use super::super::{Reply, StopReason};
     use super::*;
     use crate::base::error::Error;
-
-    #[test]
-    fn a_request_in_a_tool_loop() {
-        let item = r#"{"id":"rs_1","type":"reasoning","encrypted_content":"gA"}"#;
-        let mut asked = said(vec![
-            thought("hm", item),
-            Block::Text("t".to_owned()),
-            call("1", "bash"),
-        ]);
-        if let Message::Assistant(said) = &mut asked {
-            said.api = "openai-responses".to_owned();
-            said.provider = "openai".to_owned();
-            said.model = "gpt-6-sol".to_owned();
-        }
-        let messages = [user("go"), asked, result("1", "a"), picture("b", 1, 0)];
-        let model = model("openai", "gpt-6-sol");
-        assert_eq!(model.api, "openai-responses");
-        let turn = Turn {
-            system: "S",
-            ..turn(&messages)
-        };
-        let want = format!(
-            "{}{item},{}",
-            concat!(
-                r#"{"model":"gpt-6-sol","max_output_tokens":16000,"stream":true,"store":false,"#,
-                r#""include":["reasoning.encrypted_content"],"reasoning":{"summary":"auto"},"#,
-                r#""tools":[{"type":"function","name":"bash","description":"Runs","parameters":{"z":1,"a":2},"strict":false}],"instructions":"S","#,
-                r#""input":[{"role":"user","content":[{"type":"input_text","text":"go"}]},"#,
-            ),
-            concat!(
-                r#"{"role":"assistant","content":[{"type":"output_text","text":"t"}]},"#,
-                r#"{"type":"function_call","call_id":"1","name":"bash","arguments":"{\"b\":1, \"a\":2}"},"#,
-                r#"{"type":"function_call_output","call_id":"1","output":[{"type":"input_text","text":"a"}]},"#,
-                r#"{"role":"user","content":[{"type":"input_image","image_url":"data:image/png;base64,AAAA"},{"type":"input_text","text":"b"}]}]}"#,
-            )
-        );
-        let want = want.replace("AAAA", &png(1, 0));
-        assert_eq!(outgoing(&turn, &model, body), want);
-    }
 
     fn replay(transcript: &str) -> (String, Tried<Reply>) {
         tests::replay("openai", "gpt-6-sol", &[transcript.as_bytes()])

@@ -98,45 +98,30 @@ const fn service(
     }
 }
 
-const fn local(window_setting: &'static str, mut service: Service) -> Service {
-    service.local = Some(window_setting);
-    service
-}
-
-const fn completion_tokens(mut service: Service) -> Service {
-    service.tokens_field = MAX_COMPLETION_TOKENS;
-    service
-}
-
-const fn quirks(quirks: &'static [Quirk], mut service: Service) -> Service {
-    service.quirks = quirks;
-    service
-}
-
 const ANY_SERVER: &str = "start the server with a larger one (llama-server: -c 32768; vLLM: \
     --max-model-len; Ollama: OLLAMA_CONTEXT_LENGTH=32768)";
 
 #[rustfmt::skip]
 static SERVICES: &[Service] = &[
     Service { api: "anthropic-messages", call_id_len: (1, 64), ..service("anthropic", "https://api.anthropic.com", &["ANTHROPIC_API_KEY"]) },
-    completion_tokens(service("openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"])),
-    quirks(&[Quirk::CacheBreakpoints], service("openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"])),
-    Service { pictures_max: 5, ..completion_tokens(service("groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"])) },
+    Service { tokens_field: MAX_COMPLETION_TOKENS, ..service("openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"]) },
+    Service { quirks: &[Quirk::CacheBreakpoints], ..service("openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"]) },
+    Service { tokens_field: MAX_COMPLETION_TOKENS, pictures_max: 5, ..service("groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"]) },
     // Unknown fields are a 422; ids are exactly nine letters and digits.
-    Service { call_id_len: (9, 9), pictures_max: 8, ..quirks(&[Quirk::NoStreamOptions, Quirk::NoNullContent, Quirk::NoUserAfterTool],
-        service("mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"])) },
-    quirks(&[Quirk::SignsCalls], service("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", &["GEMINI_API_KEY", "GOOGLE_API_KEY"])),
-    quirks(&[Quirk::EchoesReasoning], service("deepseek", "https://api.deepseek.com", &["DEEPSEEK_API_KEY"])),
-    completion_tokens(service("xai", "https://api.x.ai/v1", &["XAI_API_KEY"])),
-    completion_tokens(service("cerebras", "https://api.cerebras.ai/v1", &["CEREBRAS_API_KEY"])),
+    Service { call_id_len: (9, 9), pictures_max: 8, quirks: &[Quirk::NoStreamOptions, Quirk::NoNullContent, Quirk::NoUserAfterTool],
+        ..service("mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"]) },
+    Service { quirks: &[Quirk::SignsCalls], ..service("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", &["GEMINI_API_KEY", "GOOGLE_API_KEY"]) },
+    Service { quirks: &[Quirk::EchoesReasoning], ..service("deepseek", "https://api.deepseek.com", &["DEEPSEEK_API_KEY"]) },
+    Service { tokens_field: MAX_COMPLETION_TOKENS, ..service("xai", "https://api.x.ai/v1", &["XAI_API_KEY"]) },
+    Service { tokens_field: MAX_COMPLETION_TOKENS, ..service("cerebras", "https://api.cerebras.ai/v1", &["CEREBRAS_API_KEY"]) },
     service("together", "https://api.together.xyz/v1", &["TOGETHER_API_KEY"]),
     service("moonshot", "https://api.moonshot.ai/v1", &["MOONSHOT_API_KEY"]),
     service("zai", "https://api.z.ai/api/paas/v4", &["ZAI_API_KEY"]),
-    local("start Ollama with OLLAMA_CONTEXT_LENGTH=32768", service("ollama", "http://127.0.0.1:11434/v1", &[])),
-    local("start llama-server with -c 32768", service("llamacpp", "http://127.0.0.1:8080/v1", &["LLAMA_API_KEY"])),
-    local("start vLLM with a larger --max-model-len", service("vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"])),
-    local("load the model in LM Studio with a larger context length", service("lmstudio", "http://127.0.0.1:1234/v1", &[])),
-    local(ANY_SERVER, service("custom", "", &["OPENAI_API_KEY"])),
+    Service { local: Some("start Ollama with OLLAMA_CONTEXT_LENGTH=32768"), ..service("ollama", "http://127.0.0.1:11434/v1", &[]) },
+    Service { local: Some("start llama-server with -c 32768"), ..service("llamacpp", "http://127.0.0.1:8080/v1", &["LLAMA_API_KEY"]) },
+    Service { local: Some("start vLLM with a larger --max-model-len"), ..service("vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"]) },
+    Service { local: Some("load the model in LM Studio with a larger context length"), ..service("lmstudio", "http://127.0.0.1:1234/v1", &[]) },
+    Service { local: Some(ANY_SERVER), ..service("custom", "", &["OPENAI_API_KEY"]) },
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static Service> {

@@ -560,7 +560,8 @@ mod tests {
             ("GMT+2", "write Etc/GMT-2,"),
             ("utc-05:00", "write Etc/GMT+5,"),
             ("+0930", "write Australia/Darwin"),
-            ("UTC+5:30", "Asia/Calcutta or Asia/Colombo or Asia/Kolkata"),
+            // Debian has older names of it in a package of their own.
+            ("UTC+5:30", "Asia/Colombo or Asia/Kolkata"),
             ("UTC+00:00", "write UTC,"),
             ("GMT+99", "write it like"),
             ("UTC+13:37", "write it like"),

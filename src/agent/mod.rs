@@ -419,7 +419,11 @@ impl Session<'_> {
             LedgerEnd::of(Ending::Dropped, dropped, None),
             LedgerEnd::of(Ending::Command, commands, None),
         ];
-        ledger.end(channel, ended, Some(self.context.cursor().clone()))
+        let (channel, cursor) = (channel.to_owned(), self.context.cursor().clone());
+        // First: the conversation is large, and what the ledger keeps of the end must not lie
+        // behind it in memory, or the allocator could not give that back.
+        drop(self.context);
+        ledger.end(&channel, ended, Some(cursor))
     }
 
     fn system(&self, job: &Job, conversation: &dyn Conversation) -> String {

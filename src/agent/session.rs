@@ -192,7 +192,10 @@ fn contents(value: &Value) -> Vec<Content> {
         })),
         _ => None,
     };
-    blocks.filter_map(parse).collect()
+    let mut parsed: Vec<_> = blocks.filter_map(parse).collect();
+    // Most often one, and a conversation has thousands.
+    parsed.shrink_to_fit();
+    parsed
 }
 
 /// At most as many as a reply has.
@@ -230,7 +233,10 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
     };
     let blocks = content.as_array().into_iter().flatten();
     let blocks = blocks.take(BLOCKS_MAX).enumerate();
-    blocks.filter_map(parse).collect()
+    let mut parsed: Vec<_> = blocks.filter_map(parse).collect();
+    // Most often one, and a conversation has thousands.
+    parsed.shrink_to_fit();
+    parsed
 }
 
 /// The arguments of each block in an entry's message, byte for byte.

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
+use rustix::fs::inotify::ReadFlags;
 
 use crate::agent::run::Job;
 use crate::base::error::Result;
@@ -282,6 +283,13 @@ impl Events {
 }
 
 impl EventsState {
+    /// Not of a file that is no event, and not of the end of one that is not known: mom itself
+    /// has removed it.
+    fn concerns(&self, name: &str, flags: ReadFlags) -> bool {
+        let is_end = (ReadFlags::DELETE | ReadFlags::MOVED_FROM).contains(flags);
+        name.ends_with(".json") && !(is_end && !self.files.contains_key(name))
+    }
+
     /// Takes a file into the schedule, in the place of what it was before.
     fn insert(&mut self, name: &str, file: EventFile) {
         let before = self.files.remove(name);

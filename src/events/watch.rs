@@ -41,6 +41,8 @@ const REOPEN_MAX: Duration = Duration::from_secs(30);
 /// After a scan there is none for so many times as long as it took: with 10,000 files, and
 /// changes all the time, it is some ten a second.
 const REST: u32 = 9;
+/// From the making of a file to its close.
+const CLOSES: Duration = Duration::from_millis(5);
 /// From here on a run says that it is late.
 const LATE_MS: i64 = 60 * 1000;
 
@@ -154,22 +156,28 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         self.scan(time::now_ms());
     }
 
-    /// What changed, and how often, the scan will show.
+    /// Whether there is anything to look at; what it is, the scan will show.
     fn read_changes(&mut self) {
         let Some(fd) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(fd, &mut buffer);
-        let mut flags = ReadFlags::empty();
+        let mut all = ReadFlags::empty();
         while let Ok(event) = reader.next() {
-            flags |= event.events();
+            let name = event.file_name().and_then(|name| name.to_str().ok());
+            if name.is_none_or(|name| self.events.state().concerns(name, event.events())) {
+                all |= event.events();
+            }
         }
         let lost =
             ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
-        if flags.intersects(lost) {
+        if all.intersects(lost) {
             self.inotify = None;
             self.look_at = Some(Instant::now() + REOPEN);
-        } else if !flags.is_empty() {
-            self.look_at = Some(self.rest_until);
+        } else if !all.is_empty() {
+            // Most often whoever made a file closes it at once, and only then it is whole.
+            let is_made = all == ReadFlags::CREATE;
+            let pause = if is_made { CLOSES } else { Duration::ZERO };
+            self.look_at = Some(self.rest_until.max(Instant::now() + pause));
         }
     }
 

@@ -81,28 +81,29 @@ impl Sandbox {
                  kubectl:POD[/CONTAINER]"
             )));
         };
-        let (fits, what) = match engine {
+        let (fits, kind, example, rule) = match engine {
             Engine::Docker | Engine::Podman => (
                 is_container_name(name),
-                "no container can have this name: letters, digits, '_', '.', '-', at least two, \
-                 the first a letter or digit",
+                "container",
+                "mom-sandbox",
+                "letters, digits, '_', '.', '-', at least two",
             ),
             Engine::Kubectl => (
                 name.splitn(2, '/').all(is_pod_name),
-                "no pod or container can have this name: lower-case letters, digits, '.', '-', \
-                 the first a letter or digit",
+                "pod",
+                "POD or kubectl:POD/CONTAINER",
+                "lower-case letters, digits, '.', '-'",
             ),
         };
         if name.is_empty() {
-            let example = match engine {
-                Engine::Kubectl => "the pod's name: --sandbox=kubectl:POD or kubectl:POD/CONTAINER",
-                Engine::Docker => "the container's name: --sandbox=docker:mom-sandbox",
-                Engine::Podman => "the container's name: --sandbox=podman:mom-sandbox",
-            };
-            return Err(Error::Usage(format!("--sandbox={program} needs {example}")));
+            return Err(Error::Usage(format!(
+                "--sandbox={program} needs the {kind}'s name: --sandbox={program}:{example}"
+            )));
         }
         if !fits {
-            return Err(Error::Usage(format!("--sandbox={text}: {what}")));
+            return Err(Error::Usage(format!(
+                "--sandbox={text}: no {kind} can have this name: {rule}, the first a letter or digit"
+            )));
         }
         Ok(Sandbox::Container {
             engine,
@@ -220,11 +221,11 @@ mod tests {
             ("docker:a b", "no container can have this name"),
             ("docker:ä1", "no container can have this name"),
             ("docker:a/../b", "no container can have this name"),
-            ("kubectl:-n", "no pod or container can have this name"),
-            ("kubectl:a/", "no pod or container can have this name"),
-            ("kubectl:a/-c", "no pod or container can have this name"),
-            ("kubectl:a/b/c", "no pod or container can have this name"),
-            ("kubectl:A", "no pod or container can have this name"),
+            ("kubectl:-n", "no pod can have this name"),
+            ("kubectl:a/", "no pod can have this name"),
+            ("kubectl:a/-c", "no pod can have this name"),
+            ("kubectl:a/b/c", "no pod can have this name"),
+            ("kubectl:A", "no pod can have this name"),
             ("host:x", "is none of"),
             ("lxc:x", "is none of"),
             ("", "is none of"),

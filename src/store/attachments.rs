@@ -98,7 +98,6 @@ fn part_path(local: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::Scratch;
 
     #[test]
     fn files_of_a_message() {
@@ -117,19 +116,5 @@ mod tests {
         let cut = "x".repeat(NAME_CHARS_MAX - 4) + ".pdf";
         let want = ["a.png", "2_a.png", ".._.._etc_passwd", "___.txt", &cut, ""];
         assert_eq!(locals, want);
-        let scratch = Scratch::new("store-files");
-        let store = scratch.store();
-        for _ in 0..2 {
-            store.create_attachment(&places[0].local).unwrap();
-            store.finish_attachment(&places[0].local).unwrap();
-            assert_eq!(scratch.read(&places[0].local), "");
-        }
-        store.create_attachment(&places[1].local).unwrap();
-        store.drop_attachment(&places[1].local).unwrap();
-        let left = store.dir.list("C1/attachments", 9).unwrap().unwrap();
-        assert_eq!(left.len(), 1);
-        let (_, path) = store.spill("C1").unwrap();
-        assert!(path.starts_with("C1/scratch/out-"), "{path}");
-        assert_eq!(scratch.read(&path), "");
     }
 }

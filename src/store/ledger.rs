@@ -532,9 +532,17 @@ impl LedgerState {
             }
             Fact::Begun(run) => self.run = Some(run),
             Fact::Ended(ended) => self.fold_end(ended),
-            Fact::Closed(requests) => self.close(requests),
-            Fact::Spent(costs) => self.costs = costs,
-            Fact::Synced(cursor) => self.cursor = cursor,
+            Fact::Closed(requests) => self.close(&requests),
+            // Copied, as `closed` is: what came with the fact may lie behind a whole conversation
+            // in memory, and would keep the allocator from giving that back.
+            Fact::Spent(costs) => {
+                self.costs.day.clone_from(&costs.day);
+                (self.costs.today, self.costs.total) = (costs.today, costs.total);
+            }
+            Fact::Synced(cursor) => {
+                self.cursor.mark.clone_from(&cursor.mark);
+                self.cursor.position = cursor.position;
+            }
             Fact::Told { what, day } => {
                 self.told.retain(|_, then| *then == day);
                 if self.told.len() >= TOLD_MAX {
@@ -560,11 +568,11 @@ impl LedgerState {
         });
         self.run
             .take_if(|run| ended.requests.iter().any(|ts| run.has(ts)));
-        self.close(ended.requests);
+        self.close(&ended.requests);
     }
 
-    fn close(&mut self, requests: Vec<String>) {
-        self.closed.extend(requests);
+    fn close(&mut self, requests: &[String]) {
+        self.closed.extend(requests.iter().cloned());
         let more = self.closed.len().saturating_sub(CLOSED_MAX);
         self.closed.drain(..more);
     }

@@ -260,23 +260,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn appends_end_a_torn_line_first() {
-        let scratch = Scratch::new("dir-append");
-        let dir = Dir::open(&scratch.0).unwrap();
-        for (before, want) in [
-            (None, "head\nnew\n"),
-            (Some(""), "head\nnew\n"),
-            (Some("old\n"), "old\nnew\n"),
-            (Some("ol"), "ol\nnew\n"),
-        ] {
-            dir.remove("log").unwrap();
-            before.iter().for_each(|text| scratch.write("log", text));
-            dir.append("log", "head\n", "new\n").unwrap();
-            assert_eq!(scratch.read("log"), want, "{before:?}");
-        }
-    }
-
     /// As when the disk is full: nobody may find lines that the writer takes for lost.
     #[test]
     fn a_failed_append_takes_itself_back() {

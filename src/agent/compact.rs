@@ -165,7 +165,7 @@ impl Plan {
         let from = steps(messages, self.kept, self.tail_tokens / 2);
         let kept = messages.iter().cloned().enumerate().skip(self.kept);
         let stays = kept.filter(|(index, message)| *index >= from || is_user(message));
-        let mut tail = stays.collect();
+        let mut tail: Vec<_> = stays.collect();
         shorten(&mut tail, self.tail_tokens);
         (Some(tail), from)
     }
@@ -209,10 +209,10 @@ fn is_user(message: &Message) -> bool {
 }
 
 /// Tool results lose their middle first, what people wrote only if that is not enough.
-fn shorten(tail: &mut Vec<(usize, Message)>, tokens_max: u64) {
+fn shorten(tail: &mut [(usize, Message)], tokens_max: u64) {
     for results_only in [true, false] {
         for units_max in [16_000, 8_000, 4_000, 2_000, 1_000] {
-            for (_, message) in &mut *tail {
+            for (_, message) in tail.iter_mut() {
                 let content = match message {
                     Message::ToolResult(result) => &mut result.content,
                     Message::User { content, .. } if !results_only => content,
@@ -420,62 +420,17 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::llm::{Assistant, Cost, OnText, Reply, StopReason, ToolCall, ToolResult};
+    use crate::agent::context::tests::{answer, call, result, said, user};
+    use crate::llm::{OnText, Reply, StopReason};
     use crate::mutate::survive;
     use crate::store::tests::Scratch;
-
-    fn user(text: &str) -> Message {
-        Message::user(text.to_owned(), 0)
-    }
-
-    /// The file has no place for a cost that is unknown.
-    fn said(blocks: Vec<Block>, usage: Usage) -> Message {
-        let usage = Usage {
-            cost: Some(Cost::default()),
-            ..usage
-        };
-        Message::Assistant(Assistant {
-            blocks,
-            api: "fake".to_owned(),
-            provider: "fake".to_owned(),
-            model: "fake".to_owned(),
-            usage,
-            stop_reason: StopReason::Stop,
-            timestamp_ms: 0,
-        })
-    }
-
-    fn answer(text: &str) -> Message {
-        said(vec![Block::Text(text.to_owned())], Usage::default())
-    }
-
-    fn call(name: &str, arguments: &str) -> Message {
-        let call = ToolCall {
-            id: "1".to_owned(),
-            name: name.to_owned(),
-            arguments: arguments.to_owned(),
-            signature: None,
-        };
-        said(vec![Block::ToolCall(call)], Usage::default())
-    }
-
-    fn result(text: &str) -> Message {
-        Message::ToolResult(ToolResult {
-            call_id: "1".to_owned(),
-            name: "bash".to_owned(),
-            content: vec![Content::Text(text.to_owned())],
-            is_error: false,
-            timestamp_ms: 0,
-        })
-    }
 
     /// A server that refuses what is larger than its window, and a model that answers
     /// `answer to` what was asked last, or a summary's number.
     struct Fake {
         model: Arc<Model>,
-        /// The server's own; what it takes on top of the messages is for the system prompt.
+        /// The server's own.
         window: u64,
-        fixed: u64,
         summaries: Mutex<Vec<String>>,
     }
 
@@ -493,7 +448,6 @@ mod tests {
             Fake {
                 model,
                 window,
-                fixed: 1_000,
                 summaries: Mutex::default(),
             }
         }
@@ -505,7 +459,8 @@ mod tests {
         }
 
         fn stream(&self, turn: &Turn<'_>, _: &Stop, _: &mut OnText<'_>) -> Result<Reply> {
-            let input = sum(turn.messages) + self.fixed;
+            // With a system prompt.
+            let input = sum(turn.messages) + 1_000;
             if input > self.window {
                 return Err(Error::ContextFull(format!("{input} tokens")));
             }
@@ -531,15 +486,9 @@ mod tests {
         }
     }
 
-    fn settings() -> Settings {
-        let mut settings = Settings::default();
-        settings.retry.base_delay_ms = 0;
-        settings
-    }
-
     /// Asks as `run` does: compacts when due, once more when the server says so.
     fn ask(context: &mut Context, fake: &Fake) -> Result<()> {
-        let (settings, stop) = (settings(), Stop::new());
+        let (settings, stop) = (Settings::default(), Stop::new());
         if is_due(context, &fake.model, &settings) {
             compact(context, fake, &settings, &stop, &mut Usage::default())?;
         }
@@ -558,7 +507,7 @@ mod tests {
                     compact(context, fake, &settings, &stop, &mut Usage::default())?;
                 }
                 Err(err) => return Err(err),
-                Ok(reply) => return context.append(said(reply.blocks, reply.usage)),
+                Ok(reply) => return context.append(said(reply.blocks, reply.usage.total())),
             }
         }
     }
@@ -620,7 +569,7 @@ mod tests {
         let store = scratch.store();
         let fake = Fake::new(8_000, 8_000);
         let mut context = Context::load(&store, "C1").unwrap();
-        let (stop, mut used) = (Stop::new(), Usage::default());
+        let (settings, stop, mut used) = (Settings::default(), Stop::new(), Usage::default());
         for round in 0..2 {
             context.append(user("please count all <files>")).unwrap();
             for number in 0..20 {
@@ -628,7 +577,7 @@ mod tests {
                 context.append(call("edit", &path)).unwrap();
                 context.append(result(&"x".repeat(1_500))).unwrap();
             }
-            compact(&mut context, &fake, &settings(), &stop, &mut used).unwrap();
+            compact(&mut context, &fake, &settings, &stop, &mut used).unwrap();
             let [_, request, step, ..] = context.messages() else {
                 panic!("{:?}", context.messages())
             };
@@ -695,7 +644,7 @@ mod tests {
         let blocks = vec![thinking, Block::Text(" I look ".to_owned())];
         let messages = [
             user("hello"),
-            said(blocks, Usage::default()),
+            said(blocks, 0),
             call("bash", r#"{"command":"ls","timeout":3}"#),
             result(&"é".repeat(RESULT_CHARS_MAX + 5)),
             call("x", "not json"),

@@ -237,7 +237,7 @@ fn bash_output_and_exit_codes() {
                 _ => format!("{printed}\n\nCommand {end}"),
             };
             let got = (text_of(&output), output.is_error);
-            assert_eq!(got, (want, end != ""), "{command}");
+            assert_eq!(got, (want, !end.is_empty()), "{command}");
         }
     });
 }

@@ -539,22 +539,22 @@ pub(crate) fn estimate(message: &Message) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::file::LINES_MAX;
     use super::*;
     use crate::llm::{self, Assistant, Cost, ToolCall};
     use crate::mutate::{survive, survive_some};
-    use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest, RunStart};
+    use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest};
     use crate::store::tests::{Scratch, entry, log, two_lines};
     use serde_json::Value;
 
     const FILE: &str = "C1/context.jsonl";
 
-    fn user(text: &str) -> Message {
+    pub(crate) fn user(text: &str) -> Message {
         Message::user(text.to_owned(), 0)
     }
 
-    fn said(blocks: Vec<Block>, tokens: u64) -> Message {
+    pub(crate) fn said(blocks: Vec<Block>, tokens: u64) -> Message {
         Message::Assistant(Assistant {
             blocks,
             api: "anthropic-messages".to_owned(),
@@ -582,8 +582,28 @@ mod tests {
         context.sync(&|_| false, 9_000, &str::to_owned).unwrap();
     }
 
-    fn answer(text: &str) -> Message {
+    pub(crate) fn answer(text: &str) -> Message {
         said(vec![Block::Text(text.to_owned())], 0)
+    }
+
+    pub(crate) fn call(name: &str, arguments: &str) -> Message {
+        let call = ToolCall {
+            id: "1".to_owned(),
+            name: name.to_owned(),
+            arguments: arguments.to_owned(),
+            signature: None,
+        };
+        said(vec![Block::ToolCall(call)], 0)
+    }
+
+    pub(crate) fn result(text: &str) -> Message {
+        Message::ToolResult(ToolResult {
+            call_id: "1".to_owned(),
+            name: "bash".to_owned(),
+            content: vec![Content::Text(text.to_owned())],
+            is_error: false,
+            timestamp_ms: 0,
+        })
     }
 
     fn texts(context: &Context) -> Vec<String> {
@@ -671,29 +691,18 @@ mod tests {
     #[test]
     fn keeps_what_is_appended() {
         let (scratch, store, mut context) = fresh("context-keep");
-        let call = |arguments: &str| {
-            Block::ToolCall(ToolCall {
-                id: "t1".to_owned(),
-                name: "bash".to_owned(),
-                arguments: arguments.to_owned(),
-                signature: None,
-            })
-        };
         let image = Content::Image(crate::llm::Image {
             mime: "image/png".to_owned(),
             data: "AAAA".to_owned(),
         });
-        let result = Message::ToolResult(ToolResult {
-            call_id: "t1".to_owned(),
-            name: "bash".to_owned(),
-            content: vec![Content::Text("a.txt".to_owned()), image],
-            is_error: false,
-            timestamp_ms: 1_767_604_369_060,
-        });
-        for message in [user("list"), said(vec![call("{}")], 12), result] {
+        let mut seen = result("a.txt");
+        if let Message::ToolResult(result) = &mut seen {
+            result.content.push(image);
+        }
+        for message in [user("list"), said(vec![], 12), call("bash", "{}"), seen] {
             context.append(message).unwrap();
         }
-        assert_eq!(context.tokens(), 12 + (5u64 + 4_800).div_ceil(4));
+        assert_eq!(context.tokens(), 12 + 2 + (5u64 + 4_800).div_ceil(4));
         let loaded = Context::load(&store, "C1").unwrap();
         assert_eq!(loaded.messages(), context.messages());
         assert_eq!(loaded.tokens(), context.tokens());
@@ -706,10 +715,10 @@ mod tests {
         assert_eq!(lines[2]["parentId"], lines[1]["id"]);
         // Too deep to be read back: the entry stays readable without them.
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(124), "]".repeat(124));
-        context.append(said(vec![call(&deep)], 0)).unwrap();
+        context.append(call("bash", &deep)).unwrap();
         context.append(user("after")).unwrap();
         let loaded = Context::load(&store, "C1").unwrap();
-        assert_eq!(texts(&loaded)[3..], ["{}", "after"]);
+        assert_eq!(texts(&loaded)[4..], ["{}", "after"]);
     }
 
     #[test]
@@ -733,27 +742,22 @@ mod tests {
         }
     }
 
-    fn begin(context: &mut Context, ts: &str) -> RunStart {
+    fn begin(context: &mut Context, ts: &str) {
         let request = LedgerRequest {
             ts: ts.to_owned(),
             ..LedgerRequest::default()
         };
         let ledger = &context.file.store.ledger;
         let start = ledger.begin("C1", &[request], context.last_entry());
-        let start = start.unwrap();
-        if !start.resumed {
+        if !start.unwrap().resumed {
             context.start_run();
         }
-        start
     }
 
-    fn asked_run(context: &mut Context, ts: &str) -> RunStart {
-        let start = begin(context, ts);
-        if !context.has_request(ts) {
-            let content = vec![Content::Text(format!("asked {ts}"))];
-            context.append_request(ts, content, 0).unwrap();
-        }
-        start
+    fn asked_run(context: &mut Context, ts: &str) {
+        begin(context, ts);
+        let content = vec![Content::Text(format!("asked {ts}"))];
+        context.append_request(ts, content, 0).unwrap();
     }
 
     fn end_run(context: &Context, ts: &str) {
@@ -761,37 +765,6 @@ mod tests {
         let cursor = Some(context.cursor().clone());
         let ledger = &context.file.store.ledger;
         ledger.end("C1", vec![ended], cursor).unwrap();
-    }
-
-    #[test]
-    fn a_run_is_resumed_until_it_ends() {
-        let (_scratch, store, mut context) = fresh("context-run");
-        assert_eq!(asked_run(&mut context, "1.0").tries, 1);
-        context.append(answer("done")).unwrap();
-        end_run(&context, "1.0");
-        for tries in 1..3 {
-            // Cut before anything of it was written.
-            let mut context = Context::load(&store, "C1").unwrap();
-            let start = begin(&mut context, "2.0");
-            assert_eq!((start.tries, start.resumed), (tries, tries > 1));
-            assert_eq!(context.run_start(), 2);
-        }
-        let mut context = Context::load(&store, "C1").unwrap();
-        assert!(context.run_start() == 2 && !context.has_request("1.0"));
-        asked_run(&mut context, "2.0");
-        context.append(answer("working")).unwrap();
-        context.append_request("2.2", vec![], 0).unwrap();
-        for tries in 4..6 {
-            let mut context = Context::load(&store, "C1").unwrap();
-            assert!(context.has_request("2.0") && context.has_request("2.2"));
-            assert_eq!(asked_run(&mut context, "2.0").tries, tries);
-            assert_eq!(texts(&context)[2..], ["asked 2.0", "working", ""]);
-            assert_eq!(context.run_start(), 2);
-        }
-        end_run(&context, "2.0");
-        let mut context = Context::load(&store, "C1").unwrap();
-        assert_eq!(asked_run(&mut context, "3.0").tries, 1);
-        assert_eq!(context.run_start(), 5);
     }
 
     #[test]
@@ -961,18 +934,11 @@ mod tests {
     /// Whatever the bytes are: it loads, and what is appended then is what comes after it.
     #[test]
     fn survives_mutations() {
-        let scratch = Scratch::new("context-mutations");
-        let store = scratch.store();
-        let call = Block::ToolCall(ToolCall {
-            id: "1".to_owned(),
-            name: "bash".to_owned(),
-            arguments: "{\"b\":[1, {\"a\":\"\\u00e9\"}]}".to_owned(),
-            signature: None,
-        });
-        let mut context = Context::load(&store, "C1").unwrap();
+        let (scratch, store, mut context) = fresh("context-mutations");
+        let call = call("bash", r#"{"b":[1, {"a":"\u00e9"}]}"#);
         for turn in 0..3 {
             asked_run(&mut context, &format!("{turn}.0"));
-            context.append(said(vec![call.clone()], turn)).unwrap();
+            context.append(call.clone()).unwrap();
             context.append(user("é <b>")).unwrap();
             end_run(&context, &format!("{turn}.0"));
             let compaction = Compaction::default();

@@ -249,11 +249,7 @@ impl<'a> ReplyDraft<'a> {
         service: &Service,
         tools: &[ToolSpec],
     ) -> Tried<Reply> {
-        if self.overflowed(model, service) {
-            let (id, input) = (&model.id, self.usage.total_input());
-            let text = format!("{id} was given {input} tokens, more than its window");
-            return Err(Error::ContextFull(text).into());
-        }
+        self.check_window(model, service)?;
         let mut is_cut = false;
         match self.end.take() {
             None => return Err(broken_off("the model's answer broke off before its end").into()),
@@ -263,28 +259,19 @@ impl<'a> ReplyDraft<'a> {
             Some(ReplyEnd::Done) => {}
         }
         super::openai::finish(&mut self)?;
-        let price = model.price;
-        let cost = self
-            .usage
-            .cost
-            .or(price.map(|price| price.cost(&self.usage)));
         let mut reply = Reply {
             blocks: Vec::new(),
             stop_reason: StopReason::Stop,
             refusal: None,
             cut_call: None,
-            usage: Usage { cost, ..self.usage },
+            usage: self.priced(model),
         };
         if !self.refusal.is_empty() {
             reply.refusal = Some(self.refusal);
             return Ok(reply);
         }
-        // Only the last block can have been cut off.
-        if let (true, Some(Block::ToolCall(call))) = (is_cut, self.blocks.last()) {
-            if !json::is_whole(call.arguments.trim(), '{') {
-                reply.cut_call = Some(call.name.clone());
-                self.blocks.pop();
-            }
+        if is_cut {
+            reply.cut_call = self.take_cut_call();
         }
         self.blocks.retain_mut(|block| keep(block, tools));
         // What the server says of tools is less reliable than the calls themselves.
@@ -304,16 +291,44 @@ impl<'a> ReplyDraft<'a> {
         Ok(reply)
     }
 
-    /// Servers that cut a long prompt in silence, or leave no room for an answer.
-    fn overflowed(&self, model: &Model, service: &Service) -> bool {
+    /// The usage with what it costs: as the server says, else by the table of models.
+    fn priced(&self, model: &Model) -> Usage {
+        let usage = self.usage;
+        let by_table = || model.price.map(|price| price.cost(&usage));
+        let cost = usage.cost.or_else(by_table);
+        Usage { cost, ..usage }
+    }
+
+    /// Takes out the call that was cut off, and gives its name. Only the last block can be one.
+    fn take_cut_call(&mut self) -> Option<String> {
+        match self.blocks.last() {
+            Some(Block::ToolCall(call)) if !json::is_whole(call.arguments.trim(), '{') => {
+                let name = call.name.clone();
+                self.blocks.pop();
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Some servers cut a long prompt in silence, or leave no room for an answer.
+    fn check_window(&self, model: &Model, service: &Service) -> Result<()> {
         let (input, window) = (self.usage.total_input(), model.context_window);
-        match self.end {
+        let is_full = match self.end {
             Some(ReplyEnd::Done) => service.local.is_some() && input > window,
             Some(ReplyEnd::Cut) => {
                 self.usage.output == 0 && input > 0 && input >= window / 100 * 99
             }
             _ => false,
+        };
+        if !is_full {
+            return Ok(());
         }
+        let text = format!(
+            "{} was given {input} tokens, more than its window",
+            model.id
+        );
+        Err(Error::ContextFull(text))
     }
 }
 

@@ -111,7 +111,7 @@ fn too_large() -> io::Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::mutate::survive;
 

@@ -13,8 +13,9 @@ if [ -z "${MOM_BARE-}" ]; then
     export MOM_BARE
     # Never into what is still mounted.
     trap 'rm -rf --one-file-system "$MOM_BARE"' EXIT
-    trap 'exit 130' INT TERM
-    unshare --mount --pid --fork --kill-child "$0" "$@"
+    unshare --mount --pid --fork --kill-child "$0" "$@" &
+    trap 'kill -KILL $!; wait; exit 130' INT TERM
+    wait $!
     exit
 fi
 root=$MOM_BARE/debian

@@ -1,5 +1,5 @@
 #!/bin/sh
-# docker.sh: makes and keeps mom's computer, the container her tools run in.
+# docker.sh: makes and keeps mom's computer, the container its tools run in.
 #
 # usage: docker.sh COMMAND
 #

@@ -175,12 +175,12 @@ Recommends: docker.io | docker-ce | podman, tzdata
 Section: net
 Priority: optional
 Description: Slack bot with a computer of her own
- You mention mom in a channel or write to her; she answers with the help of a
+ You mention mom in a channel or write to it; it answers with the help of a
  language model and the tools bash, read, write, edit and attach, which run in
- a container that is hers to keep, or on the host. One small static binary;
- all her state is one directory of plain files.
+ a container that it keeps, or on the host. One small static binary;
+ all its state is one directory of plain files.
 END
-    # She is not started before she is set up; after an upgrade the new one runs.
+    # It is not started before it is set up; after an upgrade the new one runs.
     cat >"$work/control/postinst" <<'END'
 #!/bin/sh
 set -e

@@ -142,14 +142,14 @@ class Stage:
     # What must hold.
 
     def answers(self):
-        """Question: how often it was answered."""
+        """Question: how often it was answered. What has a button still grows."""
         count = dict.fromkeys(self.asked, 0)
         for channel in self.slack.channels:
             for message in self.slack.of_mom(channel):
                 text = fake.shown(message)
-                if text.startswith("Answer to "):
+                if text.startswith("Answer to ") and not fake.buttons(message):
                     for question in re.findall(QUESTION, text.splitlines()[0]):
-                        count[question] += 1
+                        count[question] = count.get(question, 0) + 1
         return count
 
     def note_given_up(self):
@@ -193,7 +193,9 @@ class Stage:
 
     def faults(self):
         """All that can be wrong with the whole of it."""
-        faults = [f"doubled: {q} answered {n} times" for q, n in self.answers().items() if n > 1]
+        answers = self.answers().items()
+        faults = [f"doubled: {q} answered {n} times" for q, n in answers if n > 1]
+        faults += [f"lost: the end of the answer {q}" for q, _ in answers if q not in self.asked]
         if self.lost():
             faults.append(f"lost: {self.lost()}")
         faults += [f"left: {what}" for what in self.leftovers()]

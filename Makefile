@@ -40,9 +40,11 @@ test:
 	@CARGO='$(CARGO)' src/install/can-build.sh
 	CARGO='$(CARGO)' tests/engine.sh tests/run.sh
 
-# Twenty times the mutated input of `test`, for the parsers alone.
+# For the parsers alone: AFL++ where it is installed (SECONDS for each of them), else twenty
+# times the mutated input of `test`.
+SECONDS = 300
 fuzz:
-	MOM_FUZZ=20 $(CARGO) test --locked --bin mom mutation
+	CARGO='$(CARGO)' tests/fuzz.sh $(SECONDS)
 
 # 300 kills at random instants, clocks that jump, a network that is gone. Takes python3.
 soak: all

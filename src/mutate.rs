@@ -1,6 +1,9 @@
 //! Hostile input for the tests of parsers: mutations of what each of them reads, the same in
 //! every run. An input is made from its number alone, so that a failure can be replayed.
 
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// For each parser; `MOM_FUZZ=10` is ten times as many.
@@ -101,6 +104,9 @@ pub(crate) fn survive(corpus: &[&str], test: impl Fn(&mut Random, &[u8])) {
 pub(crate) fn survive_some(inputs: u64, corpus: &[&str], test: impl Fn(&mut Random, &[u8])) {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let corpus: Vec<&[u8]> = corpus.iter().map(|text| text.as_bytes()).collect();
+    if let Ok(what) = std::env::var("MOM_FUZZER") {
+        return serve_fuzzer(&what, &corpus, test);
+    }
     let numbers = match number("MOM_FUZZ_INPUT") {
         Some(input) => input..input + 1,
         None => 0..inputs * number("MOM_FUZZ").unwrap_or(1),
@@ -114,5 +120,21 @@ pub(crate) fn survive_some(inputs: u64, corpus: &[&str], test: impl Fn(&mut Rand
             "input {number} (MOM_FUZZ_INPUT={number} runs it alone): {:.2000}",
             input.escape_ascii().to_string()
         );
+    }
+}
+
+/// For a fuzzer that sees which code an input reaches (tests/fuzz.sh): `-` tests the one input
+/// that comes on stdin, a directory gets the corpus to begin with.
+fn serve_fuzzer(what: &str, corpus: &[&[u8]], test: impl Fn(&mut Random, &[u8])) {
+    if what == "-" {
+        let mut input = Vec::new();
+        std::io::stdin().read_to_end(&mut input).expect("an input");
+        return test(&mut Random(1), &input);
+    }
+    for bytes in corpus {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let path = format!("{what}/{:016x}", hasher.finish());
+        fs::write(path, bytes).expect("write an input");
     }
 }

@@ -109,6 +109,7 @@ const OPENERS: &[(&str, &str)] = &[
     ("src/store/lock.rs", "who holds a lock, in /proc"),
     ("src/store/check.rs", "whether there is a data directory"),
     ("src/net/tls.rs", "CA certificates"),
+    ("src/mutate.rs", "for a fuzzer, in tests"),
     ("src/modes/usage.rs", "whether there is a data directory"),
 ];
 

@@ -326,17 +326,21 @@ impl Session<'_> {
             self.context.sync_to_disk()?;
         }
         if used.total() > 0 {
-            let costs = agent.store.ledger.costs(&job.channel)?;
-            let cost_today = used.cost.map(|_| costs.today);
-            conversation.show(Update::Usage(UsageReport {
-                run: used,
-                context_tokens: self.context.tokens(),
-                context_window: agent.provider.model().context_window,
-                cost_today,
-                budget: agent.budget.used(),
-            }))?;
+            conversation.show(Update::Usage(self.usage_report(used)?))?;
         }
         outcome
+    }
+
+    fn usage_report(&self, run: Usage) -> Result<UsageReport> {
+        let agent = self.agent;
+        let costs = agent.store.ledger.costs(self.context.channel())?;
+        Ok(UsageReport {
+            run,
+            context_tokens: self.context.tokens(),
+            context_window: agent.provider.model().context_window,
+            cost_today: run.cost.map(|_| costs.today),
+            budget: agent.budget.used(),
+        })
     }
 
     /// Takes over what the log has since the last run, then the requests, so that they come

@@ -61,6 +61,14 @@ impl Branch {
             self.foreign_ms = self.foreign_ms.max(ms);
         }
     }
+
+    fn oldest_first(mut self) -> Branch {
+        if !self.has_own && self.foreign_ms == 0 {
+            self.foreign_ms = self.newest_ms;
+        }
+        self.steps.reverse();
+        self
+    }
 }
 
 /// From the last entry on, which entry comes next.
@@ -172,8 +180,7 @@ impl ContextFile {
         };
         let mut branch = Branch::default();
         let mut way = WayBack::default();
-        let mut jumped = false;
-        let mut bytes = 0;
+        let (mut jumped, mut bytes) = (false, 0);
         for _ in 0..LINES_MAX {
             let Some(line) = lines.next().transpose()? else {
                 break;
@@ -202,8 +209,7 @@ impl ContextFile {
             if self.last_message.is_none() && step.message.is_some() {
                 self.last_message = Some((step.id.clone(), lines.line_end()));
             }
-            let jump = entry["leaf"].as_u64();
-            let jump = jump.filter(|_| jumps == Jumps::Follow);
+            let jump = entry["leaf"].as_u64().filter(|_| jumps == Jumps::Follow);
             jumped = jump.is_some();
             if let Some(to) = jump {
                 lines.jump(to, BYTES_MAX);
@@ -214,11 +220,7 @@ impl ContextFile {
                 break;
             }
         }
-        if !branch.has_own && branch.foreign_ms == 0 {
-            branch.foreign_ms = branch.newest_ms;
-        }
-        branch.steps.reverse();
-        Ok(branch)
+        Ok(branch.oldest_first())
     }
 
     /// Everything so far survives a power cut when it returns: one fdatasync, none when

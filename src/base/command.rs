@@ -15,14 +15,14 @@ pub(crate) enum Command {
 const COMMAND_BYTES_MAX: usize = 300;
 /// What may stand before and after a command.
 #[rustfmt::skip]
-const BEFORE: [&str; 16] = [
+const BEFORE: [&str; 20] = [
     "please", "pls", "plz", "kindly", "just", "now", "ok", "okay", "hey", "hi", "hello", "mom",
-    "can you", "could you", "would you", "will you",
+    "can you", "could you", "would you", "will you", "thanks", "thank you", "thx", "sorry",
 ];
 #[rustfmt::skip]
-const AFTER: [&str; 14] = [
-    "please", "pls", "plz", "now", "immediately", "at once", "right away", "ok", "okay", "mom",
-    "thanks", "thank you", "thx", "for me",
+const AFTER: [&str; 17] = [
+    "please", "pls", "plz", "right now", "now", "immediately", "at once", "right away", "asap",
+    "ok", "okay", "mom", "thanks", "thank you", "thx", "sorry", "for me",
 ];
 
 impl Command {
@@ -93,7 +93,7 @@ mod tests {
             (Some(Command::Stop), &[
                 "stop", " Stop\n", "STOP!!!", "*_stop_*", "```stop```", "“stop”", "[stop]", "&lt;stop&gt;", "• stop", "/stop",
                 "\u{feff}st\u{200d}op\u{a0}", "stop\u{fe0f}", "stop, please!", "Stop that now.", "hey mom, stop", "can you stop?",
-                "Could you please stop it, thanks", "stop stop STOP", "stop :pray:",
+                "Could you please stop it, thanks", "stop right now", "Sorry, stop that ASAP", "thanks, stop", "stop stop STOP", "stop :pray:",
             ]),
             (Some(Command::New), &["new", "*new*", "new, please", "New!"]),
             (Some(Command::Status), &["status", "Status?", "status please"]),

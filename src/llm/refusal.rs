@@ -52,6 +52,13 @@ const OVERFLOWS: &[&[&str]] = &[
     &["prompt exceeds max length"], &["range of input length should be"],
     &["context length exceeded"], &["token limit exceeded"], &["too many tokens"],
     &["model_context_window_exceeded"],
+    // vLLM, text-generation-inference, Ollama, LM Studio, ExLlama, TensorRT-LLM.
+    &["longer than the maximum model length"], &["inputs", "must have less than", "tokens"],
+    &["max_new_tokens must be <="], &["exceeds the context length"],
+    &["context length of only"], &["greater than max_seq_len"],
+    &["exceeds maximum input length"],
+    // OpenAI: more than a minute's tokens at once.
+    &["request too large", "tokens per min"],
 ];
 
 /// What stands right before the window's size in the text of an overflow. In order: llama.cpp,
@@ -61,7 +68,9 @@ const OVERFLOWS: &[&[&str]] = &[
 const WINDOW_MARKS: &[&str] = &[
     "\"n_ctx\"", "for model with", "maximum context length", "maximum prompt length", "maximum allowed input length",
     "context window of", "context length (", "model's context length", "context size (", "context size of",
-    "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,", " > ",
+    "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,",
+    "maximum model length of", "must have less than", "must be <=", "context length of only",
+    "max_seq_len", "maximum input length", "cannot exceed", "tokens allowed (", " > ",
 ];
 
 /// The HTTP status that the code of an error inside a stream stands for.
@@ -84,12 +93,19 @@ const SPENT: &[&str] = &[
     "spend_limit",
     "ramp_limit",
     "credit balance is too low",
+    // xAI, Moonshot.
+    "any credits",
+    "exceeded_current_quota",
 ];
+
+/// What some say of a bad key with the status of a bad request: Gemini, xAI.
+const BAD_KEYS: &[&str] = &["api key not valid", "incorrect api key", "invalid api key"];
 
 /// What a refusal says that is not about the pictures in the request.
 #[rustfmt::skip]
 const OTHER_CAUSES: &[&str] = &[
     "authentication", "billing", "quota", "credit", "model_not_found", "tool_use_failed",
+    "api key", "api_key",
 ];
 
 /// Whether an event is an error in one of the shapes that servers use.
@@ -177,12 +193,20 @@ impl Refusal {
         self.body.contains(fragment)
     }
 
+    /// The limit of a web server in front of the model's: its page or words, not the model's
+    /// JSON.
+    fn is_front_end_limit(&self) -> bool {
+        let is_json = self.body.trim_start().starts_with(['{', '[']);
+        let is_foreign = !is_json || self.says("entity too large");
+        is_foreign && !self.body.trim().is_empty()
+    }
+
     pub(super) fn is_overflow(&self) -> bool {
         let throttled = ["rate limit", "rate_limit", "too many requests", "throttl"];
         match self.status {
-            // A page is of a web server in front of the model's, which has another limit.
-            413 => !self.body.trim_start().starts_with('<'),
-            401..=403 | 429 => false,
+            413 => !self.is_front_end_limit(),
+            429 => self.says("request too large") && self.says("tokens per min"),
+            401..=403 => false,
             // Cerebras.
             400 if self.body.trim().is_empty() => true,
             _ if throttled.iter().any(|word| self.says(word)) => false,
@@ -288,7 +312,12 @@ impl Refusal {
             let hint = format!("; add credit or raise the limit at {}", service.name);
             return (Some(ModelFault::OutOfCredit), hint);
         }
-        match self.status() {
+        let has_bad_key = BAD_KEYS.iter().any(|words| self.says(words));
+        let status = match self.status() {
+            400 if has_bad_key => 401,
+            status => status,
+        };
+        match status {
             401 | 403 if service.key_variables.is_empty() => {
                 (Some(ModelFault::KeyRefused), String::new())
             }
@@ -384,6 +413,9 @@ pub(crate) mod tests {
             ("openai", 429, None, quota, "Failed openai/m: HTTP 429: insufficient_quota insufficient_quota: You exceeded your current quota, check your billing details; add credit or raise the limit at openai"),
             ("openai", 429, None, r#"{"error":{"message":"Rate limit reached. Please try again in 20s.","code":"rate_limit_exceeded"}}"#, "Retry 20 openai/m: HTTP 429: rate_limit_exceeded: Rate limit reached. Please try again in 20s."),
             ("gemini", 429, None, gemini, "Retry 34 gemini/m: HTTP 429: 429 RESOURCE_EXHAUSTED: quota, see billing"),
+            ("custom", 413, None, "request entity too large", "Failed custom/m: HTTP 413: request entity too large; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
+            ("openai", 429, None, r#"{"error":{"message":"Request too large for gpt on tokens per min (TPM): Limit 30000, Requested 45000.","code":"rate_limit_exceeded"}}"#, "Full openai/m: HTTP 429: rate_limit_exceeded: Request too large for gpt on tokens per min (TPM): Limit 30000, Requested 45000."),
+            ("xai", 400, None, r#"{"error":"Incorrect API key provided: xa***."}"#, "Failed xai/m: HTTP 400: Incorrect API key provided: xa***.; check XAI_API_KEY"),
             ("groq", 400, None, r#"{"error":{"message":"x","code":"tool_use_failed","failed_generation":"y"}}"#, "Retry groq/m: HTTP 400: tool_use_failed: x"),
             ("ollama", 404, None, r#"{"error":"model \"m\" not found"}"#, "Failed ollama/m: HTTP 404: model \"m\" not found; try: ollama pull m"),
             ("openrouter", 502, None, r#"{"error":{"message":"Provider returned error","code":502,"metadata":{"raw":"upstream down"}}}"#, "Retry openrouter/m: HTTP 502: 502: upstream down"),
@@ -422,6 +454,15 @@ pub(crate) mod tests {
             ("invalid params, context window exceeds limit", None),
             ("Your request exceeded model token limit: 262144", Some(262_144)),
             ("Range of input length should be [1, 30720]", Some(30_720)),
+            ("the input length exceeds the context length", None),
+            ("The decoder prompt (length 5021) is longer than the maximum model length of 4096.", Some(4096)),
+            ("`inputs` must have less than 4096 tokens. Given: 5000", Some(4096)),
+            ("`inputs` tokens + `max_new_tokens` must be <= 8193. Given: 9000 `inputs` tokens", Some(8193)),
+            ("the model is loaded with context length of only 4096 tokens, which is not enough", Some(4096)),
+            ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", Some(1_048_576)),
+            ("too many tokens: the prompt cannot exceed 4081 - received 5000", Some(4081)),
+            ("Prompt length 9000 is greater than max_seq_len 8192", Some(8192)),
+            ("prompt length (9000) exceeds maximum input length (8192)", Some(8192)),
         ] {
             let found = refusal(400, None, text);
             assert!(found.is_overflow(), "{text}");
@@ -440,6 +481,9 @@ pub(crate) mod tests {
             ("openai", 429, None, "insufficient_quota", "there is no credit left for the model"),
             ("openrouter", 402, None, "", "there is no credit left for the model"),
             ("anthropic", 400, None, "Your credit balance is too low", "there is no credit left for the model"),
+            ("gemini", 400, None, "API key not valid. Please pass a valid API key.", "the model's key is refused"),
+            ("xai", 403, None, "Your team doesn't have any credits yet", "there is no credit left for the model"),
+            ("custom", 429, None, "exceeded_current_quota_error", "there is no credit left for the model"),
             ("custom", 429, Some(3600), "", "the model's rate limit is reached: try again in 1h 0m"),
             ("custom", 429, Some(5), "", "the model's rate limit is reached: try again later"),
             ("anthropic", 529, None, "", "the model is overloaded: try again later"),

@@ -99,6 +99,10 @@ fn not_fetched(file: &Value, name: &str, url: &str) -> Option<String> {
     let link = first(file, &["external_url", "url_private", "permalink"]);
     let (mode, access) = (text("mode"), text("file_access"));
     let is_stub = mode == "file_access" || access == "check_file_info";
+    let shown = match link {
+        "" => name.clone(),
+        link => format!("<{link}|{name}>"),
+    };
     Some(match (mode, access) {
         ("tombstone", _) => "a file that was deleted".to_owned(),
         ("hidden_by_limit", _) => {
@@ -108,11 +112,11 @@ fn not_fetched(file: &Value, name: &str, url: &str) -> Option<String> {
             format!("the file {name}, which Slack does not give out")
         }
         _ if mode == "external" || file["is_external"] == true => {
-            format!("a file outside Slack: <{link}|{name}>")
+            format!("a file outside Slack: {shown}")
         }
         _ if url.is_empty() && !is_stub || text("id").is_empty() => {
             let what = if mode == "list" { mode } else { "file" };
-            format!("a {what} that can't be fetched: <{link}|{name}>")
+            format!("a {what} that can't be fetched: {shown}")
         }
         _ => return None,
     })

@@ -28,9 +28,9 @@ const MARKED: [(&str, &str, &[&str]); 4] = [
 ];
 /// Where blocks without a rule of their own keep what they show, in reading order.
 #[rustfmt::skip]
-const SHOWN_KEYS: [&str; 18] = [
-    "author_name", "title", "subtitle", "caption", "text", "description", "label", "body",
-    "fields", "elements", "blocks", "child_blocks", "cards", "tasks", "details", "output",
+const SHOWN_KEYS: [&str; 20] = [
+    "author_name", "title", "subtitle", "caption", "text", "description", "label", "element",
+    "initial_value", "body", "fields", "elements", "blocks", "child_blocks", "cards", "tasks", "details", "output",
     "sources", "accessory",
 ];
 
@@ -226,11 +226,18 @@ impl Lines {
                     self.push(&cells.collect::<Vec<_>>().join(" | "));
                 }
             }
+            "overflow" => {}
+            kind if kind.ends_with("_select") || kind.ends_with("picker") => {
+                let shown = ["/initial_option/text", "/initial_date", "/placeholder"];
+                self.push(&mark(kind, &shown.map(|path| at(block, path))));
+            }
             kind if kind.starts_with("rich_text_") => self.rich(block, kind),
             kind => {
                 let before = self.lines.len();
                 SHOWN_KEYS.iter().for_each(|key| self.show(&block[*key]));
-                if self.lines.len() == before && !["", "mrkdwn", "plain_text"].contains(&kind) {
+                // An empty text shows nothing.
+                let is_text = kind.is_empty() || kind.contains("text") || kind == "mrkdwn";
+                if self.lines.len() == before && !is_text {
                     self.push(&mark(kind, &[]));
                 }
             }
@@ -396,8 +403,15 @@ impl Reader {
         named("the picture shows", string(&file["alt_txt"]));
         let mail = first(file, &["plain_text", "preview_plain_text"]);
         if !mail.is_empty() {
-            named("e-mail", string(&file["subject"]));
+            let from = list(&file["from"]).map(|from| first(from, &["name", "address"]));
+            let from = from.map(|name| format!(" from {}", text::escape(name)));
+            let from: String = from.collect();
+            named(&format!("e-mail{from}"), string(&file["subject"]));
             self.lines.push(&text::escape(mail));
+            for inner in list(&file["attachments"]) {
+                let name = text::escape(string(&inner["filename"]));
+                self.lines.push(&mark("file of the e-mail", &[&name]));
+            }
         }
     }
 }
@@ -425,8 +439,10 @@ fn card(attachment: &Value, text: &str) -> Lines {
     if lines.lines.is_empty() {
         lines.push(fallback(attachment));
     }
-    if lines.lines.is_empty() {
-        lines.push(&mark("attachment", &[value("image_url")]));
+    match value("image_url") {
+        image if lines.lines.is_empty() => lines.push(&mark("attachment", &[image])),
+        "" => {}
+        image => lines.push(&mark("image", &[image])),
     }
     lines.push(value("footer"));
     lines
@@ -549,6 +565,23 @@ mod tests {
                 "short",
             ),
             (
+                "a picture with a title",
+                attached(json!({"title": "cat.png", "image_url": "https://i"})),
+                "cat.png\n[an image: https://i]",
+            ),
+            (
+                "menus, a form, empty cells",
+                json!({"blocks": [
+                    {"type": "actions", "elements": [
+                        {"type": "static_select", "placeholder": {"type": "plain_text", "text": "Pick"}},
+                        {"type": "overflow", "options": []}]},
+                    {"type": "input", "label": {"type": "plain_text", "text": "Why"},
+                        "element": {"type": "plain_text_input", "initial_value": "because"}},
+                    {"type": "rich_text", "elements": []},
+                    {"type": "table", "rows": [[{"type": "raw_text", "text": ""}, {"type": "raw_text", "text": "b"}]]}]}),
+                "[a static select: Pick]\nWhy\nbecause\n | b",
+            ),
+            (
                 "no fallback",
                 attached(json!({"fallback": "[no preview available]"})),
                 "[an attachment]",
@@ -574,6 +607,11 @@ mod tests {
                 "[a file that was deleted]",
             ),
             (
+                "elsewhere, without a link",
+                of_file(json!({"id": "F1", "name": "Plan", "is_external": true})),
+                "[a file outside Slack: Plan]",
+            ),
+            (
                 "a list",
                 of_file(
                     json!({"id": "F1", "title": "Jobs", "mode": "list", "permalink": "https://l"}),
@@ -584,9 +622,10 @@ mod tests {
                 "a mail",
                 of_file(
                     json!({"id": "F1", "mode": "email", "subject": "Hi", "plain_text": "a\nb",
+                    "from": [{"name": "Ann"}], "attachments": [{"filename": "i.pdf"}],
                     "url_private": "https://m"}),
                 ),
-                "[e-mail: Hi]\na\nb",
+                "[e-mail from Ann: Hi]\na\nb\n[a file of the e-mail: i.pdf]",
             ),
             (
                 "a clip too new",

@@ -547,3 +547,4 @@ impl Agent {
         })
     }
 }
+            name: self.seen_by_tools(path),

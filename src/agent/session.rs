@@ -50,6 +50,10 @@ fn write_content(content: &Content) -> String {
         Content::Image(image) => Obj::of("image")
             .str("data", &image.data)
             .str("mimeType", &image.mime)
+            .opt_str(
+                "name",
+                Some(image.name.as_str()).filter(|name| !name.is_empty()),
+            )
             .end(),
     }
 }
@@ -189,6 +193,7 @@ fn contents(value: &Value) -> Vec<Content> {
         "image" => Some(Content::Image(Image {
             mime: block["mimeType"].as_str()?.to_owned(),
             data: block["data"].as_str()?.to_owned(),
+            name: block["name"].as_str().unwrap_or_default().to_owned(),
         })),
         _ => None,
     };

@@ -47,8 +47,8 @@ impl WireFormat {
 
 /// A reply that ended without a reason is made anew so often before it is taken.
 const UNNAMED_ENDS_MAX: u8 = 1;
-/// Pictures that are left out one after the other to find the one that is refused.
-const TRIALS_MAX: usize = 6;
+/// Pictures that are left out alone, one after the other, to find the one that is refused.
+const SINGLE_TRIALS: usize = 3;
 /// Behind an answer that may be cut off.
 const MAYBE_INCOMPLETE: &str =
     "\n\n_(The model's server did not say that this answer is complete.)_";
@@ -73,7 +73,7 @@ impl Provider for Client {
             let request = self.write(turn, &variation);
             let refusal = match self.send(&request, turn.tools, stop, on_text) {
                 Ok(reply) => {
-                    self.learn_pictures(&request, &variation, trials.as_ref());
+                    self.learn_pictures(&request, trials.as_ref());
                     return Ok(reply);
                 }
                 Err(Fault::Other(err)) => return Err(err),
@@ -88,13 +88,13 @@ impl Provider for Client {
                 variation.thinking_dropped = true;
             } else if refusal.is_about_content() && !refusal.is_overflow() {
                 let trials = trials.get_or_insert_with(|| self.trials(&request, refusal));
-                let Some(next) = trials.next.next() else {
+                let Some(next) = trials.next() else {
                     let refusal = std::mem::take(&mut trials.first);
                     return Err(refusal.into_error(&self.endpoint, &model));
                 };
                 let (count, why) = (text::count(next.len(), "picture"), &trials.first.message);
                 log::warning!("", "{id}: asking again without {count}: {why}");
-                variation.pictures_on_trial = next;
+                variation.pictures_on_trial = next.to_vec();
             } else {
                 return Err(refusal.into_error(&self.endpoint, &model));
             }
@@ -109,12 +109,43 @@ fn is_about_thinking(refusal: &Refusal) -> bool {
     refusal.status == 400 && (says("signature in thinking block") || says("encrypted content"))
 }
 
-/// The search for the picture that a server refuses, in whatever words.
+/// The search for the picture that a server refuses, in whatever words, among those that are
+/// not known to be good. The newest are left out alone; then each request that is refused
+/// halves the rest, and one that is taken proves a half good: the next turn goes on with the
+/// other. At last all are left out.
 struct Trials {
-    /// What to leave out next.
-    next: std::vec::IntoIter<Vec<PictureKey>>,
+    /// Newest first.
+    all: Vec<PictureKey>,
+    /// Those of them that may still be the one.
+    suspects: Vec<PictureKey>,
+    /// Those left out of the request under way.
+    out: Vec<PictureKey>,
+    count: usize,
     /// Why there is a search.
     first: Refusal,
+}
+
+impl Trials {
+    /// The pictures to leave out next; `None` when pictures are not the matter.
+    fn next(&mut self) -> Option<&[PictureKey]> {
+        self.suspects.retain(|key| !self.out.contains(key));
+        self.out = match self.suspects.len() {
+            0 if self.out.len() == self.all.len() => return None,
+            0 => self.all.clone(),
+            count if self.count < SINGLE_TRIALS || count == 1 => vec![self.suspects[0]],
+            count => self.suspects[count / 2..].to_vec(),
+        };
+        self.count += 1;
+        Some(&self.out)
+    }
+
+    /// What a request that was taken shows to be refused; empty: not known yet.
+    fn found(&self) -> &[PictureKey] {
+        match self.out.len() {
+            count if count == 1 || count == self.all.len() => &self.out,
+            _ => &[],
+        }
+    }
 }
 
 impl Client {
@@ -230,33 +261,25 @@ impl Client {
         Ok(())
     }
 
-    /// Each picture that is not known to be good is left out alone, the newest first, then all
-    /// of them.
     fn trials(&self, request: &WrittenRequest, first: Refusal) -> Trials {
-        let suspects = self.learned().pictures.suspects(&request.pictures.keys);
-        let singles = suspects.iter().take(TRIALS_MAX).map(|key| vec![*key]);
-        let mut next: Vec<Vec<PictureKey>> = singles.collect();
-        if suspects.len() > 1 {
-            next.push(suspects);
+        let all = self.learned().pictures.suspects(&request.pictures.keys);
+        Trials {
+            suspects: all.clone(),
+            all,
+            out: Vec::new(),
+            count: 0,
+            first,
         }
-        let next = next.into_iter();
-        Trials { next, first }
     }
 
     /// The server has taken the request.
-    fn learn_pictures(
-        &self,
-        request: &WrittenRequest,
-        variation: &Variation,
-        trials: Option<&Trials>,
-    ) {
+    fn learn_pictures(&self, request: &WrittenRequest, trials: Option<&Trials>) {
         let memory = &mut self.learned().pictures;
         memory.accept(&request.pictures.keys);
-        if let Some(Trials { first, .. }) = trials {
-            let keys = &variation.pictures_on_trial;
-            memory.refuse(keys, &first.message);
-            let count = text::count(keys.len(), "picture");
-            log::warning!("", "{count} refused: {}", first.message);
+        if let Some(trials) = trials {
+            let (keys, why) = (trials.found(), &trials.first.message);
+            memory.refuse(keys, why);
+            log::warning!("", "{} refused: {why}", text::count(keys.len(), "picture"));
         }
     }
 }
@@ -348,7 +371,7 @@ mod tests {
         );
         for request in &requests[2..] {
             assert!(
-                request.contains("image/png, 6 x 1 pixels. It was left out: the model"),
+                request.contains("/workspace/6.png, image/png, 6 x 1 pixels. It was left out: the model"),
                 "{request}"
             );
         }
@@ -366,6 +389,20 @@ mod tests {
             [2, 1, 1, 1]
         );
         assert!(requests[3].contains("image/png, 6 x 1 pixels. It was left out"));
+
+        // The first of nine, as after a restart: it takes two turns, and costs no other.
+        let mut nine = vec![bad.clone()];
+        nine.extend((10..18).map(|width| picture("good", width, 0)));
+        let turns = [nine.clone(), nine.clone(), nine];
+        let four = [refusal; 4];
+        let script = [&four[..], &[HI], &four[..3], &[HI, HI]].concat();
+        let (answers, requests) = talk("custom", &turns, &script);
+        assert_eq!(answers, ["hi"; 3]);
+        assert_eq!(
+            requests.iter().map(pictures).collect::<Vec<_>>(),
+            [9, 8, 8, 8, 6, 9, 8, 8, 8, 8]
+        );
+        assert!(requests[9].contains("/workspace/6.png, image/png, 6 x 1 pixels. It was left out"));
 
         // No picture was the reason.
         let turns = [vec![good.clone()], vec![good]];

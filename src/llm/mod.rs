@@ -121,6 +121,8 @@ pub(crate) struct Image {
     pub(crate) mime: String,
     /// Base64.
     pub(crate) data: String,
+    /// Its path as the tools see it; empty where that is not known.
+    pub(crate) name: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -323,6 +325,7 @@ mod tests {
         let image = Image {
             mime: "image/png".to_owned(),
             data: png(width, bytes),
+            name: format!("/workspace/{width}.png"),
         };
         Message::User {
             content: vec![Content::Image(image), Content::Text(text.to_owned())],

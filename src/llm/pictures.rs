@@ -29,6 +29,8 @@ const MANY: usize = 20;
 const BATCH: usize = 8;
 /// Characters shown of a server's reason.
 const REASON_CHARS_MAX: usize = 200;
+/// Characters shown of its name.
+const NAME_CHARS_MAX: usize = 300;
 /// Pictures remembered.
 const REMEMBERED_MAX: usize = 10_000;
 /// Base64 bytes in which the size is looked for first; a multiple of four.
@@ -193,12 +195,16 @@ impl<'a> PictureChoice<'a> {
     }
 }
 
-/// `image/png, 8001 x 1 pixels`
+/// `/workspace/a.png, image/png, 8001 x 1 pixels`
 fn describe(image: &Image) -> String {
-    match inspect(image) {
+    let kind = match inspect(image) {
         Some((mime, Some((width, height)))) => format!("{mime}, {width} x {height} pixels"),
         Some((mime, None)) => mime.to_owned(),
         None => text::one_line(&image.mime, 40),
+    };
+    match text::one_line(&image.name, NAME_CHARS_MAX) {
+        name if name.is_empty() => kind,
+        name => format!("{name}, {kind}"),
     }
 }
 

@@ -76,7 +76,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
 
     let is_whole = start.len() < CHUNK_BYTES;
     if let Some(mime) = mime {
-        return image(mime, if is_whole { &start } else { &more });
+        return image(path, mime, if is_whole { &start } else { &more });
     }
     let piece = if is_whole {
         let newlines = start.iter().filter(|&&byte| byte == b'\n').count() as u64;
@@ -91,7 +91,7 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
     show(path, &piece, offset, limit)
 }
 
-fn image(mime: &str, bytes: &[u8]) -> CallResult {
+fn image(path: &str, mime: &str, bytes: &[u8]) -> CallResult {
     if bytes.len() > IMAGE_BYTES_MAX {
         return Err(format!(
             "the image is larger than {}: make it smaller first, for instance: \
@@ -103,6 +103,7 @@ fn image(mime: &str, bytes: &[u8]) -> CallResult {
     let image = Image {
         mime: mime.to_owned(),
         data: STANDARD.encode(bytes),
+        name: path.to_owned(),
     };
     Ok(ToolOutput {
         content: vec![Content::Text(text), Content::Image(image)],

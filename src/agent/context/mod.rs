@@ -694,6 +694,7 @@ pub(crate) mod tests {
         let image = Content::Image(crate::llm::Image {
             mime: "image/png".to_owned(),
             data: "AAAA".to_owned(),
+            name: "/workspace/a.png".to_owned(),
         });
         let mut seen = result("a.txt");
         if let Message::ToolResult(result) = &mut seen {

@@ -46,9 +46,9 @@ use crate::host::descriptors::CallPlaces;
 use crate::host::sandbox::Sandbox;
 use crate::llm::{self, Content, Image, Message, Provider, ToolSpec, Usage};
 use crate::net::Net;
-use crate::store::Store;
 use crate::store::dir::{Dir, Kind};
 use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest, RunStart};
+use crate::store::{LogEntry, Store};
 use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
@@ -139,6 +139,20 @@ impl Agent {
     /// The `new` command.
     pub(crate) fn new_conversation(&self, channel: &str) -> Result<()> {
         Context::load(&self.store, channel)?.start_anew()
+    }
+
+    /// What Slack added to a message that no run answers any more.
+    pub(crate) fn append_addition(
+        &self,
+        channel: &str,
+        entry: &LogEntry,
+        name_of: &dyn Fn(&str) -> String,
+    ) -> Result<()> {
+        // One that is to be resumed goes on from its last entry.
+        if self.store.ledger.run(channel)?.is_some() {
+            return Ok(());
+        }
+        Context::load(&self.store, channel)?.append_addition(entry, name_of)
     }
 
     /// The `status` command; `lines` are what the front end adds. Markdown that Slack's
@@ -544,7 +558,7 @@ impl Agent {
         Some(Image {
             mime: mime.to_owned(),
             data: BASE64_STANDARD.encode(bytes),
+            name: self.seen_by_tools(path),
         })
     }
 }
-            name: self.seen_by_tools(path),

@@ -99,7 +99,10 @@ impl Running {
 
     /// Its name in Slack: the ts of its first request. "" for what is no run.
     pub(crate) fn run(&self) -> &str {
-        self.task.requests().first().map_or("", |first| &first.ts)
+        match &self.task {
+            Task::Run(job) => job.run(),
+            Task::NewConversation(_) => "",
+        }
     }
 
     /// `on_stop` is called at once when it was stopped already.
@@ -111,6 +114,11 @@ impl Running {
         stopped.on_stop = Some(Box::new(on_stop));
     }
 
+    /// User id of whoever stopped it.
+    pub(crate) fn stopped_by(&self) -> Option<String> {
+        self.stopped.lock().unwrap().by.clone()
+    }
+
     /// Takes the ts of the messages that a stop dropped.
     pub(crate) fn take_dropped(&self) -> Vec<String> {
         std::mem::take(&mut self.stopped.lock().unwrap().dropped)
@@ -118,9 +126,8 @@ impl Running {
 
     fn stop_by(&self, user: &str, dropped: Vec<LedgerRequest>) {
         let mut stopped = self.stopped.lock().unwrap();
-        stopped
-            .dropped
-            .extend(dropped.into_iter().map(|request| request.ts));
+        let dropped = dropped.into_iter().filter(|request| !request.is_addition);
+        stopped.dropped.extend(dropped.map(|request| request.ts));
         if stopped.by.is_none() {
             stopped.by = Some(user.to_owned());
             if let Some(on_stop) = &stopped.on_stop {

@@ -37,10 +37,24 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Its name in Slack: the ts of its first request.
+    pub(crate) fn run(&self) -> &str {
+        self.requests.first().map_or("", |first| &first.ts)
+    }
+
     /// Jobs of one place that come one after the other may become one.
     pub(crate) fn place(&self) -> impl PartialEq + '_ {
-        let event_and_stop = (self.event.is_some(), self.stopped_by.is_some());
-        (&self.channel, &self.thread_ts, event_and_stop)
+        let kind = (
+            self.event.is_some(),
+            self.stopped_by.is_some(),
+            self.is_addition(),
+        );
+        (&self.channel, &self.thread_ts, kind)
+    }
+
+    /// It asks nothing, but belongs to the context.
+    pub(crate) fn is_addition(&self) -> bool {
+        self.requests.iter().any(|request| request.is_addition)
     }
 }
 
@@ -292,7 +306,8 @@ impl RunLoop<'_> {
             // After a restart it may wait though an earlier try had taken it. Files without
             // text came later than the text.
             let late_files = request.text.is_empty() && !request.files.is_empty();
-            if self.context.has_request(&request.ts) && !late_files {
+            let is_more = late_files || request.is_addition;
+            if self.context.has_request(&request.ts) && !is_more {
                 continue;
             }
             let (content, timestamp_ms) = env.agent.read(request, env.conversation, env.stop)?;

@@ -2,8 +2,8 @@
 //! after each connection.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use crate::agent::queue::Task;
 use crate::agent::run::Job;
@@ -18,7 +18,7 @@ use crate::store::MISSED_MS;
 use crate::store::ledger::{AccessDecision, LedgerRequest};
 
 use super::Services;
-use super::intake::{Reading, downloads};
+use super::intake::{NAME_WAIT, Reading, downloads};
 use super::router::{Arrival, LoggedMessage};
 use super::worker::Worker;
 
@@ -46,25 +46,33 @@ impl Wake {
     }
 }
 
+/// Waits for a wake, or for the end of the pause. False: nobody wakes it any more.
+fn is_woken(wakes: &Receiver<()>, pause: Option<Duration>) -> bool {
+    match pause {
+        None => wakes.recv().is_ok(),
+        Some(pause) => wakes.recv_timeout(pause) != Err(RecvTimeoutError::Disconnected),
+    }
+}
+
 impl CatchUp {
     /// A thread's whole life: after each connection, what was missed.
     pub(super) fn run(&self, wakes: &Receiver<()>) {
-        let stop = &self.0.services.stop;
         let mut first = true;
-        for () in wakes {
-            let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
-            while let Err(err) = self.read_missed() {
-                log::warning!("", "cannot read what was missed: {err}");
-                let Error::Retry { after, .. } = err else {
-                    break;
-                };
-                if backoff.wait(stop, after).is_err() {
-                    break;
+        let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
+        // Before the next try of what failed.
+        let mut pause = None;
+        while is_woken(wakes, pause) && !self.0.services.stop.is_set() {
+            pause = match self.read_missed() {
+                Err(Error::Retry { after, .. }) => {
+                    let next = backoff.next_pause();
+                    Some(after.unwrap_or(next))
                 }
-            }
-            if stop.is_set() {
-                return;
-            }
+                Err(_) => None,
+                Ok(()) => {
+                    backoff.reset();
+                    None
+                }
+            };
             if std::mem::take(&mut first) {
                 self.fetch_files_again();
             }
@@ -75,6 +83,23 @@ impl CatchUp {
         for job in self.0.take_unposted() {
             self.0.router.submit(Task::Run(job));
         }
+        self.read_channels()
+    }
+
+    /// Logs once why a channel can't be read, until it can.
+    fn report(&self, channel: &str, read: std::result::Result<(), &str>) {
+        let mut unread = self.0.unread.lock().unwrap();
+        let Err(why) = read else {
+            unread.remove(channel);
+            return;
+        };
+        let before = unread.insert(channel.to_owned(), why.to_owned());
+        if before.as_deref() != Some(why) {
+            log::warning!(channel, "cannot read what was missed: {why}; I keep trying");
+        }
+    }
+
+    fn read_channels(&self) -> Result<()> {
         let services = &self.0.services;
         let store = &services.agent.store;
         let gap = |channel: &str| services.history.gap(channel, &|id| store.heard_until(id));
@@ -90,6 +115,7 @@ impl CatchUp {
             stop: &services.stop,
             gap: &gap,
             own_threads: &own_threads,
+            report: &|channel, read| self.report(channel, read),
         };
         missed.read(&mut each)
     }
@@ -117,8 +143,9 @@ impl CatchUp {
                 None => true,
             });
         }
+        intake.ask_names(messages.iter(), NAME_WAIT);
         let routing = router.lock();
-        let (logged, failed) = intake.log_new(messages, Reading::Heard, &routing);
+        let (logged, failed) = intake.log_new(messages, Reading::Missed, &routing);
         router.route(logged, &routing);
         drop(routing);
         failed
@@ -175,8 +202,13 @@ impl CatchUp {
 
     fn resume_channel(&self, channel: &str) -> Result<()> {
         let Worker {
-            services, router, ..
+            services,
+            router,
+            intake,
+            ..
         } = &*self.0;
+        // What waited for a name when mom ended.
+        intake.log_heard(channel, Instant::now());
         let ledger = &services.agent.store.ledger;
         let open = ledger.open(channel, time::now_ms() - MISSED_MS)?;
         let begun = ledger.run(channel)?.unwrap_or_default();

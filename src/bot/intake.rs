@@ -2,6 +2,7 @@
 //! event files enter here as well.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,8 @@ use crate::base::time;
 use crate::events::{Outside, Uptake};
 use crate::slack::files::Download;
 use crate::slack::inbound::{self, Author, Inbound, Incoming};
-use crate::slack::web::Failure;
 use crate::slack::{Envelope, history};
-use crate::store::ledger::{AccessDecision, LedgerRequest};
+use crate::store::ledger::{AccessDecision, HEARD_MAX, LedgerRequest};
 use crate::store::{self, Attachment, LogEntry, Now, Seen, Store, log_path};
 
 use super::Services;
@@ -26,10 +26,15 @@ use super::catch_up::Wake;
 use super::commands::Commands;
 use super::router::{Arrival, LoggedMessage, Router, Routing};
 
-/// Codes of conversations.info for a channel in which mom can't post.
-const CLOSED: [&str; 3] = ["channel_not_found", "not_in_channel", "is_archived"];
-/// How long that is believed: mom may be invited, and the event file put back.
+/// How long it is believed that a channel is closed: mom may be invited, and the event file
+/// put back.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
+/// How long the line of someone new waits for the name; meanwhile the ledger has it.
+pub(super) const NAME_WAIT: Duration = Duration::from_secs(1);
+/// How long it is waited for that the ledger need not: an ack has 100 ms.
+const NAME_GRACE: Duration = Duration::from_millis(50);
+/// Channels whose lines wait.
+const HEARD_CHANNELS_MAX: usize = 1_000;
 /// Age of mom's last message in a thread that is followed.
 const FOLLOWED_MS: i64 = 24 * 3_600_000;
 
@@ -40,13 +45,32 @@ pub(super) struct Intake {
     pub(super) catch_up: Wake,
     /// Channels whose messages can't be logged, and whether that was posted there.
     pub(super) unlogged: Mutex<HashMap<String, bool>>,
+    pub(super) heard: Heard,
+}
+
+/// For the thread of `log_waiting`: channels whose lines wait for a name, and until when.
+pub(super) struct Heard {
+    sender: SyncSender<(String, Instant)>,
+    receiver: Mutex<Receiver<(String, Instant)>>,
+}
+
+impl Heard {
+    pub(super) fn new() -> Heard {
+        let (sender, receiver) = sync_channel(HEARD_CHANNELS_MAX);
+        Heard {
+            sender,
+            receiver: Mutex::new(receiver),
+        }
+    }
 }
 
 /// Why messages are logged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// Someone may want something of mom.
-    Heard,
+    /// Slack waits for the ack, and someone may want something of mom.
+    Live,
+    /// Someone may have wanted something of mom.
+    Missed,
     /// Someone asks about what was said around them: they ask nothing, a `stop` included.
     Context,
 }
@@ -72,9 +96,10 @@ impl Intake {
         for (_, message) in &mut messages {
             self.mark_follow_up(message);
         }
+        self.ask_names(messages.iter().map(|(_, message)| message), NAME_GRACE);
         let routing = self.router.lock();
         let batch = messages.iter().map(|(_, message)| message.clone());
-        let (logged, failed) = self.log_new(batch.collect(), Reading::Heard, &routing);
+        let (logged, failed) = self.log_new(batch.collect(), Reading::Live, &routing);
         for (channel, err) in &failed {
             let mut requests = messages.iter().map(|(_, message)| message);
             let request = requests.find(|m| m.mention && m.channel == *channel);
@@ -104,9 +129,10 @@ impl Intake {
             Inbound::UserChanged(user) => self.services.names.user_changed(user),
             Inbound::ChannelChanged(channel) => self.services.names.forget_channel(channel),
             Inbound::Joined { channel } => {
-                self.services.names.forget_channel(channel);
+                self.reopened(channel);
                 greet(&self.router.access, channel);
             }
+            Inbound::Unarchived { channel } => self.reopened(channel),
             Inbound::Opened { channel, user } => self.greet_member(channel, user),
             Inbound::Dropped { channel, ts, why } => {
                 log::info!(channel, "left out the message {ts}: {why}");
@@ -114,6 +140,14 @@ impl Intake {
             Inbound::Ignored(why) => log::debug!("", "left out {kind}: {why}"),
             _ => {}
         }
+    }
+
+    /// mom can read and post there (again): what was said meanwhile is read, and what could not
+    /// be posted is.
+    fn reopened(&self, channel: &str) {
+        self.services.names.forget_channel(channel);
+        self.services.history.lost(channel);
+        self.catch_up.wake();
     }
 
     /// With `--follow-threads`: in a thread in which mom wrote within a day, what is said is for
@@ -208,7 +242,7 @@ impl Intake {
                 Err(err) => failed.push((channel, err)),
             }
         }
-        failed.extend(self.write(&new));
+        failed.extend(self.write(&new, reading));
         new.retain(|logged| {
             let channel = &logged.message.channel;
             failed.iter().all(|(failed, _)| failed != channel)
@@ -246,17 +280,22 @@ impl Intake {
         Ok(Some(logged))
     }
 
-    /// Writes lines of the log and the ledger; returns the channels where that failed.
-    fn write(&self, new: &[LoggedMessage]) -> Vec<(String, Error)> {
-        let mut entries = Vec::new();
-        let mut requests = Vec::new();
+    /// Writes lines of the log and the ledger; returns the channels where that failed. Of
+    /// someone new the line waits for the name, and the ledger has it meanwhile.
+    fn write(&self, new: &[LoggedMessage], reading: Reading) -> Vec<(String, Error)> {
+        let (mut entries, mut heard, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         for logged in new {
             let (message, channel) = (&logged.message, &logged.message.channel);
             let entry = LogEntry {
                 mention: message.mention && logged.decision.is_some(),
                 ..self.entry(message, &logged.downloads)
             };
-            entries.push((channel.clone(), entry));
+            if reading == Reading::Live && self.waits_for_name(message, heard.len()) {
+                let date_ms = Some(entry.date_ms());
+                heard.push((channel.clone(), LogEntry { date_ms, ..entry }));
+            } else {
+                entries.push((channel.clone(), entry));
+            }
             requests.extend(logged.decision.map(|access| {
                 let request = LedgerRequest {
                     ts: message.ts.clone(),
@@ -266,17 +305,99 @@ impl Intake {
                     files: logged.files.clone(),
                     event: None,
                     access,
+                    is_addition: false,
                 };
                 (channel.clone(), request)
             }));
         }
-        self.services.agent.store.log_batch(&entries, &requests)
+        let store = &self.services.agent.store;
+        let failed = store.log_batch(&entries, &heard, &requests);
+        let until = Instant::now() + NAME_WAIT;
+        let mut channels: Vec<String> = heard.into_iter().map(|(channel, _)| channel).collect();
+        channels.dedup();
+        for channel in channels {
+            if self.heard.sender.try_send((channel, until)).is_err() {
+                log::debug!(
+                    "",
+                    "too many lines wait for a name; they wait for the next run"
+                );
+            }
+        }
+        failed
+    }
+
+    /// `count`: lines of this batch that wait already.
+    fn waits_for_name(&self, message: &Incoming, count: usize) -> bool {
+        let ledger = &self.services.agent.store.ledger;
+        let has_room = |heard: Vec<LogEntry>| heard.len() + count < HEARD_MAX;
+        is_person(message)
+            && self.services.names.is_new(&message.user)
+            && ledger.heard(&message.channel).is_ok_and(has_room)
+    }
+
+    /// Lets those be looked up who were never heard before, and waits for it so long at most.
+    pub(super) fn ask_names<'a>(
+        &self,
+        messages: impl Iterator<Item = &'a Incoming>,
+        patience: Duration,
+    ) {
+        let names = &self.services.names;
+        let people = messages.filter(|message| is_person(message));
+        let new = people.map(|message| message.user.as_str());
+        let mut new: Vec<&str> = new.filter(|id| names.is_new(id)).collect();
+        new.sort_unstable();
+        new.dedup();
+        if names.want(&new) {
+            self.router.wake.wake();
+            names.wait_known(&new, Instant::now() + patience);
+        }
+    }
+
+    /// A thread's whole life: writes the lines that wait for a name. Ended by an empty channel.
+    pub(super) fn log_waiting(&self) {
+        for (channel, until) in &*self.heard.receiver.lock().unwrap() {
+            if channel.is_empty() {
+                return;
+            }
+            let has_time = !self.services.stop.is_set();
+            let until = if has_time { until } else { Instant::now() };
+            self.log_heard(&channel, until);
+        }
+    }
+
+    /// Lets `log_waiting` end after what waits.
+    pub(super) fn end_waiting(&self) {
+        let end = (String::new(), Instant::now());
+        self.heard.sender.send(end).ok();
+    }
+
+    /// Writes the lines of a channel that wait for a name when it is known, or at `until`.
+    pub(super) fn log_heard(&self, channel: &str, until: Instant) {
+        let store = &self.services.agent.store;
+        let written = store.ledger.heard(channel).and_then(|heard| {
+            let users: Vec<&str> = heard.iter().map(|entry| entry.user.as_str()).collect();
+            self.services.names.wait_known(&users, until);
+            let _routing = self.router.lock();
+            store.log_heard(channel, &|entry| self.named(entry))
+        });
+        if let Err(err) = written {
+            log::error!(channel, "cannot log what was said, a later run will: {err}");
+        }
+    }
+
+    fn named(&self, entry: LogEntry) -> LogEntry {
+        let user = self.services.names.last_known(&entry.user);
+        LogEntry {
+            user_name: user.as_ref().map(|user| user.handle.clone()),
+            display_name: user.map(|user| user.display),
+            ..entry
+        }
     }
 
     /// What the ledger gets of a message that asks something of mom; `None`: it asks nothing,
     /// or its sender may not.
     fn decision(&self, message: &Incoming, reading: Reading) -> Option<AccessDecision> {
-        let asks = reading == Reading::Heard && self.router.is_request(message);
+        let asks = reading != Reading::Context && self.router.is_request(message);
         asks.then(|| self.router.access.decision(message)).flatten()
     }
 
@@ -286,21 +407,18 @@ impl Intake {
         if let Author::Program(name) = &message.author {
             names.remember(&message.user, name);
         }
-        let user = names.last_known(&message.user);
         let attachments = files.iter().map(|download| Attachment {
             original: download.file.name.clone(),
             local: download.local.clone(),
         });
-        LogEntry {
+        self.named(LogEntry {
             ts: message.ts.clone(),
             user: message.user.clone(),
-            user_name: user.as_ref().map(|user| user.handle.clone()),
-            display_name: user.map(|user| user.display),
             text: secret::hide(store::clean_text(&message.text)),
             attachments: attachments.collect(),
             thread_ts: message.thread_ts.clone(),
             ..LogEntry::default()
-        }
+        })
     }
 
     /// Logs what was said in the job's thread before: by people while mom was not there, and by
@@ -314,8 +432,10 @@ impl Intake {
         history::thread(web, &job.channel, root, &request.ts, &mut |page| {
             let messages = page.iter();
             let messages = messages.filter_map(|m| inbound::overheard(m, &job.channel, me));
+            let messages: Vec<Incoming> = messages.collect();
+            self.ask_names(messages.iter(), NAME_WAIT);
             let routing = self.router.lock();
-            let (logged, failed) = self.log_new(messages.collect(), Reading::Context, &routing);
+            let (logged, failed) = self.log_new(messages, Reading::Context, &routing);
             drop(routing);
             for download in logged.into_iter().flat_map(|logged| logged.downloads) {
                 files.fetch(download);
@@ -332,7 +452,10 @@ impl Intake {
         let _routing = self.router.lock();
         let store = &self.services.agent.store;
         for message in messages {
-            let revised = match store.seen(&message.channel, &message.ts, Now::default()) {
+            // The line that is revised comes first.
+            let first = store.log_heard(&message.channel, &|entry| self.named(entry));
+            let seen = store.seen(&message.channel, &message.ts, Now::default());
+            let revised = match first.and(seen) {
                 Ok(Seen::New) => Ok(()),
                 Ok(_) => {
                     let files = downloads(message);
@@ -366,6 +489,18 @@ impl Intake {
             Inbound::Edited(message) => {
                 let text = Some(message.text.as_str());
                 self.router.amend(&message.channel, &message.ts, text);
+                Some(message)
+            }
+            Inbound::Extended(message, added) => {
+                let mut files = Vec::new();
+                for download in downloads(&message) {
+                    if (self.services.files).is_absent(&download.local, &self.services.agent.store)
+                    {
+                        files.push(download.local.clone());
+                        self.services.files.fetch(download);
+                    }
+                }
+                self.router.extend(&message, added, files);
                 Some(message)
             }
             Inbound::Deleted { channel, ts } => {
@@ -475,8 +610,8 @@ impl Intake {
             _ => {}
         }
         match self.services.names.channel(id) {
-            Err(Failure::Refused(code)) if CLOSED.contains(&code.as_str()) => {
-                let why = Failure::Refused(code).to_string();
+            Err(failure) if failure.is_closed() => {
+                let why = failure.to_string();
                 *closed = Some((id.to_owned(), Instant::now(), why.clone()));
                 Err(why)
             }
@@ -503,6 +638,11 @@ fn greet(access: &Access, channel: &str) {
         );
         access.outbox.post(channel, None, text);
     }
+}
+
+/// Programs say themselves what they are called.
+fn is_person(message: &Incoming) -> bool {
+    !matches!(message.author, Author::Program(_))
 }
 
 /// The files of a message, and where they go.

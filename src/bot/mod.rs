@@ -41,7 +41,7 @@ use self::access::Access;
 use self::approvals::Approvals;
 use self::catch_up::{CatchUp, Wake};
 use self::commands::Commands;
-use self::intake::Intake;
+use self::intake::{Heard, Intake};
 use self::outbox::Outbox;
 use self::router::Router;
 use self::worker::Worker;
@@ -116,7 +116,7 @@ fn run(
     let catch_up = CatchUp(worker.clone());
     queue.start(move |running| worker.work(running));
     catch_up.resume();
-    let (fetcher, watcher) = (services.clone(), intake.clone());
+    let (fetcher, watcher, logger) = (services.clone(), intake.clone(), intake.clone());
     // It ends with its queue, and may be in one last read for a moment: it is not joined.
     spawn("files", move || {
         let store = &fetcher.agent.store;
@@ -130,6 +130,7 @@ fn run(
         })?,
         spawn("outbox", move || outbox::run(&posts))?,
         spawn("events", move || watcher.watch_events())?,
+        spawn("log", move || logger.log_waiting())?,
         spawn("catch-up", move || catch_up.run(&wakes))?,
         spawn("access", move || router.look_up_waiting(&look_ups))?,
     ];
@@ -138,6 +139,7 @@ fn run(
     wake.wake();
     services.names.want_directory();
     look_up.wake();
+    intake.end_waiting();
     queue.shutdown(SHUTDOWN_PATIENCE);
     web_stop.set(Cause::Restart);
     // What was added before fails quickly now.
@@ -179,12 +181,14 @@ fn worker(
         router: router.clone(),
         catch_up,
         unlogged: Mutex::default(),
+        heard: Heard::new(),
     });
     Arc::new(Worker {
         services: services.clone(),
         router,
         intake,
         unposted: Mutex::default(),
+        unread: Mutex::default(),
     })
 }
 

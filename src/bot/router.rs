@@ -135,6 +135,33 @@ impl Router {
         }
     }
 
+    /// Slack added to a message. One that waits is read as it is now; what was asked before
+    /// gets it as an addition, in the run that is in work or in the context.
+    pub(super) fn extend(&self, message: &Incoming, added: String, files: Vec<String>) {
+        let Incoming { channel, ts, .. } = message;
+        let waits = self.waits(channel, ts);
+        self.amend(channel, ts, Some(&message.text));
+        let was_asked = self.services.agent.store.ledger.knows(channel, ts);
+        if waits || !was_asked.unwrap_or_default() {
+            return;
+        }
+        let root = message.thread_ts.clone().filter(|root| root != ts);
+        self.submit(Task::Run(Job {
+            channel: channel.clone(),
+            thread_ts: root,
+            requests: vec![LedgerRequest {
+                ts: ts.clone(),
+                user: message.user.clone(),
+                text: format!("(Slack has added to this message:)\n{added}"),
+                files,
+                is_addition: true,
+                ..LedgerRequest::default()
+            }],
+            resumed: true,
+            ..Job::default()
+        }));
+    }
+
     /// Whether the message asks something of mom: it is addressed to mom, or is a `stop` while
     /// something runs.
     pub(super) fn is_request(&self, message: &Incoming) -> bool {
@@ -211,7 +238,15 @@ impl Router {
         let stop = &self.services.stop;
         for () in wakes {
             let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
-            while let Some(users) = self.unknown_users() {
+            loop {
+                let Some(users) = self.unknown_users() else {
+                    match self.services.names.next_wanted() {
+                        // Without an answer a line of the log goes without the name.
+                        Some(id) => drop(self.services.names.look_up(&id)),
+                        None => break,
+                    }
+                    continue;
+                };
                 let mut failure = None;
                 for user in &users {
                     failure = self.access.look_up(user).err().or(failure);

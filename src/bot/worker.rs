@@ -1,7 +1,9 @@
 //! One task of the queue: a run, from its first post in Slack to its end in the log.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::{Person, Place};
@@ -18,12 +20,12 @@ use crate::slack::earlier::EarlierPosts;
 use crate::slack::is_user_id;
 use crate::slack::users::DIRECTORY_FILE;
 use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest};
-use crate::store::{LogEntry, Now, Seen};
+use crate::store::{Attachment, LogEntry, Now, Seen, clean_text};
 
 use super::Services;
 use super::approvals::QuestionPlace;
 use super::catch_up::fetch_again;
-use super::intake::Intake;
+use super::intake::{Intake, NAME_WAIT};
 use super::outbox::earlier_posts;
 use super::router::Router;
 
@@ -40,6 +42,8 @@ pub(super) struct Worker {
     pub(super) intake: Arc<Intake>,
     /// Jobs whose end could not be posted.
     pub(super) unposted: Mutex<Vec<Job>>,
+    /// Channels whose history can't be read, and why.
+    pub(super) unread: Mutex<HashMap<String, String>>,
 }
 
 /// What an earlier try of a job has left to do.
@@ -52,8 +56,13 @@ enum EarlierTry {
 }
 
 impl Worker {
+    /// Those that can be posted now, as far as is known.
     pub(super) fn take_unposted(&self) -> Vec<Job> {
-        std::mem::take(&mut *self.unposted.lock().unwrap())
+        let all = std::mem::take(&mut *self.unposted.lock().unwrap());
+        let is_closed = |job: &Job| self.is_closed(&job.channel);
+        let (closed, ready): (Vec<Job>, _) = all.into_iter().partition(is_closed);
+        self.unposted.lock().unwrap().extend(closed);
+        ready
     }
 
     /// On a thread of the queue.
@@ -62,6 +71,11 @@ impl Worker {
             Task::NewConversation(command) => {
                 if let Err(err) = self.router.commands.new_conversation(command) {
                     log::warning!(&command.channel, "cannot answer `new`: {err}");
+                }
+            }
+            Task::Run(job) if job.is_addition() => {
+                if let Err(err) = self.append_additions(job) {
+                    log::warning!(&job.channel, "cannot remember an addition: {err}");
                 }
             }
             Task::Run(job) if !job.resumed && !self.services.events.stands(job) => {
@@ -74,17 +88,63 @@ impl Worker {
                 let outcome = self.run(job, running);
                 self.post_set_aside(job);
                 if let Err(err) = outcome {
-                    log::error!(&job.channel, "{err}");
-                    let mut unposted = self.unposted.lock().unwrap();
-                    if matches!(err, Error::Retry { .. }) && unposted.len() < UNPOSTED_MAX {
-                        unposted.push(Job {
-                            resumed: true,
-                            ..job.clone()
-                        });
-                    }
+                    self.not_posted(job, running, &err);
                 }
             }
         }
+    }
+
+    /// No run has taken them: the next one reads them in the context.
+    fn append_additions(&self, job: &Job) -> Result<()> {
+        let name_of = |id: &str| {
+            let user = self.services.names.last_known(id);
+            user.map_or_else(|| id.to_owned(), |user| user.handle)
+        };
+        for request in &job.requests {
+            let attachments = request.files.iter().map(|local| Attachment {
+                original: String::new(),
+                local: local.clone(),
+            });
+            let entry = LogEntry {
+                ts: request.ts.clone(),
+                user: request.user.clone(),
+                text: clean_text(&request.text),
+                attachments: attachments.collect(),
+                ..LogEntry::default()
+            };
+            (self.services.agent).append_addition(&job.channel, &entry, &name_of)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the job for when its end can be posted, if that may come.
+    fn not_posted(&self, job: &Job, running: &Running, err: &Error) {
+        // First of all: the channel may be opened again at this moment.
+        let mut unposted = self.unposted.lock().unwrap();
+        if unposted.len() < UNPOSTED_MAX {
+            unposted.push(Job {
+                resumed: true,
+                stopped_by: running.stopped_by(),
+                ..job.clone()
+            });
+        }
+        drop(unposted);
+        self.services.names.forget_channel(&job.channel);
+        if self.is_closed(&job.channel) {
+            let why = "I keep the answer until I can post here again";
+            return log::error!(&job.channel, "{err}; {why}");
+        }
+        log::error!(&job.channel, "{err}");
+        if !matches!(err, Error::Retry { .. }) {
+            let mut unposted = self.unposted.lock().unwrap();
+            unposted.retain(|kept| kept.channel != job.channel || kept.run() != job.run());
+        }
+    }
+
+    /// mom was removed from the channel, or it is archived.
+    fn is_closed(&self, channel: &str) -> bool {
+        let channel = self.services.names.channel(channel);
+        channel.is_err_and(|failure| failure.is_closed())
     }
 
     fn run(&self, job: &Job, running: &Running) -> Result<()> {
@@ -358,6 +418,7 @@ impl<'a> SlackConversation<'a> {
         show: &'a Show,
         status_ts: &'a Mutex<Option<String>>,
     ) -> SlackConversation<'a> {
+        (worker.intake).log_heard(&job.channel, Instant::now() + NAME_WAIT);
         if let Err(err) = worker.intake.log_thread(job) {
             log::warning!(&job.channel, "cannot read the thread: {err}");
         }

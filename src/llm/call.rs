@@ -94,7 +94,7 @@ impl Provider for Client {
                 };
                 let (count, why) = (text::count(next.len(), "picture"), &trials.first.message);
                 log::warning!("", "{id}: asking again without {count}: {why}");
-                variation.pictures_on_trial = next.to_vec();
+                variation.pictures_on_trial = next;
             } else {
                 return Err(refusal.into_error(&self.endpoint, &model));
             }
@@ -127,7 +127,7 @@ struct Trials {
 
 impl Trials {
     /// The pictures to leave out next; `None` when pictures are not the matter.
-    fn next(&mut self) -> Option<&[PictureKey]> {
+    fn next(&mut self) -> Option<Vec<PictureKey>> {
         self.suspects.retain(|key| !self.out.contains(key));
         self.out = match self.suspects.len() {
             0 if self.out.len() == self.all.len() => return None,
@@ -136,7 +136,7 @@ impl Trials {
             count => self.suspects[count / 2..].to_vec(),
         };
         self.count += 1;
-        Some(&self.out)
+        Some(self.out.clone())
     }
 
     /// What a request that was taken shows to be refused; empty: not known yet.
@@ -371,7 +371,9 @@ mod tests {
         );
         for request in &requests[2..] {
             assert!(
-                request.contains("/workspace/6.png, image/png, 6 x 1 pixels. It was left out: the model"),
+                request.contains(
+                    "/workspace/6.png, image/png, 6 x 1 pixels. It was left out: the model"
+                ),
                 "{request}"
             );
         }

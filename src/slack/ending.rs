@@ -90,9 +90,13 @@ impl Display {
             let age = self.target.since.elapsed();
             let done = self.progress(|progress| progress.done_line(age));
             let done = blocks::line(&done);
-            if let Err(failure) = self.send(Slot::Existing(&status_ts), &done, Urgency::Must) {
-                log::warning!(&self.target.channel, "cannot close the status: {failure}");
-                self.retire();
+            match self.send(Slot::Existing(&status_ts), &done, Urgency::Must) {
+                Ok(_) => {}
+                Err(failure) if failure.is_closed() => return Err(failure),
+                Err(failure) => {
+                    log::warning!(&self.target.channel, "cannot close the status: {failure}");
+                    self.retire();
+                }
             }
         }
         Ok(())
@@ -142,15 +146,22 @@ impl Display {
     /// A status that can't be edited must not say `Thinking` for ever.
     fn retire(&mut self) {
         if let Some(ts) = self.shown.status_ts.take() {
-            self.delete(&ts, Urgency::Optional);
+            // Whoever retires it has posted, or fails to post, what takes its place.
+            self.delete(&ts, Urgency::Optional).ok();
         }
     }
 
-    fn delete(&self, ts: &str, urgency: Urgency) {
+    /// Fails only where a later try may succeed.
+    fn delete(&self, ts: &str, urgency: Urgency) -> SlackResult<()> {
         let channel = &self.target.channel;
-        if let Err(failure) = self.web.chat_delete(channel, ts, urgency) {
+        let deleted = self.web.chat_delete(channel, ts, urgency);
+        if let Err(failure) = &deleted {
             log::warning!(channel, "cannot delete {ts}: {failure}");
         }
+        deleted.or_else(|failure| match failure.is_closed() {
+            true => Err(failure),
+            false => Ok(()),
+        })
     }
 
     /// The status becomes the run's last line, which is no answer.
@@ -173,15 +184,15 @@ impl Display {
     fn erase(&mut self) -> SlackResult<()> {
         let details = self.shown.details.iter().filter_map(|(ts, _)| ts.as_ref());
         for ts in self.target.earlier.detail_ts.iter().chain(details).rev() {
-            self.delete(ts, Urgency::Must);
+            self.delete(ts, Urgency::Must)?;
         }
         if self.target.event.is_none() {
             return self.end_with("_(nothing to say)_", Urgency::Must);
         }
-        if let Some(ts) = self.shown.status_ts.take() {
-            self.delete(&ts, Urgency::Must);
+        match self.shown.status_ts.take() {
+            Some(ts) => self.delete(&ts, Urgency::Must),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Details that were still waiting.

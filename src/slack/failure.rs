@@ -43,6 +43,11 @@ impl Failure {
         matches!(self, Failure::Refused(code) if !TRANSIENT.contains(&code.as_str()))
     }
 
+    /// Nothing can be posted in the channel until mom is back in it, or it is opened again.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self, Failure::Refused(code) if CLOSED.contains(&code.as_str()))
+    }
+
     /// Might the same text without blocks pass?
     pub(crate) fn blames_blocks(&self) -> bool {
         let is_other = |code: &str| REFUSED_ANYWAY.iter().any(|start| code.starts_with(start));
@@ -81,7 +86,7 @@ fn explain(code: &str) -> String {
     let hint = match code {
         "not_in_channel" => "invite mom there: /invite @mom",
         "channel_not_found" => "no such conversation, or a private one that mom is not in",
-        "is_archived" => "the channel is archived",
+        "is_archived" | "is_inactive" => "the channel is archived",
         "invalid_auth" | "not_authed" | "token_revoked" | "token_expired" => {
             "take the token again from the app's pages at api.slack.com/apps"
         }
@@ -102,6 +107,11 @@ fn explain(code: &str) -> String {
 const TRANSIENT: &[&str] = &[
     "internal_error", "fatal_error", "service_unavailable", "request_timeout",
     "team_added_to_org",
+];
+/// Codes for a channel that mom is not in, or that is archived.
+#[rustfmt::skip]
+const CLOSED: &[&str] = &[
+    "channel_not_found", "not_in_channel", "is_archived", "is_inactive",
 ];
 /// How codes begin that speak of the message, its place and mom's rights: any other refusal of
 /// a message with blocks is blamed on these.

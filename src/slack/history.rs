@@ -35,6 +35,8 @@ pub(crate) struct Missed<'a> {
     pub(crate) gap: &'a dyn Fn(&str) -> Result<Option<Gap>>,
     /// Roots of the threads mom took part in, newest first.
     pub(crate) own_threads: &'a dyn Fn(&str) -> Vec<String>,
+    /// Is told whether a channel could be read, and why not.
+    pub(crate) report: &'a dyn Fn(&str, std::result::Result<(), &str>),
 }
 
 impl Missed<'_> {
@@ -43,9 +45,37 @@ impl Missed<'_> {
     /// # Errors
     /// `Error::Retry`: some channels could not be read, after all others were.
     pub(crate) fn read(&self, each: &mut Each<'_>) -> Result<()> {
+        let channels = self.channels();
+        self.tell("", &channels);
+        let mut later = Ok(());
+        for channel in channels? {
+            self.stop.check()?;
+            let gap = match (self.gap)(&channel) {
+                Ok(Some(gap)) => gap,
+                Ok(None) => continue,
+                Err(err) => {
+                    self.tell::<()>(&channel, &Err(err));
+                    continue;
+                }
+            };
+            let read = self.channel(&channel, &gap);
+            let read = read.and_then(|(messages, until)| each(&channel, messages, until));
+            self.tell(&channel, &read);
+            match read {
+                Ok(()) | Err(Error::Failed(_)) => {}
+                Err(err @ Error::Retry { .. }) => later = Err(err),
+                Err(err) => return Err(err),
+            }
+        }
+        later
+    }
+
+    /// Those that mom is in.
+    fn channels(&self) -> Result<Vec<String>> {
         let mut channels = Vec::new();
         let types = [
             ("types", "public_channel,private_channel,im,mpim"),
+            ("exclude_archived", "true"),
             ("limit", PAGE),
         ];
         for page in self.web.pages("users.conversations", &types) {
@@ -54,30 +84,16 @@ impl Missed<'_> {
             let ids = page.iter().filter_map(|channel| channel["id"].as_str());
             channels.extend(ids.filter(|id| is_channel_id(id)).map(str::to_owned));
         }
-        let mut later = Ok(());
-        for channel in channels {
-            self.stop.check()?;
-            let gap = match (self.gap)(&channel) {
-                Ok(Some(gap)) => gap,
-                Ok(None) => continue,
-                Err(err) => {
-                    log::warning!(&channel, "{err}; what was missed here is not read");
-                    continue;
-                }
-            };
-            let read = self.channel(&channel, &gap);
-            match read.and_then(|(messages, until)| each(&channel, messages, until)) {
-                Err(Error::Failed(why)) => {
-                    log::warning!(&channel, "cannot read what was missed: {why}")
-                }
-                Err(Error::Retry { after, why, fault }) => {
-                    let why = format!("{channel}: {why}");
-                    later = Err(Error::Retry { after, why, fault });
-                }
-                outcome => outcome?,
-            }
+        Ok(channels)
+    }
+
+    /// A limit that passes is nothing to tell.
+    fn tell<T>(&self, channel: &str, read: &Result<T>) {
+        match read {
+            Err(Error::Stopped | Error::Retry { after: Some(_), .. }) => {}
+            Err(err) => (self.report)(channel, Err(&err.to_string())),
+            Ok(_) => (self.report)(channel, Ok(())),
         }
-        later
     }
 
     fn channel(&self, channel: &str, gap: &Gap) -> Result<(Vec<Incoming>, Option<String>)> {

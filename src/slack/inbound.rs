@@ -36,8 +36,11 @@ impl Me {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Inbound {
     Message(Incoming),
-    /// Someone edited a message, or its clip was transcribed: as it reads now.
+    /// Someone edited a message: as it reads now.
     Edited(Incoming),
+    /// Slack added to a message, a link's preview or a clip's transcript: as it reads now, and
+    /// what is new of it.
+    Extended(Incoming, String),
     Deleted {
         channel: String,
         ts: String,
@@ -63,6 +66,9 @@ pub(crate) enum Inbound {
     ChannelChanged(String),
     /// mom was added to a channel.
     Joined {
+        channel: String,
+    },
+    Unarchived {
         channel: String,
     },
     /// A person opened the direct messages with mom.
@@ -240,6 +246,7 @@ fn event(payload: &Value, me: &Me) -> Inbound {
         ("message", "message_deleted") => deleted(&event["deleted_ts"]),
         ("message" | "app_mention", _) => message(event, &channel, me),
         ("member_joined_channel", _) if text("user") == me.user_id => Inbound::Joined { channel },
+        ("channel_unarchive" | "group_unarchive", _) => Inbound::Unarchived { channel },
         ("app_home_opened", _) if text("tab") == "messages" && is_user_id(text("user")) => {
             Inbound::Opened {
                 channel,
@@ -254,24 +261,32 @@ fn event(payload: &Value, me: &Me) -> Inbound {
 }
 
 fn edited(event: &Value, channel: &str, me: &Me) -> Inbound {
-    let inner = &event["message"];
-    if inner["edited"].is_null() && !is_transcribed(inner, &event["previous_message"]) {
-        return Inbound::Ignored("not a person's edit");
+    let (inner, before) = (&event["message"], &event["previous_message"]);
+    let is_edited = inner["edited"] != before["edited"];
+    if !is_edited && additions(inner) <= additions(before) {
+        return Inbound::Ignored("neither a person's edit nor an addition");
     }
     match message(inner, channel, me) {
-        Inbound::Message(message) => Inbound::Edited(message),
-        _ => Inbound::Ignored("an edit of what is not read"),
+        Inbound::Message(message) if is_edited => Inbound::Edited(message),
+        Inbound::Message(message) => Inbound::Extended(message, added(inner, before)),
+        _ => Inbound::Ignored("a change of what is not read"),
     }
 }
 
-/// Slack transcribes a clip after it was posted.
-fn is_transcribed(message: &Value, before: &Value) -> bool {
-    let count = |message: &Value| {
-        let files = message["files"].as_array().into_iter().flatten();
-        let status = files.map(|file| &file["transcription"]["status"]);
-        status.filter(|status| *status == "complete").count()
-    };
-    count(message) > count(before)
+/// What Slack may add to a message after it was posted: previews, and transcripts of clips.
+fn additions(message: &Value) -> usize {
+    let files = message["files"].as_array().into_iter().flatten();
+    let status = files.map(|file| &file["transcription"]["status"]);
+    let transcripts = status.filter(|status| *status == "complete").count();
+    transcripts + message["attachments"].as_array().map_or(0, Vec::len)
+}
+
+/// What the message shows now and did not before.
+fn added(message: &Value, before: &Value) -> String {
+    let (now, before) = (message::shown(message), message::shown(before));
+    let known: Vec<&str> = before.beside.lines().collect();
+    let new = now.beside.lines().filter(|line| !known.contains(line));
+    new.collect::<Vec<_>>().join("\n")
 }
 
 fn interactive(payload: &Value) -> Inbound {
@@ -417,16 +432,24 @@ mod tests {
         let edit = json!({"ts": "1.000001", "user": "U7", "text": "<@U0MOM> b", "edited": {}});
         let unfurl = json!({"ts": "1.000001", "user": "U7", "text": "b"});
         let gone = json!({"ts": "1.000001", "user": "USLACKBOT", "subtype": "tombstone"});
-        for (message, want) in [
-            (clip, "edited: [transcript: hi]"),
-            (edit, "edited: b"),
-            (unfurl, "ignored"),
-            (gone, "deleted"),
+        let one = json!({"ts": "1.000001", "user": "U7", "text": "see https://x", "edited": {},
+            "attachments": [{"text": "one"}]});
+        let mut two = one.clone();
+        two["attachments"] = json!([{"text": "one"}, {"title": "two"}]);
+        let new = Value::Null;
+        for (before, message, want) in [
+            (&new, clip, "extended: [transcript: hi]"),
+            (&new, edit, "edited: b"),
+            (&new, unfurl, "ignored"),
+            (&new, gone, "deleted"),
+            (&one, two.clone(), "extended: two"),
+            (&two, one.clone(), "ignored"),
         ] {
             let event = json!({"type": "message", "subtype": "message_changed", "channel": "C1",
-                "message": message});
+                "message": message, "previous_message": before});
             let outcome = match parsed(event) {
                 Inbound::Edited(message) => format!("edited: {}", message.text),
+                Inbound::Extended(_, added) => format!("extended: {added}"),
                 Inbound::Deleted { .. } => "deleted".to_owned(),
                 Inbound::Ignored(_) => "ignored".to_owned(),
                 other => format!("{other:?}"),
@@ -456,7 +479,13 @@ mod tests {
             let overheard = overheard(event, "C1", &me());
             let parsed = parse(&envelope.kind, &envelope.payload, &me());
             let (channel, ts) = match (&parsed, &overheard) {
-                (Inbound::Message(message) | Inbound::Edited(message), _) | (_, Some(message)) => {
+                (
+                    Inbound::Message(message)
+                    | Inbound::Edited(message)
+                    | Inbound::Extended(message, _),
+                    _,
+                )
+                | (_, Some(message)) => {
                     assert!(is_user_id(&message.user) || is_bot_id(&message.user));
                     assert!(message.text.len() <= 8 * text.len() + 1_000);
                     assert!(message.thread_ts.as_deref().is_none_or(is_ts));

@@ -1,8 +1,9 @@
 //! Names and standing of users and channels: looked up when first needed and kept for an
 //! hour. Who may ask something of mom is decided in bot/, with what this file knows.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -31,6 +32,8 @@ const KEPT_MAX: usize = 5_000;
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
 /// How long a refusal is believed: a scope that was missing may be granted meanwhile.
 const REFUSAL_KEPT_FOR: Duration = Duration::from_secs(300);
+/// Users that wait to be looked up.
+const WANTED_MAX: usize = 1_000;
 /// Of the directory file; a workspace of 50,000 people takes about 3 MB.
 const DIRECTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of a name.
@@ -66,6 +69,10 @@ pub(crate) struct Names {
     users: Table<std::result::Result<User, String>>,
     /// Their names; `None`: a direct message.
     channels: Table<Option<String>>,
+    /// Users to be looked up for the lines of the log.
+    wanted: Mutex<VecDeque<String>>,
+    /// Notified when a user was looked up.
+    looked_up: Condvar,
     directory_wanted: SyncSender<()>,
     directory_wakes: Mutex<Receiver<()>>,
 }
@@ -81,6 +88,8 @@ impl Names {
             me,
             users: Mutex::new(Bounded::new(KEPT_MAX)),
             channels: Mutex::new(Bounded::new(KEPT_MAX)),
+            wanted: Mutex::default(),
+            looked_up: Condvar::new(),
             directory_wanted,
             directory_wakes: Mutex::new(wakes),
         }
@@ -132,6 +141,7 @@ impl Names {
             Err(failure) => return Err(failure.to_string()),
         };
         keep(&self.users, id, user);
+        self.looked_up.notify_all();
         Ok(())
     }
 
@@ -142,6 +152,40 @@ impl Names {
         let (at, known) = users.get(id)?;
         let kept_for = known.as_ref().map_or(REFUSAL_KEPT_FOR, |_| KEPT_FOR);
         (at.elapsed() < kept_for).then(|| known.clone())
+    }
+
+    /// A person of whom Slack was never asked. Never waits.
+    pub(crate) fn is_new(&self, id: &str) -> bool {
+        is_user_id(id) && self.users.lock().unwrap().get(id).is_none()
+    }
+
+    /// Notes who is to be looked up by whoever calls `next_wanted`; false: all of them were
+    /// noted before.
+    pub(crate) fn want(&self, ids: &[&str]) -> bool {
+        let mut wanted = self.wanted.lock().unwrap();
+        let before = wanted.len();
+        for id in ids {
+            if wanted.len() < WANTED_MAX && !wanted.iter().any(|other| other == id) {
+                wanted.push_back((*id).to_owned());
+            }
+        }
+        wanted.len() > before
+    }
+
+    pub(crate) fn next_wanted(&self) -> Option<String> {
+        self.wanted.lock().unwrap().pop_front()
+    }
+
+    /// Waits until Slack has answered who these are, but no longer than `until`.
+    pub(crate) fn wait_known(&self, ids: &[&str], until: Instant) {
+        let mut users = self.users.lock().unwrap();
+        while ids.iter().any(|id| users.get(*id).is_none()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            users = self.looked_up.wait_timeout(users, left).unwrap().0;
+        }
     }
 
     /// Takes a change of a user who is known here; nobody else is kept.
@@ -295,7 +339,10 @@ fn keep<T>(table: &Table<T>, id: &str, value: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::secret::Secret;
+    use crate::net::testing::{net, read_request, serve};
     use serde_json::json;
+    use std::io::Write as _;
 
     #[test]
     fn standing_of_a_user() {
@@ -324,5 +371,57 @@ mod tests {
             };
             assert_eq!(standing(&user, &me), want, "{enterprise_id} {user}");
         }
+    }
+
+    #[test]
+    fn what_was_looked_up_is_believed_for_an_hour() {
+        let mut count = 0;
+        let address = serve(move |mut tcp| {
+            read_request(&mut tcp);
+            count += 1;
+            let body = json!({"ok": count != 5, "error": "user_not_found",
+                "user": {"id": "U7", "name": format!("lena{count}"), "is_restricted": count > 1},
+                "channel": {"id": "C1", "name": format!("ops{count}")}});
+            let body = body.to_string();
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+            let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+            tcp.write_all(answer.as_bytes()).unwrap();
+        });
+        let token = || Secret::new("x");
+        let url = format!("http://{address}");
+        let web = Web::new(&url, token(), token(), &net(None), &Stop::new());
+        let names = Names::new(Arc::new(web), Me::default());
+        let look = || {
+            names.look_up("U7").unwrap();
+            let user = names.recent("U7").expect("it was looked up");
+            let user = user.map(|user| format!("{} {:?}", user.handle, user.standing));
+            let user = user.unwrap_or_else(|why| why);
+            (user, names.channel("C1").unwrap().unwrap())
+        };
+        let grow_old = |by: Duration| {
+            let then = Instant::now().checked_sub(by).unwrap();
+            let (mut users, mut channels) =
+                (names.users.lock().unwrap(), names.channels.lock().unwrap());
+            let user = users.get("U7").unwrap().1.clone();
+            users.insert("U7".to_owned(), (then, user));
+            let channel = channels.get("C1").unwrap().1.clone();
+            channels.insert("C1".to_owned(), (then, channel));
+        };
+        let minute = Duration::from_secs(60);
+        let want = |user: &str, channel: &str| (user.to_owned(), channel.to_owned());
+        assert_eq!(look(), want("lena1 Member", "ops2"));
+        grow_old(KEPT_FOR - minute);
+        assert_eq!(look(), want("lena1 Member", "ops2"));
+        grow_old(KEPT_FOR);
+        assert_eq!(names.recent("U7"), None);
+        assert_eq!(names.last_known("U7").unwrap().handle, "lena1");
+        assert_eq!(look(), want("lena3 Guest", "ops4"));
+        grow_old(KEPT_FOR);
+        let refused = "Slack refused: user_not_found";
+        assert_eq!(look(), want(refused, "ops6"));
+        grow_old(REFUSAL_KEPT_FOR - minute);
+        assert_eq!(look(), want(refused, "ops6"));
+        grow_old(REFUSAL_KEPT_FOR);
+        assert_eq!(look(), want("lena7 Guest", "ops6"));
     }
 }

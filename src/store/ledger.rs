@@ -17,7 +17,7 @@ use crate::base::json;
 use crate::base::time;
 use crate::store::dir::Dir;
 use crate::store::lines::{Appended, Floor};
-use crate::store::{self, MISSED_MS, upgrade};
+use crate::store::{self, LogEntry, MISSED_MS, upgrade};
 
 /// Bytes at the end of the file that are read; a request of a day is far nearer.
 const TAIL_BYTES: u64 = 4 << 20;
@@ -27,6 +27,8 @@ const BYTES_MAX: u64 = 64 << 10;
 /// Open requests of a channel, and closed ones that are remembered: the oldest go first.
 const OPEN_MAX: usize = 1_000;
 const CLOSED_MAX: usize = 1_000;
+/// Lines of a channel that wait for a name.
+pub(crate) const HEARD_MAX: usize = 100;
 /// What was told today and is not told again, by channel.
 const TOLD_MAX: usize = 1_000;
 
@@ -65,6 +67,9 @@ pub(crate) struct LedgerRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<String>,
     pub(crate) access: AccessDecision,
+    /// It asks nothing: Slack added this to a message that was asked before. Never written.
+    #[serde(skip)]
+    pub(crate) is_addition: bool,
 }
 
 /// A run that has begun and not ended.
@@ -145,6 +150,10 @@ pub(super) enum Fact {
     },
     /// Left by shortening: requests that have ended, so that none is taken for a new one.
     Closed(Vec<String>),
+    /// Someone said this; its line in log.jsonl waits for the name.
+    Heard(LogEntry),
+    /// All that was heard is in log.jsonl: so many lines.
+    Logged(usize),
 }
 
 #[derive(Default)]
@@ -158,6 +167,8 @@ struct LedgerState {
     told: HashMap<String, i64>,
     costs: Costs,
     cursor: Cursor,
+    /// Lines that are not in log.jsonl yet.
+    heard: Vec<LogEntry>,
     /// Length of the file when it was read or written last.
     bytes: u64,
 }
@@ -184,28 +195,43 @@ impl Ledger {
         }
     }
 
-    /// Writes requests down. They count once `Appended::sync` has returned; after a failure
-    /// call `forget`. Those that are known already are left out; `None`: all of them.
+    /// Writes requests down, and lines of the log that wait. They count once `Appended::sync`
+    /// has returned; after a failure call `forget`. Requests that are known already are left
+    /// out; `None`: nothing is new.
     pub(crate) fn request(
         &self,
         channel: &str,
         requests: &[LedgerRequest],
+        heard: &[LogEntry],
     ) -> Result<Option<Appended>> {
         let new = |state: &LedgerState| {
             let new = requests.iter().filter(|request| !state.knows(&request.ts));
-            new.cloned().map(Fact::Requested).collect()
+            let new = new.cloned().map(Fact::Requested);
+            new.chain(heard.iter().cloned().map(Fact::Heard)).collect()
         };
         self.append(channel, new)
     }
 
-    /// Requests of which the write failed.
-    pub(crate) fn forget(&self, channel: &str, requests: &[LedgerRequest]) {
+    /// Requests and lines of which the write failed.
+    pub(crate) fn forget(&self, channel: &str, requests: &[LedgerRequest], heard: &[LogEntry]) {
         let mut channels = self.channels.lock().unwrap();
         if let Some(state) = channels.get_mut(channel) {
             let failed =
                 |open: &LedgerRequest| requests.iter().any(|request| request.ts == open.ts);
             state.open.retain(|open| !failed(open));
+            state.heard.retain(|entry| !heard.contains(entry));
         }
+    }
+
+    /// Lines that are not in log.jsonl yet, in the order in which they came.
+    pub(crate) fn heard(&self, channel: &str) -> Result<Vec<LogEntry>> {
+        self.with(channel, |state| state.heard.clone())
+    }
+
+    /// They are in log.jsonl. A power cut may take this.
+    pub(crate) fn logged(&self, channel: &str) -> Result<()> {
+        self.append(channel, |state| vec![Fact::Logged(state.heard.len())])
+            .map(drop)
     }
 
     /// How an open request reads now; `None`: it was deleted. A command, and what a run has
@@ -543,6 +569,12 @@ impl LedgerState {
                 self.cursor.mark.clone_from(&cursor.mark);
                 self.cursor.position = cursor.position;
             }
+            Fact::Heard(entry) => {
+                self.heard.push(entry);
+                let more = self.heard.len().saturating_sub(HEARD_MAX);
+                self.heard.drain(..more);
+            }
+            Fact::Logged(_) => self.heard.clear(),
             Fact::Told { what, day } => {
                 self.told.retain(|_, then| *then == day);
                 if self.told.len() >= TOLD_MAX {
@@ -591,6 +623,7 @@ impl LedgerState {
         }));
         facts.extend(self.open.iter().cloned().map(Fact::Requested));
         facts.extend(self.run.clone().map(Fact::Begun));
+        facts.extend(self.heard.iter().cloned().map(Fact::Heard));
         facts
     }
 }
@@ -617,7 +650,11 @@ impl Fact {
                 is_sum(costs.today) && is_sum(costs.total) && costs.day.len() <= 10
             }
             Fact::Synced(cursor) => cursor.mark.len() <= 64,
-            Fact::Told { .. } => true,
+            Fact::Heard(entry) => {
+                entry.thread_ts.take_if(|root| !time::is_slack_ts(root));
+                time::is_slack_ts(&entry.ts) && !entry.is_bot
+            }
+            Fact::Told { .. } | Fact::Logged(_) => true,
         };
         Some(fact).filter(|_| is_valid)
     }
@@ -707,11 +744,11 @@ mod tests {
         let again = || Ledger::new(dir.clone());
         let ledger = again();
         let asked = [a, b, c, d].map(|ts| request(ts, ts));
-        let written = ledger.request("C1", &asked[..3]).unwrap().unwrap();
+        let written = ledger.request("C1", &asked[..3], &[]).unwrap().unwrap();
         written.sync().unwrap();
         // Known ones are left out.
-        ledger.request("C1", &asked).unwrap();
-        assert!(ledger.request("C1", &asked).unwrap().is_none());
+        ledger.request("C1", &asked, &[]).unwrap();
+        assert!(ledger.request("C1", &asked, &[]).unwrap().is_none());
         let start = ledger.begin("C1", &asked[..1], Some("id")).unwrap();
         assert_eq!((start.tries, start.resumed), (1, false));
         ledger
@@ -780,7 +817,7 @@ mod tests {
         let ledger = Ledger::new(scratch.store().dir().clone());
         for n in 0..2_000 {
             let asked = request(&ts(n), &"word ".repeat(20));
-            ledger.request("C1", &[asked]).unwrap();
+            ledger.request("C1", &[asked], &[]).unwrap();
             if n != 7 {
                 ledger
                     .end("C1", ended(Ending::Answered, &[&ts(n)]), None)

@@ -1,7 +1,7 @@
 //! log.jsonl: what was said in a conversation, a line for each message, in the original's
 //! format, appended here and nowhere else; and what can be read from its end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -99,26 +99,30 @@ pub(crate) struct Now {
 impl Store {
     /// `(channel, entry)`, in order. Survives a power cut when it returns.
     pub(crate) fn log(&self, entries: &[(String, LogEntry)]) -> Result<()> {
-        match self.log_batch(entries, &[]).pop() {
+        match self.log_batch(entries, &[], &[]).pop() {
             Some((_, err)) => Err(err),
             None => Ok(()),
         }
     }
 
     /// Likewise, with the requests that some of the entries are: one write and one fdatasync
-    /// for each file, however many lines. Gives the channels of which nothing was written,
-    /// and why: one that is spoiled spoils no other.
+    /// for each file, however many lines. Those `heard` are kept in the ledger, for
+    /// `log_heard`. Gives the channels of which nothing was written, and why: one that is
+    /// spoiled spoils no other.
     pub(crate) fn log_batch(
         &self,
         entries: &[(String, LogEntry)],
+        heard: &[(String, LogEntry)],
         requests: &[(String, LedgerRequest)],
     ) -> Vec<(String, Error)> {
-        let mut channels: Vec<&str> = entries.iter().map(|(channel, _)| &**channel).collect();
+        let all = entries.iter().chain(heard);
+        let mut channels: Vec<&str> = all.map(|(channel, _)| &**channel).collect();
         channels.sort_unstable();
         channels.dedup();
         let batch = |channel: &str| LogBatch {
             channel: channel.to_owned(),
             entries: of_channel(entries, channel),
+            heard: of_channel(heard, channel),
             requests: of_channel(requests, channel),
             ledger: None,
             log: None,
@@ -146,11 +150,38 @@ impl Store {
         let mut all = self.known.lock().unwrap();
         for batch in batches {
             if let Some(mut known) = all.0.remove(&batch.channel) {
-                batch.entries.iter().for_each(|entry| known.mark(entry));
+                let entries = batch.entries.iter().chain(&batch.heard);
+                entries.for_each(|entry| known.mark(entry));
                 all.0.insert(batch.channel, known);
             }
         }
         failed
+    }
+
+    /// Writes the lines that waited for a name, each as `named` gives it. A crash may have come
+    /// after some were written.
+    pub(crate) fn log_heard(
+        &self,
+        channel: &str,
+        named: &dyn Fn(LogEntry) -> LogEntry,
+    ) -> Result<()> {
+        let mut entries = self.ledger.heard(channel)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let key = |entry: &LogEntry| (entry.ts.clone(), entry.mention, entry.attachments.len());
+        let logged: HashSet<_> = tail.iter().map(key).collect();
+        entries.retain(|entry| !logged.contains(&key(entry)));
+        let lines: String = entries
+            .into_iter()
+            .map(|entry| named(entry).line())
+            .collect();
+        if !lines.is_empty() {
+            self.make_channel(channel)?;
+            self.dir.append(&log_path(channel), "", &lines)?.sync()?;
+        }
+        self.ledger.logged(channel)
     }
 
     /// What the log knows of a message that is `now` like this; it looks at the newest
@@ -265,6 +296,7 @@ impl Store {
 struct LogBatch {
     channel: String,
     entries: Vec<LogEntry>,
+    heard: Vec<LogEntry>,
     requests: Vec<LedgerRequest>,
     ledger: Option<Appended>,
     log: Option<Appended>,
@@ -272,7 +304,7 @@ struct LogBatch {
 
 impl LogBatch {
     fn write_requests(&mut self, store: &Store) -> Result<()> {
-        self.ledger = store.ledger.request(&self.channel, &self.requests)?;
+        self.ledger = (store.ledger).request(&self.channel, &self.requests, &self.heard)?;
         Ok(())
     }
 
@@ -281,6 +313,9 @@ impl LogBatch {
     }
 
     fn write_log(&mut self, store: &Store) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
         store.make_channel(&self.channel)?;
         let lines: String = self.entries.iter().map(LogEntry::line).collect();
         self.log = Some(store.dir.append(&log_path(&self.channel), "", &lines)?);
@@ -292,7 +327,7 @@ impl LogBatch {
     }
 
     fn undo(&mut self, store: &Store) {
-        store.ledger.forget(&self.channel, &self.requests);
+        (store.ledger).forget(&self.channel, &self.requests, &self.heard);
         if let Some(ledger) = self.ledger.take() {
             ledger.take_back();
         }
@@ -552,5 +587,39 @@ mod tests {
         ] {
             assert_eq!(clean_text(raw), want, "{raw}");
         }
+    }
+
+    #[test]
+    fn lines_that_wait_for_a_name_are_written_once() {
+        let scratch = Scratch::new("store-heard");
+        let heard = |ts: &str| LogEntry {
+            user_name: None,
+            display_name: None,
+            date_ms: time::slack_ts_ms(ts),
+            ..asked(ts, "hi")
+        };
+        let entries = ["1767604364.120019", "1767604365.000400"].map(heard);
+        let batch = entries.clone().map(|entry| ("C1".to_owned(), entry));
+        let store = scratch.store();
+        assert!(store.log_batch(&[], &batch, &[]).is_empty());
+        assert!(!scratch.0.join("C1/log.jsonl").exists());
+        drop(store);
+        // A crash came after the first was written.
+        let store = scratch.store();
+        assert_eq!(store.ledger.heard("C1").unwrap(), entries);
+        let named = |entry: LogEntry| LogEntry {
+            user_name: Some("lena".to_owned()),
+            display_name: Some("Lena Berg".to_owned()),
+            ..entry
+        };
+        log(&store, &[named(entries[0].clone())]);
+        store.log_heard("C1", &named).unwrap();
+        let lines = entries.map(|entry| named(entry).line());
+        assert_eq!(scratch.read("C1/log.jsonl"), lines.concat());
+        drop(store);
+        let store = scratch.store();
+        assert_eq!(store.ledger.heard("C1").unwrap(), []);
+        store.log_heard("C1", &named).unwrap();
+        assert_eq!(scratch.read("C1/log.jsonl"), lines.concat());
     }
 }

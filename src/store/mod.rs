@@ -195,7 +195,7 @@ pub(crate) mod tests {
         let batch: Vec<_> = ["C2", "C1", "C3", "C4", "C1"]
             .map(|channel| (channel.to_owned(), entry("1.000001", "one")))
             .into();
-        let failed = store.log_batch(&batch, &[]);
+        let failed = store.log_batch(&batch, &[], &[]);
         let mut channels: Vec<&str> = failed.iter().map(|(channel, _)| &**channel).collect();
         channels.sort_unstable();
         // The directory in place of C2's log is set aside.

@@ -74,6 +74,7 @@ fn request(entry: LogEntry) -> LedgerRequest {
         files: files.collect(),
         event: None,
         access: AccessDecision::Unknown,
+        is_addition: false,
     }
 }
 

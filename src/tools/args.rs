@@ -65,6 +65,9 @@ impl Args {
             let why = given.get("why").and_then(Value::as_str);
             return Err(invalid(why.unwrap_or_default()));
         }
+        if let Some(inside) = unwrapped(&mut given) {
+            given = inside;
+        }
         // Some models write null for what they leave out.
         given.retain(|_, value| !value.is_null());
         let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
@@ -74,6 +77,12 @@ impl Args {
                 continue;
             }
             let value = match take(&mut given, name, aliases) {
+                // Some write "" for a number that they leave out.
+                Some(Value::String(text))
+                    if text.is_empty() && matches!(field_type, FieldType::Number) =>
+                {
+                    continue;
+                }
                 Some(value) => coerce(value, field_type)
                     .map_err(|why| wrong(&format!("`{name}` must be {why}")))?,
                 // People only miss the words; the call is clear without them.
@@ -102,6 +111,16 @@ impl Args {
 
     pub(super) fn opt_number(&self, name: &str) -> Option<f64> {
         self.values.get(name).and_then(Value::as_f64)
+    }
+}
+
+/// Some models put the arguments into an object of their own.
+fn unwrapped(given: &mut Map<String, Value>) -> Option<Map<String, Value>> {
+    const WRAPPERS: [&str; 4] = ["arguments", "parameters", "input", "args"];
+    let wrapper = WRAPPERS.iter().find(|name| given.contains_key(**name));
+    match given.remove(*wrapper.filter(|_| given.len() == 1)?) {
+        Some(Value::Object(inside)) => Some(inside),
+        _ => None,
     }
 }
 
@@ -222,6 +241,8 @@ mod tests {
             r#"read {"label":"L","file_path":7,"Offset":"2","limit":3} => {"label":"L","limit":3,"offset":2.0,"path":"7"}"#,
             r#"edit {"description":"d","path":"p","old_string":"a","new_text":true} => {"label":"d","newText":"true","oldText":"a","path":"p"}"#,
             r#"bash {"command":"ls","cwd":"/","x":null} => {"command":"ls","label":"bash"} cwd"#,
+            r#"bash {"arguments":{"command":"ls","timeout":""}} => {"command":"ls","label":"bash"}"#,
+            r#"bash {"input":"ls"} => bash: `command` is missing"#,
             "bash [] => bash: the arguments must be an object",
             r#"bash {"label": => bash: the arguments are not valid JSON: EOF while parsing a value at line 1 column 9"#,
             r#"bash {"invalid_json":"{a","why":"key must be a string"} => bash: the arguments are not valid JSON: key must be a string"#,

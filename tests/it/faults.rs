@@ -122,6 +122,8 @@ fn who_may_not_ask_is_logged_once() {
     slack.wait_connected();
     let ts = slack.mention("C01", "U07", "hi");
     slack.wait_acked(&ts);
+    let log = mom.home.path("data/C01/log.jsonl");
+    slack.wait_until("the line", |_| log.exists().then_some(()));
     assert_eq!(lines_of(&mom, "C01", &ts), 1);
 }
 

@@ -25,6 +25,7 @@ mod attacks;
 mod budget;
 mod chat;
 mod cli;
+mod closed;
 mod crash;
 mod doctor;
 mod events;

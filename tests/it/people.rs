@@ -434,3 +434,109 @@ fn it_introduces_itself_to_members_only() {
     let seen = slack.channel("D08");
     assert!(seen.answers().is_empty(), "{seen}");
 }
+
+/// Waits for lines of people in the log of C01 that show this; name and display name of each.
+fn wait_lines(slack: &FakeSlack, mom: &Mom, count: usize) -> Vec<(String, Value, Value)> {
+    let path = mom.home.path("data/C01/log.jsonl");
+    slack.wait_until("the lines", |_| {
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        (log.lines().count() >= count && log.ends_with('\n')).then_some(())
+    });
+    let lines = mom.jsonl("C01/log.jsonl");
+    let lines = lines.iter().filter(|line| line["isBot"] == false);
+    let fields = |line: &Value| {
+        let text = line["text"].as_str().unwrap_or("").to_owned();
+        (text, line["userName"].clone(), line["displayName"].clone())
+    };
+    lines.map(fields).collect()
+}
+
+#[test]
+fn first_words_are_logged_with_the_name_and_no_ack_waits_for_it() {
+    let (slack, _llm, mom) = start();
+    slack.change(|state| state.users.get_mut("U07").unwrap()["real_name"] = "Lena Berg".into());
+    let gate = Gate::new();
+    slack.fault("users.info", 1, Fault::Stall(gate.clone()));
+    let first = slack.say("C01", "U07", "first words").send();
+    slack.wait_acked(&first);
+    gate.open();
+    let named = |text: &str| (text.to_owned(), json!("lena"), json!("Lena Berg"));
+    assert_eq!(wait_lines(&slack, &mom, 1), [named("first words")]);
+    slack.redeliver(&first);
+    let more = slack.say("C01", "U07", "more").send();
+    slack.wait_acked(&more);
+    assert_eq!(
+        wait_lines(&slack, &mom, 2),
+        [named("first words"), named("more")]
+    );
+}
+
+/// An edit comes behind the line that it changes.
+#[test]
+fn a_name_that_does_not_come_holds_up_no_line() {
+    let (slack, llm, mom) = start();
+    slack.change(|state| state.add_user("U09", "ann"));
+    let gate = Gate::new();
+    slack.fault("users.info", 0, Fault::Stall(gate.clone()));
+    let ts = slack.say("C01", "U08", "db1 is down").send();
+    slack.wait_acked(&ts);
+    let no_name = |text: &str| (text.to_owned(), Value::Null, Value::Null);
+    assert_eq!(wait_lines(&slack, &mom, 1), [no_name("db1 is down")]);
+    let ts = slack.say("C01", "U09", "what?").send();
+    slack.edit("C01", &ts, "which one?");
+    let lines = wait_lines(&slack, &mom, 3);
+    assert_eq!(lines[1..], [no_name("what?"), no_name("which one?")]);
+    llm.reply_text("It is.");
+    gate.open();
+    slack.change(|state| state.end_faults());
+    slack.mention("C01", "U07", "is it?");
+    slack.wait_answer("C01", "It is.");
+    let told = llm.next_request().body["messages"].to_string();
+    assert!(
+        told.contains("db1 is down") && told.contains("which one?"),
+        "{told}"
+    );
+}
+
+/// A run that begins reads what waits for a name.
+#[test]
+fn what_someone_new_said_is_read_by_the_run_that_follows() {
+    let (slack, llm, _mom) = start();
+    llm.reply_text("Hello.");
+    slack.mention("C01", "U07", "hi");
+    slack.wait_answer("C01", "Hello.");
+    let gate = Gate::new();
+    slack.fault("users.info", 1, Fault::Stall(gate.clone()));
+    let ts = slack.say("C01", "U08", "db1 is down").send();
+    slack.wait_acked(&ts);
+    llm.reply_text("It is.");
+    slack.mention("C01", "U07", "is it?");
+    slack.wait_answer("C01", "It is.");
+    let told = llm.requests()[1].body["messages"].to_string();
+    assert!(told.contains("db1 is down"), "{told}");
+    gate.open();
+}
+
+#[test]
+fn first_words_survive_a_crash_once() {
+    let (slack, llm, mom) = start();
+    slack.persist();
+    slack.fault("users.info", 0, Fault::Stall(Gate::new()));
+    let said = ["one", "two"].map(|text| slack.say("C01", "U07", text).send());
+    let asked = slack.mention("C01", "U07", "three");
+    for ts in said.iter().chain([&asked]) {
+        slack.wait_acked(ts);
+    }
+    let home = Arc::clone(&mom.home);
+    mom.kill9();
+    slack.cut();
+    slack.change(|state| state.end_faults());
+    llm.reply_text("Here.");
+    let mom = Mom::start_in(&home, &slack, &llm);
+    slack.redeliver(&said[0]);
+    slack.wait_answer("C01", "Here.");
+    let lines = wait_lines(&slack, &mom, 4);
+    let texts: Vec<&str> = lines.iter().map(|(text, ..)| text.as_str()).collect();
+    assert_eq!(texts, ["one", "two", "three"]);
+    assert_eq!(llm.requests().len(), 1);
+}

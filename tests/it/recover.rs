@@ -422,7 +422,7 @@ fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
     let logged = Logged::new(&slack, &home);
     logged.say("C01", None, "long ago", &[]);
     slack.say("C01", "U07", "<@U0BOT> missed").send_unheard();
-    slack.fault("conversations.history", 0, Fault::Html(500));
+    slack.fault("conversations.history", 0, Fault::Html(404));
     slack.change(|state| {
         let others = state
             .channels
@@ -446,7 +446,7 @@ fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
             (tried.count() >= tries).then_some(())
         });
     }
-    mom.wait_log("cannot read what was missed");
+    mom.wait_log("[C01] cannot read what was missed: conversations.history: HTTP 404");
     slack.change(|state| state.end_faults());
     llm.reply_text("Here.");
     answered(&slack, "C01", "Here.");

@@ -100,6 +100,7 @@ pub(crate) struct Channel {
     pub(crate) kind: Kind,
     /// Is mom in it?
     pub(crate) is_member: bool,
+    pub(crate) is_archived: bool,
     /// By time, thread replies among them.
     pub(crate) messages: Vec<Message>,
     names: BTreeMap<String, String>,
@@ -398,6 +399,7 @@ impl State {
             name: name.into(),
             kind,
             is_member: true,
+            is_archived: false,
             messages: Vec::new(),
             names: BTreeMap::new(),
         };

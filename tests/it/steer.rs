@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
@@ -264,4 +264,95 @@ fn odd_mentions_are_answered() {
     let log = mom.jsonl("C01/log.jsonl");
     let asked = log.iter().filter(|line| line["mention"] == true);
     assert_eq!(asked.count(), 6, "{log:?}");
+}
+
+/// A link's preview, and a clip's transcript, as Slack adds them to a message.
+fn additions() -> [(&'static str, Value, Value, &'static str); 2] {
+    let clip = |status: &str, content: Value| {
+        json!([{"id": "F0CLIP", "name": "clip.mp4", "mode": "hosted", "subtype": "slack_video",
+            "transcription": {"status": status, "preview": content}}])
+    };
+    [
+        (
+            "attachments",
+            json!([]),
+            json!([{"title": "Runbook", "text": "restart db1 first", "from_url": "https://x"}]),
+            "restart db1 first",
+        ),
+        (
+            "files",
+            clip("processing", Value::Null),
+            clip(
+                "complete",
+                json!({"content": "look at db2", "has_more": false}),
+            ),
+            "[transcript: look at db2]",
+        ),
+    ]
+}
+
+/// Slack tells that `key` of the message became `after`.
+fn add(slack: &FakeSlack, ts: &str, key: &str, after: &Value) {
+    let message = slack.channel("C01").message(ts).clone();
+    let mut before = json!({"type": "message", "user": message.user, "text": message.text,
+        "ts": ts});
+    before[key] = message.extra[key].clone();
+    let mut now = before.clone();
+    now[key] = after.clone();
+    slack.emit(
+        json!({"type": "message", "subtype": "message_changed", "hidden": true,
+        "channel": "C01", "channel_type": "channel", "message": now,
+        "previous_message": before, "event_ts": ts}),
+    );
+}
+
+#[test]
+fn what_slack_adds_to_a_message_is_read() {
+    for (key, before, after, text) in additions() {
+        let (slack, llm, mom) = start();
+        slack.allow("file_not_found");
+        let say = |text: &str| slack.say("C01", "U07", text).with(key, before.clone());
+        // To one that is only overheard.
+        let overheard = say("see here").send();
+        add(&slack, &overheard, key, &after);
+        // To one that a run has begun to answer.
+        let gate = Gate::new();
+        let call = json!({"label": "Look", "command": "true"});
+        llm.reply(
+            Reply::text("I look.")
+                .and_tool("bash", &call.to_string())
+                .stall(&gate),
+        );
+        let asked = say(&format!("<@{BOT}> look")).send();
+        let told = llm.next_request().body["messages"].to_string();
+        assert_eq!(told.matches(text).count(), 1, "{told}");
+        add(&slack, &asked, key, &after);
+        wait_logged(&slack, &mom, text, 2);
+        llm.reply_text("Looked.");
+        gate.open();
+        let told = llm.next_request().body["messages"].to_string();
+        assert_eq!(told.matches(text).count(), 2, "{told}");
+        wait_over(&slack, 1);
+        // To one that was answered: nobody asked for another answer.
+        llm.reply_text("Second.");
+        let asked = say(&format!("<@{BOT}> again")).send();
+        wait_over(&slack, 2);
+        llm.next_request();
+        add(&slack, &asked, key, &after);
+        wait_logged(&slack, &mom, text, 3);
+        llm.reply_text("Third.");
+        slack.mention("C01", "U07", "and now?");
+        let told = llm.next_request().body["messages"].to_string();
+        assert_eq!(told.matches(text).count(), 3, "{told}");
+        let seen = wait_over(&slack, 3);
+        assert_eq!(seen.answers().len(), 3, "{seen}");
+    }
+}
+
+fn wait_logged(slack: &FakeSlack, mom: &Mom, text: &str, times: usize) {
+    let path = mom.home.path("data/C01/log.jsonl");
+    slack.wait_until(text, |_| {
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        (log.matches(text).count() >= times).then_some(())
+    });
 }

@@ -273,6 +273,23 @@ impl Context {
         Ok(())
     }
 
+    /// More of a message that is in the context.
+    pub(crate) fn append_addition(
+        &mut self,
+        entry: &LogEntry,
+        name_of: &dyn Fn(&str) -> String,
+    ) -> Result<()> {
+        if !self.origins.iter().any(|origin| origin.ts == entry.ts) {
+            return Ok(());
+        }
+        let message = Message::User {
+            content: vec![Content::Text(overheard(entry, name_of))],
+            timestamp_ms: entry.date_ms(),
+        };
+        self.append_all(vec![(message, entry.ts.clone())])?;
+        self.sync_to_disk()
+    }
+
     /// The request is in the run, so that its answer is one to this, too.
     pub(crate) fn has_request(&self, ts: &str) -> bool {
         self.run.requests.contains(ts)

@@ -454,11 +454,21 @@ fn member<'a>(state: &'a mut State, id: &str, right: &str) -> Result<&'a mut Cha
     }
 }
 
+/// The channel if mom may write in it.
+fn open_member<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Channel, Value> {
+    let channel = member(state, id, "")?;
+    if channel.is_archived {
+        Err(no("is_archived"))
+    } else {
+        Ok(channel)
+    }
+}
+
 impl Channel {
     fn json(&self) -> Value {
         let mut json = json!({"id": self.id, "is_channel": self.kind == Kind::Public, "is_group": self.kind == Kind::Private,
             "is_im": self.kind == Kind::Im, "is_mpim": self.kind == Kind::Mpim, "is_private": self.kind != Kind::Public,
-            "is_archived": false, "is_member": self.is_member});
+            "is_archived": self.is_archived, "is_member": self.is_member});
         json[if self.kind == Kind::Im {
             "user"
         } else {
@@ -487,6 +497,7 @@ fn conversations_list(state: &mut State, args: &Args) -> Outcome {
     let listed = |channel: &&Channel| {
         types.contains(&names(channel.kind).1)
             && (channel.is_member || channel.kind == Kind::Public)
+            && !(channel.is_archived && args.is_true("exclude_archived"))
     };
     page(
         args,
@@ -851,7 +862,7 @@ fn chat_post(state: &mut State, args: &Args) -> Outcome {
     } else {
         to.into()
     };
-    let thread_ts = root(member(state, &id, "")?, args)?;
+    let thread_ts = root(open_member(state, &id)?, args)?;
     let message = Message {
         ts: state.new_ts(),
         thread_ts,
@@ -897,10 +908,12 @@ fn post(state: &mut State, channel: &str, message: Message) {
 
 /// A message of the bot's own, or the refusal.
 fn own(state: &mut State, id: &str, ts: &str, refusal: &str) -> Result<(), Value> {
-    let found = find(state, id, "")?
-        .messages
-        .iter()
-        .find(|message| message.ts == ts && !message.tombstone);
+    let channel = find(state, id, "")?;
+    if channel.is_archived {
+        return Err(no("is_inactive"));
+    }
+    let mut messages = channel.messages.iter();
+    let found = messages.find(|message| message.ts == ts && !message.tombstone);
     match found {
         None => Err(no("message_not_found")),
         Some(message) if message.user != BOT => Err(no(refusal)),
@@ -943,7 +956,7 @@ fn reactions_add(state: &mut State, args: &Args) -> Outcome {
     if name.is_empty() || name.contains(':') {
         return Err(no("invalid_name"));
     }
-    let channel = member(state, args.get("channel"), "")?;
+    let channel = open_member(state, args.get("channel"))?;
     let found = channel
         .messages
         .iter_mut()

@@ -21,7 +21,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -361,9 +361,10 @@ impl Scene {
     fn wait_done(&self, channel: &str, ts: &str) {
         let path = self.mom.home.path(&format!("data/{channel}/runs.jsonl"));
         let is_done = || {
-            let tail = tail(&path, 4 << 10);
-            let mut ended = tail.lines().filter(|line| line.contains("\"ended\""));
-            ended.any(|line| line.contains(ts))
+            let facts = fs::read_to_string(&path).unwrap_or_default();
+            // In a file that was shortened it is among the closed.
+            let is_end = |line: &&str| line.contains("\"ended\"") || line.contains("\"closed\"");
+            facts.lines().filter(is_end).any(|line| line.contains(ts))
         };
         let until = Instant::now() + watch::GUARD;
         while !is_done() {
@@ -406,18 +407,6 @@ fn answer_at(state: &State, since: Instant, channel: &str, text: &str) -> Option
             && call.arg("text") == text
     });
     said.next().map(|call| call.at)
-}
-
-fn tail(path: &Path, bytes: u64) -> String {
-    let Ok(mut file) = fs::File::open(path) else {
-        return String::new();
-    };
-    let len = file.metadata().map_or(0, |meta| meta.len());
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(len.saturating_sub(bytes)))
-        .and_then(|_| file.read_to_end(&mut text))
-        .expect("read a tail");
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn silent(command: &mut Command) {

@@ -27,9 +27,10 @@ use crate::store::ledger::{Cursor, LedgerRun};
 use crate::store::lines::{Floor, LinesBack};
 use crate::store::{self, LogEntry, Store};
 
-/// Bytes of log.jsonl that one sync reads, and of text that it takes over.
+/// Bytes of log.jsonl that one sync reads.
 const SYNC_BYTES_MAX: u64 = 4 << 20;
-const SYNC_TEXT_MAX: u64 = 1 << 20;
+/// Bytes of text that it takes over: some 1,500 messages, which are 2 MB while the run lasts.
+const SYNC_TEXT_MAX: u64 = 128 << 10;
 const OLDER: &str =
     "(More was said here before that; it is not shown, and stands in this channel's log.jsonl.)";
 

@@ -2,8 +2,6 @@
 //! to disk. Whoever needs a file waits for it here.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -30,8 +28,6 @@ const TRIES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Modes and types of files whose content Slack gives as HTML.
 const DOCUMENTS: [&str; 6] = ["quip", "canvas", "docs", "post", "space", "email"];
-/// How much of a file shows whether it is a login page.
-const HEAD_BYTES: usize = 4_096;
 /// How often a waiting run looks at its stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -252,12 +248,9 @@ fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result
     if file.size > FILE_BYTES_MAX {
         return Err(Error::failed("it is larger than 100 MB"));
     }
-    let mut sink = WithHead {
-        file: store.create_attachment(local)?,
-        head: Vec::new(),
-    };
+    let mut sink = store.create_attachment(local)?;
     let fetched = web.download(&file.url, FILE_BYTES_MAX, &mut sink);
-    let fetched = fetched.and_then(|fetched| match is_login_page(file, &fetched, &sink.head) {
+    let fetched = fetched.and_then(|fetched| match is_login_page(file, &fetched) {
         true => Err(Error::failed(
             "Slack sent its login page in place of the file (the scope files:read is missing, or \
              the file was not shared with mom)",
@@ -275,34 +268,15 @@ fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result
 }
 
 /// Slack answers with its login page, and 200, where it does not give a file out.
-fn is_login_page(file: &SlackFile, fetched: &Downloaded, head: &[u8]) -> bool {
+fn is_login_page(file: &SlackFile, fetched: &Downloaded) -> bool {
     if !fetched.is_html || file.size > 0 && fetched.bytes == file.size {
         return false;
     }
-    let head = String::from_utf8_lossy(head).to_lowercase();
+    let head = String::from_utf8_lossy(&fetched.head).to_lowercase();
     let title = head.split_once("<title").map_or("", |(_, rest)| rest);
     let title = title.split("</title").next().unwrap_or_default();
     let names_login = ["sign in", "log in", "login"]
         .iter()
         .any(|word| title.contains(word));
     !file.is_html || names_login && title.contains("slack")
-}
-
-/// Writes to a file and keeps its beginning.
-struct WithHead {
-    file: File,
-    head: Vec<u8>,
-}
-
-impl Write for WithHead {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = HEAD_BYTES - self.head.len();
-        self.head.extend(&bytes[..bytes.len().min(room)]);
-        self.file.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }

@@ -86,15 +86,10 @@ struct SocketMode {
     backoff: Backoff,
     /// When the next connection may be opened.
     not_before: Duration,
-    notices: Notices,
-}
-
-/// What was logged already and is not logged again.
-#[derive(Default)]
-struct Notices {
-    down: bool,
-    other_connections: bool,
-    not_json: bool,
+    /// What was logged already and is not logged again.
+    is_down: bool,
+    has_others: bool,
+    has_bad_json: bool,
 }
 
 /// A connection being opened.
@@ -131,7 +126,9 @@ impl SocketMode {
             opening: None,
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
             not_before: uptime(),
-            notices: Notices::default(),
+            is_down: false,
+            has_others: false,
+            has_bad_json: false,
         }
     }
 
@@ -237,17 +234,17 @@ impl SocketMode {
             Err(err) => return self.failed(err).map(|()| None),
         };
         let own = old + 1;
-        if connections > own && !self.notices.other_connections {
-            self.notices.other_connections = true;
+        if connections > own && !self.has_others {
+            self.has_others = true;
             log::warning!(
                 "",
                 "{connections} connections use this app's token, {own} of them mine: a second                  mom would take half of the messages; stop it or give it an app of its own"
             );
         }
-        if self.notices.down {
+        if self.is_down {
             log::info!("", "connected to Slack again");
         }
-        self.notices.down = false;
+        self.is_down = false;
         Ok(Some(link))
     }
 
@@ -264,10 +261,10 @@ impl SocketMode {
         };
         let pause = self.backoff.next_pause();
         self.not_before = uptime() + after.unwrap_or_default().max(pause);
-        if self.notices.down || self.backoff.failures() < 2 {
+        if self.is_down || self.backoff.failures() < 2 {
             log::debug!("", "no connection to Slack: {why}");
         } else {
-            self.notices.down = true;
+            self.is_down = true;
             log::warning!("", "no connection to Slack: {why}; I keep trying");
         }
         Ok(())
@@ -301,8 +298,8 @@ impl SocketMode {
 
     fn frame(&mut self, link: &mut Link, text: &str, batch: &mut Vec<Envelope>) -> Result<()> {
         let Ok(frame) = json::parse_lenient(text) else {
-            if !self.notices.not_json {
-                self.notices.not_json = true;
+            if !self.has_bad_json {
+                self.has_bad_json = true;
                 let bytes = text.len();
                 log::warning!("", "Slack sent {bytes} bytes that are not JSON; left out");
             }

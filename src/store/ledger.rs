@@ -216,9 +216,8 @@ impl Ledger {
     pub(crate) fn forget(&self, channel: &str, requests: &[LedgerRequest], heard: &[LogEntry]) {
         let mut channels = self.channels.lock().unwrap();
         if let Some(state) = channels.get_mut(channel) {
-            let failed =
-                |open: &LedgerRequest| requests.iter().any(|request| request.ts == open.ts);
-            state.open.retain(|open| !failed(open));
+            let has_failed = |ts: &str| requests.iter().any(|request| request.ts == ts);
+            state.open.retain(|open| !has_failed(&open.ts));
             state.heard.retain(|entry| !heard.contains(entry));
         }
     }
@@ -465,8 +464,7 @@ impl Ledger {
     fn read(&self, channel: &str) -> Result<LedgerState> {
         let mut state = LedgerState::default();
         let mut facts = Vec::new();
-        let floor = Floor::Last(TAIL_BYTES);
-        if let Some(mut back) = self.dir.lines_back(&path(channel), floor)? {
+        if let Some(mut back) = (self.dir).lines_back(&path(channel), Floor::Last(TAIL_BYTES))? {
             for line in &mut back {
                 facts.extend(Fact::parse(&line?, channel));
             }
@@ -546,8 +544,7 @@ impl LedgerState {
     fn fold(&mut self, fact: Fact) {
         match fact {
             Fact::Requested(request) => {
-                let known = self.open.iter().position(|open| open.ts == request.ts);
-                match known {
+                match self.open.iter().position(|open| open.ts == request.ts) {
                     Some(at) => self.open[at] = request,
                     None if self.has_ended(&request.ts) => {}
                     None => self.open.push(request),
@@ -662,10 +659,8 @@ impl Fact {
 
 /// Dollars, by the file alone: nothing is written, and another mom may be at work on it.
 pub(crate) fn spent_today(dir: &Dir, channel: &str) -> Result<f64> {
-    let Some(mut back) = dir.lines_back(&path(channel), Floor::Last(TAIL_BYTES))? else {
-        return Ok(0.0);
-    };
-    for line in &mut back {
+    let lines = dir.lines_back(&path(channel), Floor::Last(TAIL_BYTES))?;
+    for line in lines.into_iter().flatten() {
         if let Some(Fact::Spent(costs)) = Fact::parse(&line?, channel) {
             return Ok(costs.spent_today());
         }

@@ -566,11 +566,8 @@ impl LedgerState {
                 self.cursor.mark.clone_from(&cursor.mark);
                 self.cursor.position = cursor.position;
             }
-            Fact::Heard(entry) => {
-                self.heard.push(entry);
-                let more = self.heard.len().saturating_sub(HEARD_MAX);
-                self.heard.drain(..more);
-            }
+            Fact::Heard(entry) if self.heard.len() < HEARD_MAX => self.heard.push(entry),
+            Fact::Heard(_) => {}
             Fact::Logged(_) => self.heard.clear(),
             Fact::Told { what, day } => {
                 self.told.retain(|_, then| *then == day);
@@ -647,10 +644,7 @@ impl Fact {
                 is_sum(costs.today) && is_sum(costs.total) && costs.day.len() <= 10
             }
             Fact::Synced(cursor) => cursor.mark.len() <= 64,
-            Fact::Heard(entry) => {
-                entry.thread_ts.take_if(|root| !time::is_slack_ts(root));
-                time::is_slack_ts(&entry.ts) && !entry.is_bot
-            }
+            Fact::Heard(entry) => time::is_slack_ts(&entry.ts) && !entry.is_bot,
             Fact::Told { .. } | Fact::Logged(_) => true,
         };
         Some(fact).filter(|_| is_valid)

@@ -10,12 +10,15 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FlockOperation};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, UCred};
+use rustix::process::test_kill_process;
 
 use crate::base::error::{Error, Result};
+use crate::base::stop::poll_for;
 
 /// Held with the `flock` on the handle.
 #[derive(Debug)]
@@ -23,6 +26,11 @@ pub(super) struct Lock {
     /// `None`: someone else has taken it.
     _name: Option<UnixListener>,
 }
+
+/// How long the name may outlive a mom that was killed: a child that was between fork and exec
+/// at that moment still holds a copy of it.
+const ORPHANED_MAX: Duration = Duration::from_secs(1);
+const ORPHANED_POLL: Duration = Duration::from_millis(10);
 
 impl Lock {
     /// `path` is for messages.
@@ -32,14 +40,20 @@ impl Lock {
         let stat = fs::fstat(root).map_err(|err| failed(err.into()))?;
         let name = format!("mom/{:x}/{:x}", stat.st_dev, stat.st_ino);
         let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
-        let listener = match UnixListener::bind_addr(&address) {
-            Ok(listener) => Some(listener),
-            Err(err) if err.kind() == io::ErrorKind::AddrInUse => None,
-            Err(err) => return Err(failed(err)),
-        };
-        let owner = match listener {
-            Some(_) => None,
-            None => owner_of(&name),
+        let since = Instant::now();
+        let (listener, owner) = loop {
+            match UnixListener::bind_addr(&address) {
+                Ok(listener) => break (Some(listener), None),
+                Err(err) if err.kind() == io::ErrorKind::AddrInUse => {}
+                Err(err) => return Err(failed(err)),
+            }
+            let owner = owner_of(&name);
+            let is_orphaned =
+                owner.is_some_and(|owner| test_kill_process(owner.pid) == Err(Errno::SRCH));
+            if !is_orphaned || since.elapsed() > ORPHANED_MAX {
+                break (None, owner);
+            }
+            poll_for(&mut [], Some(ORPHANED_POLL));
         };
         if let Some(owner) = owner.filter(|owner| owner.uid == rustix::process::getuid()) {
             let pid = owner.pid.as_raw_pid();

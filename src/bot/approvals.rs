@@ -3,7 +3,7 @@
 //! nothing else waits for it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::agent::approval::{
@@ -15,11 +15,11 @@ use crate::base::log;
 use crate::base::random;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
-use crate::slack::display::Target;
+use crate::slack::display::{Show, Target};
 use crate::slack::earlier::{QUESTION, find, metadata};
 use crate::slack::inbound::Incoming;
 use crate::slack::question::QuestionText;
-use crate::slack::web::{Failure, PostContent, SlackResult, Urgency};
+use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
 use super::access::{Access, AccessVerdict};
 
@@ -28,7 +28,7 @@ const DECIDED: &str = "decided-";
 /// The status is posted beside the run: looked for this often, this long.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 const STATUS_LOOKS_MAX: usize = 100;
-const NAME_CHARS_MAX: usize = 80;
+const NOT_ASKED: &str = "the question could not be asked";
 /// For who presses a button that has lost its meaning.
 const OVER: &str =
     "_This question is no longer valid: it was answered or stopped, or I was restarted since._";
@@ -39,24 +39,15 @@ pub(super) struct Approvals {
     open: Mutex<HashMap<String, PendingChoice>>,
 }
 
-/// Where a question is asked.
-pub(super) struct QuestionPlace<'a> {
-    pub(super) target: &'a Target,
-    pub(super) status_ts: &'a Mutex<Option<String>>,
-}
-
-impl QuestionPlace<'_> {
-    /// The run's thread; the channel itself where no status could be posted.
-    fn root(&self, stop: &Stop) -> Option<String> {
-        for _ in 0..STATUS_LOOKS_MAX {
-            let status_ts = self.status_ts.lock().unwrap().clone();
-            let root = self.target.thread_ts.clone().or(status_ts);
-            if root.is_some() || stop.wait(STATUS_PAUSE).is_err() {
-                return root;
-            }
-        }
-        None
-    }
+/// The message with the buttons, in the run's thread.
+struct ButtonMessage<'a> {
+    web: &'a Arc<Web>,
+    target: &'a Target,
+    /// `None`: in the channel itself, where no status could be posted.
+    root: Option<String>,
+    /// Of the question.
+    id: &'a str,
+    stop: &'a Stop,
 }
 
 impl Approvals {
@@ -68,46 +59,58 @@ impl Approvals {
     }
 
     /// Waits until it is decided, the run is stopped, or nobody cares.
-    pub(super) fn ask(
-        &self,
-        place: &QuestionPlace<'_>,
-        question: &Question,
-        stop: &Stop,
-    ) -> Decision {
+    pub(super) fn ask(&self, show: &Show, question: &Question, stop: &Stop) -> Decision {
         let until = Instant::now() + PATIENCE;
         let id = match random::random_word() {
             Ok(id) => id,
-            Err(err) => return Decision::Denied(format!("the question could not be asked: {err}")),
+            Err(err) => return Decision::Denied(format!("{NOT_ASKED}: {err}")),
         };
         let choice = PendingChoice::new();
         self.open.lock().unwrap().insert(id.clone(), choice.clone());
-        let root = place.root(stop);
-        let posted = self.post(place.target, root.as_deref(), question, &id, stop);
+        let message = ButtonMessage {
+            web: &self.access.services.web,
+            target: show.target(),
+            root: root(show, stop),
+            id: &id,
+            stop,
+        };
+        let mut shown = QuestionText::of(question);
+        let posted = match message.post(&shown) {
+            Err(failure) if failure.blames_blocks() => {
+                let channel = &message.target.channel;
+                log::warning!(channel, "calls are shown as a file: {failure}");
+                shown = QuestionText::in_file(question);
+                message.post(&shown)
+            }
+            posted => posted,
+        };
         let chosen = posted.as_ref().ok().and_then(|_| choice.wait(stop, until));
         self.open.lock().unwrap().remove(&id);
-        let (ts, shown) = match posted {
-            Ok(posted) => posted,
-            Err(failure) => {
-                let why = format!("the question could not be asked: {failure}");
-                if !stop.is_set() {
-                    let line = format!("_Denied: {}_", text::escape(&why));
-                    (self.access.outbox).post(&place.target.channel, root.as_deref(), line);
-                }
-                return Decision::Denied(why);
-            }
+        let ts = match posted {
+            Ok(ts) => ts,
+            Err(failure) => return self.not_asked(&message, &failure),
         };
         let (decision, line) = match chosen {
             Some((choice, by)) => self.decided(choice, &by),
             None => undecided(stop.cause()),
         };
-        self.close(place.target, ts, &id, shown.closed(&line), stop);
+        self.close(&message, ts, shown.closed(&line));
         decision
+    }
+
+    fn not_asked(&self, message: &ButtonMessage<'_>, failure: &Failure) -> Decision {
+        let why = format!("{NOT_ASKED}: {failure}");
+        if !message.stop.is_set() {
+            let line = format!("_Denied: {}_", text::escape(&why));
+            let (channel, root) = (&message.target.channel, message.root.as_deref());
+            self.access.outbox.post(channel, root, line);
+        }
+        Decision::Denied(why)
     }
 
     fn decided(&self, choice: Choice, by: &str) -> (Decision, String) {
         let user = self.access.services.names.user(by);
         let name = user.map_or_else(|| by.to_owned(), |user| user.display);
-        let name = text::one_line(&name, NAME_CHARS_MAX);
         let what = match choice {
             Choice::Approve => "Approved",
             Choice::ApproveAll => "All of this run approved",
@@ -117,58 +120,13 @@ impl Approvals {
         (Decision::of(choice, &name), line)
     }
 
-    /// The ts of the message with the buttons, and what it shows.
-    fn post(
-        &self,
-        target: &Target,
-        root: Option<&str>,
-        question: &Question,
-        id: &str,
-        stop: &Stop,
-    ) -> SlackResult<(String, QuestionText)> {
-        let shown = QuestionText::of(question);
-        match self.post_text(target, root, &shown, id, stop) {
-            Err(failure) if failure.blames_blocks() => {
-                let channel = &target.channel;
-                log::warning!(channel, "calls are shown as a file: {failure}");
-                let shown = QuestionText::in_file(question);
-                let ts = self.post_text(target, root, &shown, id, stop)?;
-                Ok((ts, shown))
-            }
-            posted => Ok((posted?, shown)),
-        }
-    }
-
-    fn post_text(
-        &self,
-        target: &Target,
-        root: Option<&str>,
-        shown: &QuestionText,
-        id: &str,
-        stop: &Stop,
-    ) -> SlackResult<String> {
-        let web = &self.access.services.web;
-        let (channel, run) = (&target.channel, &target.run);
-        if let Some(file) = &shown.file {
-            web.files_upload(channel, root, "calls.txt", "calls.txt", file.as_bytes())?;
-        }
-        let part = format!("{QUESTION}{id}");
-        let mut content = shown.open(id);
-        content.metadata = Some(metadata(run, &part));
-        persist(stop, || {
-            let posted = web.chat_post_message(channel, root, &content, Urgency::Optional);
-            if !matches!(posted, Err(Failure::Unknown(_))) {
-                return posted;
-            }
-            find(web, channel, root, run, &part)?.map_or(posted, Ok)
-        })
-    }
-
     /// Takes the buttons away: at once when mom ends, else beside the run.
-    fn close(&self, target: &Target, ts: String, id: &str, mut content: PostContent, stop: &Stop) {
-        content.metadata = Some(metadata(&target.run, &format!("{DECIDED}{id}")));
-        let (web, channel) = (self.access.services.web.clone(), target.channel.clone());
-        if stop.cause() == Some(Cause::Restart) {
+    fn close(&self, message: &ButtonMessage<'_>, ts: String, mut content: PostContent) {
+        let target = message.target;
+        let part = format!("{DECIDED}{}", message.id);
+        content.metadata = Some(metadata(&target.run, &part));
+        let (web, channel) = (message.web.clone(), target.channel.clone());
+        if message.stop.cause() == Some(Cause::Restart) {
             let edited = web.chat_update(&channel, &ts, &content, Urgency::Optional);
             if let Err(failure) = edited {
                 log::warning!(&channel, "a question keeps its buttons: {failure}");
@@ -214,6 +172,39 @@ impl Approvals {
             Ok(())
         });
     }
+}
+
+impl ButtonMessage<'_> {
+    /// Returns its ts.
+    fn post(&self, shown: &QuestionText) -> SlackResult<String> {
+        let (channel, run) = (&self.target.channel, &self.target.run);
+        let root = self.root.as_deref();
+        if let Some(file) = &shown.file {
+            let name = "calls.txt";
+            (self.web).files_upload(channel, root, name, name, file.as_bytes())?;
+        }
+        let part = format!("{QUESTION}{}", self.id);
+        let mut content = shown.open(self.id);
+        content.metadata = Some(metadata(run, &part));
+        persist(self.stop, || {
+            let posted = (self.web).chat_post_message(channel, root, &content, Urgency::Optional);
+            if !matches!(posted, Err(Failure::Unknown(_))) {
+                return posted;
+            }
+            find(self.web, channel, root, run, &part)?.map_or(posted, Ok)
+        })
+    }
+}
+
+/// The run's thread, as soon as there is one.
+fn root(show: &Show, stop: &Stop) -> Option<String> {
+    for _ in 0..STATUS_LOOKS_MAX {
+        let root = (show.target().thread_ts.clone()).or_else(|| show.status_ts());
+        if root.is_some() || stop.wait(STATUS_PAUSE).is_err() {
+            return root;
+        }
+    }
+    None
 }
 
 /// What becomes of a question that nobody answered, by why the run was stopped.

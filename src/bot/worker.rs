@@ -23,7 +23,6 @@ use crate::store::ledger::{Ending, LedgerEnd, LedgerRequest};
 use crate::store::{Attachment, LogEntry, Now, Seen, clean_text};
 
 use super::Services;
-use super::approvals::QuestionPlace;
 use super::catch_up::fetch_again;
 use super::intake::{Intake, NAME_WAIT};
 use super::outbox::earlier_posts;
@@ -283,22 +282,12 @@ impl Worker {
         running: &Running,
     ) -> Result<()> {
         let services = &self.services;
-        let status_ts = Arc::new(Mutex::new(target.earlier.status_ts.clone()));
-        let on_status = {
-            let status_ts = status_ts.clone();
-            move |ts: &str| *status_ts.lock().unwrap() = Some(ts.to_owned())
-        };
-        let show = Show::start(
-            services.web.clone(),
-            target,
-            running.stop.clone(),
-            on_status,
-        )?;
+        let show = Show::start(services.web.clone(), target, running.stop.clone())?;
         running.on_stop(show.stopper());
         let begun = session.take().map_or_else(|| services.agent.begin(job), Ok);
         let outcome = begun.and_then(|begun| {
             let session = session.insert(begun);
-            let conversation = SlackConversation::new(self, job, &show, &status_ts);
+            let conversation = SlackConversation::new(self, job, &show);
             session.run(job, &conversation, &running.stop)
         });
         if let Err(err) = &outcome {
@@ -403,7 +392,6 @@ struct SlackConversation<'a> {
     worker: &'a Worker,
     job: &'a Job,
     show: &'a Show,
-    status_ts: &'a Mutex<Option<String>>,
     channel_name: Option<String>,
     /// Those who wrote in the channel lately, and who asks.
     people: Vec<Person>,
@@ -412,12 +400,7 @@ struct SlackConversation<'a> {
 }
 
 impl<'a> SlackConversation<'a> {
-    fn new(
-        worker: &'a Worker,
-        job: &'a Job,
-        show: &'a Show,
-        status_ts: &'a Mutex<Option<String>>,
-    ) -> SlackConversation<'a> {
+    fn new(worker: &'a Worker, job: &'a Job, show: &'a Show) -> SlackConversation<'a> {
         (worker.intake).log_heard(&job.channel, Instant::now() + NAME_WAIT);
         if let Err(err) = worker.intake.log_thread(job) {
             log::warning!(&job.channel, "cannot read the thread: {err}");
@@ -427,7 +410,6 @@ impl<'a> SlackConversation<'a> {
             worker,
             job,
             show,
-            status_ts,
             people: people(&worker.services, job),
             channel_name: names.channel(&job.channel).unwrap_or_default(),
             lookups: Cell::new(0),
@@ -502,7 +484,7 @@ impl Conversation for SlackConversation<'_> {
     }
 
     fn status_ts(&self) -> Option<String> {
-        self.status_ts.lock().unwrap().clone()
+        self.show.status_ts()
     }
 
     fn begun(&self) {
@@ -517,11 +499,7 @@ impl Conversation for SlackConversation<'_> {
         self.show
             .update(Update::Note("Waiting for approval".to_owned()))
             .ok();
-        let place = QuestionPlace {
-            target: self.show.target(),
-            status_ts: self.status_ts,
-        };
-        self.worker.router.approvals.ask(&place, question, stop)
+        (self.worker.router.approvals).ask(self.show, question, stop)
     }
 
     fn show(&self, update: Update) -> Result<()> {

@@ -76,21 +76,17 @@ pub(super) struct ShowState {
     progress: Progress,
     /// Since the display looked last.
     changed: bool,
+    /// The status message, of this try or an earlier one.
+    status_ts: Option<String>,
     /// Who stopped the run: the id, at the end the name.
     pub(super) stopped_by: Option<String>,
     end: Option<Result<Outcome>>,
 }
 
 impl Show {
-    /// Posts the first message at once, on the new thread. `stop` is the run's. `on_status` is
-    /// called there with the ts of the status message as soon as it is posted.
-    pub(crate) fn start(
-        web: Arc<Web>,
-        target: Target,
-        stop: Stop,
-        on_status: impl FnMut(&str) + Send + 'static,
-    ) -> Result<Show> {
-        let display = Display::new(Arc::clone(&web), target.clone(), stop, on_status);
+    /// Posts the first message at once, on the new thread. `stop` is the run's.
+    pub(crate) fn start(web: Arc<Web>, target: Target, stop: Stop) -> Result<Show> {
+        let display = Display::new(Arc::clone(&web), target.clone(), stop);
         let shared = Arc::clone(&display.shared);
         let thread = thread::Builder::new()
             .name(format!("show-{}", target.channel))
@@ -111,7 +107,7 @@ impl Show {
         outcome: &Result<Outcome>,
         stop: &Stop,
     ) -> Result<Option<String>> {
-        let display = Display::new(web, target, stop.clone(), |_| {});
+        let display = Display::new(web, target, stop.clone());
         display.finish(outcome)
     }
 
@@ -138,6 +134,11 @@ impl Show {
             .web
             .files_upload(channel, thread_ts, name, title, bytes);
         uploaded.map_err(|failure| Error::failed(format!("cannot upload {name}: {failure}")))
+    }
+
+    /// The status message, once it is posted.
+    pub(crate) fn status_ts(&self) -> Option<String> {
+        self.shared.state.lock().unwrap().status_ts.clone()
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -181,7 +182,6 @@ pub(super) struct Display {
     pub(super) web: Arc<Web>,
     pub(super) target: Target,
     pub(super) stop: Stop,
-    on_status: Box<dyn FnMut(&str) + Send>,
     pub(super) shown: SentMessages,
     pub(super) sent_as: SentAs,
     pub(super) answer_ts: Vec<String>,
@@ -215,12 +215,7 @@ pub(super) enum Slot<'a> {
 }
 
 impl Display {
-    fn new(
-        web: Arc<Web>,
-        target: Target,
-        stop: Stop,
-        on_status: impl FnMut(&str) + Send + 'static,
-    ) -> Display {
+    fn new(web: Arc<Web>, target: Target, stop: Stop) -> Display {
         let head = match &target.event {
             Some(event) => format!("Starting event: {event}"),
             None => "Thinking".to_owned(),
@@ -233,6 +228,7 @@ impl Display {
         let state = ShowState {
             progress: Progress::new(head, target.run.clone()),
             changed: true,
+            status_ts: target.earlier.status_ts.clone(),
             stopped_by: None,
             end: None,
         };
@@ -243,7 +239,6 @@ impl Display {
             }),
             web,
             stop,
-            on_status: Box::new(on_status),
             shown: SentMessages {
                 status_ts: target.earlier.status_ts.clone(),
                 line,
@@ -335,9 +330,7 @@ impl Display {
         };
         match self.send(slot, &status, Urgency::Optional) {
             Ok(posted_ts) => {
-                if ts.is_none() {
-                    (self.on_status)(&posted_ts);
-                }
+                self.shared.state.lock().unwrap().status_ts = Some(posted_ts.clone());
                 self.shown.status_ts = Some(posted_ts);
                 self.shown.status = Some(status);
                 self.called();
@@ -564,10 +557,10 @@ mod tests {
                 ..EarlierPosts::default()
             },
         };
-        let (posted, status) = mpsc::channel();
-        let on_status = move |_: &str| posted.send(()).unwrap();
-        let show = Show::start(web, target, stop, on_status).unwrap();
-        status.recv().unwrap();
+        let show = Show::start(web, target, stop).unwrap();
+        while show.status_ts().as_deref() != Some("1.000001") {
+            thread::yield_now();
+        }
         let step = ToolStep {
             number: 1,
             name: "bash".to_owned(),

@@ -6,7 +6,7 @@
 //! - `modes/`: the front ends of the terminal: check, chat, usage, download
 //! - `slack/`: socket, Web API, display of a run; `events/`: files that wake mom
 //! - `agent/`: queue, run, context, compaction, prompt, skills
-//! - `tools/`: one file per tool; `llm/`: one file per wire format
+//! - `tools/`: one file per tool; `llm/`: models, their services, three wire formats
 //! - `host/`: where and how a command runs
 //! - `store/`: the data directory, and nobody else opens files there
 //! - `cli`, `config`, `signals`, `systemd`: what was typed, what the environment says
@@ -18,28 +18,33 @@
 //! One mention, from Slack to its answer:
 //! 1. slack/socket.rs `read_round` takes the frame from the WebSocket, as an `Envelope`;
 //! 2. bot/intake.rs `receive` parses it with slack/inbound.rs `parse`;
-//! 3. `log_new` writes it into log.jsonl (store/log.rs) and, as a request, into the ledger
-//!    (store/ledger.rs), synced; then `receive` acks the envelope;
-//! 4. `route_one` asks bot/access.rs `may`, makes a `Job`, and submits it to agent/queue.rs;
+//! 3. bot/intake.rs `log_new` writes it, as a request, into the ledger (store/ledger.rs), then
+//!    into log.jsonl (store/log.rs `log_batch`), each synced; then `receive` acks the envelope.
+//!    First words of a person whose name is not known yet stand in the ledger alone for up to
+//!    a second;
+//! 4. bot/router.rs `route` asks bot/access.rs `verdict`; its `route_request` makes a `Job` and
+//!    submits it to agent/queue.rs;
 //! 5. a worker thread of the queue calls bot/worker.rs `work`, which comes to `run_once`;
 //! 6. that posts the status by slack/display.rs `start`, and calls agent/mod.rs `Session::run`;
 //! 7. agent/run.rs `turns` asks the model (llm/, `stream`) until it asks for no more tools;
 //! 8. tools/mod.rs `call` runs each tool, by host/process.rs `run` in the host/sandbox.rs;
 //! 9. what goes on is handed to `Conversation::show`, which edits the status in Slack;
-//! 10. display.rs `finish` posts the answer; `Worker::end` writes into ledger and log that the
+//! 10. slack/ending.rs `finish` posts the answer; `Worker::end` writes into ledger and log that the
 //!     request is answered.
 //!
 //! One `stop`, said in Slack or by the button:
 //! 1. it comes as far as bot/intake.rs `receive`, like a mention;
-//! 2. a message goes through `route_one` to `route_command`, the button to `stop_pressed`;
+//! 2. a message goes to bot/router.rs `route_command`, the button to bot/intake.rs
+//!    `stop_pressed`;
 //! 3. bot/commands.rs `stop` calls agent/queue.rs `Queue::stop` with who said it;
 //! 4. that sets the `Stop` (base/stop.rs) of the channel's run: a flag, and a readable file;
 //! 5. the model's stream ends: net/connect.rs polls that file in every wait;
-//! 6. a tool ends: host/process.rs closes its stdin, and the watchdog beside it, in the
-//!    container too, kills its group;
+//! 6. a tool ends: host/process.rs closes its stdin, and the watchdog (host/scripts.rs), in the
+//!    container too, kills all that bears the call's mark, then the group. So it does when mom
+//!    is killed: the kernel closes the pipe;
 //! 7. a pause ends: base/backoff.rs `wait`, with `Error::Stopped`;
 //! 8. agent/run.rs returns `Outcome::Stopped`, and the worker goes on as after any run:
-//! 9. slack/display.rs `finish` makes the status say who stopped it.
+//! 9. slack/ending.rs `finish` makes the status say who stopped it.
 //!
 //! One restart:
 //! 1. signals.rs sets the program's `Stop` at SIGTERM; a second signal exits at once;
@@ -49,10 +54,30 @@
 //! 5. agent/mod.rs `Agent::open` opens model, sandbox and directory (store/dir.rs `lock`);
 //! 6. bot/catch_up.rs `resume` submits what the ledger has as open, a run that was cut first;
 //! 7. slack/socket.rs connects; `connected` wakes the thread of bot/catch_up.rs `run`;
-//! 8. `read_missed` reads each channel's history from where it was last seen, by
+//! 8. its `read_missed` reads each channel's history from where it was last seen, by
 //!    slack/history.rs, and routes what it finds like new messages;
 //! 9. bot/worker.rs `earlier_try` asks the ledger how far the cut run came, and Slack for a
 //!    post whose outcome is unknown, so that no answer comes twice.
+//!
+//! Who owns what of a run:
+//! - what was asked, and whether it is answered: store/ledger.rs `Ledger`, in runs.jsonl;
+//! - what waits and what runs now, with its `Stop`: agent/queue.rs `Queue`;
+//! - the conversation as the model sees it: agent/context/mod.rs `Context`, in context.jsonl;
+//! - tries, costs and the end of one run: agent/mod.rs `Session`; its turns: agent/run.rs
+//!   `RunLoop`;
+//! - what should be shown: slack/steps.rs `Progress`; what Slack shows: slack/display.rs
+//!   `SentMessages`;
+//! - questions that wait for a person: bot/approvals.rs `Approvals`.
+//!
+//! To add
+//! - a tool: a file in tools/ with a `TOOL`, its row in tools/mod.rs `TOOLS`, its arguments in
+//!   tools/args.rs `FIELDS`;
+//! - a model provider: a row in llm/services.rs `SERVICES`, and known models in llm/models.rs
+//!   `KNOWN`; a wire format: a file with a `FORMAT`, and llm/call.rs `WireFormat`;
+//! - a Slack method: a function in slack/web.rs over `call`, or over `pages` for a list; a new
+//!   scope goes into slack/manifest.json;
+//! - a front end: an implementation of agent/mod.rs `Conversation`, as in bot/worker.rs and modes/chat.rs;
+//! - a check of `mom --check`: a `check` in the module it looks at, called by modes/check.rs.
 
 mod agent;
 mod base;

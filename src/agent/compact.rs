@@ -1,7 +1,7 @@
 //! Compaction: when the window fills, the older part of a conversation becomes a summary,
 //! written by the same model, and the newest part is kept word for word. What is decided
 //! here is where to cut and what the model is told; the entry itself is `context`'s.
-//! The cut, the headings and the file lists are the original's (facts: data-dir, section 6).
+//! The cut, the headings and the file lists are those of the original mom, whose files these are.
 
 use std::collections::BTreeSet;
 

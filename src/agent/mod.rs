@@ -55,7 +55,7 @@ use crate::tools::{self, ToolContext};
 pub(crate) const TERMINAL: &str = "TERMINAL";
 /// Tries of a run that crashes interrupt.
 const TRIES_MAX: u32 = 2;
-/// Raw bytes of an image that go to the model as one (facts: 5 MB in base64).
+/// Raw bytes of an image that go to the model as one: 5 MB in base64, the limit of the Messages API.
 const IMAGE_BYTES_MAX: usize = 3_750_000;
 
 pub(crate) struct Agent {

@@ -97,10 +97,10 @@ impl Running {
         running
     }
 
-    /// Its name in Slack: the ts of its first request. "" for what is no run.
-    pub(crate) fn run(&self) -> &str {
+    /// The ts of its first request, which names the run. "" for what is no run.
+    pub(crate) fn run_ts(&self) -> &str {
         match &self.task {
-            Task::Run(job) => job.run(),
+            Task::Run(job) => job.run_ts(),
             Task::NewConversation(_) => "",
         }
     }
@@ -224,7 +224,7 @@ impl Queue {
     pub(crate) fn stop(&self, channel: &str, run: &str, by: &str) -> bool {
         self.with(channel, |lane| {
             let running = lane.running.as_ref();
-            let Some(running) = running.filter(|on| run.is_empty() || on.run() == run) else {
+            let Some(running) = running.filter(|on| run.is_empty() || on.run_ts() == run) else {
                 return false;
             };
             let dropped = match &running.task {

@@ -37,8 +37,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Its name in Slack: the ts of its first request.
-    pub(crate) fn run(&self) -> &str {
+    /// What names the run: the ts of its first request.
+    pub(crate) fn run_ts(&self) -> &str {
         self.requests.first().map_or("", |first| &first.ts)
     }
 

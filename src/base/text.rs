@@ -1,6 +1,6 @@
 //! Text for people: cutting, escaping for Slack, and figures as they are said. Pure.
 //!
-//! Slack counts UTF-16 units after escaping (facts: Slack docs, "Formatting message text"),
+//! Slack counts UTF-16 units after escaping (docs.slack.dev, "Formatting message text"),
 //! Rust counts bytes: nothing outside this file slices text by number.
 
 use std::borrow::Cow;

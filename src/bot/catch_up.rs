@@ -102,11 +102,11 @@ impl CatchUp {
     fn read_channels(&self) -> Result<()> {
         let services = &self.0.services;
         let store = &services.agent.store;
-        let gap = |channel: &str| services.history.gap(channel, &|id| store.heard_until(id));
+        let gap = |channel: &str| services.history.gap(channel, &|id| store.logged_until(id));
         let own_threads = |channel: &str| store.own_threads(channel).unwrap_or_default();
         let mut each = |channel: &str, messages: Vec<Incoming>, until: Option<String>| {
             self.route_missed(channel, messages)?;
-            services.history.read(channel, until);
+            services.history.mark_read(channel, until);
             Ok(())
         };
         let missed = history::Missed {

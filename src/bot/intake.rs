@@ -44,7 +44,7 @@ pub(super) struct Intake {
     /// Wakes the reading of the history.
     pub(super) catch_up: Wake,
     /// Channels whose messages can't be logged, and whether that was posted there.
-    pub(super) unlogged: Mutex<HashMap<String, bool>>,
+    pub(super) unwritable: Mutex<HashMap<String, bool>>,
     pub(super) heard: Heard,
 }
 
@@ -105,14 +105,14 @@ impl Intake {
             let request = requests.find(|m| m.mention && m.channel == *channel);
             self.not_logged(channel, request, err);
         }
-        let mut unlogged = self.unlogged.lock().unwrap();
-        let before = unlogged.len();
-        unlogged.retain(|channel, _| logged.iter().all(|l| l.message.channel != *channel));
-        if unlogged.len() < before {
+        let mut unwritable = self.unwritable.lock().unwrap();
+        let before = unwritable.len();
+        unwritable.retain(|channel, _| logged.iter().all(|l| l.message.channel != *channel));
+        if unwritable.len() < before {
             // It works again; Slack may have given up bringing what came meanwhile.
             self.catch_up.wake();
         }
-        drop(unlogged);
+        drop(unwritable);
         messages.retain(|(_, message)| failed.iter().all(|(failed, _)| *failed != message.channel));
         ids.extend(messages.into_iter().map(|(id, _)| id));
         ack(&ids);
@@ -146,7 +146,7 @@ impl Intake {
     /// be posted is.
     fn reopened(&self, channel: &str) {
         self.services.names.forget_channel(channel);
-        self.services.history.lost(channel);
+        self.services.history.mark_lost(channel);
         self.catch_up.wake();
     }
 
@@ -188,9 +188,9 @@ impl Intake {
             channel,
             "cannot log messages, Slack will bring them again: {err}"
         );
-        self.services.history.lost(channel);
-        let mut unlogged = self.unlogged.lock().unwrap();
-        let posted = unlogged.entry(channel.to_owned()).or_default();
+        self.services.history.mark_lost(channel);
+        let mut unwritable = self.unwritable.lock().unwrap();
+        let posted = unwritable.entry(channel.to_owned()).or_default();
         let Some(message) = request.filter(|_| !*posted).cloned() else {
             return;
         };
@@ -216,8 +216,8 @@ impl Intake {
     ) -> (Vec<LoggedMessage>, Vec<(String, Error)>) {
         let Services { agent, history, .. } = &*self.services;
         let channels = messages.iter().map(|message| message.channel.as_str());
-        let heard_until = |channel: &str| agent.store.heard_until(channel);
-        let mut failed = history.hear(&channels.collect(), &heard_until);
+        let logged_until = |channel: &str| agent.store.logged_until(channel);
+        let mut failed = history.note_gaps(&channels.collect(), &logged_until);
         let mut new: Vec<LoggedMessage> = Vec::new();
         for message in messages {
             let channel = message.channel.clone();
@@ -237,7 +237,7 @@ impl Intake {
                 twin.decision = self.decision(&twin.message, reading);
                 continue;
             }
-            match self.unlogged_message(message, reading) {
+            match self.new_message(message, reading) {
                 Ok(logged) => new.extend(logged),
                 Err(err) => failed.push((channel, err)),
             }
@@ -251,11 +251,7 @@ impl Intake {
     }
 
     /// `None`: all of it is in the log.
-    fn unlogged_message(
-        &self,
-        message: Incoming,
-        reading: Reading,
-    ) -> Result<Option<LoggedMessage>> {
+    fn new_message(&self, message: Incoming, reading: Reading) -> Result<Option<LoggedMessage>> {
         let store = &self.services.agent.store;
         let decision = self.decision(&message, reading);
         let now = Now {
@@ -536,7 +532,7 @@ impl Intake {
     /// The button of a run that has ended stops no other.
     fn stop_pressed(&self, channel: String, user: String, run: String) {
         let running = self.router.commands.queue.running(&channel);
-        if running.is_some_and(|running| run.is_empty() || running.run() == run) {
+        if running.is_some_and(|running| run.is_empty() || running.run_ts() == run) {
             let message = Incoming {
                 channel,
                 user,

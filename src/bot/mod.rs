@@ -1,8 +1,9 @@
 //! The Slack front end: from an envelope to an answer.
 //!
-//! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access` (who
-//!   may use mom), `Approvals` (calls that wait for a person), `Commands` (stop, new, status, help), `Worker` (one run), `CatchUp` (what was
-//!   missed), `Outbox` (posts beside runs).
+//! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access`
+//!   (who may use mom), `Approvals` (calls that wait for a person), `Commands` (stop, new,
+//!   status, help), `Worker` (one run), `CatchUp` (what was missed), `Outbox` (posts beside
+//!   runs).
 //! - Enters: envelopes of the socket, Slack's history, jobs of event files, signals.
 //! - Leaves: lines of log.jsonl, acks, tasks for `agent::queue::Queue`, posts in Slack.
 //! - State: each part owns its own; what none of them owns is in `Services`.
@@ -122,11 +123,11 @@ fn run(
         let store = &fetcher.agent.store;
         (fetcher.files).work(&downloads, &fetcher.web, store, &fetcher.stop);
     })?;
-    let directory = services.clone();
+    let people = services.clone();
     let threads = [
         spawn("directory", move || {
-            let (dir, stop) = (directory.agent.store.dir(), &directory.stop);
-            directory.names.keep_directory(dir, stop);
+            let (dir, stop) = (people.agent.store.dir(), &people.stop);
+            people.names.keep_directory(dir, stop);
         })?,
         spawn("outbox", move || outbox::run(&posts))?,
         spawn("events", move || watcher.watch_events())?,
@@ -180,7 +181,7 @@ fn worker(
         services: services.clone(),
         router: router.clone(),
         catch_up,
-        unlogged: Mutex::default(),
+        unwritable: Mutex::default(),
         heard: Heard::new(),
     });
     Arc::new(Worker {
@@ -208,7 +209,7 @@ fn listen(services: &Services, intake: &Intake, wake: &Wake) -> Result<()> {
         if std::mem::take(&mut first) {
             log::info!("", "connected to Slack");
         }
-        services.history.connected();
+        services.history.mark_connected();
         wake.wake();
     };
     let (web, net) = (&services.web, &services.agent.net);

@@ -136,7 +136,7 @@ impl Worker {
         log::error!(&job.channel, "{err}");
         if !matches!(err, Error::Retry { .. }) {
             let mut unposted = self.unposted.lock().unwrap();
-            unposted.retain(|kept| kept.channel != job.channel || kept.run() != job.run());
+            unposted.retain(|kept| kept.channel != job.channel || kept.run_ts() != job.run_ts());
         }
     }
 

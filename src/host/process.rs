@@ -6,7 +6,7 @@
 //!
 //! The child's stdin is a leash: a pipe that stays open while the command may run. To end
 //! the command the pipe is closed (the kernel does it when mom dies), and the watchdog in the
-//! child's script (`sandbox::WATCH`) kills the whole process tree. `docker exec` forwards no
+//! child's script (`scripts::WATCH`) kills the whole process tree. `docker exec` forwards no
 //! signals, but it forwards the end of stdin. The script tells its end by a mark (`marks`).
 //! So a process left in the background, which holds the output open, does not hold the call
 //! open, and a failure of the docker client is not taken for one of the command.

@@ -21,7 +21,7 @@ pub(crate) fn scopes() -> Vec<String> {
     serde_json::from_value(scopes).unwrap_or_default()
 }
 
-/// Under the 8 kB that browsers and Slack take (facts: create link).
+/// Under the 8 kB that browsers and Slack take.
 pub(crate) fn create_link() -> String {
     let compact = parsed().to_string();
     let mut link = String::from("https://api.slack.com/apps?new_app=1&manifest_json=");

@@ -238,7 +238,8 @@ impl SocketMode {
             self.has_others = true;
             log::warning!(
                 "",
-                "{connections} connections use this app's token, {own} of them mine: a second                  mom would take half of the messages; stop it or give it an app of its own"
+                "{connections} connections use this app's token, {own} of them mine: a second \
+                 mom would take half of the messages; stop it or give it an app of its own"
             );
         }
         if self.is_down {
@@ -336,11 +337,13 @@ impl SocketMode {
 fn refusal(reason: &str) -> Result<()> {
     match reason {
         "link_disabled" => Err(Error::failed(
-            "Slack ended the connection: Socket Mode is switched off for this app; switch it on              in the app's settings (Socket Mode)",
+            "Slack ended the connection: Socket Mode is switched off for this app; switch it on \
+             in the app's settings (Socket Mode)",
         )),
         "too_many_websockets" => Err(Error::Retry {
             after: Some(PAUSE_MAX),
-            why: "Slack allows this app no further connection: stop the other programs that use                   its tokens"
+            why: "Slack allows this app no further connection: stop the other programs that use \
+                  its tokens"
                 .to_owned(),
             fault: None,
         }),

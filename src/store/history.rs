@@ -94,18 +94,18 @@ impl HistoryCursors {
     }
 
     /// A new connection: what came before it may have been missed, everywhere.
-    pub(crate) fn connected(&self) {
+    pub(crate) fn mark_connected(&self) {
         self.state.lock().unwrap().read.clear();
     }
 
     /// A message of this channel could not be logged: it is missed from now on.
-    pub(crate) fn lost(&self, channel: &str) {
+    pub(crate) fn mark_lost(&self, channel: &str) {
         self.state.lock().unwrap().read.remove(channel);
     }
 
     /// Messages of these channels are about to be logged. Returns those where they must not be,
     /// because what is between would be forgotten, and why.
-    pub(crate) fn hear(
+    pub(crate) fn note_gaps(
         &self,
         channels: &BTreeSet<&str>,
         logged_until: &LoggedUntil<'_>,
@@ -161,7 +161,7 @@ impl HistoryCursors {
     }
 
     /// Everything of the channel is in its log, up to this ts (`None`: nothing new was there).
-    pub(crate) fn read(&self, channel: &str, until: Option<String>) {
+    pub(crate) fn mark_read(&self, channel: &str, until: Option<String>) {
         let mut state = self.state.lock().unwrap();
         state.read.insert(channel.to_owned());
         let gap = state.file.gaps.remove(channel);
@@ -229,18 +229,18 @@ mod tests {
         let kept = HistoryCursors::load(dir.clone());
         assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
         let channels = BTreeSet::from(["C1", "C2", "C3"]);
-        assert_eq!(kept.hear(&channels, &heard), []);
-        assert_eq!(kept.hear(&channels, &later), []);
+        assert_eq!(kept.note_gaps(&channels, &heard), []);
+        assert_eq!(kept.note_gaps(&channels, &later), []);
         let spoiled = |id: &str| match id {
             "C4" => Err(Error::failed("spoiled")),
             _ => later(id),
         };
-        let failed = kept.hear(&BTreeSet::from(["C4", "C5"]), &spoiled);
+        let failed = kept.note_gaps(&BTreeSet::from(["C4", "C5"]), &spoiled);
         assert_eq!(failed, [("C4".to_owned(), Error::failed("spoiled"))]);
         assert_eq!(kept.gap("C5", &heard).unwrap(), since(LATER));
         assert_eq!(kept.gap("C1", &later).unwrap(), since(OLD));
         assert!(is_first(kept.gap("C3", &later).unwrap()));
-        kept.read("C1", Some("1750000000.000100".to_owned()));
+        kept.mark_read("C1", Some("1750000000.000100".to_owned()));
         assert_eq!(kept.gap("C1", &later).unwrap(), None);
         // As after a restart.
         let kept = HistoryCursors::load(dir.clone());
@@ -248,8 +248,8 @@ mod tests {
         assert_eq!(kept.gap("C1", &heard).unwrap(), since("1750000000.000100"));
         assert_eq!(kept.gap("C2", &later).unwrap(), since(OLD));
         assert!(is_first(kept.gap("C3", &later).unwrap()));
-        kept.read("C2", None);
-        kept.connected();
+        kept.mark_read("C2", None);
+        kept.mark_connected();
         assert_eq!(kept.gap("C2", &later).unwrap(), since(LATER));
         for nonsense in ["", "[]", r#"{"gaps":{"C1":"x","C2":[]},"until":{"C1":{}}}"#] {
             scratch.write(FILE, nonsense);

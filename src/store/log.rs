@@ -231,7 +231,7 @@ impl Store {
 
     /// The ts up to which Slack's messages stand in the log, as the lines of people show:
     /// mom's own are there also when nothing else was heard. Without any, mom's oldest.
-    pub(crate) fn heard_until(&self, channel: &str) -> Result<Option<String>> {
+    pub(crate) fn logged_until(&self, channel: &str) -> Result<Option<String>> {
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
         let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
         let in_slack = |entry: LogEntry| Some(entry.ts).filter(|ts| time::is_slack_ts(ts));
@@ -570,7 +570,7 @@ mod tests {
         let bot = LogEntry::own("1990.000000".to_owned(), "hi");
         let said = [asked("1700.000000", "a"), entry("1600.000000", "b"), bot];
         log(&store, &said);
-        assert_eq!(store.heard_until("C1").unwrap().unwrap(), "1700.000000");
+        assert_eq!(store.logged_until("C1").unwrap().unwrap(), "1700.000000");
         assert_eq!(store.people("C1").unwrap().len(), 1);
         assert!(store.logged("C1").unwrap()["1700.000000"]);
         assert_eq!(store.channels().unwrap(), ["C1"]);

@@ -99,6 +99,46 @@ fn imports_go_down_the_codemap() {
     assert!(seen > 100, "{seen}");
 }
 
+/// Names in the codemap: one right behind a file is defined there, every other one somewhere.
+#[test]
+fn the_codemap_names_what_there_is() {
+    let main = read("src/main.rs");
+    let lines = main.lines().map_while(|line| line.strip_prefix("//!"));
+    let doc = lines.collect::<Vec<_>>().join(" ");
+    let walks = doc.split_once("One mention").unwrap().1;
+    let parts: Vec<&str> = walks.split('`').collect();
+    let all: Vec<(String, String)> = sources();
+    let mut seen = 0;
+    for pair in parts.chunks_exact(2) {
+        let (before, name) = (pair[0].trim_end(), pair[1]);
+        let word = before.split([' ', '(']).next_back().unwrap();
+        let file = word.strip_suffix(".rs").map(|_| format!("src/{word}"));
+        let name = name.rsplit("::").next().unwrap();
+        let is_there = all.iter().any(|(path, source)| {
+            let here = file
+                .as_ref()
+                .map_or(path.starts_with("src/"), |file| file == path);
+            here && path != "src/main.rs" && has_word(source, name)
+        });
+        let in_main =
+            file.as_deref() == Some("src/main.rs") && main.contains(&format!("fn {name}("));
+        assert!(
+            is_there || in_main || name.contains(' '),
+            "{file:?} `{name}`"
+        );
+        seen += 1;
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+fn has_word(source: &str, name: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    source.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&source[..at], &source[at + name.len()..]);
+        !before.ends_with(is_name) && !after.starts_with(is_name)
+    })
+}
+
 /// Files outside the data directory, each with its owner and why it is no affair of `dir`.
 const OPENERS: &[(&str, &str)] = &[
     (

@@ -978,7 +978,7 @@ pub(crate) mod tests {
             let loaded = Context::load(&store, "C1").unwrap();
             assert_eq!(loaded.messages(), context.messages());
             store.people("C1").unwrap();
-            store.heard_until("C1").unwrap();
+            store.logged_until("C1").unwrap();
             log(&store, &[entry("9.000001", "newest")]);
             let tail = scratch.read_lossy("C1/log.jsonl");
             let last = tail.lines().last().map(str::as_bytes);
@@ -1061,7 +1061,7 @@ pub(crate) mod tests {
             store.seen("C1", &later, store::Now::default()).unwrap(),
             store::Seen::Known
         );
-        assert_eq!(store.heard_until("C1").unwrap(), Some(later));
+        assert_eq!(store.logged_until("C1").unwrap(), Some(later));
         context.append(user("last")).unwrap();
         let mut context = Context::load(&store, "C1").unwrap();
         sync(&mut context);

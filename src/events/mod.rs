@@ -287,7 +287,7 @@ impl EventsState {
     /// has removed it.
     fn concerns(&self, name: &str, flags: ReadFlags) -> bool {
         let is_end = (ReadFlags::DELETE | ReadFlags::MOVED_FROM).contains(flags);
-        name.ends_with(".json") && !(is_end && !self.files.contains_key(name))
+        name.ends_with(".json") && (!is_end || self.files.contains_key(name))
     }
 
     /// Takes a file into the schedule, in the place of what it was before.

@@ -82,8 +82,8 @@ impl Stamp {
         let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
         Stamp {
             kind: kind(FileType::from_raw_mode(stat.st_mode)),
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
+            device: stat.st_dev,
+            inode: stat.st_ino,
             bytes: stat.st_size as u64,
             modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
             changed_ms: (changed_ns / 1_000_000) as i64,

@@ -34,6 +34,9 @@ const SYNC_TEXT_MAX: u64 = 128 << 10;
 const OLDER: &str =
     "(More was said here before that; it is not shown, and stands in this channel's log.jsonl.)";
 
+/// Time in ms since 1970, text, ts of the message.
+type OverheardLine = (i64, String, String);
+
 pub(crate) struct Context {
     file: ContextFile,
     /// The summary of the last compaction is the first of them.
@@ -183,15 +186,15 @@ impl Context {
         Ok(())
     }
 
-    /// What people said in these lines that is new: time, text and ts. And whether there was
-    /// more than fits into so many bytes.
+    /// What people said in these lines that is new, and whether there was more than fits into
+    /// so many bytes.
     fn overheard(
         &self,
         lines: &mut LinesBack,
         mut room: usize,
         is_new: &dyn Fn(&LogEntry) -> bool,
         name_of: &dyn Fn(&str) -> String,
-    ) -> Result<(Vec<(i64, String, String)>, bool)> {
+    ) -> Result<(Vec<OverheardLine>, bool)> {
         let known = self.origins.iter().map(|origin| origin.ts.clone());
         let mut known: HashSet<String> = known.collect();
         let mut found = Vec::new();
@@ -300,8 +303,8 @@ impl Context {
     /// such runs in a row.
     pub(crate) fn drop_run(&mut self, note: &str) -> Result<()> {
         let note = Message::user(note.to_owned(), time::now_ms());
-        let before = self.messages.iter().zip(&self.origins).take(self.run.start);
-        let last = before.last();
+        let mut before = self.messages.iter().zip(&self.origins).take(self.run.start);
+        let last = before.next_back();
         let noted = last.filter(|(said, _)| said.content() == note.content());
         let (parent, entry) = match noted {
             Some((_, Origin { id, .. })) => {

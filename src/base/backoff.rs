@@ -1,6 +1,6 @@
-//! Pauses between the tries of something that fails: each twice as long as the one before,
-//! up to a limit, with jitter, so that many clients do not come back at the same instant.
-//! What counts as a failure, and when to give up, is the caller's.
+//! Pauses between the tries of something that fails: each is twice as long as the one before, up
+//! to a limit, with jitter, so that many clients do not come back at the same instant. The
+//! caller decides what counts as a failure and when to give up.
 
 use std::time::Duration;
 
@@ -25,12 +25,11 @@ impl Backoff {
         }
     }
 
-    /// Failures since the last success.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Counts a failure; the pause before the next try.
+    /// Counts a failure and returns the pause before the next try.
     pub(crate) fn next_pause(&mut self) -> Duration {
         let factor = 2_u32.saturating_pow(self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -43,7 +42,7 @@ impl Backoff {
         stop.wait(after.unwrap_or(pause))
     }
 
-    /// It worked: the next failure starts from the first pause again.
+    /// A try succeeded: the next failure starts from the first pause again.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }

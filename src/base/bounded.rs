@@ -7,14 +7,14 @@ use std::hash::Hash;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Bounded<K, V> {
-    /// With the number of the insertion.
+    /// Each value with the number of its insertion: the smallest number is the oldest.
     entries: HashMap<K, (u64, V)>,
     insertions: u64,
     max: usize,
 }
 
 impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
-    /// `max`: entries, at least one.
+    /// `max` is the number of entries; 0 counts as 1.
     pub(crate) fn new(max: usize) -> Bounded<K, V> {
         Bounded {
             entries: HashMap::new(),
@@ -23,7 +23,7 @@ impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
         }
     }
 
-    /// The value the key had before. A key that is there already becomes the newest.
+    /// Returns the value that the key had before. A known key becomes the newest.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         if self.entries.len() >= self.max && !self.entries.contains_key(&key) {
             let oldest = self.entries.iter().min_by_key(|(_, (at, _))| *at);

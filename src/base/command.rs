@@ -1,5 +1,5 @@
-//! The words that mom obeys without a model: `stop`, `new`, `status`, `help`. A word counts
-//! when nothing else is said but courtesy, however it is written or decorated.
+//! The words that mom obeys without a model: `stop`, `new`, `status`, `help`. A word counts when
+//! the message holds nothing else but polite words, however it is written or decorated.
 
 use super::text;
 
@@ -13,7 +13,7 @@ pub(crate) enum Command {
 
 /// Bytes; a longer text is no command.
 const COMMAND_BYTES_MAX: usize = 300;
-/// What may stand before and after a command.
+/// Polite words that may come before and after a command.
 #[rustfmt::skip]
 const BEFORE: [&str; 20] = [
     "please", "pls", "plz", "kindly", "just", "now", "ok", "okay", "hey", "hi", "hello", "mom",
@@ -63,8 +63,8 @@ fn words(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Marks of direction, joiners, variation selectors, the byte order mark, soft hyphens: they
-/// may stand inside a word.
+/// Text direction marks, joiners, variation selectors, the byte order mark, soft hyphens: they
+/// may be inside a word.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -74,7 +74,7 @@ fn is_invisible(c: char) -> bool {
     )
 }
 
-/// `None` when there is none left to take away.
+/// The words without one polite phrase; `None` when they hold none.
 fn without_courtesy(words: &str) -> Option<&str> {
     let before = |phrase: &&str| words.strip_prefix(*phrase)?.strip_prefix(' ');
     let after = |phrase: &&str| words.strip_suffix(*phrase)?.strip_suffix(' ');

@@ -1,9 +1,9 @@
 //! The error type: one enum whose variants are decisions, not causes.
 //!
-//! Four callers branch on it (stop, retry, compact, exit code); everybody else only
-//! passes it up to a human. A message says what was tried, on what, why it failed and,
-//! where known, how to fix it: lower case, no full stop. There is no `From<io::Error>`,
-//! so that a bare `?` cannot lose the path.
+//! Four callers branch on it (stop, retry, compact, exit code); all others only pass it up to a
+//! person. A message says what was tried, on what, why it failed and, where known, how to fix
+//! it: lower case, no full stop. There is no `From<io::Error>`, so that a bare `?`
+//! cannot lose the path.
 
 use std::fmt;
 use std::io;
@@ -18,14 +18,14 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 pub(crate) enum Error {
     /// The run's or the program's `Stop` was set.
     Stopped,
-    /// Worth another try; `after` is what the server asked for (Retry-After).
+    /// Another try may help; `after` is the pause that the server asked for (Retry-After).
     Retry {
         after: Option<Duration>,
         why: String,
-        /// Set when it was a model that gave no reply.
+        /// Set when the failure is that a model gave no reply.
         fault: Option<ModelFault>,
     },
-    /// A model gave no reply, and would give none now; `why` is for the one who runs mom.
+    /// A model gave no reply and would give none to another try; `why` is for the operator.
     Model { fault: ModelFault, why: String },
     /// The conversation is larger than the model's window: compact, then try once more.
     ContextFull(String),
@@ -44,7 +44,7 @@ pub(crate) enum ModelFault {
     Overloaded,
     /// With the pause that the server asks for.
     RateLimited(Option<Duration>),
-    /// From this host or proxy.
+    /// The host or proxy that did not answer.
     NoAnswer(String),
     /// The answer began and never ended.
     BrokenOff,
@@ -61,7 +61,7 @@ impl fmt::Display for ModelFault {
             ModelFault::OutOfCredit => "there is no credit left for the model",
             ModelFault::UnknownModel => "the model is not known to its service",
             ModelFault::Overloaded => "the model is overloaded: try again later",
-            ModelFault::RateLimited(Some(pause)) if *pause >= PAUSE_TOLD => {
+            ModelFault::RateLimited(Some(pause)) if *pause >= PAUSE_SHOWN_MIN => {
                 let pause = text::duration(*pause);
                 return write!(f, "the model's rate limit is reached: try again in {pause}");
             }
@@ -77,7 +77,7 @@ impl fmt::Display for ModelFault {
 }
 
 /// A shorter pause is not worth mentioning.
-const PAUSE_TOLD: Duration = Duration::from_secs(60);
+const PAUSE_SHOWN_MIN: Duration = Duration::from_secs(60);
 
 impl Error {
     pub(crate) fn failed(what: impl Into<String>) -> Error {
@@ -92,7 +92,7 @@ impl Error {
         }
     }
 
-    /// A model's failure that may pass.
+    /// A model's failure that may be over at the next try.
     pub(crate) fn model_retry(fault: ModelFault, why: impl Into<String>) -> Error {
         Error::Retry {
             after: None,
@@ -101,7 +101,7 @@ impl Error {
         }
     }
 
-    /// What a `Retry` becomes when there is no further try.
+    /// The error that a `Retry` becomes when there is no further try.
     pub(crate) fn given_up(fault: Option<ModelFault>, why: String) -> Error {
         match fault {
             Some(fault) => Error::Model { fault, why },

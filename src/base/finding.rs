@@ -1,5 +1,5 @@
-//! One line of `mom --check`: what was looked at, how it is, and what to do about it. Each
-//! module makes the findings about what it owns; modes/check prints them.
+//! One line of `mom --check`: what was checked, the result, and how to fix it. Each module makes
+//! the findings about what it owns; modes/check prints them.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub(crate) struct Finding {
     pub(crate) what: &'static str,
     pub(crate) grade: Grade,
     pub(crate) fact: String,
-    /// Empty for what is well.
+    /// Empty when there is nothing to fix.
     pub(crate) fix: String,
 }
 
@@ -34,7 +34,7 @@ impl Finding {
         Finding::new(what, Grade::Fail, fact.into(), fix.to_owned())
     }
 
-    /// Of a message that names its fix behind a semicolon; `fix` is for those that do not.
+    /// Makes a finding of a message. The text after its first semicolon is the fix, else `fix`.
     pub(crate) fn of(
         what: &'static str,
         grade: Grade,

@@ -1,35 +1,35 @@
-//! JSON objects written in a given key order, with pieces spliced in as they are.
+//! JSON objects written in a given key order, with ready JSON inserted unchanged.
 //!
-//! serde_json's own map sorts its keys; the data directory's files have a fixed order, and
-//! a tool call's arguments must go back to the model byte for byte. Reading is serde_json's.
+//! serde_json's own map sorts its keys; the data directory's files have a fixed order, and a
+//! tool call's arguments must go back to the model byte for byte. serde_json does the reading.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Values that a text may hold: each takes 32 bytes in memory, so that megabytes of `[],`
-/// would take twenty times their length.
+/// Most values that one JSON text may hold: each takes 32 bytes in memory, so that megabytes of
+/// `[],` would take twenty times their length.
 const VALUES_MAX: usize = 200_000;
 
-/// JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients cut
-/// characters in two, and pass it on): see `SplitPair`.
+/// Parses JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients
+/// cut characters in two, and Slack passes the halves on): see `SplitPair`.
 pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
     SplitPair::default().parse(text)
 }
 
-/// A line of a file that the agent can write; `None` also for one that would fill the memory.
+/// Parses a line of a file that the agent can write; `None` also if it would fill the memory.
 pub(crate) fn parse_line(line: &[u8]) -> Option<Value> {
     parse_typed(line)
 }
 
-/// Likewise; `None` also for what has another shape.
+/// The same for a typed value; `None` also when the line has another shape.
 pub(crate) fn parse_typed<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
     has_few_values(line).then(|| serde_json::from_slice(line).ok())?
 }
 
 fn has_few_values(text: &[u8]) -> bool {
     let (mut in_string, mut escaped, mut values) = (false, false, 0);
-    // A shorter one is harmless whatever it is.
+    // A text of fewer bytes cannot hold too many values.
     for byte in text.iter().filter(|_| text.len() > VALUES_MAX) {
         match byte {
             _ if escaped => escaped = false,
@@ -42,12 +42,12 @@ fn has_few_values(text: &[u8]) -> bool {
     values < VALUES_MAX
 }
 
-/// Reads texts of JSON between which a character may be cut in two: the first half of its
-/// surrogate pair, at the end of a string, waits for the second, at the start of a string of a
-/// later text. Any other half becomes U+FFFD.
+/// Parses consecutive JSON texts between which a character may be cut in two: the first half of
+/// its surrogate pair, at the end of a string, is held for the second half at the start of a
+/// string of a later text. Any other half becomes U+FFFD.
 #[derive(Debug, Default)]
 pub(crate) struct SplitPair {
-    /// As an escape: `\ud83d`. Empty while none waits.
+    /// The held first half, as an escape: `\ud83d`. Empty when no half is held.
     first: String,
 }
 
@@ -79,7 +79,7 @@ impl SplitPair {
                 _ => 2,
             };
             let is_first = matches!(unit(0), Some(0xD800..=0xDBFF));
-            // Behind a backslash may stand nothing, or a character of several bytes.
+            // A backslash may be the last character, or one of several bytes may follow it.
             let (escape, after) = escape.split_at_checked(length).unwrap_or((escape, ""));
             rest = after;
             if length != 6 {
@@ -182,12 +182,12 @@ pub(crate) fn quote(text: &str) -> String {
     serde_json::to_string(text).expect("a string is always valid JSON")
 }
 
-/// Whole JSON, of any depth, that begins so: it may be spliced in as it is.
+/// Whether `text` is one whole JSON value that begins with `start`; it may be inserted as is.
 pub(crate) fn is_whole(text: &str, start: char) -> bool {
     text.starts_with(start) && serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// A number alone. (serde_json's way, since std's tables for that take 15 KB.)
+/// Parses a text that is one number. (With serde_json, since std's tables for it take 15 KB.)
 pub(crate) fn number(text: &str) -> Option<f64> {
     serde_json::from_str::<Value>(text).ok()?.as_f64()
 }
@@ -237,8 +237,8 @@ mod tests {
         );
     }
 
-    /// However deep it nests: refused where a `Value` would be made of it, and no stack
-    /// overflows where it is only looked at.
+    /// However deep the JSON nests: it is refused where a `Value` would be made of it, and it
+    /// overflows no stack where it is only scanned.
     #[test]
     fn nesting_has_no_effect_on_the_stack() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {

@@ -1,6 +1,6 @@
-//! Log lines on stderr: time, level, `[channel]`, sentence. info = what the operator wants
-//! to know; warn = recovered, worth a look; error = someone did not get what they asked
-//! for; debug = for who reads the code beside it. Secrets are masked here.
+//! Log lines on stderr: time, level, `[channel]`, sentence. info = what the operator wants to
+//! know; warn = mom recovered, worth a look; error = someone did not get what they asked for;
+//! debug = for a developer who reads the code too. Secrets are masked here.
 
 use std::fmt;
 use std::io::Write as _;
@@ -30,8 +30,7 @@ impl Level {
     }
 }
 
-/// The only global of the program: every module logs, and a level in every signature
-/// would say nothing.
+/// A global: every module logs, and a level parameter in every signature would add nothing.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
 pub(crate) fn set_level(level: Level) {

@@ -1,4 +1,4 @@
-//! What every room may use and what knows nothing of mom: text, time, JSON, stop, errors.
+//! Basics that every room may use and that know nothing of mom: text, time, JSON, stop, errors.
 //!
 //! - Enters: plain values from every other room; `base` imports nothing above itself.
 //! - Leaves: plain values, `Error`, log lines on stderr.

@@ -12,7 +12,7 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// 24 hex digits, for marks and ids: no tool can guess the word before it has started.
+/// 24 random hex digits, for marks and ids: a tool cannot guess them before it has started.
 pub(crate) fn random_word() -> Result<String> {
     let bytes = bytes::<12>()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

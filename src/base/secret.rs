@@ -30,19 +30,19 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Replaces mom's own secrets in text that goes to Slack, the files or the model. A tool on
-/// the host, or a person, may have printed one.
+/// Replaces mom's own secrets in text that goes to Slack, the files or the model: a tool on the
+/// host, or a person, may have printed one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mask(Vec<Secret>);
 
 /// Shorter values are ordinary words (`ollama`, `none`), not secrets.
 const SECRET_LEN_MIN: usize = 10;
 
-/// mom's own secrets. A global, like the log's level: the same text must not leave by any way
-/// out, and a way out that was handed no mask would leak unnoticed.
+/// mom's own secrets. A global, like the log's level: no output may carry a secret, and
+/// code that was given no mask would leak a secret unnoticed.
 static OURS: RwLock<Mask> = RwLock::new(Mask(Vec::new()));
 
-/// All of them, also those from earlier calls.
+/// Sets mom's own secrets. `secrets` replaces the earlier ones, so it must hold them too.
 pub(crate) fn guard(secrets: Vec<Secret>) {
     *OURS.write().unwrap() = Mask::new(secrets);
 }
@@ -52,20 +52,20 @@ pub(crate) fn hide(text: String) -> String {
     OURS.read().unwrap().apply(text)
 }
 
-/// Is one of them in there?
+/// Whether `bytes` hold one of mom's own secrets.
 pub(crate) fn holds(bytes: &[u8]) -> bool {
     let Mask(secrets) = &*OURS.read().unwrap();
     let mut texts = bytes.utf8_chunks().map(|chunk| chunk.valid());
     texts.any(|text| secrets.iter().any(|secret| text.contains(secret.expose())))
 }
 
-/// For text that comes in pieces: an end that may be the start of a secret waits for what
-/// follows it.
+/// Masks text that comes in pieces: an end that may be the start of a secret is held back until
+/// the next piece comes.
 #[derive(Default)]
 pub(crate) struct Pieces(String);
 
 impl Pieces {
-    /// What can be shown by now.
+    /// Adds a piece; returns the text that can be shown now.
     pub(crate) fn push(&mut self, piece: &str) -> String {
         let mask = OURS.read().unwrap();
         let mut text = mask.apply(std::mem::take(&mut self.0) + piece);
@@ -123,7 +123,7 @@ mod tests {
                 .zip(ends)
                 .map(|(at, end)| pieces.push(&text[at..end]));
             let shown: String = shown.collect();
-            // The shorter one is over before the longer one is.
+            // The shorter secret is complete before the longer one is.
             let want = [
                 "so *** and ***, not xoxb-é-01 or ",
                 "so ***456789 and ***, not xoxb-é-01 or ",

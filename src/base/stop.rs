@@ -1,5 +1,5 @@
-//! `Stop`: the one way to end something early. A flag with an eventfd, so that every wait in
-//! poll(2), for a socket, a child or a pause, ends at once.
+//! `Stop`: the one way to end something early. It is a flag with an eventfd, so that every wait
+//! in poll(2), for a socket, a child or a pause, ends at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,9 +14,9 @@ use crate::base::error::{Error, Result};
 /// Why something was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// Someone said `stop` or pressed the button.
+    /// Someone wrote `stop` or pressed the button.
     Asked = 1,
-    /// mom herself is going down (SIGTERM, SIGINT).
+    /// mom itself is shutting down (SIGTERM, SIGINT).
     Restart = 2,
 }
 
@@ -27,19 +27,19 @@ pub(crate) struct Stop(Arc<StopFlag>);
 #[derive(Debug)]
 struct StopFlag {
     cause: AtomicU8,
-    /// `None`: the process was out of file descriptors, see `NEVER`.
+    /// `None`: the process had no file descriptor left, see `NEVER`.
     fd: Option<OwnedFd>,
 }
 
-/// Stands in for a descriptor that could not be had: never readable. Made with the first `Stop`.
+/// A descriptor that is never readable, for a `Stop` that got none. Made with the first `Stop`.
 static NEVER: OnceLock<OwnedFd> = OnceLock::new();
-/// Some `Stop` has no descriptor: whoever waits looks at the flags himself now and then.
+/// Set when some `Stop` has no descriptor: every wait then ends after `LOOK_EACH`, for a check.
 static LOOK_OFTEN: AtomicBool = AtomicBool::new(false);
 const LOOK_EACH: Duration = Duration::from_millis(100);
 
 impl Stop {
     /// # Panics
-    /// When not even the program's first one gets a file descriptor.
+    /// When the program's first `Stop` gets no file descriptor.
     pub(crate) fn new() -> Stop {
         let new_fd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         NEVER.get_or_init(|| new_fd().expect("a file descriptor at the program's start"));
@@ -86,7 +86,7 @@ impl Stop {
         }
     }
 
-    /// Readable once set, for a caller's own poll.
+    /// A descriptor that is readable once the flag is set, for a caller's own poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         let fd = self.0.fd.as_ref().or(NEVER.get());
         fd.expect("made with the first of them").as_fd()

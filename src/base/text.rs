@@ -1,4 +1,4 @@
-//! Text for people: cutting, escaping for Slack, and figures as they are said. Pure.
+//! Text for people: cutting, escaping for Slack, numbers with units. Pure functions.
 //!
 //! Slack counts UTF-16 units after escaping (docs.slack.dev, "Formatting message text"),
 //! Rust counts bytes: nothing outside this file slices text by number.
@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Breaks what Slack would take for a token or a fence; shown as nothing.
+/// An invisible character: it breaks up what Slack would read as a token or a fence.
 pub(crate) const ZERO_WIDTH_SPACE: char = '\u{200B}';
 
-/// The text of a file that someone else wrote: UTF-8, or UTF-16 with a byte order mark. With
-/// why it is not plain UTF-8, when that changes what the writer should do.
+/// The text of a file that someone else wrote: UTF-8, or UTF-16 with a byte order mark. Also
+/// returns why it is not plain UTF-8, if the writer should know.
 pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
     let units: Option<fn([u8; 2]) -> u16> = match bytes {
         [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
@@ -30,7 +30,7 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
     if bytes.contains(&0) {
         return (text.replace('\0', ""), Some("it has NUL bytes"));
     }
-    // A character that was cut at the end is none of the writer's.
+    // A character that is cut off at the end is not the writer's mistake.
     let odd = std::str::from_utf8(bytes).is_err_and(|err| err.error_len().is_some());
     (
         text.to_owned(),
@@ -38,10 +38,10 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
     )
 }
 
-/// Why `decode` finds a file odd that it has read all the same.
+/// The reason that `decode` gives for a file in UTF-16, which it reads all the same.
 pub(crate) const UTF16: &str = "it is UTF-16";
 
-/// At most `chars_max` characters; what was longer ends in `…`.
+/// At most `chars_max` characters; a text that was longer ends in `…`.
 pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
     match text.char_indices().nth(chars_max) {
         None => Cow::Borrowed(text),
@@ -52,11 +52,11 @@ pub(crate) fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
     }
 }
 
-/// The first line's worth of a text: white space and control characters become one space.
+/// The start of a text on one line: white space and control characters become one space.
 pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
     let mut out = String::new();
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
-    // Four bytes a character at most: a long text is not walked to its end.
+    // A character has at most four bytes; the loop stops early in a long text.
     for word in words.filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
@@ -69,7 +69,7 @@ pub(crate) fn one_line(text: &str, chars_max: usize) -> String {
     cut(&out, chars_max).into_owned()
 }
 
-/// Whoever wrote it shall not command the terminal that it is shown on.
+/// `text` without control characters, so that its writer cannot control the reader's terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "")
 }
@@ -103,14 +103,14 @@ pub(crate) fn utf16_suffix(text: &str, units_max: usize) -> &str {
     text
 }
 
-/// What stays of a long text: its head and its end, at line ends where there are any near,
-/// and between them how much is missing. At most `units_max` UTF-16 units of `text` are
-/// kept; the note comes on top (under 50 units).
+/// A long text shortened to its head and its end, cut at line ends where some are near, with a
+/// note of how much is missing between them. At most `units_max` UTF-16 units of `text` remain;
+/// the note adds under 50 units.
 pub(crate) fn cut_middle(text: &str, units_max: usize) -> Cow<'_, str> {
     if utf16_len(text) <= units_max {
         return Cow::Borrowed(text);
     }
-    // The end says how it went, and where the whole output is: it gets the larger part.
+    // The end tells the result and where the whole output is: it gets the larger part.
     let mut head = utf16_prefix(text, units_max * 2 / 5);
     let mut tail = utf16_suffix(text, units_max * 3 / 5);
     if let Some((lines, _)) = head.rsplit_once('\n') {
@@ -127,25 +127,25 @@ pub(crate) fn cut_middle(text: &str, units_max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{head}\n... ({missing} left out)\n{tail}"))
 }
 
-/// Slack's three escapes, for text that must form no mention, link or broadcast. (Slack refuses
-/// or drops NUL; other control characters show as boxes.)
+/// Slack's three escapes, so that text forms no mention, link or broadcast. (Slack refuses or
+/// drops NUL; it shows other control characters as boxes.)
 pub(crate) fn escape(text: &str) -> String {
     let text = printable(text).replace('&', "&amp;");
     text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The reverse, for text that came from Slack.
+/// Undoes Slack's three escapes, for text that came from Slack.
 pub(crate) fn unescape(text: &str) -> String {
     let text = text.replace("&lt;", "<").replace("&gt;", ">");
     text.replace("&amp;", "&")
 }
 
-/// A fenced code block that its content can neither leave nor ping from.
+/// A fenced code block; its content can neither end the fence nor mention anyone.
 pub(crate) fn code_block(text: &str) -> String {
     format!("```\n{}\n```", fence_safe(&escape(text.trim_matches('\n'))))
 }
 
-/// Runs of three backticks broken up, so that they close no fence.
+/// Breaks up runs of three backticks, so that they close no fence.
 pub(crate) fn fence_safe(text: &str) -> Cow<'_, str> {
     if !text.contains("```") {
         return Cow::Borrowed(text);
@@ -174,7 +174,7 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
-/// `value`, which is not negative, with so many decimals. (std's way would bring 12 KB.)
+/// `value`, which is not negative, with this many decimals. (std's formatting adds 12 KB.)
 fn fixed(value: f64, decimals: u32) -> String {
     let scale = 10u64.pow(decimals);
     let scaled = (value * scale as f64).round_ties_even() as u64;
@@ -182,7 +182,7 @@ fn fixed(value: f64, decimals: u32) -> String {
     format!("{whole}.{rest:0width$}", width = decimals as usize)
 }
 
-/// Likewise with one decimal, which is left out where it is 0.
+/// `value` with one decimal, which is left out where it is 0.
 pub(crate) fn rounded(value: f64) -> String {
     let text = fixed(value, 1);
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
@@ -204,7 +204,7 @@ pub(crate) fn duration(time: Duration) -> String {
     if seconds < 0.1 {
         return "< 0.1 s".to_owned();
     }
-    // 59.96 s would read `60.0 s`.
+    // 59.96 s would be shown as `60.0 s`.
     if seconds < 59.95 {
         return rounded(seconds) + " s";
     }
@@ -231,7 +231,7 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{plural}")
 }
 
-/// The known name nearest to what was typed, if it is near enough to be meant.
+/// The known name most similar to what was typed, if it is similar enough to be meant.
 pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
     let names = known.iter().map(|name| (edits(typed, name), *name));
     let near = names.filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
@@ -239,8 +239,8 @@ pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// Insertions, deletions, replacements, and neighbours that changed places (Damerau and
-/// Levenshtein, restricted).
+/// The number of edits from `a` to `b`: insertions, deletions, replacements, and swaps of
+/// neighbours (restricted Damerau-Levenshtein distance).
 fn edits(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];

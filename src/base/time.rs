@@ -1,6 +1,6 @@
 //! Clock and calendar text: ISO 8601 for the files, local time for people and the prompt.
-//! The calendar and the zones are jiff's; its parser and formatter would bring 70 KB for these
-//! few forms.
+//! jiff does the calendar and the zones; its parser and formatter would add 70 KB for these few
+//! forms.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{self, Offset, TimeZone};
 
-/// This host's zone, as it was at the first question: TZ (a name, a file, POSIX rules), else
+/// This host's zone, read once at the first call: TZ (a name, a file, POSIX rules), else
 /// /etc/localtime, else UTC.
 pub(crate) fn zone() -> TimeZone {
     static ZONE: OnceLock<TimeZone> = OnceLock::new();
@@ -31,15 +31,15 @@ pub(crate) fn iso(ms: i64) -> String {
     format!("{seconds}.{:03}Z", ms.rem_euclid(1000))
 }
 
-/// What a clock showed, and which one.
+/// A date and time as someone wrote it, with the offset or zone that it names.
 pub(crate) struct Written {
     pub(crate) clock: DateTime,
     pub(crate) offset: Option<Offset>,
     pub(crate) zone: Option<TimeZone>,
 }
 
-/// ISO 8601 in its usual form (`2026-01-05T10:12:44.120+01:00`, from the end on less and less
-/// of it), with a zone in brackets where it has one (RFC 9557).
+/// Parses ISO 8601 in its usual form (`2026-01-05T10:12:44.120+01:00`; parts at the end may be
+/// missing), with an optional zone in brackets (RFC 9557).
 pub(crate) fn parse(text: &str) -> Option<Written> {
     let in_brackets = text.strip_suffix(']').and_then(|text| text.split_once('['));
     let (text, zone) = match in_brackets {
@@ -85,13 +85,13 @@ pub(crate) fn parse_offset(text: &str) -> Option<Offset> {
     Offset::from_seconds(if sign == "-" { -seconds } else { seconds }).ok()
 }
 
-/// Up to four digits.
+/// Parses a number of at most four digits.
 fn number(text: &str) -> Option<i16> {
     let digits = text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Any such time with an offset, to milliseconds.
+/// Parses a time of that form that has an offset; milliseconds since 1970.
 pub(crate) fn parse_iso(text: &str) -> Option<i64> {
     let written = parse(text)?;
     let at = written.offset?.to_timestamp(written.clock).ok()?;
@@ -113,13 +113,13 @@ pub(crate) fn utc_stamp(ms: i64) -> String {
     stamp(Offset::UTC.to_datetime(timestamp(ms)), ' ')
 }
 
-/// `2026-01-05 10:12:45+01:00`: how a message's time stands in the prompt.
+/// `2026-01-05 10:12:45+01:00`, local time: the form of a message's time in the prompt.
 pub(crate) fn prompt_stamp(ms: i64) -> String {
     let offset = zone().to_offset(timestamp(ms));
     stamp(offset.to_datetime(timestamp(ms)), ' ') + &offset_text(offset)
 }
 
-/// The day of now in local time, counted from 1970.
+/// Today in local time, as a number of days since 1970.
 pub(crate) fn local_day() -> i64 {
     let now = timestamp(now_ms());
     let offset = i64::from(zone().to_offset(now).seconds());
@@ -140,7 +140,7 @@ pub(crate) fn is_slack_ts(ts: &str) -> bool {
         .is_some_and(|(seconds, micros)| digits(seconds, 12) && digits(micros, 6))
 }
 
-/// The ts of a time in milliseconds.
+/// A Slack ts for a time in milliseconds.
 pub(crate) fn slack_ts(ms: i64) -> String {
     format!("{}.{:03}000", ms / 1000, ms % 1000)
 }

@@ -1,5 +1,5 @@
-//! Anthropic's Messages API (https://platform.claude.com/docs/en/api/messages): the request's
-//! text, and its stream of events made into a reply.
+//! Anthropic's Messages API (https://platform.claude.com/docs/en/api/messages): writes the
+//! request and makes a reply of its stream of events.
 
 use serde_json::Value;
 
@@ -24,8 +24,8 @@ fn body(outgoing: &Outgoing<'_>) -> String {
     let last = outgoing.entries.len().saturating_sub(1);
     let messages = outgoing.entries.iter().enumerate().map(|(index, entry)| {
         let (role, mut blocks) = message(entry);
-        // The end of the previous run, which this run's requests share, and the end of
-        // this request, which the next one begins with.
+        // One breakpoint at the end of the previous run, which all requests of this run share,
+        // one at the end of this request, which the next one repeats.
         if index == last || index + 1 == outgoing.run_start {
             if let Some(block) = blocks.last_mut() {
                 *block = cached(block, lifetime);
@@ -38,7 +38,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
         .str("model", &model.id)
         .num("max_tokens", outgoing.output_tokens)
         .raw("stream", "true");
-    // Models after 4.x think on their own; without this their thinking comes without text.
+    // Models after 4.x think by default; without this field their thinking comes without text.
     if models::is_known(model) && !model.id.contains("-4-") {
         let thinking = Obj::of("adaptive").str("display", "summarized");
         request = request.raw("thinking", &thinking.end());
@@ -74,7 +74,7 @@ fn message(entry: &TurnEntry<'_>) -> (&'static str, Vec<String>) {
         TurnEntry::Assistant(blocks) => ("assistant", blocks.iter().map(said).collect()),
         TurnEntry::Results(results) => {
             let mut blocks: Vec<String> = results.iter().map(result).collect();
-            // A failed result takes only text.
+            // A failed result may hold only text.
             let failed = results.iter().filter(|result| result.is_error);
             let pictures = failed
                 .flat_map(|result| &result.content)
@@ -145,7 +145,7 @@ fn event(draft: &mut ReplyDraft<'_>, event: &Value) -> Result<()> {
         "content_block_start" => open(draft, index, &event["content_block"])?,
         "content_block_delta" => {
             let delta = &event["delta"];
-            // A kind that is not known is left out, whatever its fields are called.
+            // An unknown kind is left out, whatever the names of its fields.
             let (kind, field) = match delta["type"].as_str().unwrap_or_default() {
                 "text_delta" => (PieceKind::Text, "text"),
                 "thinking_delta" => (PieceKind::Thinking, "thinking"),
@@ -165,7 +165,7 @@ fn event(draft: &mut ReplyDraft<'_>, event: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The message as one object, which came instead of events.
+/// Reads a message that came as one object instead of events.
 fn whole(draft: &mut ReplyDraft<'_>, message: &Value) -> Result<()> {
     for (index, block) in message["content"]
         .as_array()
@@ -206,7 +206,7 @@ fn open(draft: &mut ReplyDraft<'_>, index: &Value, block: &Value) -> Result<()> 
     Ok(())
 }
 
-/// Cumulative counts; a null keeps the earlier one.
+/// Stores the counts, which are cumulative; a null leaves the earlier count.
 fn usage(draft: &mut ReplyDraft<'_>, counts: &Value) {
     let usage = &mut draft.usage;
     for (name, count) in [
@@ -231,7 +231,7 @@ fn ending(delta: &Value) -> Result<Option<ReplyEnd>> {
             ReplyEnd::Refused(why.unwrap_or("no reason given").to_owned())
         }
         "sensitive" => ReplyEnd::Done,
-        // One that nobody knows is the end of the turn.
+        // An unknown reason counts as the end of the turn.
         reason => openai::ending(reason)?.unwrap_or(ReplyEnd::Done),
     }))
 }

@@ -1,13 +1,13 @@
 //! Tool calls as models really write them: names with a prefix or in another case, arguments
-//! that are almost JSON. What has one meaning is repaired; the rest is told to the model as
-//! broken JSON, with the place. Whether the fields fit the tool is for `tools` to check.
+//! that are almost JSON. A call with only one possible meaning is repaired; any other goes back
+//! to the model as broken JSON, with the place. `tools` checks whether the fields fit the tool.
 
 use serde_json::Value;
 
 use super::ToolSpec;
 use crate::base::json::Obj;
 
-/// Characters shown of what stands where the JSON breaks.
+/// Characters shown of the text at the place where the JSON breaks.
 const PLACE_CHARS: usize = 30;
 
 /// The tool that `name` means: `Bash`, `functions.bash`, `default_api:bash`, `mom_bash`.
@@ -26,7 +26,7 @@ pub(super) fn canonical_name<'a>(name: &'a str, tools: &[ToolSpec]) -> &'a str {
 pub(super) fn read(text: &str) -> Option<String> {
     let text = text.trim();
     match serde_json::from_str(text) {
-        // A line break can stand between tokens only: within a string it is escaped.
+        // A line break can only be between tokens: within a string it is escaped.
         Ok(Value::Object(_)) => Some(text.replace(['\n', '\r'], " ")),
         Ok(Value::Null) => Some("{}".to_owned()),
         // Some local models write the object as a string.
@@ -41,7 +41,7 @@ pub(super) fn read(text: &str) -> Option<String> {
     }
 }
 
-/// In place of arguments that are no JSON object: the text and what is wrong with it.
+/// Replaces arguments that are no JSON object: holds their text and what is wrong with it.
 pub(super) fn broken(text: &str) -> String {
     let why = match serde_json::from_str::<Value>(text) {
         Ok(_) => "it is JSON, but no object".to_owned(),
@@ -58,7 +58,7 @@ pub(super) fn broken(text: &str) -> String {
     object.str("why", &why).end()
 }
 
-/// What stands in a code fence, or the text as it is.
+/// The text in a code fence, or the text itself if it has none.
 fn unfenced(text: &str) -> Option<&str> {
     let Some(inside) = text.strip_prefix("```") else {
         return Some(text);
@@ -71,8 +71,8 @@ fn unfenced(text: &str) -> Option<&str> {
         .then(|| inside.trim())
 }
 
-/// Without trailing commas, with raw line breaks in strings escaped, and Python's quotes and
-/// constants as JSON has them. Nothing is added that is missing.
+/// The text without trailing commas, with line breaks in strings escaped, and with Python's
+/// quotes and constants changed to JSON's. Nothing that is missing is added.
 fn repair(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     let mut chars = text.char_indices().peekable();
@@ -87,7 +87,7 @@ fn repair(text: &str) -> String {
                         '\n' => out.push_str("\\n"),
                         '\r' => out.push_str("\\r"),
                         '\t' => out.push_str("\\t"),
-                        // JSON knows no \'.
+                        // JSON has no \' escape.
                         '\\' if chars.next_if(|(_, next)| *next == '\'').is_some() => {
                             out.push('\'');
                         }
@@ -124,14 +124,14 @@ fn repair(text: &str) -> String {
     out
 }
 
-/// How a tool call looks where a server passes it on as text.
+/// The marks of a tool call that a server passes on as text.
 #[rustfmt::skip]
 const CALL_MARKS: &[&str] = &[
     "<tool_call>", "<tool_calls>", "<function=", "<function_call", "<|tool_call", "<|python_tag|>",
     "[TOOL_CALLS]", "<｜tool▁calls▁begin｜>", "<invoke name=", "<|channel|>commentary to=",
 ];
 
-/// The mark of a call of one of the tools that stands in the text, outside of code.
+/// The mark of a call of one of `tools` in the text, outside of code; `None` without one.
 pub(super) fn call_in_text(text: &str, tools: &[ToolSpec]) -> Option<&'static str> {
     let mut in_fence = false;
     let mut at = 0;
@@ -148,7 +148,7 @@ pub(super) fn call_in_text(text: &str, tools: &[ToolSpec]) -> Option<&'static st
         }
         at += line.len();
     }
-    // An object that is a call and nothing else.
+    // The whole text is one object, which is a call.
     let call: Value = serde_json::from_str(text.trim()).ok()?;
     let has_arguments = call["arguments"].is_object() || call["parameters"].is_object();
     let is_tool = tools.iter().any(|tool| call["name"] == tool.name);

@@ -1,5 +1,5 @@
-//! One model turn: the request is made, sent and, where the server refuses a part of it, made
-//! otherwise. The `Client` owns what is learned from its server while mom runs.
+//! One model turn: the request is written, sent and, where the server refuses a part of it,
+//! written differently. The `Client` owns what mom learns from its server at run time.
 
 use std::io::Read;
 use std::sync::atomic::AtomicUsize;
@@ -31,7 +31,7 @@ pub(super) struct WireFormat {
     pub(super) event: fn(&mut ReplyDraft<'_>, &Value) -> Result<()>,
     /// Reads an answer that came as one JSON object.
     pub(super) whole: fn(&mut ReplyDraft<'_>, &Value) -> Result<()>,
-    /// The reason of the end holds only once the stream was closed in order.
+    /// The reason why a reply ends counts only after the stream was closed in order.
     pub(super) needs_close: bool,
 }
 
@@ -45,18 +45,18 @@ impl WireFormat {
     }
 }
 
-/// A reply that ended without a reason is made anew so often before it is taken.
+/// How many times a reply that ended without a reason is requested again before it is accepted.
 const UNNAMED_ENDS_MAX: u8 = 1;
 /// Pictures that are left out alone, one after the other, to find the one that is refused.
 const SINGLE_TRIALS: usize = 3;
-/// Behind an answer that may be cut off.
+/// Added to the end of an answer that may be cut off.
 const MAYBE_INCOMPLETE: &str =
     "\n\n_(The model's server did not say that this answer is complete.)_";
 
 pub(super) struct Client {
     endpoint: Endpoint,
     learned: Mutex<Learned>,
-    /// Bytes of the replies that come in now, of all runs.
+    /// Bytes of the replies that all runs are receiving now.
     replies_bytes: AtomicUsize,
 }
 
@@ -82,7 +82,7 @@ impl Provider for Client {
             let model = self.model();
             let (id, service) = (&model.id, self.endpoint.service);
             if self.learned().learn(&refusal, &request, service) {
-                log::info!("", "{id}: asking again otherwise: {}", refusal.message);
+                log::info!("", "{id}: asking again differently: {}", refusal.message);
             } else if is_about_thinking(&refusal) && !variation.thinking_dropped {
                 log::warning!("", "{id}: asking again without thinking");
                 variation.thinking_dropped = true;
@@ -102,31 +102,31 @@ impl Provider for Client {
     }
 }
 
-/// A signed thinking block that the server does not take for its own, or that is bound to
+/// Whether the server refuses a signed thinking block that it did not make, or that belongs to
 /// another conversation.
 fn is_about_thinking(refusal: &Refusal) -> bool {
     let says = |words: &str| refusal.says(words);
     refusal.status == 400 && (says("signature in thinking block") || says("encrypted content"))
 }
 
-/// The search for the picture that a server refuses, in whatever words, among those that are
-/// not known to be good. The newest are left out alone; then each request that is refused
-/// halves the rest, and one that is taken proves a half good: the next turn goes on with the
-/// other. At last all are left out.
+/// The search for the picture that a server refuses, whatever its wording, among those that are
+/// not known to be good. First the newest are left out one by one; then each refused request
+/// halves the rest. An accepted request proves one half good, and the next turn searches the
+/// other half. In the end all pictures are left out.
 struct Trials {
     /// Newest first.
     all: Vec<PictureKey>,
-    /// Those of them that may still be the one.
+    /// The pictures of `all` that may still be the refused one.
     suspects: Vec<PictureKey>,
-    /// Those left out of the request under way.
+    /// The pictures left out of the current request.
     out: Vec<PictureKey>,
     count: usize,
-    /// Why there is a search.
+    /// The refusal that started the search.
     first: Refusal,
 }
 
 impl Trials {
-    /// The pictures to leave out next; `None` when pictures are not the matter.
+    /// The pictures to leave out next; `None` when no picture is the reason.
     fn next(&mut self) -> Option<Vec<PictureKey>> {
         self.suspects.retain(|key| !self.out.contains(key));
         self.out = match self.suspects.len() {
@@ -139,7 +139,7 @@ impl Trials {
         Some(self.out.clone())
     }
 
-    /// What a request that was taken shows to be refused; empty: not known yet.
+    /// The pictures that an accepted request proves to be refused; empty when not known yet.
     fn found(&self) -> &[PictureKey] {
         match self.out.len() {
             count if count == 1 || count == self.all.len() => &self.out,
@@ -199,7 +199,7 @@ impl Client {
         self.read(stream, tools, stop, on_text)
     }
 
-    /// The reply that a stream makes.
+    /// Reads a reply from a stream.
     pub(super) fn read<R: Read>(
         &self,
         mut stream: SseReader<R>,
@@ -214,7 +214,7 @@ impl Client {
             match stream.next() {
                 Ok(Some(part)) => draft.event(format, part)?,
                 Ok(None) => break,
-                // Some keep the connection open and silent after the end.
+                // Some servers keep the connection open and silent after the end.
                 Err(_) if draft.end.is_some() && !stop.is_set() => break,
                 Err(err) => return Err(self.endpoint.broken_off(stop, &err).into()),
             }
@@ -235,9 +235,9 @@ impl Client {
         Ok(reply)
     }
 
-    /// A reply that ended in order without a reason may be half of one: it is made anew, and
-    /// taken with a mark when the server does so again. One that names reasons elsewhere has
-    /// failed.
+    /// A reply that ended in order without a reason may be incomplete: it is requested again,
+    /// and accepted with a note when the server does so again. If this server has named a reason
+    /// in other replies, the reply counts as failed.
     fn accept_unnamed(&self, reply: &mut Reply, on_text: &mut OnText<'_>) -> Result<()> {
         if reply.blocks.is_empty() {
             return Err(broken_off("the model's server ended without an answer"));
@@ -272,7 +272,7 @@ impl Client {
         }
     }
 
-    /// The server has taken the request.
+    /// Learns from a request that the server has accepted.
     fn learn_pictures(&self, request: &WrittenRequest, trials: Option<&Trials>) {
         let memory = &mut self.learned().pictures;
         memory.accept(&request.pictures.keys);
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
     use crate::base::error::Error;
 
-    /// What a client answers to the turn when its server gives these responses, one after the
+    /// The client's answers to the turns when its server gives these responses, one after the
     /// other, and the requests it sent. A text without a status line is a refusal (400).
     fn talk(
         client: &str,
@@ -379,7 +379,7 @@ mod tests {
         }
         assert!(requests[3].contains(refusal), "{}", requests[3]);
 
-        // Two are sent at once, and the older is the one.
+        // Two pictures are sent at once, and the older one is refused.
         let turns = [
             vec![bad.clone(), good.clone()],
             vec![bad.clone(), good.clone()],
@@ -392,7 +392,7 @@ mod tests {
         );
         assert!(requests[3].contains("image/png, 6 x 1 pixels. It was left out"));
 
-        // The first of nine, as after a restart: it takes two turns, and costs no other.
+        // The first of nine is refused: the search takes two turns and leaves out no other.
         let mut nine = vec![bad.clone()];
         nine.extend((10..18).map(|width| picture("good", width, 0)));
         let turns = [nine.clone(), nine.clone(), nine];

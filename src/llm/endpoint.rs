@@ -1,4 +1,4 @@
-//! One request to a model's server. Knows no wire format, and not what a refusal means.
+//! One request to a model's server. Knows neither the wire formats nor the meaning of a refusal.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::net::{self, HttpLimits, Net, NetFault};
 
 /// How long a stream may be silent before it counts as stalled.
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(120);
-/// Before the first byte of a local server, which may be loading the model.
+/// How long a local server, which may be loading the model, may take until the first byte.
 const LOCAL_FIRST_BYTE_MAX: Duration = Duration::from_secs(600);
 /// Bytes of one event stream: 128,000 tokens in chatty events of 400 bytes are 51 MB.
 const STREAM_BYTES_MAX: u64 = 64 << 20;
@@ -47,7 +47,7 @@ pub(super) type Tried<T> = std::result::Result<T, Fault>;
 /// Why there is no reply.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// By the server; another request may be taken.
+    /// The server refused the request; it may accept another one.
     Refused(Refusal),
     Other(Error),
 }
@@ -80,7 +80,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends `body` to `path`: the stream that answers.
+    /// Sends `body` to `path`; returns the stream that answers.
     pub(super) fn stream(&self, path: &str, body: &str, stop: &Stop) -> Tried<ReplyStream> {
         stop.check()?;
         let request = self
@@ -89,7 +89,7 @@ impl Endpoint {
             .post(format!("{}{path}", self.base_url))
             .header("content-type", "application/json")
             .header("accept", "text/event-stream");
-        let sent = self.signed(request).send(body);
+        let sent = self.with_key(request).send(body);
         let response = sent.map_err(|err| self.no_answer(stop, &err))?;
         if response.status() != 200 {
             return Err(Fault::Refused(refusal(response)));
@@ -103,7 +103,7 @@ impl Endpoint {
         Ok(SseReader::new(body.limit(STREAM_BYTES_MAX).reader()))
     }
 
-    /// Reading the answer failed.
+    /// The error when reading the answer failed.
     pub(super) fn broken_off(&self, stop: &Stop, err: &io::Error) -> Error {
         if stop.is_set() {
             return Error::Stopped;
@@ -117,7 +117,7 @@ impl Endpoint {
         self.fetch(url, body, PROBE_MAX, stop).ok()
     }
 
-    /// The same, or what goes wrong.
+    /// Like `ask`, with the error.
     pub(super) fn fetch(
         &self,
         url: &str,
@@ -127,8 +127,8 @@ impl Endpoint {
     ) -> Tried<Value> {
         let agent = self.net.agent(stop, self.limits(Some(limit)));
         let sent = match body {
-            Some(body) => self.signed(agent.post(url)).send(body),
-            None => self.signed(agent.get(url)).call(),
+            Some(body) => self.with_key(agent.post(url)).send(body),
+            None => self.with_key(agent.get(url)).call(),
         };
         let mut response = sent.map_err(|err| self.no_answer(stop, &err))?;
         if response.status() != 200 {
@@ -141,8 +141,8 @@ impl Endpoint {
         })
     }
 
-    /// With the key, or with one that servers without keys are content with.
-    fn signed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+    /// Adds the key, or a placeholder that servers without keys accept.
+    fn with_key<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
         let key = self.key.as_ref().map_or("none", Secret::expose);
         match self.service.name {
             // The version works for all models as long as no sampling parameters are sent.
@@ -175,7 +175,7 @@ impl Endpoint {
         if is_refused && self.service.local.is_some() {
             why += "; is it running?";
         }
-        // As `net` names it: `the proxy HOST:PORT (from HTTPS_PROXY) does not work`.
+        // `net` writes it this way: `the proxy HOST:PORT (from HTTPS_PROXY) does not work`.
         let proxy = why
             .split_once("the proxy ")
             .and_then(|(_, rest)| rest.split(' ').next());
@@ -189,7 +189,7 @@ impl Endpoint {
 
 fn read_bounded(response: &mut Response<ureq::Body>, bytes_max: u64) -> Vec<u8> {
     let mut body = Vec::new();
-    // What came before a failure still says something.
+    // The part that came before a failure is still useful.
     response
         .body_mut()
         .as_reader()
@@ -308,7 +308,7 @@ pub(crate) mod tests {
         let err = parts.next().unwrap_err();
         assert_eq!(endpoint.broken_off(&stop, &err), Error::Stopped);
         drop(parts);
-        // Now it is set before anything is sent.
+        // Now the stop is set before anything is sent.
         let sent = endpoint.stream("/x", "{}", &stop);
         assert!(matches!(sent, Err(Fault::Other(Error::Stopped))));
         server.join().unwrap();

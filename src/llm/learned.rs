@@ -1,5 +1,5 @@
-//! What is learned from a model's server while mom runs: which parts of a request it refuses,
-//! which pictures, how large its window is, whether it names why a reply ends.
+//! What mom learns from a model's server while it runs: which parts of a request and which
+//! pictures it refuses, how large its window is, whether it names why a reply ends.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use super::services::Service;
 use super::{Model, models, probe};
 use crate::base::log;
 
-/// A part of a request that some servers refuse; once refused it is written otherwise.
+/// A part of a request that some servers refuse; after a refusal mom writes it in another way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Optional {
     /// `stream_options`: left out.
     StreamOptions,
     /// The usual name of the output limit: the other name is used.
     TokensField,
-    /// Thinking beside tools: `reasoning_effort` becomes `none`.
+    /// Thinking together with tools: `reasoning_effort` becomes `none`.
     Effort,
-    /// A null content beside calls: it becomes an empty text.
+    /// A null content in a message with calls: it becomes an empty text.
     NullContent,
-    /// Summaries of the thinking, which are for verified organizations only: left out.
+    /// Summaries of the thinking, which only verified organizations get: left out.
     ThinkingSummary,
 }
 
-/// How a server says that it does not want a part.
+/// Phrases with which a server refuses a part.
 const UNWANTED: [&str; 6] = [
     "support",
     "unrecognized",
@@ -38,7 +38,7 @@ const UNWANTED: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct Learned {
     pub(super) model: Arc<Model>,
-    /// Questions about the window that may still be asked.
+    /// How many times mom may still ask the server for the window.
     pub(super) probes_left: u8,
     pub(super) refused: Vec<Optional>,
     pub(super) pictures: PictureMemory,
@@ -57,8 +57,8 @@ impl Learned {
         }
     }
 
-    /// From the refusal of `request`. True when the same turn is worth another request, which
-    /// will be made differently.
+    /// Learns from the refusal of `request`. True when another request for the same turn may
+    /// work, which will be written differently.
     pub(super) fn learn(
         &mut self,
         refusal: &Refusal,
@@ -70,7 +70,7 @@ impl Learned {
         }
         let model = Arc::make_mut(&mut self.model);
         if let Some(window) = refusal.window() {
-            // Of a known model less than the whole may be used on purpose.
+            // The table may give a known model less than its whole window on purpose.
             if window < model.context_window || !models::is_known(model) {
                 log::info!("", "{} has a window of {window} tokens", model.id);
                 probe::set_window(model, window);
@@ -91,7 +91,7 @@ impl Learned {
     }
 }
 
-/// The optional part of a request that a refusal means.
+/// The optional part of the request that the refusal is about.
 fn refused_part(
     refusal: &Refusal,
     body: &str,
@@ -113,8 +113,8 @@ fn refused_part(
     }
 }
 
-/// The output limit below `sent` that a refusal of it names, in whatever words: the largest
-/// number that is smaller. Small numbers are those of a model's name, or the least allowed.
+/// The output limit below `sent` that a refusal names, in any wording: the largest smaller
+/// number. Numbers below 256 belong to a model's name or are the lowest value allowed.
 fn smaller_limit(refusal: &Refusal, sent: u32) -> Option<u32> {
     let fields = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
     let is_about_limit = fields.iter().any(|field| refusal.says(field));

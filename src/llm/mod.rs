@@ -35,7 +35,7 @@ use crate::base::stop::Stop;
 
 /// A language model behind some wire format.
 pub(crate) trait Provider: Send + Sync {
-    /// As far as it is known now: the window may be learned from the server later.
+    /// What is known of the model now: its window may be learned from the server later.
     fn model(&self) -> Arc<Model>;
 
     /// One model turn. Blocks until the stream has ended; `on_text` gets the text piece by
@@ -55,8 +55,8 @@ pub(crate) struct Turn<'a> {
     /// Byte-stable during a run (signed thinking and prompt caches depend on it). Empty for none.
     pub(crate) system: &'a str,
     pub(crate) messages: &'a [Message],
-    /// Index of the first message of the present run: thinking before it is left out, and
-    /// a cache breakpoint stands at the message before it.
+    /// Index of the first message of the present run: thinking before it is left out, and the
+    /// message before it gets a cache breakpoint.
     pub(crate) run_start: usize,
     /// Empty for a summary.
     pub(crate) tools: &'a [ToolSpec],
@@ -90,7 +90,7 @@ impl Message {
         }
     }
 
-    /// What a person or a tool wrote; empty for the model's own messages.
+    /// The content that a person or a tool wrote; empty for the model's own messages.
     pub(crate) fn content(&self) -> &[Content] {
         match self {
             Message::User { content, .. } => content,
@@ -106,7 +106,7 @@ pub(crate) enum Content {
     Image(Image),
 }
 
-/// The texts in it, a line break between them.
+/// The texts of the content, joined by line breaks.
 pub(crate) fn words(content: &[Content]) -> String {
     let texts = content.iter().filter_map(|content| match content {
         Content::Text(text) => Some(text.as_str()),
@@ -121,7 +121,7 @@ pub(crate) struct Image {
     pub(crate) mime: String,
     /// Base64.
     pub(crate) data: String,
-    /// Its path as the tools see it; empty where that is not known.
+    /// The picture's path as the tools see it; empty if unknown.
     pub(crate) name: String,
 }
 
@@ -165,8 +165,8 @@ pub(crate) enum Block {
 pub(crate) struct ToolCall {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// A JSON object on one line, as the model wrote it or as `arguments` repaired it. What
-    /// is no JSON stands in it as `invalid_json`, with the reason as `why`. A call that was
+    /// A JSON object on one line, as the model wrote it or as `arguments` repaired it. A text
+    /// that is no JSON is put in it as `invalid_json`, with the reason as `why`. A call that was
     /// cut off never becomes a `ToolCall` (`Reply::cut_call`).
     pub(crate) arguments: String,
     /// Gemini's `thought_signature`, to be echoed with the call.
@@ -183,9 +183,9 @@ pub(crate) enum StopReason {
     Length,
     /// `toolUse`
     ToolUse,
-    /// `error`: kept in the file, never sent to a model again.
+    /// `error`: the message stays in the file and is never sent to a model again.
     Error,
-    /// `aborted`: likewise.
+    /// `aborted`: the same.
     Aborted,
 }
 
@@ -251,13 +251,13 @@ impl Usage {
         };
     }
 
-    /// All four counts: how full the window was after this reply.
+    /// The sum of all four counts: how full the window was after this reply.
     pub(crate) fn total(&self) -> u64 {
         self.input + self.output + self.cache_read + self.cache_write
     }
 }
 
-/// A count of tokens in what a server or a file says; an absurd one is cut, so that sums fit.
+/// A count of tokens that a server or a file gives; an absurd one is lowered, so that sums fit.
 pub(crate) fn token_count(value: &Value) -> Option<u64> {
     value.as_u64().map(|count| count.min(1 << 40))
 }
@@ -309,7 +309,7 @@ mod tests {
         Message::user(text.to_owned(), 0)
     }
 
-    /// A picture's header in base64, of this width, and so many bytes more.
+    /// A picture's header in base64, with this width, and this many more bytes.
     pub(super) fn png(width: u32, bytes: usize) -> String {
         use base64::Engine as _;
         let (width, height) = (width.to_be_bytes(), 1_u32.to_be_bytes());
@@ -320,7 +320,7 @@ mod tests {
         header + &more
     }
 
-    /// As user message, with a picture of this width and so many bytes of base64 or more.
+    /// A user message with a picture of this width and at least this many bytes of base64.
     pub(super) fn picture(text: &str, width: u32, bytes: usize) -> Message {
         let image = Image {
             mime: "image/png".to_owned(),
@@ -394,7 +394,7 @@ mod tests {
         })
     }
 
-    /// What becomes of hostile streams, however they are cut.
+    /// Feeds mutations of hostile streams to the reply reader; none may crash it.
     pub(super) fn survive_stream(provider: &str, id: &str, corpus: &[&str]) {
         crate::mutate::survive(corpus, |random, input| {
             let (deltas, reply) = replay(provider, id, &[input]);

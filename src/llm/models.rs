@@ -13,11 +13,11 @@ pub(crate) struct Price {
     input: f64,
     output: f64,
     cache_read: f64,
-    /// In parts of the input price, for the cache lifetime in use.
+    /// As a multiple of the input price, for the cache lifetime in use.
     cache_write_factor: f64,
     /// Input tokens above which a request costs more, and the factors for input and output.
     step: Option<(u64, f64, f64)>,
-    /// The day (UTC) from which other prices hold: input, output, cache read.
+    /// The day (UTC) from which other prices apply: input, output, cache read.
     later: Option<(&'static str, [f64; 3])>,
 }
 
@@ -59,7 +59,7 @@ const fn price([input, output, cache_read]: [f64; 3]) -> Price {
     }
 }
 
-/// The row with a price for writing to the cache, in parts of the input price.
+/// The row with a price for writing to the cache, as a multiple of the input price.
 const fn write(factor: f64, mut row: KnownModel) -> KnownModel {
     row.price.cache_write_factor = factor;
     row
@@ -71,7 +71,7 @@ const fn step(above: u64, input: f64, output: f64, mut row: KnownModel) -> Known
     row
 }
 
-/// The row with the prices that hold from a day on.
+/// The row with the prices that apply from a day on.
 const fn from(day: &'static str, dollars: [f64; 3], mut row: KnownModel) -> KnownModel {
     row.price.later = Some((day, dollars));
     row
@@ -86,7 +86,7 @@ const fn claude(id: &'static str, window: u64, output: u32, dollars: [f64; 3]) -
     write(1.25, known("anthropic", id, window, output, dollars))
 }
 
-/// The window is 1.05M, of which the part below the price step is used.
+/// The window is 1.05M tokens; mom uses the part below the price step.
 const fn gpt(id: &'static str, dollars: [f64; 3]) -> KnownModel {
     let row = known("openai", id, 272_000, 128_000, dollars);
     step(272_000, 2.0, 1.5, row)
@@ -155,7 +155,7 @@ static KNOWN: &[KnownModel] = &[
     without_images(known("zai", "glm-5.3-flash", M, 64_000, [0.15, 0.5, 0.03])),
 ];
 
-/// What is assumed of a model that is not in the table.
+/// Assumed for a model that is not in the table.
 const UNKNOWN_WINDOW: u64 = 128_000;
 const UNKNOWN_OUTPUT_MAX: u32 = 16_384;
 
@@ -203,7 +203,7 @@ pub(crate) fn model(
     }
 }
 
-/// GPT-5.6 and later, unless they do not think.
+/// Whether it is GPT-5.6 or later: they refuse tools in chat completions while they think.
 fn refuses_tools_in_chat(id: &str) -> bool {
     let rest = id.strip_prefix("gpt-");
     let version = rest.and_then(|rest| json::number(rest.split('-').next()?));
@@ -223,7 +223,7 @@ pub(super) fn near(provider: &str, id: &str) -> Option<&'static str> {
 }
 
 impl Price {
-    /// Of `IN,OUT[,CACHED]`: dollars per million tokens; cached input costs as much as other
+    /// Parses `IN,OUT[,CACHED]`, dollars per million tokens; cached input costs as much as other
     /// input unless it is given.
     pub(super) fn parse(typed: &str) -> Result<Price> {
         let numbers = typed.split(',').map(|number| json::number(number.trim()));

@@ -1,5 +1,5 @@
-//! `--model=offline`: no language model, no key, no network. The message is run as one bash
-//! command and its output is the answer. For trying mom, the sandbox and Slack.
+//! `--model=offline`: no language model, no key, no network. mom runs the message as one bash
+//! command and answers with its output. For trying out mom, the sandbox and Slack.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::base::text;
 const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=offline`): \
     whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";
 
-/// For words that are no command.
+/// The answer to words that are no command.
 const NO_COMMAND: &str = "That is no command here, and I am running without a language model \
     (`--model=offline`): I only run commands, like `uname -a`. To talk to a language model start \
     me with one, like `--model=anthropic/claude-sonnet-5-5` with its key in ANTHROPIC_API_KEY, or \
@@ -23,7 +23,7 @@ const NO_COMMAND: &str = "That is no command here, and I am running without a la
 /// How the result of the bash tool ends when the shell found no such command.
 const NOT_FOUND: &str = "Command exited with code 127";
 
-/// In answer to the note that a run was cut: a command is not to be run twice unasked.
+/// The answer to the note that a run was cut off: no command runs twice without a request.
 const INTERRUPTED: &str = "I was restarted while the command ran: it may or may not have taken \
     effect. Write it again to run it again.";
 
@@ -117,7 +117,7 @@ fn command(said: &str) -> String {
     for (start, end) in [("[2", "] ["), ("[", "]: "), ("[EVENT:", "] ")] {
         let head = rest.split_once(end).map(|(head, _)| head);
         if let Some(head) = head.filter(|head| head.starts_with(start) && !head.contains('\n')) {
-            // The bracket of the next head stays.
+            // The opening bracket of the next head stays.
             rest = &rest[head.len() + end.trim_end_matches('[').len()..];
         }
     }

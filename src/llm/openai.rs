@@ -1,6 +1,6 @@
-//! Chat completions (https://platform.openai.com/docs/api-reference/chat), as OpenAI and those
-//! who imitate it speak it: the request's text, and the chunks made into a reply. What differs
-//! by service stands in `services`; servers that differ without telling are met by tolerance.
+//! Chat completions (https://platform.openai.com/docs/api-reference/chat), as OpenAI and its
+//! imitators implement them: writes the request and makes a reply of the chunks. `services`
+//! lists what differs by service; other differences between servers are tolerated here.
 
 use serde_json::Value;
 
@@ -133,14 +133,14 @@ impl Messages<'_> {
         self.push("assistant", content, rest);
     }
 
-    /// Gemini's own, or the one that stands for calls which Gemini did not make
+    /// Gemini's own signature, or the placeholder for calls that Gemini did not make
     /// (https://ai.google.dev/gemini-api/docs/thought-signatures).
     fn call_signature<'a>(&self, signature: Option<&'a str>) -> Option<&'a str> {
         let foreign = self.outgoing.has(Quirk::SignsCalls);
         signature.or(foreign.then_some("skip_thought_signature_validator"))
     }
 
-    /// Tool messages take text only: pictures follow them in a user message.
+    /// Tool messages may hold text only: pictures follow them in a user message.
     fn results(&mut self, results: &[SentResult<'_>]) {
         let mut pictures = Vec::new();
         for result in results {
@@ -164,7 +164,7 @@ impl Messages<'_> {
         }
     }
 
-    /// At the system prompt and at the last message.
+    /// Sets one at the system prompt and one at the last message.
     fn set_cache_breakpoints(&mut self) {
         let last = self.out.len().saturating_sub(1);
         for index in [0, last] {
@@ -180,7 +180,7 @@ impl Messages<'_> {
     }
 }
 
-/// A plain string where there are no pictures: not every server takes a list.
+/// A plain string where there are no pictures: not every server accepts a list.
 fn content(parts: &[ContentPart<'_>]) -> String {
     let texts = parts.iter().map(|part| match part {
         ContentPart::Text(text) => Some(text.as_ref()),
@@ -208,25 +208,25 @@ const THINK_END: &str = "</think>";
 struct OpenCall {
     index: Option<u64>,
     id: String,
-    /// In the draft.
+    /// The index of its block in the draft.
     position: usize,
 }
 
-/// What the chunks of one reply have told so far, beside what stands in the draft.
+/// What is known from the chunks of one reply so far and is not in the draft's blocks.
 #[derive(Default)]
 pub(super) struct ChunkState {
     calls: Vec<OpenCall>,
-    /// The start of the reply's text, while it may be thinking between tags.
+    /// The start of the reply's text, held back while it may be thinking between tags.
     held: String,
     is_past_tags: bool,
-    /// OpenRouter's, put together from their pieces.
+    /// OpenRouter's reasoning details, put together from their pieces.
     details: Vec<Value>,
-    /// A call of the kind that came before tool calls.
+    /// Whether a `function_call` came, the older form of `tool_calls`.
     has_function_call: bool,
 }
 
 impl ChunkState {
-    /// A tool call that came as text, or in the way of before, is no answer.
+    /// Refuses a reply whose tool call came as text or as the older `function_call`.
     pub(super) fn reject_calls_in_text(&self, blocks: &[Block], tools: &[ToolSpec]) -> Result<()> {
         let in_text = |block: &Block| match block {
             Block::Text(text) => arguments::call_in_text(text, tools),
@@ -242,7 +242,7 @@ impl ChunkState {
             why: format!(
                 "the model's server gave its tool call as {found} instead of tool_calls: start \
                  vLLM with --enable-auto-tool-choice --tool-call-parser NAME, llama-server with \
-                 --jinja; with another server switch tool calls on, or take a model that it \
+                 --jinja; with another server switch tool calls on, or use a model that it \
                  supports them for"
             ),
         })
@@ -306,7 +306,7 @@ fn usage(draft: &mut ReplyDraft<'_>, counts: &Value) {
     usage.cache_write = written.min(prompt - usage.cache_read);
     usage.input = prompt - usage.cache_read - usage.cache_write;
     usage.output = token_count(&counts["completion_tokens"]).unwrap_or(usage.output);
-    // OpenRouter says what it takes, in dollars.
+    // OpenRouter gives the price of the request, in dollars.
     if let Some(dollars) = counts["cost"].as_f64().filter(|dollars| *dollars > 0.0) {
         usage.cost = Some(Cost {
             output: dollars,
@@ -337,7 +337,7 @@ fn reasoning(draft: &mut ReplyDraft<'_>, delta: &Value) -> Result<()> {
 }
 
 impl ReplyDraft<'_> {
-    /// Text at whose start thinking may stand between tags, which raw servers leave in it.
+    /// Adds text that may start with thinking between tags, which simple servers leave in it.
     fn tagged_text(&mut self, piece: &str) -> Result<()> {
         if self.chunks.is_past_tags {
             return self.text(piece);
@@ -347,7 +347,7 @@ impl ReplyDraft<'_> {
         let start = held.trim_start();
         let is_open = match start.strip_prefix(THINK) {
             Some(thought) => !piece.contains('>') || !thought.contains(THINK_END),
-            // Not for ever: blanks are an answer too, if a poor one.
+            // Up to a limit: text that is only blanks is an answer too.
             None => THINK.starts_with(start) && held.len() < 64,
         };
         match is_open {
@@ -356,7 +356,7 @@ impl ReplyDraft<'_> {
         }
     }
 
-    /// Thinking and text of what was held back.
+    /// Adds the text that was held back, as thinking and text.
     fn release(&mut self) -> Result<()> {
         self.chunks.is_past_tags = true;
         let held = std::mem::take(&mut self.chunks.held);
@@ -368,8 +368,8 @@ impl ReplyDraft<'_> {
         self.text(text.trim_start())
     }
 
-    /// Templates that open the thinking themselves leave a lone `</think>`: what stands before
-    /// it was thought. In code it is only spoken of.
+    /// Templates that open the thinking themselves leave a single `</think>`: the text before it
+    /// is thinking. In code (after an odd backtick) the tag is only quoted.
     fn close_thinking(&mut self) {
         let Some(Block::Text(text)) = self.blocks.first_mut() else {
             return;
@@ -422,7 +422,7 @@ impl ReplyDraft<'_> {
         Ok(())
     }
 
-    /// The call a piece belongs to; `None` for a new one.
+    /// The call that a piece belongs to; `None` for a new one.
     fn find_call(&self, index: Option<u64>, id: &str, name: &str) -> Option<usize> {
         let mut calls = self.chunks.calls.iter().rev();
         let open = match index {
@@ -431,8 +431,8 @@ impl ReplyDraft<'_> {
             None if !name.is_empty() => return None,
             None => calls.next()?,
         };
-        // All calls under one index: another id is another call, and so is another name
-        // once the arguments are whole.
+        // Some servers give all calls the same index: another id is another call, and so is
+        // another name once the arguments are complete.
         let has_whole_arguments = || match &self.blocks[open.position] {
             Block::ToolCall(call) => {
                 call.arguments.ends_with('}') && is_whole(&call.arguments, '{')
@@ -448,7 +448,7 @@ impl ReplyDraft<'_> {
     }
 }
 
-/// Puts into the draft what the chunks have left open.
+/// Adds to the draft what is still held back at the end of the chunks.
 pub(super) fn finish(draft: &mut ReplyDraft<'_>) -> Result<()> {
     if draft.chunks.is_past_tags {
         draft.close_thinking();
@@ -456,14 +456,14 @@ pub(super) fn finish(draft: &mut ReplyDraft<'_>) -> Result<()> {
         draft.release()?;
     }
     if !draft.chunks.details.is_empty() {
-        // Beside the text they were shown as, and instead of it when sent back.
+        // They are kept as well as the text they were shown as, and are sent back instead of it.
         let details = Value::Array(std::mem::take(&mut draft.chunks.details)).to_string();
         draft.blocks.insert(0, reply::thinking("", &details));
     }
     Ok(())
 }
 
-/// The end that a reason means. One that nobody knows is none: the answer may be cut off.
+/// The end that a reason means. An unknown reason gives `None`: the answer may be cut off.
 pub(super) fn ending(reason: &str) -> Result<Option<ReplyEnd>> {
     Ok(Some(match reason.to_ascii_lowercase().as_str() {
         "" => return Ok(None),
@@ -523,7 +523,7 @@ mod tests {
         outgoing(turn, &model(provider, id), body)
     }
 
-    /// One turn of a tool loop, said by `provider`'s model `m`.
+    /// One turn of a tool loop, by `provider`'s model `m`.
     fn tool_loop(provider: &str, thoughts: Vec<Block>) -> Vec<Message> {
         let mut blocks = thoughts;
         blocks.push(call("call_0001", "bash"));

@@ -1,6 +1,6 @@
-//! The pictures of a request: which are sent, and what the model reads in place of those that
-//! are not. Format and size are read from the picture itself; what a server refused is
-//! remembered for each picture alone, for as long as mom runs.
+//! The pictures of a request: which ones are sent, and what the model reads in place of the
+//! others. Format and size are read from the picture itself; a server's verdict is stored for
+//! each picture separately, as long as mom runs.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,7 +15,7 @@ use super::{Content, Image, Message};
 use crate::base::bounded::Bounded;
 use crate::base::text;
 
-/// Base64 bytes of one picture; Anthropic's limit, which some of its texts count this way.
+/// Base64 bytes of one picture; Anthropic's limit, which some of its error texts count this way.
 const PICTURE_BYTES_MAX: usize = 5 << 20;
 /// Base64 bytes of all pictures: Anthropic's body limit of 32 MB less the text.
 const ALL_BYTES_MAX: usize = 24 << 20;
@@ -24,23 +24,23 @@ const SIDE_PIXELS_MAX: u32 = 8_000;
 /// The same with more than `MANY` pictures in the request.
 const SIDE_PIXELS_MAX_OF_MANY: u32 = 2_000;
 const MANY: usize = 20;
-/// Old pictures go in batches, so that the prefix does not change with every new one (prompt
-/// caches and signed thinking depend on it).
+/// Old pictures are dropped in batches, so that the prefix does not change with every new one
+/// (prompt caches and signed thinking depend on it).
 const BATCH: usize = 8;
 /// Characters shown of a server's reason.
 const REASON_CHARS_MAX: usize = 200;
-/// Characters shown of its name.
+/// Characters shown of a picture's name.
 const NAME_CHARS_MAX: usize = 300;
-/// Pictures remembered.
+/// Pictures whose verdict is stored.
 const REMEMBERED_MAX: usize = 10_000;
-/// Base64 bytes in which the size is looked for first; a multiple of four.
+/// Base64 bytes that are searched for the size first; a multiple of four.
 const HEADER_BYTES: usize = 4 << 10;
 
-/// What tells one picture from another.
+/// A hash that identifies a picture.
 pub(super) type PictureKey = u64;
 
 pub(super) fn key(image: &Image) -> PictureKey {
-    // The whole would be megabytes a request.
+    // Samples only: to hash all would mean megabytes for each request.
     let (data, sample) = (image.data.as_bytes(), 4 << 10);
     let middle = data.get(data.len() / 2..).unwrap_or_default();
     let parts = [data, middle, &data[data.len().saturating_sub(sample)..]];
@@ -52,7 +52,7 @@ pub(super) fn key(image: &Image) -> PictureKey {
     hasher.finish()
 }
 
-/// What a server made of the pictures it was sent.
+/// Which of the pictures that a server was sent it accepted or refused.
 #[derive(Debug)]
 pub(super) struct PictureMemory {
     /// Why a picture was refused; `None` for one that was accepted.
@@ -84,8 +84,8 @@ impl PictureMemory {
         }
     }
 
-    /// The server finds a request with these too large: from now on fewer go along, down to
-    /// none. False when there were none, and the limit, if there is one, changes nothing.
+    /// Learns that a request with these pictures is too large: from now on fewer are sent, down
+    /// to none. False, and the limit is reset, when no pictures were sent.
     pub(super) fn refuse_all(&mut self, sent: &SentPictures) -> bool {
         self.bytes_max = match sent.bytes {
             0 => ALL_BYTES_MAX,
@@ -94,7 +94,7 @@ impl PictureMemory {
         sent.bytes > 0
     }
 
-    /// Those of `sent` that no request has shown to be good, the newest first.
+    /// The pictures of `sent` that no request has proved good, the newest first.
     pub(super) fn suspects(&self, sent: &[PictureKey]) -> Vec<PictureKey> {
         let mut suspects = Vec::new();
         for key in sent.iter().rev() {
@@ -106,12 +106,12 @@ impl PictureMemory {
     }
 }
 
-/// Which pictures of the messages go along: the newest that fit, less those with a flaw.
+/// Which pictures of the messages are sent: the newest that fit, except those with a fault.
 pub(super) struct PictureChoice<'a> {
     learned: &'a Learned,
-    /// Left out of this request to see whether they are what the server refuses.
+    /// Left out of this request to find out whether the server refuses them.
     on_trial: &'a [PictureKey],
-    /// By address: the messages outlive the request.
+    /// Compared by address: the messages live longer than the request.
     too_old: HashSet<*const Image>,
     many: bool,
 }
@@ -141,7 +141,7 @@ impl<'a> PictureChoice<'a> {
             });
         let old = images.len() - fitting.count();
         let batches = old.next_multiple_of(BATCH);
-        // Never so many that the last ones go, which are what the turn is about.
+        // Rounded up only if the last ones stay, which the turn is about.
         let old = if batches + BATCH / 2 <= images.len() {
             batches
         } else {
@@ -156,7 +156,7 @@ impl<'a> PictureChoice<'a> {
         }
     }
 
-    /// The picture with its media type, or a sentence in its place.
+    /// The picture's media type, or the sentence that the model reads in its place.
     pub(super) fn look(&self, image: &'a Image) -> Result<&'static str, String> {
         let key = key(image);
         let out = |why: &str| Err(format!("(A picture was here: {}. {why})", describe(image)));
@@ -210,13 +210,13 @@ fn describe(image: &Image) -> String {
 
 type Inspected = (&'static str, Option<(u32, u32)>);
 
-/// Media type and pixels, as the picture's first bytes tell.
+/// Media type and size in pixels, read from the picture's first bytes.
 fn inspect(image: &Image) -> Option<Inspected> {
     let data = image.data.as_bytes();
     let decode = |data: &[u8]| BASE64_STANDARD.decode(data).unwrap_or_default();
     let head = decode(&data[..data.len().min(HEADER_BYTES)]);
     match inspect_bytes(&head) {
-        // A JPEG may begin with much that is no picture.
+        // A JPEG may begin with a lot of other data, such as metadata.
         Some(("image/jpeg", None)) => inspect_bytes(&decode(data)),
         found => found,
     }
@@ -321,7 +321,7 @@ mod tests {
         let of = |count: usize, bytes: usize| vec![picture("1", 1, bytes); count];
         for (pictures, pictures_max, want) in [
             (of(20, 0), 20, 20),
-            // From here on eight at a time: the prefix stays as it is for seven more.
+            // From here on eight are dropped at a time: the prefix stays for seven more.
             (of(21, 0), 20, 13),
             (of(28, 0), 20, 20),
             (of(29, 0), 20, 13),

@@ -1,5 +1,5 @@
-//! What servers tell about the models they have: the window, and whether it sees images.
-//! Each tells it elsewhere; mom works without it.
+//! What servers say about their models: the window, and whether the model accepts images. Each
+//! server says it in another place; mom works without it.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::base::log;
 use crate::base::stop::Stop;
 use crate::base::text;
 
-/// For an answer that someone waits for.
+/// Time limit for an answer that a person waits for.
 const CHECK_MAX: Duration = Duration::from_secs(10);
-/// The system prompt and a few tool results fill a smaller one.
+/// Tokens. The system prompt and a few tool results fill a smaller window.
 const SMALL_WINDOW: u64 = 8192;
 
-/// `model` with what the server says of it; `None` when it says nothing.
+/// `model` with the server's data added; `None` when the server gives none.
 pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<Model> {
     let (id, service) = (&model.id, endpoint.service.name);
     let found = match service {
@@ -28,7 +28,7 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
     };
     let (window, sees) = found?;
     if window <= SMALL_WINDOW {
-        let setting = endpoint.service.local.unwrap_or("take another model");
+        let setting = endpoint.service.local.unwrap_or("use another model");
         log::warning!("", "{id} has a window of only {window} tokens: {setting}");
     }
     let mut model = Model {
@@ -41,7 +41,7 @@ pub(super) fn probe(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Option<M
 
 pub(super) fn set_window(model: &mut Model, window: u64) {
     model.context_window = window;
-    // Some servers count the output limit into the window, whatever is really written.
+    // Some servers count the output limit as part of the window, even if less is written.
     let quarter = u32::try_from(window / 4).unwrap_or(u32::MAX);
     model.output_tokens_max = model.output_tokens_max.min(quarter);
 }
@@ -62,7 +62,7 @@ pub(super) fn check(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Result<(
     Ok(())
 }
 
-/// What to do when the model is not in the service's list; `None`: it is, or no list tells.
+/// What to do when the model is not in the service's list; `None` when it is, or without a list.
 fn fix_for_missing(service: &str, list: &Value, id: &str) -> Option<String> {
     // Ollama's default tag, OpenRouter's variants of one model.
     let listed_as = match (service, id.split_once(':')) {
@@ -70,7 +70,7 @@ fn fix_for_missing(service: &str, list: &Value, id: &str) -> Option<String> {
         ("openrouter", Some((name, _))) => name.to_owned(),
         _ => id.to_owned(),
     };
-    // A llama-server that has one model takes any name for it.
+    // A llama-server that has one model accepts any name for it.
     let takes_any = |models: &Vec<Value>| service == "llamacpp" && models.len() == 1;
     match read_list(list, id).or_else(|_| read_list(list, &listed_as)) {
         _ if service == "anthropic" || list["data"].as_array().is_some_and(takes_any) => None,
@@ -95,7 +95,7 @@ fn ollama(endpoint: &Endpoint, id: &str, stop: &Stop) -> Found {
 }
 
 /// The window of the model as it is loaded, else the one its Modelfile sets. The model's own
-/// maximum says nothing: the server's default may be 4,096 all the same.
+/// maximum does not count: the server's default may still be 4,096.
 fn read_ollama(show: &Value, ps: &Value, id: &str) -> Found {
     let is_ours = |model: &&Value| {
         let name = model["name"].as_str().unwrap_or_default();
@@ -124,24 +124,24 @@ fn llamacpp(endpoint: &Endpoint, stop: &Stop) -> Found {
     Some((window, props["modalities"]["vision"].as_bool()))
 }
 
-/// From the list of models that most servers have.
+/// Reads the list of models that most servers have.
 fn listed(endpoint: &Endpoint, model: &Model, stop: &Stop) -> Found {
     let (url, id) = (&endpoint.base_url, &model.id);
     let path = match endpoint.service.name {
         "anthropic" => format!("{url}/v1/models?limit=1000"),
-        // Its own list tells more.
+        // LM Studio's own list has more details.
         "lmstudio" => format!("{}/api/v0/models", url.trim_end_matches("/v1")),
         _ => format!("{url}/models"),
     };
     let list = endpoint.ask(&path, None, stop)?;
     read_list(&list, id).unwrap_or_else(|near| {
         log::warning!("", "{url} has no model {id}; did you mean {}?", near?);
-        // That is an answer: asked again, it would be told again.
+        // This is an answer: asking again would give the same one.
         Some((model.context_window, None))
     })
 }
 
-/// The window under any of the names it has; for a model that is not there, the nearest.
+/// The window, whatever its field is called; `Err` has the most similar name if `id` is missing.
 fn read_list(list: &Value, id: &str) -> std::result::Result<Found, Option<String>> {
     #[rustfmt::skip]
     const WINDOW: &[&str] = &[
@@ -220,7 +220,7 @@ mod tests {
         let one = json!({"data": [{"id": "/models/tiny.gguf"}]});
         let two = json!({"data": [{"id": "llama3:latest"}, {"id": "qwen3"}]});
         for (service, list, id, want) in [
-            // A llama-server that has one model takes any name for it.
+            // A llama-server that has one model accepts any name for it.
             ("llamacpp", &one, "m", None),
             ("llamacpp", &two, "qwen", Some("did you mean qwen3?")),
             (

@@ -1,6 +1,6 @@
-//! What a server says when it refuses, in any of the shapes servers use, and what follows
-//! from it: another try, a full window, or a failure with a sentence for the people and the
-//! details for whoever mends it.
+//! What a server says when it refuses, in any of the shapes servers use, and what follows from
+//! it: another try, a full window, or a failure with a sentence for the people in the channel
+//! and the details for the operator.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::base::text;
 /// Characters shown of a server's error text.
 const ERROR_CHARS_MAX: usize = 400;
 
-/// An error as the server tells it.
+/// An error as the server describes it.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
     /// HTTP status; 200 for an error inside the stream.
@@ -24,16 +24,16 @@ pub(super) struct Refusal {
     /// `type`, `code` and the like, joined by blanks.
     pub(super) code: String,
     pub(super) message: String,
-    /// Lower case, without backticks: what to search for fragments.
+    /// The whole text in lower case, without backticks, to be searched for phrases.
     pub(super) body: String,
     pub(super) request_id: Option<String>,
     pub(super) after: Option<Duration>,
     pub(super) should_retry: Option<bool>,
 }
 
-/// Parts that all occur in the text of an overflow, lower case. In order: Anthropic, Bedrock,
-/// OpenAI and its kin, Gemini, Groq, llama.cpp, LM Studio, Ollama, xAI, Together, Copilot,
-/// MiniMax, Kimi, Z.ai, Qwen, any.
+/// Sets of phrases that all occur in the text of an overflow, lower case. In order: Anthropic,
+/// Bedrock, OpenAI and its kin, Gemini, Groq, llama.cpp, LM Studio, Ollama, xAI, Together,
+/// Copilot, MiniMax, Kimi, Z.ai, Qwen, any.
 #[rustfmt::skip]
 const OVERFLOWS: &[&[&str]] = &[
     &["prompt is too long"], &["request_too_large"], &["exceed context limit"],
@@ -57,11 +57,11 @@ const OVERFLOWS: &[&[&str]] = &[
     &["max_new_tokens must be <="], &["exceeds the context length"],
     &["context length of only"], &["greater than max_seq_len"],
     &["exceeds maximum input length"],
-    // OpenAI: more than a minute's tokens at once.
+    // OpenAI: the request alone exceeds the tokens allowed per minute.
     &["request too large", "tokens per min"],
 ];
 
-/// What stands right before the window's size in the text of an overflow. In order: llama.cpp,
+/// The text right before the window's size in the text of an overflow. In order: llama.cpp,
 /// Mistral, OpenAI and its kin, xAI, vLLM, llama-cpp-python, Together, Copilot, Kimi, Qwen,
 /// Anthropic.
 #[rustfmt::skip]
@@ -87,7 +87,7 @@ const STATUS_OF_CODES: &[(&str, u16)] = &[
     ("content_filter", 400),
 ];
 
-/// What a refusal says when there is no credit left, or a cap on spending is reached.
+/// Phrases of a refusal when there is no credit left, or a spending limit is reached.
 const SPENT: &[&str] = &[
     "insufficient_quota",
     "spend_limit",
@@ -98,10 +98,10 @@ const SPENT: &[&str] = &[
     "exceeded_current_quota",
 ];
 
-/// What some say of a bad key with the status of a bad request: Gemini, xAI.
+/// Phrases for a bad key that Gemini and xAI send with the status of a bad request.
 const BAD_KEYS: &[&str] = &["api key not valid", "incorrect api key", "invalid api key"];
 
-/// What a refusal says that is not about the pictures in the request.
+/// Phrases of a refusal that is not about the pictures in the request.
 #[rustfmt::skip]
 const OTHER_CAUSES: &[&str] = &[
     "authentication", "billing", "quota", "credit", "model_not_found", "tool_use_failed",
@@ -120,8 +120,8 @@ pub(super) fn is_error_object(value: &Value) -> bool {
         || (is_flat && kind.is_empty())
 }
 
-/// The pause that some servers only tell in words: `"retryDelay": "34s"` (Gemini), `Please try
-/// again in 7.66s` (Groq, OpenAI).
+/// The pause that some servers name only in the text: `"retryDelay": "34s"` (Gemini), `Please
+/// try again in 7.66s` (Groq, OpenAI).
 fn retry_after_in_words(body: &str) -> Option<Duration> {
     let marks = [
         "retrydelay\": \"",
@@ -144,8 +144,8 @@ fn retry_after_in_words(body: &str) -> Option<Duration> {
 }
 
 impl Refusal {
-    /// `{"error":{..}}`, `{"error":"text"}`, `{"message"}`, `{"detail"}`, a list of those, a
-    /// page, nothing.
+    /// Reads `{"error":{..}}`, `{"error":"text"}`, `{"message"}`, `{"detail"}`, a list of those,
+    /// an HTML page, or an empty text.
     pub(super) fn read(text: &str) -> Refusal {
         let json: Value = serde_json::from_str(text).unwrap_or_default();
         let outer = json.get(0).unwrap_or(&json);
@@ -193,8 +193,8 @@ impl Refusal {
         self.body.contains(fragment)
     }
 
-    /// The limit of a web server in front of the model's: its page or words, not the model's
-    /// JSON.
+    /// Whether the limit is one of a web server in front of the model's: the text is its page or
+    /// wording, not the model server's JSON.
     fn is_front_end_limit(&self) -> bool {
         let is_json = self.body.trim_start().starts_with(['{', '[']);
         let is_foreign = !is_json || self.says("entity too large");
@@ -223,14 +223,14 @@ impl Refusal {
         }
         let window = WINDOW_MARKS.iter().find_map(|mark| {
             let (_, rest) = self.body.split_once(mark)?;
-            // `is 8192 tokens`, `":4096`, `(8,192)`: nothing but a few words before it.
+            // `is 8192 tokens`, `":4096`, `(8,192)`: at most a few words come before the number.
             let start = rest.find(|c: char| c.is_ascii_digit())?;
             (start <= 16).then(|| number_at(&rest[start..]))?
         });
         window.filter(|tokens| (256..=100_000_000).contains(tokens))
     }
 
-    /// The HTTP status; of an error inside a stream the one that its code names or stands for.
+    /// The HTTP status; for an error inside a stream, the status that its code means.
     fn status(&self) -> u16 {
         if self.status != 200 {
             return self.status;
@@ -245,7 +245,7 @@ impl Refusal {
         })
     }
 
-    /// Whether what the request holds may be the reason, whatever the words.
+    /// Whether the request's content may be the reason, whatever the wording.
     pub(super) fn is_about_content(&self) -> bool {
         let has_other_cause = OTHER_CAUSES.iter().any(|word| self.says(word));
         match self.status() {
@@ -256,7 +256,7 @@ impl Refusal {
         }
     }
 
-    /// The decision, with what it means for the people and the details.
+    /// The error that the caller acts on, with the sentence for the channel and the details.
     pub(super) fn into_error(self, endpoint: &Endpoint, model: &Model) -> Error {
         let service = endpoint.service;
         let status = match self.status {
@@ -272,7 +272,7 @@ impl Refusal {
         if let Some(id) = &self.request_id {
             text += &format!(" (request {})", cut(id));
         }
-        // Some repeat the key they refuse.
+        // Some servers repeat the key that they refuse.
         let text = secret::hide(text);
         if self.is_overflow() {
             let setting = service.local.map(|setting| format!("; {setting}"));
@@ -283,7 +283,7 @@ impl Refusal {
             Some(ModelFault::RateLimited(_) | ModelFault::Overloaded) => true,
             Some(ModelFault::ServerFault | ModelFault::BrokenOff) => true,
             Some(_) => false,
-            // A call the model wrote wrongly; the next one may be right.
+            // The model wrote a call wrongly; the next one may be right.
             None => matches!(self.status(), 408 | 409) || self.says("tool_use_failed"),
         });
         if !may_pass {
@@ -298,15 +298,15 @@ impl Refusal {
         }
     }
 
-    /// What people in the channel are told, and how to mend it where that is known.
+    /// What people in the channel read, and how to fix it where that is known.
     fn meaning(&self, endpoint: &Endpoint, model: &Model) -> (Option<ModelFault>, String) {
         let service = endpoint.service;
         let variable = service.base_url_variable();
-        // Not another server that speaks the same.
+        // Not another server with the same API.
         let is_anthropic = service.name == "anthropic" && endpoint.base_url == service.base_url;
         let is_capped = self.status() == 429
             && self.after.is_none()
-            // Anthropic itself tells when to come back, unless a cap is reached.
+            // Anthropic itself says when to try again, unless a spending limit is reached.
             && (self.code.contains("billing") || is_anthropic);
         if is_capped || self.status() == 402 || SPENT.iter().any(|words| self.says(words)) {
             let hint = format!("; add credit or raise the limit at {}", service.name);

@@ -1,6 +1,6 @@
-//! A reply while it is streamed: pieces come in, a `Reply` goes out. What counts as a whole
-//! answer, what as a whole tool call, and how much a reply may hold is decided here for every
-//! wire format.
+//! A reply while it is streamed: pieces come in, a `Reply` goes out. For every wire format this
+//! file decides what is a complete answer, what is a complete tool call, and how large a reply
+//! may be.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,7 +31,7 @@ const ALL_REPLIES_BYTES_MAX: usize = 32 << 20;
 pub(super) enum ReplyEnd {
     /// The model was done, or wants its tools run.
     Done,
-    /// The output limit, or the end of the window.
+    /// The output limit or the end of the window was reached.
     Cut,
     /// The model declined: the reason it gives.
     Refused(String),
@@ -67,18 +67,18 @@ impl Drop for HeldBytes<'_> {
 }
 
 pub(super) struct ReplyDraft<'a> {
-    /// Arguments of calls as far as they have come: not yet JSON.
+    /// The arguments of calls are as much as has come so far: not yet JSON.
     pub(super) blocks: Vec<Block>,
-    /// The stream's own number of each block that has one, and its place in `blocks`.
+    /// The stream's own number of each block that has one, with the block's index in `blocks`.
     places: Vec<(u64, usize)>,
     pub(super) usage: Usage,
-    /// What the model says when it declines.
+    /// The text with which the model declines.
     pub(super) refusal: String,
     /// `None` until the server has given a reason that is known.
     pub(super) end: Option<ReplyEnd>,
     /// The server has said that nothing more comes.
     pub(super) is_closed: bool,
-    /// What only chat completions need.
+    /// State that only chat completions need.
     pub(super) chunks: ChunkState,
     pair: SplitPair,
     bytes: HeldBytes<'a>,
@@ -102,7 +102,7 @@ impl<'a> ReplyDraft<'a> {
         }
     }
 
-    /// Takes one part of the stream.
+    /// Adds one part of the stream.
     pub(super) fn event(&mut self, format: &WireFormat, part: StreamPart) -> Result<()> {
         match part {
             StreamPart::Event { name, data } if name == "error" => self.fail(&data),
@@ -113,7 +113,7 @@ impl<'a> ReplyDraft<'a> {
                 if self.end.is_none() && self.blocks.is_empty() {
                     self.fail(&data);
                 }
-                // It has come whole, with its last bracket.
+                // The body is complete, with its last bracket.
                 self.end.get_or_insert(ReplyEnd::Done);
                 self.is_closed = true;
             }
@@ -139,7 +139,7 @@ impl<'a> ReplyDraft<'a> {
         read(self, &value)
     }
 
-    /// The server says, in `data`, that it has failed.
+    /// Ends the reply as failed; `data` is the server's error.
     pub(super) fn fail(&mut self, data: &str) {
         self.end = Some(ReplyEnd::Failed(Refusal::read(data)));
         self.is_closed = true;
@@ -156,11 +156,11 @@ impl<'a> ReplyDraft<'a> {
         Ok(self.blocks.len() - 1)
     }
 
-    /// Counts bytes that the reply keeps.
+    /// Counts bytes that the reply holds in memory.
     ///
     /// # Errors
-    /// `Failed` when they are more than any model writes, `Retry` when other replies hold too
-    /// many.
+    /// `Failed` when the reply is larger than any model writes, `Retry` when other replies hold
+    /// too many.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<()> {
         self.bytes.own += bytes;
         let all = self.bytes.all.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -176,7 +176,7 @@ impl<'a> ReplyDraft<'a> {
         Ok(())
     }
 
-    /// The same for a block that later events name by `index`.
+    /// Like `push`, for a block that later events name by `index`.
     pub(super) fn open(&mut self, index: &Value, block: Block) -> Result<()> {
         let place = self.push(block)?;
         self.places.push((index.as_u64().unwrap_or(0), place));
@@ -195,7 +195,7 @@ impl<'a> ReplyDraft<'a> {
         Some(*place)
     }
 
-    /// Appends to the block `index`, if it is one that such a piece belongs to.
+    /// Appends to the block `index`, if its type allows such a piece.
     pub(super) fn add(&mut self, index: &Value, kind: PieceKind, piece: &str) -> Result<()> {
         match self.place(index) {
             Some(place) => self.append(place, kind, piece),
@@ -214,7 +214,7 @@ impl<'a> ReplyDraft<'a> {
         self.append(self.blocks.len() - 1, PieceKind::Text, piece)
     }
 
-    /// The same for thinking that came in the field `source`.
+    /// Like `text`, for thinking that came in the field `source`.
     pub(super) fn thinking(&mut self, piece: &str, source: &str) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
@@ -274,7 +274,7 @@ impl<'a> ReplyDraft<'a> {
             reply.cut_call = self.take_cut_call();
         }
         self.blocks.retain_mut(|block| keep(block, tools));
-        // What the server says of tools is less reliable than the calls themselves.
+        // The server's stop reason is less reliable than the calls themselves.
         let has_calls = self
             .blocks
             .iter()
@@ -291,7 +291,7 @@ impl<'a> ReplyDraft<'a> {
         Ok(reply)
     }
 
-    /// The usage with what it costs: as the server says, else by the table of models.
+    /// The usage with its cost: the server's figure, else by the table of models.
     fn priced(&self, model: &Model) -> Usage {
         let usage = self.usage;
         let by_table = || model.price.map(|price| price.cost(&usage));
@@ -299,7 +299,7 @@ impl<'a> ReplyDraft<'a> {
         Usage { cost, ..usage }
     }
 
-    /// Takes out the call that was cut off, and gives its name. Only the last block can be one.
+    /// Removes the call that was cut off and returns its name. Only the last block can be one.
     fn take_cut_call(&mut self) -> Option<String> {
         match self.blocks.last() {
             Some(Block::ToolCall(call)) if !json::is_whole(call.arguments.trim(), '{') => {
@@ -311,7 +311,7 @@ impl<'a> ReplyDraft<'a> {
         }
     }
 
-    /// Some servers cut a long prompt in silence, or leave no room for an answer.
+    /// Some servers cut a long prompt without an error, or leave no room for an answer.
     fn check_window(&self, model: &Model, service: &Service) -> Result<()> {
         let (input, window) = (self.usage.total_input(), model.context_window);
         let is_full = match self.end {
@@ -336,7 +336,7 @@ pub(super) fn broken_off(why: impl Into<String>) -> Error {
     Error::model_retry(ModelFault::BrokenOff, why)
 }
 
-/// Whether the block says anything; the call in it as the tools are to get it.
+/// Whether the block has content. A call's name and arguments are repaired for the tools.
 fn keep(block: &mut Block, tools: &[ToolSpec]) -> bool {
     match block {
         Block::Text(text) => !text.trim().is_empty(),
@@ -346,11 +346,7 @@ fn keep(block: &mut Block, tools: &[ToolSpec]) -> bool {
         Block::ToolCall(call) => {
             let name = arguments::canonical_name(&call.name, tools);
             if name != call.name {
-                log::info!(
-                    "",
-                    "the model's call of {:?} is taken for {name}",
-                    call.name
-                );
+                log::info!("", "the model called {:?}; read as {name}", call.name);
                 call.name = name.to_owned();
             }
             let whole = arguments::read(&call.arguments);

@@ -1,5 +1,5 @@
-//! One request, as every wire format is written from it: the turn's messages without what no
-//! model may see again, each call paired with its result, pictures within limits.
+//! One request, in the form from which every wire format is written: the turn's messages without
+//! those that no model may see again, each call with its result, pictures within limits.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ pub(super) struct Variation {
 pub(super) struct Outgoing<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) learned: &'a Learned,
-    /// `None` where it is blank.
+    /// The system prompt; `None` where it is blank.
     pub(super) system: Option<&'a str>,
     pub(super) tools: &'a [ToolSpec],
     pub(super) entries: Vec<TurnEntry<'a>>,
@@ -36,7 +36,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) pictures: SentPictures,
 }
 
-/// A request's text, and what of it the server may refuse.
+/// A request's text, and the parts of it that the server may refuse.
 pub(super) struct WrittenRequest {
     pub(super) body: String,
     pub(super) output_tokens: u32,
@@ -81,7 +81,7 @@ pub(super) fn data_url(mime: &str, image: &Image) -> String {
 #[derive(Debug, PartialEq)]
 pub(super) enum SentBlock<'a> {
     Text(&'a str),
-    /// Of this very model and this run: goes back unchanged.
+    /// Thinking of this same model in this run: sent back unchanged.
     Thinking {
         text: &'a str,
         signature: &'a str,
@@ -138,8 +138,8 @@ impl<'a> Outgoing<'a> {
                 Message::Assistant(said) if is_sendable(said) => {
                     builder.assistant(said, &turn.messages[index + 1..], index);
                 }
-                // An answer that was cut short or failed; results go along with their calls,
-                // or belong to none.
+                // An answer that was cut off or failed is left out; results are sent with their
+                // calls, and those without a call are left out.
                 Message::Assistant(_) | Message::ToolResult(_) => {}
             }
         }
@@ -182,7 +182,7 @@ fn is_blank(text: &str) -> bool {
 
 struct Builder<'a> {
     model: &'a Model,
-    /// Index of the first message whose thinking goes along.
+    /// Index of the first message whose thinking is sent.
     thinking_from: usize,
     ids: CallIds,
     choice: PictureChoice<'a>,
@@ -190,7 +190,7 @@ struct Builder<'a> {
     pictures: SentPictures,
 }
 
-/// Calls of an assistant entry: their own id, and the one they are sent under.
+/// Calls of an assistant entry: their own id, and the id that is sent.
 type SentCalls<'a> = Vec<(&'a str, Cow<'a, str>)>;
 
 impl<'a> Builder<'a> {
@@ -201,11 +201,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// `rest` is what follows the message, which is number `index`.
+    /// `rest` is the messages after this one, whose index is `index`.
     fn assistant(&mut self, said: &'a Assistant, rest: &'a [Message], index: usize) {
         let (mut blocks, calls) = self.blocks(said);
         let is_thinking = |block: &SentBlock<'_>| matches!(block, SentBlock::Thinking { .. });
-        // Signatures of a message that says nothing else are of no use to anyone.
+        // A message that holds only thinking is not sent: its signatures are of no use.
         if blocks.iter().all(is_thinking) {
             return;
         }
@@ -259,7 +259,7 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let result = |(id, call_id): (&str, Cow<'a, str>)| {
-            // Taken out: two calls with one id have two results.
+            // Removed from the list: two calls with the same id have two results.
             let at = found.iter().position(|result| result.call_id == id);
             let result = at.map(|at| found.remove(at));
             let mut content = result.map_or_else(Vec::new, |result| self.parts(&result.content));
@@ -296,7 +296,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// A name that every service accepts; models make up others.
+/// A tool name that every service accepts; models invent others.
 fn tool_name(name: &str) -> Cow<'_, str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.is_empty() {
@@ -309,7 +309,7 @@ fn tool_name(name: &str) -> Cow<'_, str> {
     fitting.take(64).collect::<String>().into()
 }
 
-/// Tool call ids the service accepts, no two alike.
+/// Makes tool call ids that the service accepts, no two the same.
 struct CallIds {
     len: (usize, usize),
     used: HashSet<String>,
@@ -324,8 +324,8 @@ impl CallIds {
         if fine && self.used.insert(id.to_owned()) {
             return id.into();
         }
-        // The same in every request, for caches and signatures. Not one after the other: there
-        // may be many of this id.
+        // A hash, so that each request gets the same id (for caches and signatures). The
+        // attempts start at the number of used ids: there may be many calls with this id.
         let attempts = iter::once(0).chain(self.used.len() as u64 + 1..);
         let mut ids = attempts.map(|attempt| {
             let mut hasher = DefaultHasher::new();

@@ -1,6 +1,6 @@
 //! OpenAI's Responses API (https://platform.openai.com/docs/api-reference/responses), for the
-//! models that take no tools over chat completions. Nothing is kept at the server: what a
-//! model thought goes back encrypted, within the run.
+//! models that accept no tools over chat completions. The server stores nothing: mom sends the
+//! model's encrypted thinking back to it, within the run.
 
 use serde_json::Value;
 
@@ -80,7 +80,7 @@ fn said(said: &SentBlock<'_>) -> Option<String> {
             let content = array([text("output_text", words)]);
             Some(message("assistant", &content))
         }
-        // The whole item, as it came.
+        // The whole item goes back unchanged.
         SentBlock::Thinking { signature, .. } => {
             is_whole(signature, '{').then(|| (*signature).to_owned())
         }
@@ -119,7 +119,7 @@ fn event(draft: &mut ReplyDraft<'_>, event: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The response as one object, which came instead of events.
+/// Reads a response that came as one object instead of events.
 fn whole(draft: &mut ReplyDraft<'_>, response: &Value) -> Result<()> {
     let items = response["output"].as_array().into_iter().flatten();
     for (index, item) in items.enumerate() {
@@ -151,7 +151,7 @@ fn open(draft: &mut ReplyDraft<'_>, index: &Value, item: &Value) -> Result<()> {
     draft.open(index, block)
 }
 
-/// The item as a whole counts, not its pieces.
+/// Takes the block from the whole item, not from its pieces.
 fn close(draft: &mut ReplyDraft<'_>, index: &Value, item: &Value) -> Result<()> {
     let arguments = item["arguments"].as_str();
     match draft.at(index) {

@@ -1,5 +1,5 @@
 //! The services that serve models, one row each with their quirks, and the way from
-//! `PROVIDER/ID` to a client: whose server it is, at which address, with which key.
+//! `PROVIDER/ID` to a client: which server, at which address, with which key.
 
 use super::call::Client;
 use super::endpoint::Endpoint;
@@ -19,23 +19,23 @@ pub(super) struct Service {
     pub(super) name: &'static str,
     /// `Model::api` of its models.
     pub(super) api: &'static str,
-    /// Replaced by the variable `base_url_variable()`.
+    /// The variable `base_url_variable()` overrides it.
     pub(super) base_url: &'static str,
     /// The first that is set wins; empty for none.
     pub(super) key_variables: &'static [&'static str],
-    /// For a server that the user runs: how its window is made larger. The key is optional
-    /// there, the first byte may take minutes, and a longer prompt may be cut in silence.
+    /// Set for a server that the user runs: how to make its window larger. The key is optional
+    /// then, the first byte may take minutes, and a longer prompt may be cut without an error.
     pub(super) local: Option<&'static str>,
     /// Name of the output limit in a chat completions request.
     pub(super) tokens_field: &'static str,
     /// Shortest and longest tool call id.
     pub(super) call_id_len: (usize, usize),
-    /// Pictures a request may carry. With more than 20 Anthropic takes only small ones.
+    /// Most pictures in a request. With more than 20 Anthropic accepts only small ones.
     pub(super) pictures_max: usize,
     pub(super) quirks: &'static [Quirk],
 }
 
-/// In what a service differs from the most portable chat completions.
+/// A way in which a service differs from the most portable chat completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quirk {
     /// Refuses `stream_options`; sends its usage anyway.
@@ -79,7 +79,7 @@ pub(super) fn other_tokens_field(field: &str) -> &'static str {
     }
 }
 
-/// The most portable kind; the rows of the table tell where a service differs.
+/// A row for the most portable service; the table's rows change what differs.
 const fn service(
     name: &'static str,
     base_url: &'static str,
@@ -134,7 +134,7 @@ type FindKey<'a> = dyn Fn(&str, &[&str]) -> Result<Option<Secret>> + 'a;
 pub(crate) struct Sources<'a> {
     /// What is no secret: base URLs, PI_CACHE_RETENTION.
     pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
-    /// By the provider's name and the variables that may hold its key.
+    /// Finds a key by the provider's name and the variables that may hold it.
     pub(crate) key: &'a FindKey<'a>,
     /// `--price` as typed: it replaces the price in the table of models.
     pub(crate) price: Option<&'a str>,
@@ -144,7 +144,7 @@ pub(crate) struct Sources<'a> {
 /// The provider for `spec` (`PROVIDER/ID`, a known id alone, or `offline`).
 ///
 /// # Errors
-/// `Usage`, with what to set or what it should have been called.
+/// `Usage`, which says what to set or which name may have been meant.
 pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider>> {
     if spec == "offline" {
         return Ok(Box::new(Offline::new()));
@@ -161,10 +161,10 @@ pub(crate) fn open(spec: &str, sources: &Sources<'_>) -> Result<Box<dyn Provider
     Ok(Box::new(client))
 }
 
-/// The cheapest question that shows whether `open` would give a provider that answers.
+/// Asks the cheapest question that shows whether the provider from `open` would answer.
 ///
 /// # Errors
-/// Those of `open`, and what the server has against key or model.
+/// Those of `open`, and the server's refusal of the key or the model.
 pub(crate) fn check(spec: &str, sources: &Sources<'_>, stop: &Stop) -> Result<Model> {
     if spec == "offline" {
         return Ok(Model::clone(&Offline::new().model()));
@@ -198,8 +198,8 @@ fn endpoint(spec: &str, sources: &Sources<'_>) -> Result<(Endpoint, Model)> {
     Ok((endpoint, model))
 }
 
-/// How often a client may ask for the window: a server may still be starting, or load the
-/// model with the first turn.
+/// How many times a client may ask for the window: a server may still be starting, or may load
+/// the model only with the first turn.
 const PROBES_MAX: u8 = 5;
 
 fn parse_spec(spec: &str) -> Result<(&'static Service, &str)> {
@@ -263,7 +263,7 @@ fn base_url(service: &Service, variable: &dyn Fn(&str) -> Option<String>) -> Res
     }
     let url = url.trim_end_matches('/');
     Ok(match service.name {
-        // The variable is documented without it, and set with it all the same.
+        // The variable is documented without `/v1`, but people set it with `/v1` too.
         "anthropic" => url.strip_suffix("/v1").unwrap_or(url).to_owned(),
         _ => url.to_owned(),
     })

@@ -1,8 +1,8 @@
-//! Server-sent events: a body as its events, one after the other.
+//! Server-sent events: reads a body as its events, one after the other.
 //!
 //! Format: https://html.spec.whatwg.org/multipage/server-sent-events.html; lines end in LF or
-//! CRLF, a lone CR ends none. A body that is one JSON value instead of events is given out
-//! as a whole.
+//! CRLF, a single CR does not end a line. A body that is one JSON value instead of events is
+//! returned as a whole.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 
@@ -15,7 +15,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StreamPart {
     Event {
-        /// Empty where the stream names none.
+        /// Empty where the stream gives no name.
         name: String,
         data: String,
     },
@@ -36,8 +36,8 @@ impl<R: Read> SseReader<R> {
         }
     }
 
-    /// `None` at the end. An event whose last blank line is missing still counts (some servers
-    /// close right after their last line), half a line does not.
+    /// The next part; `None` at the end. An event whose last blank line is missing still counts
+    /// (some servers close right after their last line), half a line does not.
     pub(super) fn next(&mut self) -> io::Result<Option<StreamPart>> {
         if !self.has_begun {
             self.has_begun = true;
@@ -56,7 +56,7 @@ impl<R: Read> SseReader<R> {
             match field {
                 "data" => data += &format!("{value}\n"),
                 "event" => name = value.to_owned(),
-                // An event without data is none.
+                // An event without data is ignored.
                 "" if line.is_empty() => name.clear(),
                 _ => {}
             }
@@ -64,12 +64,12 @@ impl<R: Read> SseReader<R> {
                 return Err(too_large());
             }
         }
-        // The last line break is none of the data's.
+        // The last line break is not part of the data.
         Ok(data.pop().map(|_| StreamPart::Event { name, data }))
     }
 
-    /// Whether the body begins with a bracket, as no event stream does. A byte order mark and
-    /// blanks may come first.
+    /// Whether the body begins with a bracket, which no event stream does. A byte order mark and
+    /// blanks may come before it.
     fn is_json(&mut self) -> io::Result<bool> {
         loop {
             match self.body.fill_buf()?.first() {

@@ -31,7 +31,7 @@ use crate::base::random;
 use crate::base::secret::Secret;
 use crate::base::stop::{Stop, poll_for};
 
-/// One address of a host; a host with several gets this for each.
+/// For one address of a host; each address of a host gets this time.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// From the name look-up to the end of the TLS handshake or the WebSocket upgrade.
 pub(super) const OPEN_MAX: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// One Slack envelope. The largest event payloads are some hundred KB.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) const USER_AGENT: &str = concat!("mom/", env!("CARGO_PKG_VERSION"));
-/// In the order of `Proxy::try_from_env`, which takes their lower-case forms as well.
+/// In the order of `Proxy::try_from_env`, which also reads their lower-case forms.
 const PROXY_VARIABLES: [&str; 3] = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
 
 /// Cheap to clone; all clones share the TLS configuration and its sessions.
@@ -54,7 +54,7 @@ struct NetShared {
 }
 
 impl Net {
-    /// A proxy serves every address that NO_PROXY does not name, by CONNECT.
+    /// Uses the proxy that the environment names, by CONNECT, except for addresses in NO_PROXY.
     pub(crate) fn from_env() -> Net {
         let proxy = Proxy::try_from_env();
         if let (None, Some(name)) = (&proxy, proxy_variable()) {
@@ -70,8 +70,8 @@ impl Net {
         }))
     }
 
-    /// Opens a ws:// or wss:// connection; the socket is left nonblocking: `WouldBlock`
-    /// where others would wait.
+    /// Opens a ws:// or wss:// connection. Its socket is nonblocking afterwards: a read or write
+    /// that would have to wait returns `WouldBlock`.
     pub(crate) fn websocket(&self, url: &str, stop: &Stop) -> Result<WebSocket<NetStream>> {
         let to = Destination::parse(url)
             .ok_or_else(|| Error::failed("not a ws:// or wss:// address"))?;
@@ -128,7 +128,7 @@ impl Net {
     /// TCP (through the proxy where one applies), then TLS where the scheme asks for it.
     ///
     /// # Errors
-    /// Marked with a `NetFault`, never `Unanswered`.
+    /// Each error carries a `NetFault`, never `Unanswered`.
     pub(super) fn open(
         &self,
         to: &Destination,
@@ -136,7 +136,7 @@ impl Net {
         until: Instant,
     ) -> io::Result<NetStream> {
         let proxy = self.0.proxy.as_ref().filter(|proxy| {
-            // A model server on this machine is not to be sought elsewhere.
+            // A plain connection to this machine (a local model server) needs no proxy.
             let here = !to.tls && to.is_loopback();
             !proxy.is_no_proxy(&to.uri) && !here
         });
@@ -179,7 +179,7 @@ fn proxy_variable() -> Option<String> {
     names.find(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-/// What of the proxy's login may come up in texts: the password, and how it is sent.
+/// The secrets of the proxy's login that texts may hold: the password, and its encoded form.
 pub(crate) fn proxy_secrets() -> Vec<Secret> {
     let Some(proxy) = Proxy::try_from_env() else {
         return Vec::new();
@@ -208,9 +208,9 @@ impl NetStream {
         self.tls.is_some()
     }
 
-    /// Of a connection that never waits: after so many bytes reads answer `WouldBlock`,
-    /// whatever has arrived, until this is called again: a flood can't keep its reader from
-    /// everything else.
+    /// For a connection that never waits: after this many bytes each read returns `WouldBlock`,
+    /// even if data has arrived, until `allow` is called again. So a flood of data cannot keep
+    /// the reader from its other work.
     pub(crate) fn allow(&mut self, bytes: usize) {
         self.wire.allowed = bytes;
     }
@@ -247,14 +247,14 @@ impl Write for NetStream {
     }
 }
 
-/// A nonblocking TCP socket that waits on its own terms.
+/// A nonblocking TCP socket; its reads and writes wait in poll(2), for the socket and a `Stop`.
 #[derive(Debug)]
 pub(crate) struct Wire {
     tcp: TcpStream,
     stop: Stop,
-    /// Until when a read or write may wait; `None`: not at all, `WouldBlock` goes up.
+    /// The time at which a read or write stops waiting; `None`: it returns `WouldBlock` at once.
     pub(super) until: Option<Instant>,
-    /// Bytes that may yet be read where nothing waits.
+    /// Bytes that may still be read when `until` is `None`.
     allowed: usize,
 }
 
@@ -275,8 +275,8 @@ impl Wire {
         wait(&self.tcp, flags, until, &self.stop)
     }
 
-    /// Before each read and write that may wait: a far end that always has something, or
-    /// always takes something, must not outrun stop and deadline.
+    /// Called before each read and write that may wait: a peer that always sends or always
+    /// accepts data must not delay a stop or the deadline.
     fn check(&self) -> io::Result<()> {
         self.until
             .map_or(Ok(()), |until| still_in_time(until, &self.stop).map(drop))
@@ -336,7 +336,7 @@ fn wait(fd: impl AsFd, flags: PollFlags, until: Instant, stop: &Stop) -> io::Res
     }
 }
 
-/// What is left of the time.
+/// The time left until the deadline; an error when there is none or a stop is set.
 fn still_in_time(until: Instant, stop: &Stop) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     match left.is_zero() {
@@ -354,11 +354,11 @@ pub(crate) enum NetFault {
     Hopeless,
     /// The request certainly did not leave.
     NotSent,
-    /// Sent, but the answer did not come, or not to its end.
+    /// The request was sent, but no answer or only a part of it came.
     Unanswered,
 }
 
-/// What is inside an `io::Error` of ours that carries a `NetFault`.
+/// The content of an `io::Error` of ours: a `NetFault` and a text.
 #[derive(Debug)]
 struct Marked(NetFault, String);
 
@@ -375,7 +375,7 @@ impl NetFault {
         io::Error::other(Marked(self, why.to_string()))
     }
 
-    /// The mark, however deep ureq or rustls wrapped it.
+    /// The `NetFault` in an error, however deep ureq or rustls wrapped it.
     pub(crate) fn of(err: &(dyn std::error::Error + 'static)) -> NetFault {
         if let Some(Marked(fault, _)) = err.downcast_ref() {
             return *fault;
@@ -408,8 +408,8 @@ fn hopeless(why: impl Into<String>) -> io::Error {
     NetFault::Hopeless.mark(&why.into())
 }
 
-/// getaddrinfo(3) and connect(2) know no stops: they get a thread of their own, which outlives
-/// a stop by their own limits; its result is dropped then.
+/// getaddrinfo(3) and connect(2) cannot be stopped: they run in their own thread. After a stop
+/// this thread runs on until their own time limits, and its result is dropped.
 fn dial(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
     let host = host
         .trim_start_matches('[')
@@ -486,7 +486,7 @@ fn tunnel(wire: &mut Wire, proxy: &Proxy, to: &Destination) -> io::Result<()> {
     Err(io::Error::other(why))
 }
 
-/// A response head without its empty line, and what came after it.
+/// A response head without its empty line, and the bytes that came after it.
 fn read_head(stream: &mut impl Read) -> io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 1024];
@@ -511,7 +511,7 @@ fn status_of(head: &str) -> Option<u16> {
     words.nth(1)?.parse().ok()
 }
 
-/// RFC 6455, section 4.2.2.
+/// The `Sec-WebSocket-Accept` value for a key (RFC 6455, section 4.2.2).
 fn accept_key(key: &str) -> String {
     let mut sha1 = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
     sha1.update(key.as_bytes());
@@ -539,7 +539,7 @@ impl Destination {
         let host = uri.host().filter(|host| !host.is_empty())?;
         let port = match uri.port_u16() {
             Some(port) => port,
-            // More than 65535.
+            // The port is above 65535.
             None if !uri.authority()?.as_str().ends_with(host) => return None,
             None if tls => 443,
             None => 80,
@@ -673,7 +673,7 @@ mod tests {
         total: None,
     };
 
-    /// Starts a request, lets the server say `says` and then nothing, and stops it.
+    /// Starts a request, lets the server send `says` and nothing more, and stops the request.
     #[test]
     fn a_stop_ends_whatever_waits() {
         for (scheme, says) in [

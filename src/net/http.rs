@@ -1,4 +1,4 @@
-//! HTTP by ureq over our connections, with our limits and stops; what headers tell.
+//! HTTP by ureq over our connections, with our limits and stops; also reads `Retry-After`.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use crate::base::json;
 use crate::base::stop::{Stop, poll_for};
 use crate::base::time;
 
-/// Of each HTTP connection, resident while it is kept. ureq's own are 128 KiB both; an
-/// answer's head must fit into the first.
+/// Read buffer of each HTTP connection, in memory while the connection is open. ureq's own
+/// buffers have 128 KiB each; an answer's head must fit into this one.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
-/// What a request may take.
+/// How long a request may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HttpLimits {
     /// Until the head of the answer is complete.
@@ -35,8 +35,8 @@ pub(crate) struct HttpLimits {
 }
 
 impl Net {
-    /// An HTTP client whose calls end with the stop. It follows no redirects and takes every
-    /// status as an answer.
+    /// An HTTP client whose calls end when `stop` is set. It follows no redirects, and a
+    /// response of any status is an answer, not an error.
     pub(crate) fn agent(&self, stop: &Stop, limits: HttpLimits) -> Agent {
         let config = Agent::config_builder()
             .proxy(None)
@@ -115,12 +115,12 @@ struct HttpConnection {
     stream: NetStream,
     buffers: LazyBuffers,
     limits: HttpLimits,
-    /// The answer to what was written last has begun.
+    /// Whether the answer to the last request has begun.
     answering: bool,
 }
 
 impl HttpConnection {
-    /// ureq's own limits are those for the head and for the whole call.
+    /// Sets how long the stream may wait; ureq has limits only for the head and the whole call.
     fn set_limit(&mut self, next: &NextTimeout) -> result::Result<(), ureq::Error> {
         if next.after.is_zero() {
             return Err(ureq::Error::Timeout(next.reason));
@@ -155,8 +155,8 @@ impl Transport for HttpConnection {
     fn await_input(&mut self, timeout: NextTimeout) -> result::Result<bool, ureq::Error> {
         self.set_limit(&timeout)?;
         let read = match self.stream.read(self.buffers.input_append_buf()) {
-            // A server that does not end TLS as it should: the body's own framing tells what is
-            // missing.
+            // A server that does not end TLS in order: the body's own length or chunks show
+            // whether something is missing.
             Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => 0,
             read => read?,
         };
@@ -166,7 +166,7 @@ impl Transport for HttpConnection {
     }
 
     fn is_open(&mut self) -> bool {
-        // Nothing may come on an idle connection: readable means closed.
+        // No data may come on an idle connection: if it is readable, the server has closed it.
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         poll_for(&mut fds, Some(Duration::ZERO)) == 0
     }

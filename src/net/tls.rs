@@ -37,19 +37,19 @@ pub(super) fn config(file: &Path) -> std::result::Result<Arc<ClientConfig>, Stri
     let certificates = CertificateDer::pem_file_iter(file)
         .map_err(|err| format!("cannot read CA certificates from {}: {err}", file.display()))?;
     let mut roots = RootCertStore::empty();
-    // One broken or odd certificate in a system's bundle must not cost all the others.
+    // One broken or unusual certificate in a system's bundle must not make the others useless.
     roots.add_parsable_certificates(certificates.flatten());
     if roots.is_empty() {
         return Err(format!("no CA certificate in {}", file.display()));
     }
     let provider = CryptoProvider {
-        // We have no keys of our own: the code that loads them and signs stays out.
+        // We have no keys of our own: the code that loads keys and signs is not linked.
         key_provider: &NoKeys,
         ..rustls::crypto::ring::default_provider()
     };
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
-        .map_err(|err| format!("cannot set TLS up: {err}"))?
+        .map_err(|err| format!("cannot set up TLS: {err}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_KEPT);
@@ -68,7 +68,7 @@ impl KeyProvider for NoKeys {
     }
 }
 
-/// With how to fix it, where it is about a certificate.
+/// Adds how to fix the error if it is about a certificate.
 pub(super) fn with_hint(err: io::Error) -> io::Error {
     let tls = err.get_ref().and_then(|err| err.downcast_ref());
     let Some(rustls::Error::InvalidCertificate(why)) = tls else {

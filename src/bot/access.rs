@@ -1,6 +1,6 @@
-//! Who may use mom, and the refusal of those who may not. One verdict for everything a person
-//! can do: mentions, direct messages, commands, buttons, what waits for a run, what a start
-//! resumes.
+//! Decides who may use mom, and refuses the others. The same check for everything a person can do:
+//! mentions, direct messages, commands, buttons, messages that wait for a run, and messages that a
+//! start resumes.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) struct Access {
 pub(super) enum AccessVerdict {
     Member,
     Outsider(AccessRefusal),
-    /// Slack has to be asked: not let in until then.
+    /// Slack must be asked; until then the person may not use mom.
     Unknown,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum AccessRefusal {
 }
 
 impl Access {
-    /// `decision`: what was known when the message came, if a start resumes it. Never waits.
+    /// `decision`: for a resumed message, the decision when it first came. Never waits.
     pub(super) fn verdict(
         &self,
         message: &Incoming,
@@ -77,7 +77,7 @@ impl Access {
         }
     }
 
-    /// What is recorded of a request; `None`: its sender may not.
+    /// The decision to record with a request; `None`: its sender may not use mom.
     pub(super) fn decision(&self, message: &Incoming) -> Option<AccessDecision> {
         match self.verdict(message, None) {
             AccessVerdict::Member => Some(AccessDecision::Member),
@@ -114,7 +114,7 @@ impl Access {
         on(&self.services.agent.config.allow_channels, channel)
     }
 
-    /// Logs the refusal, and posts it once a day and user where someone addressed mom.
+    /// Logs the refusal, and posts it once per user and day if the message addressed mom.
     pub(super) fn refuse(&self, message: &Incoming, refusal: &AccessRefusal) {
         let Incoming { channel, user, .. } = message;
         let why = match refusal {
@@ -147,7 +147,7 @@ impl Access {
     }
 }
 
-/// Whether `id` is on the list, if there is one.
+/// Whether `id` is on the list; without a list it always is.
 fn on(list: &Option<Vec<String>>, id: &str) -> bool {
     list.as_ref()
         .is_none_or(|list| list.iter().any(|listed| listed == id))

@@ -1,6 +1,6 @@
-//! Questions in Slack whether calls may run: posted in the run's thread, decided by a press of
-//! someone who may use mom, and edited when they are decided. A run waits on its own thread;
-//! nothing else waits for it.
+//! Questions in Slack whether calls may run: posted in the run's thread, decided when someone who
+//! may use mom presses a button, then edited. The run waits on its own thread; nothing else waits
+//! for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -23,13 +23,13 @@ use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
 use super::access::{Access, AccessVerdict};
 
-/// In the place of `QUESTION` when the buttons are gone.
+/// Replaces `QUESTION` in the metadata when the buttons are removed.
 const DECIDED: &str = "decided-";
-/// The status is posted beside the run: looked for this often, this long.
+/// Another thread posts the status: how long to wait between looks for it, and how many looks.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 const STATUS_LOOKS_MAX: usize = 100;
 const NOT_ASKED: &str = "the question could not be asked";
-/// For who presses a button that has lost its meaning.
+/// Shown to a person who presses a button of a closed question.
 const OVER: &str =
     "_This question is no longer valid: it was answered or stopped, or I was restarted since._";
 
@@ -45,7 +45,7 @@ struct ButtonMessage<'a> {
     target: &'a Target,
     /// `None`: in the channel itself, where no status could be posted.
     root: Option<String>,
-    /// Of the question.
+    /// Id of the question.
     id: &'a str,
     stop: &'a Stop,
 }
@@ -58,7 +58,7 @@ impl Approvals {
         }
     }
 
-    /// Waits until it is decided, the run is stopped, or nobody cares.
+    /// Posts the question and waits for a press, the run's stop, or the end of `PATIENCE`.
     pub(super) fn ask(&self, show: &Show, question: &Question, stop: &Stop) -> Decision {
         let until = Instant::now() + PATIENCE;
         let id = match random::random_word() {
@@ -78,7 +78,7 @@ impl Approvals {
         let posted = match message.post(&shown) {
             Err(failure) if failure.blames_blocks() => {
                 let channel = &message.target.channel;
-                log::warning!(channel, "calls are shown as a file: {failure}");
+                log::warning!(channel, "calls are posted as a file: {failure}");
                 shown = QuestionText::in_file(question);
                 message.post(&shown)
             }
@@ -120,7 +120,7 @@ impl Approvals {
         (Decision::of(choice, &name), line)
     }
 
-    /// Takes the buttons away: at once when mom ends, else beside the run.
+    /// Removes the buttons: at once if mom is ending, else in the outbox.
     fn close(&self, message: &ButtonMessage<'_>, ts: String, mut content: PostContent) {
         let target = message.target;
         let part = format!("{DECIDED}{}", message.id);
@@ -129,7 +129,7 @@ impl Approvals {
         if message.stop.cause() == Some(Cause::Restart) {
             let edited = web.chat_update(&channel, &ts, &content, Urgency::Optional);
             if let Err(failure) = edited {
-                log::warning!(&channel, "a question keeps its buttons: {failure}");
+                log::warning!(&channel, "cannot remove a question's buttons: {failure}");
             }
             return;
         }
@@ -137,7 +137,7 @@ impl Approvals {
             .work(move || Ok(web.chat_update(&channel, &ts, &content, Urgency::Must)?));
     }
 
-    /// Takes the buttons from questions that an earlier start left: the run asks again.
+    /// Removes the buttons of questions from an earlier start: the run asks again.
     pub(super) fn retire(&self, channel: &str, questions: &[String]) {
         for ts in questions {
             let (web, channel) = (self.access.services.web.clone(), channel.to_owned());
@@ -175,7 +175,7 @@ impl Approvals {
 }
 
 impl ButtonMessage<'_> {
-    /// Returns its ts.
+    /// Posts the question and returns its ts.
     fn post(&self, shown: &QuestionText) -> SlackResult<String> {
         let (channel, run) = (&self.target.channel, &self.target.run);
         let root = self.root.as_deref();
@@ -196,7 +196,7 @@ impl ButtonMessage<'_> {
     }
 }
 
-/// The run's thread, as soon as there is one.
+/// The root of the run's thread, as soon as it is posted.
 fn root(show: &Show, stop: &Stop) -> Option<String> {
     for _ in 0..STATUS_LOOKS_MAX {
         let root = (show.target().thread_ts.clone()).or_else(|| show.status_ts());
@@ -207,7 +207,7 @@ fn root(show: &Show, stop: &Stop) -> Option<String> {
     None
 }
 
-/// What becomes of a question that nobody answered, by why the run was stopped.
+/// The decision for a question without an answer, by the cause of the run's stop.
 fn undecided(stopped: Option<Cause>) -> (Decision, String) {
     let (why, line) = match stopped {
         Some(Cause::Restart) => (STOPPED, "_Not run: mom is restarting_"),
@@ -221,13 +221,13 @@ fn press(access: &Access, message: &Incoming, pending: &PendingChoice, choice: C
     match access.verdict(message, None) {
         AccessVerdict::Member => pending.choose(choice, &message.user),
         AccessVerdict::Outsider(refusal) => access.refuse(message, &refusal),
-        // Never let in.
+        // Without a look-up the press does not count.
         AccessVerdict::Unknown => {}
     }
 }
 
-/// Tries again while the network is away or Slack limits the rate, until the stop or the end of
-/// the patience.
+/// Repeats a call while the network is down or Slack limits the rate, until the stop or until its
+/// patience ends.
 fn persist<T>(stop: &Stop, mut call: impl FnMut() -> SlackResult<T>) -> SlackResult<T> {
     let until = Instant::now() + PATIENCE;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));

@@ -1,5 +1,5 @@
-//! What was said while mom was away: read from the files at the start, and from Slack's history
-//! after each connection.
+//! Finds the messages that came while mom was away: from the files at the start, and from Slack's
+//! history after each connection.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -40,13 +40,13 @@ impl Wake {
         (Wake(wake), wakes)
     }
 
-    /// Never waits: one that is on its way counts for all.
+    /// Never waits: one pending wake-up is enough.
     pub(super) fn wake(&self) {
         self.0.try_send(()).ok();
     }
 }
 
-/// Waits for a wake, or for the end of the pause. False: nobody wakes it any more.
+/// Waits for a wake-up, or for the end of the pause. False: no more wake-ups can come.
 fn is_woken(wakes: &Receiver<()>, pause: Option<Duration>) -> bool {
     match pause {
         None => wakes.recv().is_ok(),
@@ -55,11 +55,11 @@ fn is_woken(wakes: &Receiver<()>, pause: Option<Duration>) -> bool {
 }
 
 impl CatchUp {
-    /// A thread's whole life: after each connection, what was missed.
+    /// The body of a thread: after each connection, reads the messages that mom missed.
     pub(super) fn run(&self, wakes: &Receiver<()>) {
         let mut first = true;
         let mut backoff = Backoff::new(PAUSE, PAUSE_MAX);
-        // Before the next try of what failed.
+        // Pause before the next try of a failed read.
         let mut pause = None;
         while is_woken(wakes, pause) && !self.0.services.stop.is_set() {
             pause = match self.read_missed() {
@@ -86,7 +86,7 @@ impl CatchUp {
         self.read_channels()
     }
 
-    /// Logs once why a channel can't be read, until it can.
+    /// Logs once why a channel can't be read; again only for another reason or after a success.
     fn report(&self, channel: &str, read: std::result::Result<(), &str>) {
         let mut unread = self.0.unread.lock().unwrap();
         let Err(why) = read else {
@@ -154,7 +154,7 @@ impl CatchUp {
             .map_or(Ok(()), |(_, err)| Err(err))
     }
 
-    /// Files whose download the end of mom cut off.
+    /// Fetches files again whose download was interrupted when mom ended.
     fn fetch_files_again(&self) {
         let Services {
             agent, files, stop, ..
@@ -185,8 +185,8 @@ impl CatchUp {
         }
     }
 
-    /// Submits what earlier starts did not answer, from the files alone; before anything new
-    /// comes, because a run that was cut must be the next one of its channel.
+    /// Submits the requests that earlier starts did not answer, read from the files alone. Runs
+    /// before new messages come, because an interrupted run must be the next one in its channel.
     pub(super) fn resume(&self) {
         let store = &self.0.services.agent.store;
         let channels = store.channels().unwrap_or_else(|err| {
@@ -207,7 +207,7 @@ impl CatchUp {
             intake,
             ..
         } = &*self.0;
-        // What waited for a name when mom ended.
+        // Log lines that still waited for a name when mom ended.
         intake.log_heard(channel, Instant::now());
         let ledger = &services.agent.store.ledger;
         let open = ledger.open(channel, time::now_ms() - MISSED_MS)?;
@@ -215,7 +215,7 @@ impl CatchUp {
         let mut messages = Vec::new();
         for request in open {
             if request.event.is_some() {
-                // Its run was begun: it comes before what waited for its end.
+                // Its run has begun, so it comes before the requests that waited for it.
                 router.submit(Task::Run(Job {
                     channel: channel.to_owned(),
                     event: request.event.clone(),
@@ -226,7 +226,7 @@ impl CatchUp {
                 }));
                 continue;
             }
-            // Who asked for what has begun was looked up then.
+            // For a run that has begun, the sender was checked before it began.
             let has_begun = begun.requests.contains(&request.ts);
             let known = has_begun.then_some(AccessDecision::Member);
             messages.push(LoggedMessage {
@@ -250,7 +250,7 @@ impl CatchUp {
     }
 }
 
-/// Fetches those files of a message that are not here; the log has no addresses.
+/// Fetches the missing files of a message; asks Slack for the addresses, which are not logged.
 pub(super) fn fetch_again(services: &Services, channel: &str, request: &LedgerRequest) {
     let Services {
         agent, web, files, ..

@@ -34,8 +34,8 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Stops what runs in the channel, and the requests in `tasks`, which came before in the
-    /// same place. The run's status message shows it.
+    /// Stops the run in the channel, and the earlier requests in `tasks` from the same channel or
+    /// thread. The run's status message shows the stop.
     pub(super) fn stop(&self, command: &CommandRequest, tasks: &mut [Task]) {
         let (channel, thread_ts) = (&command.channel, command.thread_ts.as_deref());
         let before = self.stop_before(command, tasks);
@@ -53,7 +53,7 @@ impl Commands {
     /// Returns whether there was anything to stop.
     fn stop_before(&self, command: &CommandRequest, tasks: &mut [Task]) -> bool {
         let run = self.services.agent.store.ledger.run(&command.channel);
-        // A resumed stop was for the run that the restart cut.
+        // A resumed stop was meant for the run that the restart interrupted.
         let cut = run.ok().flatten().filter(|_| command.resumed);
         let cut = cut.map_or(Vec::new(), |run| run.requests);
         let mut found = false;
@@ -101,7 +101,7 @@ impl Commands {
         self.outbox.work(move || {
             let who = match &services.agent.config.allow_users {
                 Some(users) => {
-                    // Names, because a mention rings.
+                    // Names, because a mention would notify people.
                     let name = |id: &String| services.names.user(id).map(|user| user.display);
                     let names = users.iter().take(NAMED_MAX);
                     let names = names.map(|id| name(id).unwrap_or_else(|| id.clone()));

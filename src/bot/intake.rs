@@ -26,16 +26,16 @@ use super::catch_up::Wake;
 use super::commands::Commands;
 use super::router::{Arrival, LoggedMessage, Router, Routing};
 
-/// How long it is believed that a channel is closed: mom may be invited, and the event file
-/// put back.
+/// How long a channel is assumed to be closed after a look-up: mom may be invited, and the event
+/// file put back.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
-/// How long the line of someone new waits for the name; meanwhile the ledger has it.
+/// How long a log line waits for a new user's name; until then it is in the ledger.
 pub(super) const NAME_WAIT: Duration = Duration::from_secs(1);
-/// How long it is waited for that the ledger need not: an ack has 100 ms.
+/// How long an ack waits for names before their lines go to the ledger: an ack has 100 ms.
 const NAME_GRACE: Duration = Duration::from_millis(50);
-/// Channels whose lines wait.
+/// Channels that can have lines waiting for a name.
 const HEARD_CHANNELS_MAX: usize = 1_000;
-/// Age of mom's last message in a thread that is followed.
+/// With `--follow-threads`: largest age of mom's last message in the thread.
 const FOLLOWED_MS: i64 = 24 * 3_600_000;
 
 pub(super) struct Intake {
@@ -48,7 +48,7 @@ pub(super) struct Intake {
     pub(super) heard: Heard,
 }
 
-/// For the thread of `log_waiting`: channels whose lines wait for a name, and until when.
+/// Input of `log_waiting`'s thread: channels with lines that wait for a name, and until when.
 pub(super) struct Heard {
     sender: SyncSender<(String, Instant)>,
     receiver: Mutex<Receiver<(String, Instant)>>,
@@ -64,19 +64,19 @@ impl Heard {
     }
 }
 
-/// Why messages are logged.
+/// Where messages come from, and so whether they may be requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// Slack waits for the ack, and someone may want something of mom.
+    /// From the socket: Slack waits for the ack; they may be requests.
     Live,
-    /// Someone may have wanted something of mom.
+    /// From the history after an absence: they may be requests.
     Missed,
-    /// Someone asks about what was said around them: they ask nothing, a `stop` included.
+    /// From the thread around a request: never requests themselves, not even a `stop`.
     Context,
 }
 
 impl Intake {
-    /// Logs, acks and routes. A message that can't be logged is not acked, and Slack brings it
+    /// Logs, acks and routes. A message that can't be logged is not acked, so that Slack sends it
     /// again.
     pub(super) fn receive(&self, batch: Vec<Envelope>, ack: &mut dyn FnMut(&[String])) {
         let mut ids = Vec::with_capacity(batch.len());
@@ -109,7 +109,7 @@ impl Intake {
         let before = unwritable.len();
         unwritable.retain(|channel, _| logged.iter().all(|l| l.message.channel != *channel));
         if unwritable.len() < before {
-            // It works again; Slack may have given up bringing what came meanwhile.
+            // Logging works again; Slack may have stopped resending what came meanwhile.
             self.catch_up.wake();
         }
         drop(unwritable);
@@ -123,7 +123,7 @@ impl Intake {
         self.log_revised(&revised);
     }
 
-    /// What is no message: changes of users and channels, and why something is not read.
+    /// Handles what is not a message: changes of users and channels, and dropped messages.
     fn note(&self, kind: &str, inbound: &Inbound) {
         match inbound {
             Inbound::UserChanged(user) => self.services.names.user_changed(user),
@@ -142,16 +142,16 @@ impl Intake {
         }
     }
 
-    /// mom can read and post there (again): what was said meanwhile is read, and what could not
-    /// be posted is.
+    /// mom can read and post in the channel (again): reads the messages since then, and posts the
+    /// answers that could not be posted.
     fn reopened(&self, channel: &str) {
         self.services.names.forget_channel(channel);
         self.services.history.mark_lost(channel);
         self.catch_up.wake();
     }
 
-    /// With `--follow-threads`: in a thread in which mom wrote within a day, what is said is for
-    /// mom, unless it begins with a mention of someone else.
+    /// With `--follow-threads`: a message in a thread where mom wrote within a day addresses mom,
+    /// unless it begins with a mention of someone else.
     pub(super) fn mark_follow_up(&self, message: &mut Incoming) {
         let Services { agent, .. } = &*self.services;
         let root = message.thread_ts.as_deref();
@@ -165,7 +165,7 @@ impl Intake {
         }
         let since_ms = time::now_ms() - FOLLOWED_MS;
         let followed = agent.store.wrote_in(&message.channel, root, since_ms);
-        // A log that can't be read fails again, and aloud, when the message is logged.
+        // If the log can't be read, the error is reported when the message is logged.
         message.follows = followed.unwrap_or_default();
         message.mention |= message.follows;
     }
@@ -182,11 +182,11 @@ impl Intake {
         });
     }
 
-    /// Someone waits for an answer that can't come: posted once, until it works again.
+    /// Logs the failure, and posts it once until logging works again, if someone waits.
     fn not_logged(&self, channel: &str, request: Option<&Incoming>, err: &Error) {
         log::error!(
             channel,
-            "cannot log messages, Slack will bring them again: {err}"
+            "cannot log messages; Slack will send them again: {err}"
         );
         self.services.history.mark_lost(channel);
         let mut unwritable = self.unwritable.lock().unwrap();
@@ -207,7 +207,7 @@ impl Intake {
         });
     }
 
-    /// Logs what is new, durably, and returns it; and the channels where that failed.
+    /// Logs the new messages durably and returns them; also the channels where that failed.
     pub(super) fn log_new(
         &self,
         messages: Vec<Incoming>,
@@ -224,12 +224,12 @@ impl Intake {
             if failed.iter().any(|(failed, _)| *failed == channel) {
                 continue;
             }
-            // A twin in the same batch is not in the log yet.
+            // A duplicate in the same batch is not in the log yet.
             let twin = new.iter_mut().find(|logged| {
                 logged.message.channel == channel && logged.message.ts == message.ts
             });
             if let Some(twin) = twin {
-                // Sometimes only one of the twins carries the files.
+                // Sometimes only one of the two has the files.
                 if twin.downloads.is_empty() && !message.files.is_empty() {
                     twin.set_downloads(downloads(&message));
                 }
@@ -250,7 +250,7 @@ impl Intake {
         (new, failed)
     }
 
-    /// `None`: all of it is in the log.
+    /// `None`: the message and its files are in the log already.
     fn new_message(&self, message: Incoming, reading: Reading) -> Result<Option<LoggedMessage>> {
         let store = &self.services.agent.store;
         let decision = self.decision(&message, reading);
@@ -262,7 +262,7 @@ impl Intake {
         let arrival = match store.seen(channel, ts, now)? {
             Seen::Known => return Ok(None),
             Seen::NowFiles => Arrival::LateFiles,
-            // A crash came between the two files.
+            // A crash came between the writes to the ledger and to the log.
             _ if store.ledger.knows(channel, ts)? => Arrival::Routed,
             _ => Arrival::New,
         };
@@ -276,8 +276,8 @@ impl Intake {
         Ok(Some(logged))
     }
 
-    /// Writes lines of the log and the ledger; returns the channels where that failed. Of
-    /// someone new the line waits for the name, and the ledger has it meanwhile.
+    /// Writes lines of the log and the ledger; returns the channels where that failed. The line of
+    /// a new user waits in the ledger until the name is known.
     fn write(&self, new: &[LoggedMessage], reading: Reading) -> Vec<(String, Error)> {
         let (mut entries, mut heard, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         for logged in new {
@@ -315,7 +315,7 @@ impl Intake {
             if self.heard.sender.try_send((channel, until)).is_err() {
                 log::debug!(
                     "",
-                    "too many lines wait for a name; they wait for the next run"
+                    "too many log lines wait for a user's name; the next run writes them"
                 );
             }
         }
@@ -331,7 +331,7 @@ impl Intake {
             && ledger.heard(&message.channel).is_ok_and(has_room)
     }
 
-    /// Lets those be looked up who were never heard before, and waits for it so long at most.
+    /// Requests look-ups of users who are new to mom, and waits at most `patience` for them.
     pub(super) fn ask_names<'a>(
         &self,
         messages: impl Iterator<Item = &'a Incoming>,
@@ -349,7 +349,7 @@ impl Intake {
         }
     }
 
-    /// A thread's whole life: writes the lines that wait for a name. Ended by an empty channel.
+    /// The body of a thread: writes the lines that wait for a name. An empty channel name ends it.
     pub(super) fn log_waiting(&self) {
         for (channel, until) in &*self.heard.receiver.lock().unwrap() {
             if channel.is_empty() {
@@ -361,13 +361,13 @@ impl Intake {
         }
     }
 
-    /// Lets `log_waiting` end after what waits.
+    /// Lets `log_waiting` end after the lines that wait now.
     pub(super) fn end_waiting(&self) {
         let end = (String::new(), Instant::now());
         self.heard.sender.send(end).ok();
     }
 
-    /// Writes the lines of a channel that wait for a name when it is known, or at `until`.
+    /// Writes the waiting lines of a channel when the names are known, at `until` at the latest.
     pub(super) fn log_heard(&self, channel: &str, until: Instant) {
         let store = &self.services.agent.store;
         let written = store.ledger.heard(channel).and_then(|heard| {
@@ -377,7 +377,7 @@ impl Intake {
             store.log_heard(channel, &|entry| self.named(entry))
         });
         if let Err(err) = written {
-            log::error!(channel, "cannot log what was said, a later run will: {err}");
+            log::error!(channel, "cannot log messages now, a later run will: {err}");
         }
     }
 
@@ -390,14 +390,14 @@ impl Intake {
         }
     }
 
-    /// What the ledger gets of a message that asks something of mom; `None`: it asks nothing,
-    /// or its sender may not.
+    /// The decision that the ledger records with a request; `None`: the message is not a request,
+    /// or its sender may not use mom.
     fn decision(&self, message: &Incoming, reading: Reading) -> Option<AccessDecision> {
         let asks = reading != Reading::Context && self.router.is_request(message);
         asks.then(|| self.router.access.decision(message)).flatten()
     }
 
-    /// A log line that asks nothing.
+    /// The log line of a message, not marked as a request.
     fn entry(&self, message: &Incoming, files: &[Download]) -> LogEntry {
         let names = &self.services.names;
         if let Author::Program(name) = &message.author {
@@ -417,8 +417,8 @@ impl Intake {
         })
     }
 
-    /// Logs what was said in the job's thread before: by people while mom was not there, and by
-    /// programs, since requests are often about their alerts.
+    /// Logs the earlier messages of the job's thread: those of people from before mom was there,
+    /// and those of programs, since requests are often about their alerts.
     pub(super) fn log_thread(&self, job: &Job) -> Result<()> {
         let (Some(root), Some(request)) = (&job.thread_ts, job.requests.first()) else {
             return Ok(());
@@ -443,12 +443,12 @@ impl Intake {
         })
     }
 
-    /// Logs what messages say after an edit, as further lines; nothing at all: deleted.
+    /// Logs edited messages as further lines; an empty text means that the message was deleted.
     fn log_revised(&self, messages: &[Incoming]) {
         let _routing = self.router.lock();
         let store = &self.services.agent.store;
         for message in messages {
-            // The line that is revised comes first.
+            // The original line must be in the log before its revision.
             let first = store.log_heard(&message.channel, &|entry| self.named(entry));
             let seen = store.seen(&message.channel, &message.ts, Now::default());
             let revised = match first.and(seen) {
@@ -471,7 +471,7 @@ impl Intake {
         }
     }
 
-    /// How a request that waits reads now; `None`: it was deleted.
+    /// Records the new text of a waiting request; `None`: it was deleted.
     fn amend(&self, channel: &str, ts: &str, now: Option<(String, Vec<String>)>) {
         let ledger = &self.services.agent.store.ledger;
         if let Err(err) = ledger.amend(channel, ts, now) {
@@ -479,7 +479,7 @@ impl Intake {
         }
     }
 
-    /// Returns what is to be logged of it.
+    /// Acts on what is not a new message. Returns the message to log, if any.
     fn apply(&self, inbound: Inbound) -> Option<Incoming> {
         match inbound {
             Inbound::Edited(message) => {
@@ -547,13 +547,13 @@ impl Intake {
         }
     }
 
-    /// A thread's whole life: submits the jobs of event files.
+    /// The body of a thread: submits the jobs of event files.
     pub(super) fn watch_events(&self) {
         let Services { events, stop, .. } = &*self.services;
         let Commands { queue, outbox, .. } = &self.router.commands;
-        // Channels that were told of a full queue since it was last empty.
+        // Channels where a full queue was posted since it was last empty.
         let mut notified = HashSet::new();
-        // The last channel that was refused: its files often come together.
+        // The last channel that was refused: event files of one channel often come together.
         let mut closed = None;
         let mut outside = Outside {
             submit: &mut |job| self.submit_event(job, &mut notified),
@@ -590,7 +590,7 @@ impl Intake {
         }
     }
 
-    /// Why events of a channel can't run. `closed`: the last one, and when that was found out.
+    /// Fails if events of a channel can't run. `closed`: the last such channel, when, and why.
     fn check_event_channel(
         &self,
         id: &str,
@@ -611,13 +611,13 @@ impl Intake {
                 *closed = Some((id.to_owned(), Instant::now(), why.clone()));
                 Err(why)
             }
-            // It can't be found out now: posting there will show.
+            // Unknown for now: the run's first post will show it.
             _ => Ok(()),
         }
     }
 }
 
-/// Two lines for those who see mom for the first time, once for each channel.
+/// Posts a greeting of two lines for people who see mom for the first time, once per channel.
 fn greet(access: &Access, channel: &str) {
     let Services {
         agent,
@@ -636,12 +636,12 @@ fn greet(access: &Access, channel: &str) {
     }
 }
 
-/// Programs say themselves what they are called.
+/// Only people need a look-up: messages of programs contain the program's name.
 fn is_person(message: &Incoming) -> bool {
     !matches!(message.author, Author::Program(_))
 }
 
-/// The files of a message, and where they go.
+/// The files of a message, with their paths in the data directory.
 pub(super) fn downloads(message: &Incoming) -> Vec<Download> {
     let names = message.files.iter().map(|file| file.name.as_str());
     let places = Store::attachments(&message.channel, &message.ts, &names.collect::<Vec<_>>());

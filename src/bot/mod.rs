@@ -1,9 +1,8 @@
 //! The Slack front end: from an envelope to an answer.
 //!
-//! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access`
-//!   (who may use mom), `Approvals` (calls that wait for a person), `Commands` (stop, new,
-//!   status, help), `Worker` (one run), `CatchUp` (what was missed), `Outbox` (posts beside
-//!   runs).
+//! - Lives here: `Intake` (envelope, log, ack), `Router` (what a message leads to), `Access` (who
+//!   may use mom), `Approvals` (calls that wait for a person), `Commands` (stop, new, status,
+//!   help), `Worker` (one run), `CatchUp` (missed messages), `Outbox` (all other posts).
 //! - Enters: envelopes of the socket, Slack's history, jobs of event files, signals.
 //! - Leaves: lines of log.jsonl, acks, tasks for `agent::queue::Queue`, posts in Slack.
 //! - State: each part owns its own; what none of them owns is in `Services`.
@@ -118,7 +117,7 @@ fn run(
     queue.start(move |running| worker.work(running));
     catch_up.resume();
     let (fetcher, watcher, logger) = (services.clone(), intake.clone(), intake.clone());
-    // It ends with its queue, and may be in one last read for a moment: it is not joined.
+    // Not joined: it ends with its queue, and may be blocked in a last read for a moment.
     spawn("files", move || {
         let store = &fetcher.agent.store;
         (fetcher.files).work(&downloads, &fetcher.web, store, &fetcher.stop);
@@ -216,7 +215,7 @@ fn listen(services: &Services, intake: &Intake, wake: &Wake) -> Result<()> {
     socket::run(web, net, &services.stop, &mut receive, &mut connected)
 }
 
-/// What the operator should know from the first lines of the log.
+/// Logs what the operator should know first.
 fn log_start(identity: &Identity, agent: &Agent) {
     let Identity { user, team, .. } = identity;
     log::info!("", "I am {user} in the workspace {team}");

@@ -1,5 +1,5 @@
-//! What mom does in Slack beside the runs, in order, on a thread of its own: posts, reactions,
-//! answers to commands. And the search for what earlier starts posted.
+//! mom's posts outside of runs, in order, on their own thread: texts, reactions, answers to
+//! commands. And the search for what earlier starts posted.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,10 +9,10 @@ use crate::base::log;
 use crate::slack::earlier::{self, EarlierPosts};
 use crate::slack::web::{PostContent, Urgency, Web};
 
-/// Items that wait; further ones are left out.
+/// Items in the queue; further ones are dropped.
 const WAITING_MAX: usize = 512;
 
-/// `None`: the end. In boxes: the channel keeps a place for each item that may wait.
+/// `None`: the end. Boxed, because the channel reserves memory for the whole queue.
 type Item = Option<Box<dyn FnOnce() -> Result<()> + Send>>;
 
 /// Cheap to clone.
@@ -28,7 +28,7 @@ impl Outbox {
         (Outbox { web, items }, waiting)
     }
 
-    /// mrkdwn.
+    /// Posts mrkdwn.
     pub(super) fn post(&self, channel: &str, thread_ts: Option<&str>, text: impl Into<String>) {
         let (web, content) = (self.web.clone(), PostContent::plain(text));
         let (channel, thread_ts) = (channel.to_owned(), thread_ts.map(str::to_owned));
@@ -41,11 +41,11 @@ impl Outbox {
         self.work(move || Ok(web.reactions_add(&channel, &ts, name)?));
     }
 
-    /// Something that makes its own calls. Never waits: when the outbox is full, Slack is out
-    /// of reach.
+    /// Queues work that makes its own calls. Never waits: when the queue is full, Slack can't be
+    /// reached anyway.
     pub(super) fn work(&self, work: impl FnOnce() -> Result<()> + Send + 'static) {
         if self.items.try_send(Some(Box::new(work))).is_err() {
-            log::debug!("", "the outbox is full: something is not posted");
+            log::debug!("", "the outbox is full: dropped a post or call");
         }
     }
 
@@ -55,11 +55,11 @@ impl Outbox {
     }
 }
 
-/// The thread's whole life.
+/// The body of the thread.
 pub(super) fn run(items: &Receiver<Item>) {
     for work in items.iter().map_while(|item| item) {
         if let Err(err) = work() {
-            log::warning!("", "cannot post beside a run: {err}");
+            log::warning!("", "a post or call outside of runs failed: {err}");
         }
     }
 }
@@ -74,11 +74,11 @@ pub(super) fn post(
     Ok(web.chat_post_message(channel, thread_ts, content, Urgency::Must)?)
 }
 
-/// The messages that an earlier start posted for a run or a command; none where Slack never
-/// tells.
+/// The messages that an earlier start posted for a run or a command; none if Slack refuses to list
+/// them.
 ///
 /// # Errors
-/// They can't be known now, and so nothing may be posted.
+/// Slack can't be asked now, so nothing may be posted: it could be posted twice.
 pub(super) fn earlier_posts(
     web: &Web,
     channel: &str,

@@ -1,5 +1,5 @@
-//! What a message in the log leads to: a request for a run, a command, a refusal. Nothing of
-//! that happens before it is known whether its sender may use mom.
+//! What a logged message leads to: a request for a run, a command, a refusal. Nothing happens
+//! before it is known whether the sender may use mom.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
@@ -23,7 +23,7 @@ use super::commands::Commands;
 
 /// Messages that one run answers from its start.
 const TOGETHER_MAX: usize = 50;
-/// Messages that wait until Slack tells who wrote them; further ones stay in the log, and a
+/// Messages that wait for a look-up of their senders; further ones are only logged, and a later
 /// start resumes them.
 const WAITING_MAX: usize = 1_000;
 /// Pauses before Slack is asked again who someone is.
@@ -35,8 +35,8 @@ pub(super) struct Router {
     pub(super) access: Access,
     pub(super) commands: Commands,
     pub(super) approvals: Approvals,
-    /// Held from the look whether a message is new until it waits in the queue: the socket and
-    /// the history may bring the same one, and a run takes over from the log what does not wait.
+    /// Locked from the check whether a message is new until it is in the queue: the socket and the
+    /// history may deliver the same one, and a run reads from the log what is not in the queue.
     pub(super) routing: Mutex<()>,
     pub(super) waiting: Mutex<VecDeque<WaitingBatch>>,
     /// Wakes the thread that asks Slack who someone is.
@@ -55,7 +55,7 @@ pub(super) struct LoggedMessage {
     /// Paths of all its files.
     pub(super) files: Vec<String>,
     pub(super) arrival: Arrival,
-    /// What the ledger has of it; `None`: it asks nothing, or its sender may not.
+    /// The decision in the ledger; `None`: not a request, or its sender may not use mom.
     pub(super) decision: Option<AccessDecision>,
 }
 
@@ -65,7 +65,7 @@ pub(super) enum Arrival {
     New,
     /// The ledger had it before: it is routed already.
     Routed,
-    /// Its text came before, without its files.
+    /// Its text came earlier, without its files.
     LateFiles,
     /// Found after a start.
     Resumed,
@@ -73,11 +73,11 @@ pub(super) enum Arrival {
     Button(String),
 }
 
-/// Messages of one channel that wait until it is known who wrote them.
+/// Messages of one channel that wait for a look-up of their senders.
 pub(super) struct WaitingBatch {
     channel: String,
     messages: Vec<LoggedMessage>,
-    /// Slack could not tell: what comes later does not wait for it any more.
+    /// The look-up did not help: later messages do not wait for this batch any more.
     tried: bool,
 }
 
@@ -135,8 +135,8 @@ impl Router {
         }
     }
 
-    /// Slack added to a message. One that waits is read as it is now; what was asked before
-    /// gets it as an addition, in the run that is in work or in the context.
+    /// Slack added to a message. If it waits, its text is replaced; if it was a request that has
+    /// begun, the addition goes to its run, or into the context.
     pub(super) fn extend(&self, message: &Incoming, added: String, files: Vec<String>) {
         let Incoming { channel, ts, .. } = message;
         let waits = self.waits(channel, ts);
@@ -170,7 +170,7 @@ impl Router {
                 && self.commands.queue.running(&message.channel).is_some()
     }
 
-    /// Routes what asks something of mom; at once when it is known who wrote it.
+    /// Routes requests to mom; at once if their senders are known.
     pub(super) fn route(&self, logged: Vec<LoggedMessage>, _: &Routing<'_>) {
         let mut batches: Vec<WaitingBatch> = Vec::new();
         for mut logged in logged {
@@ -178,7 +178,7 @@ impl Router {
                 self.services.files.fetch(download);
             }
             let asks = match logged.arrival {
-                // A run may have ended since a `stop` was recorded.
+                // The run may have ended since the `stop` was recorded as a request.
                 Arrival::New | Arrival::LateFiles => {
                     logged.decision.is_some() || self.is_request(&logged.message)
                 }
@@ -219,7 +219,7 @@ impl Router {
             if count + batch.messages.len() > WAITING_MAX {
                 log::warning!(
                     &batch.channel,
-                    "too many people are unknown; messages stay in the log only"
+                    "too many messages wait for a look-up of their senders; these are only logged"
                 );
             } else if !batch.messages.is_empty() {
                 waiting.push_back(batch);
@@ -233,7 +233,7 @@ impl Router {
         self.route_known(batch.messages);
     }
 
-    /// A thread's whole life: asks Slack who someone is, and routes what waits for that.
+    /// The body of a thread: looks up senders, and routes the messages that wait for that.
     pub(super) fn look_up_waiting(&self, wakes: &Receiver<()>) {
         let stop = &self.services.stop;
         for () in wakes {
@@ -241,7 +241,7 @@ impl Router {
             loop {
                 let Some(users) = self.unknown_users() else {
                     match self.services.names.next_wanted() {
-                        // Without an answer a line of the log goes without the name.
+                        // Without an answer, the log line is written without the name.
                         Some(id) => drop(self.services.names.look_up(&id)),
                         None => break,
                     }
@@ -265,7 +265,7 @@ impl Router {
         }
     }
 
-    /// Of the batch that is next; `None`: nothing waits.
+    /// Unknown senders in the next batch; `None`: nothing waits.
     fn unknown_users(&self) -> Option<Vec<String>> {
         let waiting = self.waiting.lock().unwrap();
         let mut users = Vec::new();
@@ -297,7 +297,7 @@ impl Router {
         self.route_known(known);
     }
 
-    /// Those of one channel that came together are answered together.
+    /// Messages of one channel that came together are answered together.
     fn route_known(&self, messages: Vec<LoggedMessage>) {
         let mut tasks = Vec::new();
         for logged in messages {
@@ -313,7 +313,7 @@ impl Router {
                         self.commands.end(channel, ts, Ending::Refused);
                     }
                 }
-                // Never let in.
+                // An unknown sender may not use mom.
                 AccessVerdict::Unknown => {}
             }
         }
@@ -348,7 +348,7 @@ impl Router {
         let LedgerRequest {
             ts, text, files, ..
         } = &mut job.requests[0];
-        // For the run that has the text; there is none when it has ended.
+        // For the run that has the text already; without effect if that run has ended.
         let now = Some((std::mem::take(text), files.clone()));
         if let Err(err) = (self.services.agent.store.ledger).amend(&job.channel, ts, now) {
             log::warning!(&job.channel, "cannot record an edit: {err}");
@@ -384,7 +384,7 @@ impl Router {
         let channel = task.channel().to_owned();
         let tss: Vec<String> = match &task {
             Task::Run(job) if !job.resumed => job.requests.iter().map(|r| r.ts.clone()).collect(),
-            // It had its reaction, or is nobody's message.
+            // A resumed message had its reaction; other tasks have no message.
             _ => Vec::new(),
         };
         match self.commands.queue.submit(task) {
@@ -397,15 +397,15 @@ impl Router {
             Submitted::Refused => {
                 log::warning!(
                     &channel,
-                    "too much waits here; a message stays in the log only"
+                    "too many tasks wait in this channel; a message is only logged"
                 );
             }
         }
     }
 }
 
-/// Adds a job to those that will be submitted; what belongs to one place, and to the same side
-/// of a command, is one job.
+/// Adds a job to the tasks to submit. Requests from one channel or thread become one job, unless a
+/// command is between them.
 fn gather(tasks: &mut Vec<Task>, job: Job) {
     let jobs = tasks.iter_mut().rev().map_while(|task| match task {
         Task::Run(job) => Some(job),

@@ -45,7 +45,7 @@ pub(super) struct Worker {
     pub(super) unread: Mutex<HashMap<String, String>>,
 }
 
-/// What an earlier try of a job has left to do.
+/// What an earlier try of a job has done.
 enum EarlierTry {
     /// It ended, and its end is posted and recorded.
     Done,
@@ -55,7 +55,7 @@ enum EarlierTry {
 }
 
 impl Worker {
-    /// Those that can be posted now, as far as is known.
+    /// Takes the jobs whose end can probably be posted now.
     pub(super) fn take_unposted(&self) -> Vec<Job> {
         let all = std::mem::take(&mut *self.unposted.lock().unwrap());
         let is_closed = |job: &Job| self.is_closed(&job.channel);
@@ -64,7 +64,7 @@ impl Worker {
         ready
     }
 
-    /// On a thread of the queue.
+    /// Does one task, on a thread of the queue.
     pub(super) fn work(&self, running: &Running) {
         match &running.task {
             Task::NewConversation(command) => {
@@ -74,7 +74,7 @@ impl Worker {
             }
             Task::Run(job) if job.is_addition() => {
                 if let Err(err) = self.append_additions(job) {
-                    log::warning!(&job.channel, "cannot remember an addition: {err}");
+                    log::warning!(&job.channel, "cannot append an addition: {err}");
                 }
             }
             Task::Run(job) if !job.resumed && !self.services.events.stands(job) => {
@@ -93,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// No run has taken them: the next one reads them in the context.
+    /// Puts additions that no run has taken into the context, where the next run reads them.
     fn append_additions(&self, job: &Job) -> Result<()> {
         let name_of = |id: &str| {
             let user = self.services.names.last_known(id);
@@ -116,9 +116,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Keeps the job for when its end can be posted, if that may come.
+    /// Keeps a job whose end could not be posted, if that may work later.
     fn not_posted(&self, job: &Job, running: &Running, err: &Error) {
-        // First of all: the channel may be opened again at this moment.
+        // This comes first: the channel may be reopened at this moment.
         let mut unposted = self.unposted.lock().unwrap();
         if unposted.len() < UNPOSTED_MAX {
             unposted.push(Job {
@@ -188,8 +188,8 @@ impl Worker {
         }
     }
 
-    /// The budget of the day is used up, and the job has not begun: what has begun still has
-    /// its end to be posted.
+    /// Whether the day's budget is used up and the job has not begun: the end of a job that has
+    /// begun must still be posted.
     fn is_over_budget(&self, job: &Job) -> Result<bool> {
         let Services { agent, .. } = &*self.services;
         if !agent.budget.is_used_up() {
@@ -199,8 +199,8 @@ impl Worker {
         Ok(!begun.is_some_and(|run| run.has_any(&job.requests)))
     }
 
-    /// Ends a job without a run: people and events are told once a channel and day that the
-    /// budget is used up; further messages get a reaction, further events a line in the log.
+    /// Ends a job without a run because of the budget. The first request and the first event per
+    /// channel and day get a post; further messages get a reaction, further events a log line.
     fn refuse(&self, job: &Job) -> Result<()> {
         let Services { agent, events, .. } = &*self.services;
         let (channel, ledger) = (&job.channel, &agent.store.ledger);
@@ -228,8 +228,8 @@ impl Worker {
                 .outbox
                 .react(channel, &request.ts, OVER_BUDGET);
         }
-        let what = job.event.as_deref().unwrap_or("what was asked");
-        log::info!(channel, "left out, because the budget is used up: {what}");
+        let what = job.event.as_deref().unwrap_or("a request");
+        log::info!(channel, "not run, because the budget is used up: {what}");
         let refused = job.requests.iter().map(|request| request.ts.clone());
         let ended = LedgerEnd::of(Ending::Refused, refused.collect(), None);
         ledger.end(channel, vec![ended], None)?;
@@ -237,8 +237,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Returns the requests that the run did not answer, because an earlier try had ended
-    /// without them.
+    /// Returns the requests that still need a run, because an earlier try ended without them.
     fn run_once(&self, job: &Job, running: &Running) -> Result<Vec<LedgerRequest>> {
         let services = &self.services;
         let first = job.requests.first();
@@ -250,7 +249,7 @@ impl Worker {
             since: running.since,
             earlier: EarlierPosts::default(),
         };
-        // Someone waits for the first post, so it comes before anything is read; only what may
+        // Someone waits for the first post, so it comes before any reading; only a job that may
         // have begun before a restart is looked up first.
         let mut session = None;
         if job.resumed || job.event.is_some() {
@@ -272,8 +271,8 @@ impl Worker {
         Ok(Vec::new())
     }
 
-    /// Runs a job and shows it in Slack. `session`: begun already, else it is begun after the
-    /// first post.
+    /// Runs a job and shows it in Slack. `session`: an already begun one; else it is begun after
+    /// the first post.
     fn show_run<'a>(
         &'a self,
         job: &Job,
@@ -305,7 +304,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Completes `target` with what an earlier try posted.
+    /// Finds what an earlier try did, and adds what it posted to `target`.
     fn earlier_try(
         &self,
         job: &Job,
@@ -326,7 +325,7 @@ impl Worker {
             target.earlier.status_ts.clone_from(&start.status_ts);
         }
         let existing = session.existing_outcome().cloned();
-        // The answer is posted, but a power cut took its text.
+        // The answer is posted, but its text was lost in a power cut.
         let posted = || Some(Outcome::Answered(String::new()));
         let existing = existing.or_else(|| target.earlier.answer_ts().and_then(|_| posted()));
         Ok(existing.map_or(EarlierTry::Unfinished, EarlierTry::Ended))
@@ -342,7 +341,7 @@ impl Worker {
         running: &Running,
     ) -> Result<Vec<LedgerRequest>> {
         let name = &session.start().name;
-        log::info!(&job.channel, "{name} was done before the restart");
+        log::info!(&job.channel, "{name} had ended before the restart");
         self.services.events.ran(job);
         let outcome = Ok(outcome);
         let web = self.services.web.clone();
@@ -353,7 +352,7 @@ impl Worker {
         Ok(unanswered)
     }
 
-    /// Records what is posted in Slack.
+    /// Records that the run's end is posted in Slack.
     fn end(
         &self,
         job: &Job,
@@ -367,13 +366,13 @@ impl Worker {
         }
         session.end(outcome, answer_ts, running.take_dropped(), &running.stop)?;
         if running.stop.cause() != Some(Cause::Restart) {
-            // Also when it failed before anything was begun.
+            // Also for a run that failed before it began a session.
             self.services.events.ran(job);
         }
         Ok(())
     }
 
-    /// Once: after a crash it may be in the log.
+    /// Logs the answer unless it is in the log already, as it may be after a crash.
     fn log_answer(&self, job: &Job, answer: &str, ts: &str) -> Result<()> {
         let store = &self.services.agent.store;
         if answer.is_empty() || store.seen(&job.channel, ts, Now::default())? != Seen::New {
@@ -393,9 +392,9 @@ struct SlackConversation<'a> {
     job: &'a Job,
     show: &'a Show,
     channel_name: Option<String>,
-    /// Those who wrote in the channel lately, and who asks.
+    /// People who wrote in the channel lately, and the sender of the request.
     people: Vec<Person>,
-    /// Names looked up so far: the log, where ids come from, may have thousands.
+    /// Number of look-ups so far: the log, where the ids come from, may have thousands of them.
     lookups: Cell<usize>,
 }
 
@@ -454,7 +453,7 @@ impl Conversation for SlackConversation<'_> {
 
     fn name_of(&self, id: &str) -> String {
         if id == "EVENT" {
-            // The original's name for it in the prompt.
+            // The original mom used this word in its prompt.
             return "unknown".to_owned();
         }
         let names = &self.worker.services.names;

@@ -1,6 +1,6 @@
-//! Blocks of a run's messages as Slack's JSON: the plan with its cards, the Stop button, lines
-//! of mom's own. Labels, arguments and output stand in them as plain text: they can neither
-//! notify nor link anyone, nor end the block they are in. Pure.
+//! Blocks of a run's messages as Slack's JSON: the plan with its cards, the Stop button, mom's own
+//! lines. Labels, arguments and output are plain text in them: they can neither notify nor link
+//! anyone, nor end the block they are in. Pure.
 //! Format: docs.slack.dev, "Plan block" and "Task card block".
 
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ pub(super) const TITLE_CHARS_MAX: usize = 60;
 pub(super) const PLAIN: &str = "rich_text_section";
 pub(super) const CODE: &str = "rich_text_preformatted";
 
-/// How far a tool call is.
+/// The state of a tool call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum StepStatus {
-    /// It waits for its turn, or for a person.
+    /// Waits for its turn, or for a person's approval.
     Pending,
     InProgress,
     Complete,
@@ -39,7 +39,7 @@ impl StepStatus {
         matches!(self, StepStatus::Complete | StepStatus::Error)
     }
 
-    /// In front of the step where Slack takes no plan.
+    /// The sign in front of a step where Slack accepts no plan.
     pub(super) fn mark(self) -> char {
         self.signs().0
     }
@@ -59,7 +59,7 @@ impl StepStatus {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum SentAs {
     Blocks,
-    /// Slack has refused blocks: for the rest of the run.
+    /// Without blocks for the rest of the run, because Slack has refused some.
     Text,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn line(text: &str) -> PostContent {
     PostContent::blocks(text, &json!([section(text)]))
 }
 
-/// Someone's words in a line of mrkdwn: one line, no mention, no fence.
+/// Text by someone else for a line of mrkdwn: one line, no mention, no fence.
 pub(super) fn words(text: &str, chars_max: usize) -> String {
     let line = text::escape(&text::one_line(text, chars_max));
     text::fence_safe(&line).into_owned()
@@ -101,8 +101,7 @@ pub(super) fn card(id: &str, name: &str, status: StepStatus) -> Value {
     json!({"type": "task_card", "task_id": id, "title": title(name), "status": status.signs().1})
 }
 
-/// What a card shows when it is unfolded, each text in an element of its kind; `None` without
-/// any text.
+/// The content of an unfolded card, each text in an element of its kind; `None` if all are empty.
 pub(super) fn rich_text(parts: &[(&str, &str)]) -> Option<Value> {
     let filled = parts.iter().filter(|(_, text)| !text.trim().is_empty());
     let element = |(kind, text): &(&str, &str)| {
@@ -119,7 +118,7 @@ pub(super) fn stop_button(run: &str) -> Value {
         "text": {"type": "plain_text", "text": "Stop"}, "style": "danger", "value": run}]})
 }
 
-/// What blocks, or a text in them, weigh: Slack refuses more than about 13,200 characters.
+/// Weight of blocks, or of a text in them, in characters: Slack refuses more than about 13,200.
 pub(super) fn weight(json: &Value) -> usize {
     text::utf16_len(&json.to_string())
 }

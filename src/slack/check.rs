@@ -1,4 +1,4 @@
-//! What `mom --check` says of Slack: tokens, who they belong to, granted scopes, Socket Mode,
+//! What `mom --check` reports about Slack: tokens, who they belong to, granted scopes, Socket Mode,
 //! and who may use mom.
 
 use super::manifest;
@@ -23,7 +23,7 @@ pub(crate) fn check(config: &Config, keys: &Keys, net: &Net, stop: &Stop) -> Vec
     let mut findings = vec![Finding::ok(what, "both are there, each in its place")];
     findings.extend(identity(web.auth_test()));
     findings.push(match web.apps_connections_open() {
-        // The address is a ticket that lapses unused.
+        // The returned address expires if it is not used.
         Ok(_) => Finding::ok("Socket Mode", "on (asked for a socket, opened none)"),
         Err(err) => Finding::failed("Socket Mode", &err, NETWORK),
     });
@@ -43,7 +43,7 @@ fn identity(asked: Result<Identity>) -> Vec<Finding> {
         none if none.is_empty() => Finding::ok("scopes", "all that the manifest asks for"),
         _ if scopes.is_empty() => Finding::warn(
             "scopes",
-            "Slack does not tell them",
+            "Slack did not send them",
             "look at OAuth & Permissions in the app's settings",
         ),
         missing => Finding::fail(
@@ -67,7 +67,7 @@ pub(crate) fn check_access(config: &Config) -> Finding {
         None => Finding::warn(
             what,
             "everyone in the workspace",
-            "--allow-users=U1,U2 names those who may; ids stand in their Slack profiles",
+            "--allow-users=U1,U2 names those who may; ids are in their Slack profiles",
         ),
     }
 }

@@ -1,10 +1,10 @@
-//! The display of one run in Slack, on a thread of its own beside the run.
+//! The display of one run in Slack, on its own thread in parallel with the run.
 //!
-//! The run hands over updates and never waits; `Progress` says what each message is to show.
-//! This thread compares that with what Slack shows, and makes the call that is due: each
-//! message has one newest content, and what it was between two calls is never sent. One call
-//! at a time keeps the order, and the answer waits for one call in flight at most. All calls
-//! of a run share one pace, because all channels together have about 50 edits a minute.
+//! The run sends updates and never waits; `Progress` has the content that each message should have.
+//! This thread compares that with what Slack shows, and makes the next call that is due: only the
+//! newest content of a message is sent, older content is skipped. One call at a time keeps the
+//! order, and the answer waits for one call in flight at most. All calls of a run share one rate
+//! limit, because all channels together have about 50 edits a minute.
 //!
 //! The end is in `ending`.
 //!
@@ -27,19 +27,19 @@ use crate::slack::earlier::{EarlierPosts, STATUS, find, metadata};
 use crate::slack::steps::Progress;
 use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
-/// Pauses between the tries of an answer while the network is away: about nine minutes in all.
+/// Pauses between tries to post an answer while the network is down: about nine minutes in all.
 const ANSWER_PAUSES: u32 = 9;
 /// A file of this size gets a line in the status while it is uploaded.
 const LARGE_FILE_BYTES: usize = 1 << 20;
-/// Between two calls (Slack's advice), what each call adds to it, and its end.
+/// Pause between two calls (Slack's advice), what each call adds to it, and the longest pause.
 const PACE: Duration = Duration::from_secs(1);
 const PACE_STEP: Duration = Duration::from_millis(250);
 const PACE_MAX: Duration = Duration::from_secs(3);
-/// Once noticed, changes of the details wait this long for others to share their edit.
+/// How long changes of the details wait, so that one edit shows several of them.
 const DETAILS_WAIT: Duration = Duration::from_secs(2);
-/// After a failure that may pass.
+/// Pause after a temporary failure.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Slack forgets the line below a thread after two minutes.
+/// Age at which the line below a thread is set again: Slack removes it after two minutes.
 const THREAD_LINE_AGE_MAX: Duration = Duration::from_secs(90);
 
 /// Where a run is shown.
@@ -49,13 +49,13 @@ pub(crate) struct Target {
     pub(crate) channel: String,
     /// Root of the thread the run lives in; `None`: the channel itself.
     pub(crate) thread_ts: Option<String>,
-    /// File name of the event that woke mom.
+    /// File name of the event that started the run.
     pub(crate) event: Option<String>,
-    /// Names the run in the metadata of its messages; the same when it is taken up again.
+    /// Id of the run in its messages' metadata; the same when the run is resumed.
     pub(crate) run: String,
-    /// When it was asked for: from here on someone waits.
+    /// When the request came: someone has been waiting since then.
     pub(crate) since: Instant,
-    /// What an earlier try left, to go on with.
+    /// What an earlier try has posted; the run continues with it.
     pub(crate) earlier: EarlierPosts,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Shared {
 
 pub(super) struct ShowState {
     progress: Progress,
-    /// Since the display looked last.
+    /// Whether anything here has changed since the display last looked.
     changed: bool,
     /// The status message, of this try or an earlier one.
     status_ts: Option<String>,
@@ -84,7 +84,7 @@ pub(super) struct ShowState {
 }
 
 impl Show {
-    /// Posts the first message at once, on the new thread. `stop` is the run's.
+    /// Starts the thread, which posts the first message at once. `stop` is the run's.
     pub(crate) fn start(web: Arc<Web>, target: Target, stop: Stop) -> Result<Show> {
         let display = Display::new(Arc::clone(&web), target.clone(), stop);
         let shared = Arc::clone(&display.shared);
@@ -100,7 +100,7 @@ impl Show {
         })
     }
 
-    /// The end of a run that was over before a crash: posts what of it is not posted yet.
+    /// For a run that ended before a crash: posts what is not posted yet.
     pub(crate) fn conclude(
         web: Arc<Web>,
         target: Target,
@@ -111,7 +111,7 @@ impl Show {
         display.finish(outcome)
     }
 
-    /// Never waits, but for an upload, whose error is the tool's to tell.
+    /// Never waits, except for an upload, whose error the tool reports.
     pub(crate) fn update(&self, update: Update) -> Result<()> {
         if let Update::Upload(file) = update {
             return self.upload(&file.name, &file.title, &file.bytes);
@@ -145,7 +145,7 @@ impl Show {
         &self.target
     }
 
-    /// Says `_Stopping..._` from another thread, for the user with this id.
+    /// Shows `_Stopping..._` from another thread; the argument is the user who stopped the run.
     pub(crate) fn stopper(&self) -> impl Fn(&str) + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move |by| {
@@ -156,9 +156,8 @@ impl Show {
         }
     }
 
-    /// Waits until the end is posted, and the details with it. The ts of the answer, if there
-    /// is one. An error: it could not be posted.
-    /// `name_of`: what people call a user.
+    /// Waits until the end and the details are posted. Returns the ts of the answer, if there is
+    /// one; an error means that it could not be posted. `name_of`: the display name of a user.
     pub(crate) fn finish(
         self,
         outcome: &Result<Outcome>,
@@ -176,7 +175,7 @@ impl Show {
     }
 }
 
-/// What runs on the thread.
+/// The state of the display's thread.
 pub(super) struct Display {
     pub(super) shared: Arc<Shared>,
     pub(super) web: Arc<Web>,
@@ -190,24 +189,24 @@ pub(super) struct Display {
     free_at: Instant,
 }
 
-/// What Slack shows of the run.
+/// What Slack shows of the run now.
 #[derive(Default)]
 pub(super) struct SentMessages {
     pub(super) status_ts: Option<String>,
-    /// `None` before the first of this try.
+    /// `None` before the first post or edit of this try.
     status: Option<PostContent>,
-    /// Slack refuses it: deleted, or too old to be edited, or no right to post at all.
+    /// Slack refuses to edit it: deleted, too old to be edited, or mom may not post at all.
     status_is_lost: bool,
-    /// Messages of this try, without a ts where Slack refused one.
+    /// Details messages of this try; one that Slack refused has no ts.
     pub(super) details: Vec<(Option<String>, PostContent)>,
-    /// When changes of the details have waited long enough; `None`: there are none.
+    /// When changes of the details must be sent; `None`: there are none.
     details_due: Option<Instant>,
-    /// The line below the thread that the run lives in, and since when.
+    /// The line below the run's thread, and when it was set.
     pub(super) line: String,
     line_at: Option<Instant>,
 }
 
-/// A message to be edited, or a new one, with what its metadata calls it.
+/// A message to edit, or a new one with its name in the metadata.
 #[derive(Clone, Copy)]
 pub(super) enum Slot<'a> {
     Existing(&'a str),
@@ -220,7 +219,7 @@ impl Display {
             Some(event) => format!("Starting event: {event}"),
             None => "Thinking".to_owned(),
         };
-        // The line that an earlier try has set may still stand.
+        // Slack may still show the line that an earlier try has set.
         let line = match (&target.thread_ts, &target.earlier.status_ts) {
             (Some(_), Some(_)) => head.clone(),
             _ => String::new(),
@@ -262,8 +261,8 @@ impl Display {
         }
     }
 
-    /// Waits until a call may be made and there is something new, or this time has come.
-    /// Returns how the run ended, once it has.
+    /// Waits until a call may be made and something has changed, or until `wake`. Returns how the
+    /// run ended, once it has.
     fn wait(&self, wake: Option<Instant>) -> Option<Result<Outcome>> {
         let mut state = self.shared.state.lock().unwrap();
         loop {
@@ -294,7 +293,7 @@ impl Display {
         let (status, line) = self.progress(|progress| (progress.status(), progress.now()));
         let now = Instant::now();
         let mut wake = None;
-        // Before the status, which is changed all the time.
+        // Details come before the status, which changes all the time.
         if let (Some((number, shown)), Some(root)) = (details, self.root()) {
             let due = *self.shown.details_due.get_or_insert(now + DETAILS_WAIT);
             if due <= now {
@@ -338,7 +337,7 @@ impl Display {
             Err(failure) => {
                 self.not_shown(&failure);
                 if failure.stays() && self.shown.status.is_none() && ts.is_some() {
-                    // That of an earlier try is gone: a new one.
+                    // The status of an earlier try was deleted: post a new one.
                     self.shown.status_ts = None;
                 } else {
                     self.shown.status_is_lost = failure.stays();
@@ -372,7 +371,7 @@ impl Display {
         };
         let posted_ts = self.send(slot, &shown, Urgency::Optional)?;
         if ts.is_none() {
-            // A new message in the thread takes the line away.
+            // Slack removes the line when a new message is posted in the thread.
             self.shown.line.clear();
         }
         self.shown.set_details(number, Some(posted_ts), shown);
@@ -381,7 +380,7 @@ impl Display {
         Ok(())
     }
 
-    /// The first message of details that does not show what it should, and its number.
+    /// The first details message that is out of date, with its number and new content.
     pub(super) fn next_details(&self) -> Option<(usize, PostContent)> {
         let pages = self.progress(|progress| progress.details(self.sent_as));
         let mut pages = pages.into_iter().enumerate();
@@ -407,7 +406,7 @@ impl Display {
         }
     }
 
-    /// Harms nothing when it fails.
+    /// Sets the line below the thread; a failure does not matter.
     fn show_line(&mut self, line: String) {
         if let Err(failure) = self.set_thread_line(&blocks::title(&line)) {
             let channel = &self.target.channel;
@@ -423,8 +422,8 @@ impl Display {
             .assistant_threads_set_status(&self.target.channel, root, line)
     }
 
-    /// The message that what belongs in the thread goes under: where the run lives, else the
-    /// status, else the answer.
+    /// Root of the thread for details and questions: the run's thread, else the status, else the
+    /// answer.
     pub(super) fn root(&self) -> Option<String> {
         let thread_ts = self.target.thread_ts.as_ref();
         let root = thread_ts.or(self.shown.status_ts.as_ref());
@@ -435,7 +434,7 @@ impl Display {
         act(&mut self.shared.state.lock().unwrap().progress)
     }
 
-    /// With blocks as long as Slack takes them, else with the text alone, at once.
+    /// Sends a message with blocks; if Slack refuses the blocks, at once with the text alone.
     pub(super) fn send(
         &mut self,
         slot: Slot<'_>,
@@ -449,7 +448,7 @@ impl Display {
         match self.put(slot, shown.clone(), urgency) {
             Err(failure) if failure.blames_blocks() => {
                 let channel = &self.target.channel;
-                log::warning!(channel, "this run is shown as text: {failure}");
+                log::warning!(channel, "this run is shown as plain text: {failure}");
                 self.sent_as = SentAs::Text;
                 self.put(slot, plain, urgency)
             }
@@ -457,8 +456,8 @@ impl Display {
         }
     }
 
-    /// Posts or edits a message; its ts. A call that must be made is tried again while the
-    /// network is away, until the stop.
+    /// Posts or edits a message and returns its ts. An urgent call is tried again while the network
+    /// is down, until the stop.
     pub(super) fn put(
         &self,
         slot: Slot<'_>,
@@ -483,7 +482,7 @@ impl Display {
         }
     }
 
-    /// When Slack's answer to a post was lost, the message is looked for.
+    /// Like `put`, once. If Slack's answer to a post was lost, looks for the message in Slack.
     fn put_once(
         &self,
         slot: Slot<'_>,
@@ -502,7 +501,7 @@ impl Display {
         let Err(Failure::Unknown(why)) = &posted else {
             return posted;
         };
-        log::warning!(channel, "was {part} posted? {why}");
+        log::warning!(channel, "looking in Slack whether {part} was posted: {why}");
         find(web, channel, thread_ts, &self.target.run, part)?.map_or(posted, Ok)
     }
 }
@@ -525,8 +524,8 @@ mod tests {
     use std::io::Write as _;
     use std::sync::mpsc;
 
-    /// A run that has been going on for `age`, from the status to the answer: the calls.
-    /// `earlier`: a status message that Slack refuses to edit.
+    /// The calls of a run, from the status to the answer, that has taken `age`. `earlier`: a status
+    /// message that Slack refuses to edit.
     fn calls_of_a_run(age: Duration, earlier: Option<&str>) -> Vec<String> {
         let (sender, requests) = mpsc::channel();
         let mut posted = 0;

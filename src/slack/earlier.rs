@@ -1,5 +1,5 @@
-//! What an earlier try of a run has posted, and a post whose outcome is unknown: both are found
-//! in Slack by the metadata of mom's messages.
+//! Finds in Slack, by the metadata of mom's messages, what an earlier try of a run has posted, and
+//! a post whose outcome is unknown.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,21 @@ use serde_json::json;
 use super::web::{PAGE, SlackResult, Web};
 use crate::base::time;
 
-/// What its metadata calls the first message of a run, or the answer to a command.
+/// Name in the metadata for the first message of a run, or the answer to a command.
 pub(crate) const STATUS: &str = "status";
-/// How it begins for a question whose buttons can be pressed; its id follows.
+/// Start of the name for a question whose buttons can be pressed; the question's id follows.
 pub(crate) const QUESTION: &str = "question-";
 
-/// How far back a message is looked for: the day in which runs are taken up again, and some.
+/// How far back messages are searched: the day in which runs are resumed, and an hour more.
 const LOOK_BACK_S: i64 = 25 * 3600;
 /// Pages of 200 messages looked through.
 const PAGES_MAX: usize = 10;
 
-/// Messages of a run, by what its metadata calls them.
+/// Messages of a run, by their name in the metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct EarlierPosts {
     pub(crate) status_ts: Option<String>,
-    /// The answer's messages by their number, and details.
+    /// Messages of the answer, by number.
     pub(super) answer_ts: BTreeMap<usize, String>,
     pub(super) detail_ts: Vec<String>,
     /// Questions that nobody answered.
@@ -46,7 +46,7 @@ impl EarlierPosts {
     }
 }
 
-/// By which `earlier_posts` knows a message again.
+/// Metadata by which `earlier_posts` recognises a message.
 pub(crate) fn metadata(run: &str, part: &str) -> String {
     let payload = json!({"run": run, "part": part});
     json!({"event_type": "mom", "event_payload": payload}).to_string()
@@ -64,7 +64,7 @@ pub(crate) fn find(
     Ok(posts.find(|(its, _)| its == part).map(|(_, ts)| ts))
 }
 
-/// What a run that was cut has posted.
+/// What an interrupted run has posted.
 pub(crate) fn earlier_posts(
     web: &Web,
     channel: &str,
@@ -76,7 +76,7 @@ pub(crate) fn earlier_posts(
         earlier.add(&part, ts);
     }
     if thread_ts.is_none() {
-        // What follows them is in their threads.
+        // All other messages are in the threads of these.
         let roots = earlier.status_ts.iter().chain(earlier.answer_ts.get(&0));
         for root in roots.cloned().collect::<Vec<_>>() {
             for (part, ts) in own_posts(web, channel, Some(&root), run)? {
@@ -88,7 +88,7 @@ pub(crate) fn earlier_posts(
     Ok(earlier)
 }
 
-/// The messages of a run in a channel or thread, by what their metadata calls them.
+/// The messages of a run in a channel or thread, with their names in the metadata.
 fn own_posts(
     web: &Web,
     channel: &str,
@@ -123,7 +123,7 @@ fn own_posts(
     Ok(posts)
 }
 
-/// Runs are named by the ts of what was asked, or by due time and name of an event.
+/// When a run began: its id is the ts of the request, or due time and name of an event.
 fn began_ms(run: &str) -> i64 {
     let event = || run.split_once(':')?.0.parse().ok();
     time::slack_ts_ms(run).or_else(event).unwrap_or_default()

@@ -1,8 +1,8 @@
 //! How a run ends in Slack: first the answer, then the rest of an answer too long for one
 //! message, then the status of a long run, then the details that were still waiting.
 //!
-//! Exactly one answer: it takes the place of the status, or is a message of its own when the
-//! run was long (an edit rings no bell) or Slack refuses the edit.
+//! There is exactly one answer: it replaces the status, or is a new message if the run was long (an
+//! edit notifies nobody) or Slack refuses the edit.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::base::log;
 use crate::base::stop::Cause;
 use crate::base::text;
 
-/// After a run of this length the answer is a new message, because an edit rings no bell.
+/// After a run of this length the answer is a new message, because an edit notifies nobody.
 const BELL_AFTER: Duration = Duration::from_secs(30);
 /// How long the details may hold up the end of a run when Slack limits the rate.
 const DETAILS_PATIENCE: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ impl Display {
         Ok(())
     }
 
-    /// There is no time to wait, and nothing to say where nothing was posted.
+    /// Edits the status, if one was posted, without retries: mom is ending.
     fn interrupted(&mut self) -> SlackResult<()> {
         match self.shown.status_ts {
             Some(_) => self.end_with("_Interrupted: mom is restarting_", Urgency::Optional),
@@ -94,7 +94,7 @@ impl Display {
                 Ok(_) => {}
                 Err(failure) if failure.is_closed() => return Err(failure),
                 Err(failure) => {
-                    log::warning!(&self.target.channel, "cannot close the status: {failure}");
+                    log::warning!(&self.target.channel, "cannot end the status: {failure}");
                     self.retire();
                 }
             }
@@ -119,7 +119,7 @@ impl Display {
         Ok(())
     }
 
-    /// In the place of the status, or as a message of its own.
+    /// Posts the answer's first message in place of the status, or as a new message.
     fn first_part(&mut self, mut content: PostContent) -> SlackResult<String> {
         const PART: &str = "answer-0";
         let thread_ts = self.target.thread_ts.clone();
@@ -134,7 +134,7 @@ impl Display {
                 if failure.blames_blocks() && content.blocks.is_some() {
                     return Err(failure);
                 }
-                log::warning!(&self.target.channel, "the answer is posted anew: {failure}");
+                log::warning!(&self.target.channel, "the answer is posted new: {failure}");
             }
             outcome => return outcome,
         }
@@ -143,10 +143,10 @@ impl Display {
         Ok(new_ts)
     }
 
-    /// A status that can't be edited must not say `Thinking` for ever.
+    /// Deletes a status that can't be edited: it must not show `Thinking` forever.
     fn retire(&mut self) {
         if let Some(ts) = self.shown.status_ts.take() {
-            // Whoever retires it has posted, or fails to post, what takes its place.
+            // The caller has posted the replacement, or reports that it could not.
             self.delete(&ts, Urgency::Optional).ok();
         }
     }
@@ -209,7 +209,7 @@ impl Display {
                     patience -= after;
                 }
                 Err(failure) => {
-                    log::warning!(&self.target.channel, "details left out: {failure}");
+                    log::warning!(&self.target.channel, "cannot post details: {failure}");
                     return;
                 }
             }
@@ -217,7 +217,7 @@ impl Display {
     }
 }
 
-/// What a failure means for the people in the channel; its details go into the thread.
+/// The text for people in the channel after a failure; its details are posted in the thread.
 fn sorry(err: &Error) -> String {
     match err {
         Error::Model { fault, .. } => {

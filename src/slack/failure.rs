@@ -1,5 +1,5 @@
-//! Why a call of the Web API failed, in words with the fix, and what that means for whoever
-//! made it.
+//! Why a call of the Web API failed, as a text with the fix, and what the failure means for the
+//! caller.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::base::error::Error;
 pub(crate) enum Failure {
     /// `ok:false` with this code; `missing_scope` names the scope behind a colon.
     Refused(String),
-    /// Not before this time.
+    /// The rate limit forbids the call for this long.
     Limited(Duration),
     /// Sent, but not answered: it may have been done.
     Unknown(String),
-    /// Not done.
+    /// Slack did not carry it out.
     Failed(String),
-    /// Not done, and waiting does not help: no CA certificates, an unusable proxy.
+    /// Not carried out, and waiting does not help: no CA certificates, an unusable proxy.
     Hopeless(String),
     /// The program is going down.
     Stopped,
@@ -30,7 +30,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused(code) => write!(f, "Slack refused: {}", explain(code)),
             Failure::Limited(after) => write!(f, "rate limited for {} s", after.as_secs()),
-            Failure::Unknown(why) => write!(f, "{why}; it may have been done all the same"),
+            Failure::Unknown(why) => write!(f, "{why}; Slack may have done it anyway"),
             Failure::Failed(why) | Failure::Hopeless(why) => f.write_str(why),
             Failure::Stopped => f.write_str("stopped"),
         }
@@ -43,12 +43,12 @@ impl Failure {
         matches!(self, Failure::Refused(code) if !TRANSIENT.contains(&code.as_str()))
     }
 
-    /// Nothing can be posted in the channel until mom is back in it, or it is opened again.
+    /// Is the channel closed to mom: nothing can be posted until mom is invited or it is reopened?
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self, Failure::Refused(code) if CLOSED.contains(&code.as_str()))
     }
 
-    /// Might the same text without blocks pass?
+    /// Would Slack perhaps accept the same text without blocks?
     pub(crate) fn blames_blocks(&self) -> bool {
         let is_other = |code: &str| REFUSED_ANYWAY.iter().any(|start| code.starts_with(start));
         matches!(self, Failure::Refused(code) if self.stays() && !is_other(code))
@@ -70,7 +70,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// A code of Slack's with the fix where one is known.
+/// An error code of Slack, with the fix if one is known.
 fn explain(code: &str) -> String {
     if let Some(scope) = code.strip_prefix("missing_scope:") {
         if scope.starts_with("connections:") {
@@ -102,7 +102,7 @@ fn explain(code: &str) -> String {
     format!("{code} ({hint})")
 }
 
-/// Codes that pass by themselves.
+/// Codes of temporary failures.
 #[rustfmt::skip]
 const TRANSIENT: &[&str] = &[
     "internal_error", "fatal_error", "service_unavailable", "request_timeout",
@@ -113,8 +113,8 @@ const TRANSIENT: &[&str] = &[
 const CLOSED: &[&str] = &[
     "channel_not_found", "not_in_channel", "is_archived", "is_inactive",
 ];
-/// How codes begin that speak of the message, its place and mom's rights: any other refusal of
-/// a message with blocks is blamed on these.
+/// Beginnings of codes that concern the message, its channel or mom's rights. Any other refusal of
+/// a message with blocks is blamed on the blocks.
 #[rustfmt::skip]
 const REFUSED_ANYWAY: &[&str] = &[
     "account_", "cannot_reply", "cant_", "channel_", "edit_window", "ekm_", "invalid_auth", "is_", "message_",
@@ -133,7 +133,7 @@ const FATAL: &[&str] = &[
 pub(super) fn fatal(failure: Failure, method: &str) -> Error {
     let code = match &failure {
         Failure::Refused(code) => code,
-        // These may be done twice.
+        // Both methods can safely be called twice.
         Failure::Unknown(why) => return Error::retry(why.as_str()),
         _ => return failure.into(),
     };

@@ -1,5 +1,5 @@
-//! Attachments come down beside everything else: one thread, one after the other, streamed
-//! to disk. Whoever needs a file waits for it here.
+//! Downloads of attachments, in parallel with everything else: one thread, one file after the
+//! other, streamed to disk. Runs that need a file wait for it here.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -20,9 +20,9 @@ use super::web::{Downloaded, Web};
 
 /// Bytes of one attachment.
 const FILE_BYTES_MAX: u64 = 100 * 1024 * 1024;
-/// Downloads that wait; what comes on top is given up, with a sentence for the model.
+/// Downloads in the queue; further ones are refused, with a sentence for the model.
 const WAITING_MAX: usize = 256;
-/// Outcomes remembered for those who ask.
+/// Results that are remembered for waiting runs.
 const KEPT_MAX: usize = 1_000;
 const TRIES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub(crate) struct SlackFile {
     pub(crate) name: String,
     /// Bytes; 0 when Slack does not say.
     pub(crate) size: u64,
-    /// Empty when only files.info has it (Slack Connect).
+    /// Empty if only files.info returns it (Slack Connect).
     pub(crate) url: String,
     /// A canvas, post, list or e-mail, or a web page: its content is HTML.
     pub(crate) is_html: bool,
@@ -46,7 +46,7 @@ pub(crate) struct SlackFile {
 
 impl SlackFile {
     /// # Errors
-    /// There is nothing to fetch: what people see in its place.
+    /// The file can't be fetched; the error is the text that people see in its place.
     pub(crate) fn parse(file: &Value) -> std::result::Result<SlackFile, String> {
         let text = |key: &str| file[key].as_str().unwrap_or_default();
         let (mode, filetype, mimetype) = (text("mode"), text("filetype"), text("mimetype"));
@@ -88,7 +88,7 @@ impl SlackFile {
     }
 }
 
-/// Why there is nothing to fetch of a file.
+/// Why a file can't be fetched.
 fn not_fetched(file: &Value, name: &str, url: &str) -> Option<String> {
     let text = |key: &str| file[key].as_str().unwrap_or_default();
     let name = text::escape(name);
@@ -120,7 +120,7 @@ fn not_fetched(file: &Value, name: &str, url: &str) -> Option<String> {
 
 pub(crate) struct Download {
     pub(crate) file: SlackFile,
-    /// Where it goes, relative to the data directory.
+    /// Path to write to, relative to the data directory.
     pub(crate) local: String,
 }
 
@@ -129,7 +129,7 @@ pub(crate) struct Download {
 pub(crate) struct Files(Arc<FilesInner>);
 
 struct FilesInner {
-    /// In boxes: the channel keeps a place for each that may wait.
+    /// Boxed, because the channel reserves memory for the whole queue.
     queue: SyncSender<Box<Download>>,
     state: Mutex<HashMap<String, FileState>>,
     changed: Condvar,
@@ -152,13 +152,13 @@ impl Files {
         (Files(Arc::new(inner)), downloads)
     }
 
-    /// Nobody was asked for it since the start, and it is not here.
+    /// The file is not on disk, and nobody has asked for it since the start.
     pub(crate) fn is_absent(&self, local: &str, store: &Store) -> bool {
         let asked = self.0.state.lock().unwrap().contains_key(local);
         !asked && matches!(store.dir().stamp(local), Ok(None))
     }
 
-    /// It will not come.
+    /// Records that the file will not be downloaded.
     pub(crate) fn give_up(&self, local: &str, why: &str) {
         self.set(local, FileState::Failed(why.to_owned()));
     }
@@ -172,8 +172,8 @@ impl Files {
         }
     }
 
-    /// Waits until the files are there or have failed; a sentence for each that failed. A
-    /// file nobody fetches (of an earlier start) counts as there.
+    /// Waits until the files are on disk or have failed; returns a sentence for each failure. A
+    /// file that is not in the queue (from an earlier start) counts as on disk.
     pub(crate) fn wait(&self, locals: &[String], stop: &Stop) -> Result<Vec<String>> {
         let mut failed = Vec::new();
         let mut state = self.0.state.lock().unwrap();
@@ -189,7 +189,7 @@ impl Files {
         Ok(failed)
     }
 
-    /// The thread's whole life: until the stop, or until nobody can ask any more.
+    /// The body of the thread: runs until the stop, or until nobody can add downloads.
     pub(crate) fn work(
         &self,
         downloads: &Receiver<Box<Download>>,
@@ -243,7 +243,7 @@ fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result
     };
     let file = looked_up.as_ref().unwrap_or(file);
     if file.url.is_empty() {
-        return Err(Error::failed("Slack does not give the file out"));
+        return Err(Error::failed("Slack refuses to give the file"));
     }
     if file.size > FILE_BYTES_MAX {
         return Err(Error::failed("it is larger than 100 MB"));
@@ -267,7 +267,7 @@ fn fetch_once(file: &SlackFile, local: &str, web: &Web, store: &Store) -> Result
     }
 }
 
-/// Slack answers with its login page, and 200, where it does not give a file out.
+/// Slack answers with its login page and status 200 if it refuses a file.
 fn is_login_page(file: &SlackFile, fetched: &Downloaded) -> bool {
     if !fetched.is_html || file.size > 0 && fetched.bytes == file.size {
         return false;

@@ -1,5 +1,5 @@
-//! Messages that came while mom was away, read from Slack's history, channel by channel, oldest
-//! first; and those of a thread. Where to begin, and what becomes of them, is the caller's.
+//! Reads the messages that came while mom was away from Slack's history, channel by channel, oldest
+//! first; and the messages of a thread. The caller decides where to begin and what to do with them.
 
 use std::collections::HashSet;
 
@@ -14,33 +14,33 @@ use super::inbound::{self, Inbound, Incoming, Me};
 use super::web::{PAGE, Web};
 use super::{is_channel_id, is_ts};
 
-/// Messages read of one channel; a longer absence leaves a gap that is logged.
+/// Messages read per channel; after a longer absence the rest is missing, which is logged.
 const MESSAGES_MAX: usize = 3_000;
-/// Messages of a thread that are read for a run in it.
+/// Messages of a thread that are read for a run in the thread.
 const THREAD_MAX: usize = 1_000;
-/// Threads of one channel whose replies are read: those that had some since.
+/// Threads per channel whose replies are read: the threads with replies since the gap began.
 const THREADS_MAX: usize = 300;
-/// Threads mom took part in whose root is older, the newest.
+/// Threads with older roots in which mom took part; the newest are read.
 const OWN_THREADS_MAX: usize = 20;
 
 /// Takes a channel, its messages, and the newest ts.
 type Each<'a> = dyn FnMut(&str, Vec<Incoming>, Option<String>) -> Result<()> + 'a;
 
-/// What was written while mom was away.
+/// Reads the messages that were written while mom was away.
 pub(crate) struct Missed<'a> {
     pub(crate) web: &'a Web,
     pub(crate) me: &'a Me,
     pub(crate) stop: &'a Stop,
-    /// From where on a channel is to be read; `None`: it was read.
+    /// Where to begin reading a channel; `None`: it was read already.
     pub(crate) gap: &'a dyn Fn(&str) -> Result<Option<Gap>>,
     /// Roots of the threads mom took part in, newest first.
     pub(crate) own_threads: &'a dyn Fn(&str) -> Vec<String>,
-    /// Is told whether a channel could be read, and why not.
+    /// Called after each channel: it could be read, or the reason why not.
     pub(crate) report: &'a dyn Fn(&str, std::result::Result<(), &str>),
 }
 
 impl Missed<'_> {
-    /// Calls `each` with the messages of each channel from its gap on, and the newest ts there.
+    /// Calls `each` for each channel with the messages since its gap began, and the newest ts.
     ///
     /// # Errors
     /// `Error::Retry`: some channels could not be read, after all others were.
@@ -70,7 +70,7 @@ impl Missed<'_> {
         later
     }
 
-    /// Those that mom is in.
+    /// The channels that mom is in.
     fn channels(&self) -> Result<Vec<String>> {
         let mut channels = Vec::new();
         let types = [
@@ -87,7 +87,7 @@ impl Missed<'_> {
         Ok(channels)
     }
 
-    /// A limit that passes is nothing to tell.
+    /// Reports the result for a channel; a rate limit is temporary and not reported.
     fn tell<T>(&self, channel: &str, read: &Result<T>) {
         match read {
             Err(Error::Stopped | Error::Retry { after: Some(_), .. }) => {}
@@ -97,7 +97,7 @@ impl Missed<'_> {
     }
 
     fn channel(&self, channel: &str, gap: &Gap) -> Result<(Vec<Incoming>, Option<String>)> {
-        // What is known already is left out by whoever takes it.
+        // The caller leaves out the messages that are logged already.
         let mut messages: Vec<Value> = Vec::new();
         let args = [("channel", channel), ("oldest", gap.ts()), ("limit", PAGE)];
         for page in self.web.pages("conversations.history", &args) {
@@ -106,7 +106,7 @@ impl Missed<'_> {
             if messages.len() >= MESSAGES_MAX {
                 log::warning!(
                     channel,
-                    "{MESSAGES_MAX} messages and more were missed; the oldest are left out"
+                    "{MESSAGES_MAX} or more messages were missed; the oldest are not read"
                 );
                 break;
             }
@@ -136,7 +136,7 @@ impl Missed<'_> {
         Ok((messages.iter().filter_map(read).collect(), until))
     }
 
-    /// Adds what was written in threads since; their roots may be older than the gap.
+    /// Adds the replies written in threads since the gap began; the roots may be older.
     fn replies(&self, channel: &str, gap: &Gap, messages: &mut Vec<Value>) -> Result<()> {
         let newest = gap.ts();
         let older = match gap {
@@ -160,7 +160,7 @@ impl Missed<'_> {
         let near = active_threads(channel, newest, messages.iter().chain(&older));
         for root in near.iter().chain(&far) {
             match self.thread_since(channel, root, newest, messages) {
-                // It may be gone, and the log, which names it, is anyone's.
+                // The thread may be deleted, and its ts is from the log, which others can write.
                 Err(Error::Failed(why)) if far.contains(root) => {
                     log::debug!(channel, "thread {root}: {why}");
                 }
@@ -216,7 +216,7 @@ pub(crate) fn thread(
         if count >= THREAD_MAX {
             log::warning!(
                 channel,
-                "a thread of {THREAD_MAX} messages and more; what comes after is not read"
+                "the thread has {THREAD_MAX} or more messages; later ones are not read"
             );
             break;
         }
@@ -224,7 +224,7 @@ pub(crate) fn thread(
     Ok(())
 }
 
-/// Roots of threads that were replied to since.
+/// Roots of the threads that have replies newer than the gap's start.
 fn active_threads<'a>(
     channel: &str,
     newest: &str,
@@ -238,7 +238,7 @@ fn active_threads<'a>(
     if roots.len() > THREADS_MAX {
         log::warning!(
             channel,
-            "replies in more than {THREADS_MAX} threads were missed; the rest is left out"
+            "replies in more than {THREADS_MAX} threads were missed; the other threads are not read"
         );
         roots.truncate(THREADS_MAX);
     }

@@ -1,6 +1,6 @@
-//! What Slack sends, typed: the payload of an envelope becomes an `Inbound`. Pure. Whether a
-//! message addresses mom is decided here; what mom need not read is `Ignored` or `Dropped`
-//! with the reason. What a message says is read in message.rs.
+//! What Slack sends, as types: the payload of an envelope becomes an `Inbound`. Pure. Decides
+//! whether a message addresses mom; what mom need not read becomes `Ignored` or `Dropped` with the
+//! reason. The content of messages is read in message.rs.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::files::SlackFile;
 use super::{is_channel_id, is_ts, is_user_id, message, question};
 use crate::agent::approval::Choice;
 
-/// How events begin that tell of a channel's name, members or state.
+/// Beginnings of event types that report a change of a channel's name, members or state.
 const CHANNEL_CHANGES: [&str; 3] = ["channel_", "group_", "member_"];
 
 /// mom's own ids, from auth.test.
@@ -21,7 +21,7 @@ pub(crate) struct Me {
 }
 
 impl Me {
-    /// Is this the id of mom's workspace or of its organisation? Also when auth.test told
+    /// Is this the id of mom's workspace or of its organisation? Also true if auth.test returned
     /// neither.
     pub(crate) fn is_home(&self, id: &str) -> bool {
         let own = [&self.team_id, &self.enterprise_id];
@@ -36,10 +36,10 @@ impl Me {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Inbound {
     Message(Incoming),
-    /// Someone edited a message: as it reads now.
+    /// Someone edited a message: the new version.
     Edited(Incoming),
-    /// Slack added to a message, a link's preview or a clip's transcript: as it reads now, and
-    /// what is new of it.
+    /// Slack added a link's preview or a clip's transcript to a message: the new version, and the
+    /// added text.
     Extended(Incoming, String),
     Deleted {
         channel: String,
@@ -49,20 +49,20 @@ pub(crate) enum Inbound {
     StopPressed {
         channel: String,
         user: String,
-        /// Of which run; "" when the button does not say.
+        /// Id of the run; "" if the button has none.
         run: String,
     },
     /// A button of a question.
     ApprovalPressed {
         channel: String,
         user: String,
-        /// Its id.
+        /// Id of the question.
         question: String,
         choice: Choice,
     },
     /// A user's profile or role changed; as users.info has it.
     UserChanged(Value),
-    /// Its name, its members or its state changed.
+    /// A channel's name, members or state changed.
     ChannelChanged(String),
     /// mom was added to a channel.
     Joined {
@@ -76,7 +76,7 @@ pub(crate) enum Inbound {
         channel: String,
         user: String,
     },
-    /// Someone else's message that is not read.
+    /// A message of someone else that mom does not read.
     Dropped {
         channel: String,
         ts: String,
@@ -91,7 +91,7 @@ pub(crate) enum Inbound {
 pub(crate) enum Author {
     #[default]
     Person,
-    /// A person through an app that has a user token, or a bot user: users.info tells which.
+    /// A person through an app with a user token, or a bot user: only users.info can tell.
     App,
     /// A bot, a workflow or Slackbot, with the name it goes by: read, never answered.
     Program(String),
@@ -103,15 +103,15 @@ pub(crate) struct Incoming {
     /// A user id; of programs a bot id or a user id.
     pub(crate) user: String,
     pub(crate) author: Author,
-    /// mrkdwn with mom's own mention taken out, trimmed; entities encoded.
+    /// mrkdwn without mom's own mention, trimmed; entities stay encoded.
     pub(crate) text: String,
     pub(crate) ts: String,
     /// Root of the thread it was written in.
     pub(crate) thread_ts: Option<String>,
-    /// It addresses mom: a mention, or a direct message. Also of programs, which are not
-    /// answered.
+    /// It addresses mom: a mention, or a direct message. Also true for programs, which get no
+    /// answer.
     pub(crate) mention: bool,
-    /// It goes on in a thread in which mom answered, and so counts as a mention.
+    /// It was written in a thread where mom answered, and so counts as a mention.
     pub(crate) follows: bool,
     pub(crate) files: Vec<SlackFile>,
     /// The sender belongs to another workspace (Slack Connect).
@@ -127,8 +127,8 @@ pub(crate) fn parse(kind: &str, payload: &Value, me: &Me) -> Inbound {
     }
 }
 
-/// A message object as events and conversations.history have it. `channel_type` may be
-/// absent: the id's first letter tells then.
+/// Reads a message object of an event or of conversations.history. If `channel_type` is absent, the
+/// id's first letter gives the type.
 pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
     let (user, bot, ts) = (text("user"), text("bot_id"), text("ts"));
@@ -146,7 +146,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
     };
     let has_user = is_user_id(user);
     if !is_ts(ts) || !is_channel_id(channel) || !(has_user || is_bot_id(bot)) {
-        return dropped("an id that Slack never makes");
+        return dropped("an id that is not of Slack's form");
     }
     let shown = message::shown(event);
     // What a forwarded message mentions does not count.
@@ -172,7 +172,7 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
         mention,
         follows: false,
         files: shown.files,
-        // Of an organisation's other workspaces only a look-up tells.
+        // For the other workspaces of an organisation only a look-up can tell.
         foreign: me.enterprise_id.is_empty() && team.is_some_and(|team| !me.is_home(team)),
     })
 }
@@ -180,13 +180,13 @@ pub(crate) fn message(event: &Value, channel: &str, me: &Me) -> Inbound {
 /// Who wrote it.
 ///
 /// # Errors
-/// Nobody, with the reason.
+/// The message has no author, with the reason.
 fn author(event: &Value) -> std::result::Result<Author, String> {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
     let is_program = match text("subtype") {
         "" | "file_share" | "thread_broadcast" | "me_message" => text("user") == "USLACKBOT",
         "bot_message" | "huddle_thread" => true,
-        subtype => return Err(format!("{subtype} is nobody's message")),
+        subtype => return Err(format!("{subtype} messages have no author")),
     };
     Ok(match (is_user_id(text("user")), text("bot_id")) {
         (true, "") if !is_program => Author::Person,
@@ -196,8 +196,8 @@ fn author(event: &Value) -> std::result::Result<Author, String> {
     })
 }
 
-/// A message that is read because someone asks about what was said around it: it addresses
-/// nobody. `None` for mom's own and what is no message.
+/// A message that is read as context, because someone asks about it: it addresses nobody. `None`
+/// for mom's own messages and for events that are not messages.
 pub(crate) fn overheard(event: &Value, channel: &str, me: &Me) -> Option<Incoming> {
     match message(event, channel, me) {
         Inbound::Message(message) => Some(Incoming {
@@ -208,7 +208,7 @@ pub(crate) fn overheard(event: &Value, channel: &str, me: &Me) -> Option<Incomin
     }
 }
 
-/// What the program that wrote a message calls itself; may be empty.
+/// The name of the program that wrote a message; may be empty.
 pub(crate) fn program_name(event: &Value) -> String {
     let names = [&event["username"], &event["bot_profile"]["name"]];
     let mut names = names.into_iter().filter_map(Value::as_str);
@@ -228,7 +228,7 @@ fn event(payload: &Value, me: &Me) -> Inbound {
     let channel = channels.into_iter().find_map(Value::as_str);
     let channel = channel.unwrap_or_default().to_owned();
     if !is_channel_id(&channel) {
-        return Inbound::Ignored("no channel, or an id that Slack never makes");
+        return Inbound::Ignored("no channel, or an id that is not of Slack's form");
     }
     let deleted = |ts: &Value| match ts.as_str().filter(|ts| is_ts(ts)) {
         Some(ts) => Inbound::Deleted {
@@ -238,7 +238,7 @@ fn event(payload: &Value, me: &Me) -> Inbound {
         None => Inbound::Ignored("no ts"),
     };
     match (kind, subtype) {
-        // A root with replies leaves its place behind.
+        // When a root with replies is deleted, Slack puts a tombstone in its place.
         ("message", "message_changed") if event["message"]["subtype"] == "tombstone" => {
             deleted(&event["message"]["ts"])
         }
@@ -256,7 +256,7 @@ fn event(payload: &Value, me: &Me) -> Inbound {
         _ if CHANNEL_CHANGES.iter().any(|start| kind.starts_with(start)) => {
             Inbound::ChannelChanged(channel)
         }
-        _ => Inbound::Ignored("an event mom has no use for"),
+        _ => Inbound::Ignored("an event that mom does not use"),
     }
 }
 
@@ -269,7 +269,7 @@ fn edited(event: &Value, channel: &str, me: &Me) -> Inbound {
     match message(inner, channel, me) {
         Inbound::Message(message) if is_edited => Inbound::Edited(message),
         Inbound::Message(message) => Inbound::Extended(message, added(inner, before)),
-        _ => Inbound::Ignored("a change of what is not read"),
+        _ => Inbound::Ignored("a change of a message that is not read"),
     }
 }
 
@@ -281,7 +281,7 @@ fn additions(message: &Value) -> usize {
     transcripts + message["attachments"].as_array().map_or(0, Vec::len)
 }
 
-/// What the message shows now and did not before.
+/// The text that the message shows now but did not show before.
 fn added(message: &Value, before: &Value) -> String {
     let (now, before) = (message::shown(message), message::shown(before));
     let known: Vec<&str> = before.beside.lines().collect();
@@ -297,7 +297,7 @@ fn interactive(payload: &Value) -> Inbound {
     };
     let action = &payload["actions"][0];
     if payload["type"] != "block_actions" || !is_channel_id(&channel) {
-        return Inbound::Ignored("not our button");
+        return Inbound::Ignored("not a button of mom's");
     }
     let (user, value) = (text(&payload["user"]["id"]), text(&action["value"]));
     let choice = match action["action_id"].as_str() {
@@ -311,7 +311,7 @@ fn interactive(payload: &Value) -> Inbound {
         Some(question::APPROVE) => Choice::Approve,
         Some(question::APPROVE_ALL) => Choice::ApproveAll,
         Some(question::DENY) => Choice::Deny,
-        _ => return Inbound::Ignored("not our button"),
+        _ => return Inbound::Ignored("not a button of mom's"),
     };
     Inbound::ApprovalPressed {
         channel,
@@ -326,7 +326,7 @@ fn is_bot_id(id: &str) -> bool {
         .is_some_and(|rest| is_user_id(&format!("U{rest}")))
 }
 
-/// Takes `<@ME>` and `<@ME|name>` out; whether one was there.
+/// Removes `<@ME>` and `<@ME|name>`; true if one was there.
 fn without_mention(text: &str, user_id: &str) -> (String, bool) {
     let mut out = String::with_capacity(text.len());
     let mut found = false;

@@ -1,9 +1,9 @@
-//! What stays alive within a line of the model's Markdown: people, channels and links to the
-//! web. Everything else that Slack could read as a mention is broken. Pure.
+//! What keeps its meaning within a line of the model's Markdown: mentions of people and channels,
+//! and web links. Everything else that Slack could read as a mention is broken. Pure.
 //!
 //! Slack reads `<@U01>`, `<#C01>`, `<!here>` and `<https://..>` in `markdown` blocks as well as
-//! in mrkdwn; an entity (`&lt;`) never becomes a mention. In code an entity would show as it
-//! is written, so there a zero-width space breaks the mention.
+//! in mrkdwn; an entity (`&lt;`) never becomes a mention. In code Slack would show an entity
+//! literally, so a zero-width space breaks the mention there.
 
 use super::{is_channel_id, is_user_id};
 use crate::base::text::{self, ZERO_WIDTH_SPACE};
@@ -12,7 +12,7 @@ use crate::base::text::{self, ZERO_WIDTH_SPACE};
 /// quadratic time.
 const LOOK_AHEAD: usize = 2_000;
 
-/// What a line is written as.
+/// The output format of a line.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Form {
     /// For a `markdown` block: the source, made safe.
@@ -29,8 +29,7 @@ pub(super) fn push_code(out: &mut String, code: &str, form: Form) {
     }
 }
 
-/// The text of a title, which Slack shows as it is: nothing in it can become a mention or a
-/// link.
+/// The text of a title, which Slack shows literally: nothing in it can become a mention or a link.
 pub(super) fn dead(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -55,7 +54,7 @@ fn push_pingless(out: &mut String, text: &str) {
     out.push_str(rest);
 }
 
-/// After a `<`: would Slack notify or link someone?
+/// Would Slack notify or link someone for a `<` followed by `tail`?
 pub(super) fn is_ping(tail: &str) -> bool {
     let mut chars = tail.chars();
     let kinds = match chars.next() {
@@ -75,7 +74,7 @@ pub(super) fn is_ping(tail: &str) -> bool {
 
 const BROADCASTS: [&str; 3] = ["@channel", "@here", "@everyone"];
 
-/// In any case.
+/// Does `text` start with `word`, in upper or lower case?
 fn starts(text: &str, word: &str) -> bool {
     let start = text.get(..word.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(word))
@@ -169,7 +168,7 @@ impl<'a> InlineScan<'a> {
         self.at += end + 2 * run;
     }
 
-    /// `<@U01>`, `<#C01|ops>`, `<https://x|label>` live; any other `<` is only a sign.
+    /// Writes `<@U01>`, `<#C01|ops>`, `<https://x|label>` unchanged; any other `<` is escaped.
     fn token(&mut self) {
         let rest = self.rest();
         let end = rest.bytes().take(LOOK_AHEAD).position(|byte| byte == b'>');
@@ -220,7 +219,7 @@ impl<'a> InlineScan<'a> {
     }
 }
 
-/// Where `run` backticks, not more and not fewer, close a span of code.
+/// Finds the closing backticks of a code span: exactly `run` of them.
 fn closing_ticks(code: &str, run: usize) -> Option<usize> {
     let mut from = 0;
     while from <= LOOK_AHEAD {
@@ -244,7 +243,7 @@ fn link(rest: &str) -> Option<(&str, &str, usize)> {
     (!target.is_empty()).then_some((label, target, label.len() + inner.len() + 4))
 }
 
-/// What stands between `opens` at the start of `text` and the `closes` that belongs to it.
+/// The text between `opens` at the start of `text` and the matching `closes`.
 fn balanced(text: &str, opens: char, closes: char) -> Option<&str> {
     let inner = text.strip_prefix(opens)?;
     let mut depth = 1;
@@ -268,7 +267,7 @@ fn is_link(text: &str) -> bool {
     is_url(text) || starts(text, "mailto:")
 }
 
-/// The inside of `<...>` that Slack may act on.
+/// May Slack turn `<inner>` into a mention or a link?
 pub(super) fn is_live(inner: &str) -> bool {
     let (target, label) = inner.split_once('|').unwrap_or((inner, ""));
     if label.contains(['<', '\n']) {

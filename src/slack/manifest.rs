@@ -1,11 +1,11 @@
-//! The Slack app: its manifest, the link that creates it, and the scopes it asks for. The
-//! JSON file beside this one is the only list of scopes; everything else reads it.
+//! The Slack app: its manifest, the link that creates it, and its scopes. The JSON file next to
+//! this one is the only list of scopes; all other code reads it.
 
 use serde_json::Value;
 
 pub(crate) const MANIFEST: &str = include_str!("manifest.json");
 
-/// What no manifest can do, in order.
+/// Steps that a manifest can't do, in order.
 pub(crate) const STEPS: &str = "\
 By hand after that:
   1. Basic Information > App-Level Tokens: generate one with the scope connections:write;
@@ -21,7 +21,7 @@ pub(crate) fn scopes() -> Vec<String> {
     serde_json::from_value(scopes).unwrap_or_default()
 }
 
-/// Under the 8 kB that browsers and Slack take.
+/// A link below the 8 kB that browsers and Slack accept.
 pub(crate) fn create_link() -> String {
     let compact = parsed().to_string();
     let mut link = String::from("https://api.slack.com/apps?new_app=1&manifest_json=");

@@ -1,5 +1,5 @@
-//! The model's Markdown on its way to Slack: made safe, split into messages, and beside each
-//! `markdown` block the `text` that stands for it. Pure.
+//! Converts the model's Markdown for Slack: makes it safe, splits it into messages, and writes the
+//! `text` that goes with each `markdown` block. Pure.
 //!
 //! The text is the escaped source; only headings, lists and links are written with Slack's
 //! marks. It is what notifications show, and the whole message where Slack refuses the block. Format: docs.slack.dev, "Formatting message text" and "Markdown block".
@@ -9,17 +9,17 @@ use crate::base::text;
 
 /// UTF-16 units of all `markdown` blocks of a message (Slack docs, markdown block).
 const MARKDOWN_UNITS_MAX: usize = 12_000;
-/// For `text`: chat.update refuses more than 4,000, chat.postMessage advises it.
+/// Limit of `text`: chat.update refuses more than 4,000, chat.postMessage recommends the same.
 pub(crate) const TEXT_UNITS_MAX: usize = 3_900;
-/// Beside a block, for notifications and screen readers.
+/// Limit of `text` next to a block, for notifications and screen readers.
 const FALLBACK_UNITS_MAX: usize = 3_000;
-/// What a heading or a fence weighs on top. Slack makes blocks of its own of a markdown
-/// block (these two end the run of text before them), allows 50 of them, and adds about
-/// 100 units for a heading: both were observed as `msg_blocks_too_long` below 12,000.
+/// Extra weight of a heading or a fence. Slack turns a markdown block into blocks of its own (these
+/// two end the run of text before them), allows 50 of them, and adds about 100 units for a heading:
+/// both were observed as `msg_blocks_too_long` below 12,000.
 const BLOCK_UNITS: usize = 500;
 
-/// The answer in order, as the text of `markdown` blocks, one a message; nothing cut, none
-/// blank, at least one.
+/// Splits the answer into the texts of `markdown` blocks, one per message; nothing is lost, no
+/// piece is blank, and there is at least one.
 pub(crate) fn pieces(markdown: &str) -> Vec<String> {
     let mut parts = split(&safe(markdown), MARKDOWN_UNITS_MAX, BLOCK_UNITS);
     if parts.is_empty() {
@@ -28,7 +28,7 @@ pub(crate) fn pieces(markdown: &str) -> Vec<String> {
     parts
 }
 
-/// For `text` beside the block of a piece.
+/// The `text` next to the block of a piece.
 pub(crate) fn fallback(piece: &str) -> String {
     let text = mrkdwn(piece);
     match cut_at(&text, FALLBACK_UNITS_MAX) {
@@ -42,7 +42,7 @@ pub(crate) fn texts(piece: &str) -> Vec<String> {
     split(&mrkdwn(piece), TEXT_UNITS_MAX, 0)
 }
 
-/// Markdown in which only people, channels and links to the web are alive.
+/// Markdown in which only mentions of people and channels and web links keep their meaning.
 pub(crate) fn safe(markdown: &str) -> String {
     let markdown = text::printable(markdown);
     let mut fences = Fences::default();
@@ -157,9 +157,9 @@ pub(crate) fn tail(markdown: &str, units_max: usize) -> String {
 
 // Splitting.
 
-/// Parts of at most `units_max`, at paragraphs where possible, else at lines, else at words.
-/// A fence that is cut is closed and opened again. White space at the cuts is dropped.
-/// `block_units`: what a heading or a fence weighs on top.
+/// Splits into parts of at most `units_max`: between paragraphs if possible, else lines, else
+/// words. A fence that is cut is closed and opened again. White space at the cuts is dropped.
+/// `block_units`: extra weight of a heading or a fence.
 pub(super) fn split(text: &str, units_max: usize, block_units: usize) -> Vec<String> {
     let mut parts = Vec::new();
     let mut rest = text.to_owned();
@@ -182,8 +182,7 @@ pub(super) fn split(text: &str, units_max: usize, block_units: usize) -> Vec<Str
     }
 }
 
-/// Where the first part ends; of a fence that is cut, the line that opens it again and the
-/// one that closes it.
+/// Where the first part ends; if that cuts a fence, also the lines that open it again and close it.
 fn first_cut(
     text: &str,
     units_max: usize,
@@ -200,9 +199,9 @@ fn first_cut(
         if is_seam && weight > units_max / 2 {
             seam = Some(at);
         }
-        // A fence too long to be meant is split like text.
+        // A fence of 80 or more marks is not meant as one: it is split like text.
         let open = walk.fences.open.filter(|(_, run)| *run < 80);
-        // Room for the line that closes it; also when this one closes it but does not fit.
+        // Leaves room for the closing line, also if this line closes the fence but does not fit.
         let closer = fence.as_ref().map(|(_, mark)| mark.len());
         let closer = closer.or(open.map(|(_, run)| run));
         let room = units_max - closer.map_or(0, |run| run + 1);
@@ -228,7 +227,7 @@ fn first_cut(
     (text.len(), None)
 }
 
-/// The lines that open a fence again and close it; a long opener comes without its words.
+/// The lines that open a fence again and close it; a long opener loses its info string.
 fn reopened(opener: &str, (mark, run): (char, usize)) -> (String, String) {
     let mark = mark.to_string().repeat(run);
     let opener = match opener.len() {
@@ -241,7 +240,7 @@ fn reopened(opener: &str, (mark, run): (char, usize)) -> (String, String) {
 #[derive(Default)]
 struct Walk {
     fences: Fences,
-    /// After a blank line or a fence: what follows is a paragraph of its own.
+    /// After a blank line or a fence: a new paragraph begins.
     after_gap: bool,
     /// A heading stays with what follows it.
     after_heading: bool,
@@ -543,7 +542,7 @@ mod tests {
                 assert!(sizes.all(|size| size <= TEXT_UNITS_MAX));
                 assert!(text::utf16_len(&fallback(piece)) <= FALLBACK_UNITS_MAX + 1);
             }
-            // Nothing is lost; the fences are what may come twice.
+            // No text is lost; only fences may come twice.
             let max = 900 + random.below(200);
             let parts = split(&text, max, 0);
             assert!(parts.iter().all(|part| text::utf16_len(part) <= max));

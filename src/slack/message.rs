@@ -1,6 +1,6 @@
-//! What people see of a message, as one text in Slack's own encoding (mrkdwn, with `&amp;`,
-//! `&lt;` and `&gt;`), and the files that belong to it. Whoever reads messages (events,
-//! threads, catching up, --download) reads them through `shown`. Pure.
+//! The text that people see of a message, in Slack's own encoding (mrkdwn, with `&amp;`, `&lt;` and
+//! `&gt;`), and the files that belong to it. All readers of messages (events, threads, catching up,
+//! --download) use `shown`. Pure.
 //! https://docs.slack.dev/reference/block-kit/blocks and
 //! https://docs.slack.dev/legacy/legacy-messaging/legacy-secondary-message-attachments
 
@@ -11,11 +11,11 @@ use crate::base::time;
 
 use super::files::SlackFile;
 
-/// Characters read of a message beside its `text`; the end of a line is one.
+/// Limit for the text of blocks and attachments, in characters; a line end counts as one.
 const CHARS_MAX: usize = 40_000;
 /// Files of one message, those of forwarded messages included.
 const FILES_MAX: usize = 50;
-/// Blocks whose content is no text: their type, what people call it, and what is shown of it.
+/// Blocks that are not text: their type, what people call it, and the values that are shown.
 const MARKED: [(&str, &str, &[&str]); 4] = [
     ("image", "image", &["/title", "/alt_text"]),
     ("video", "video", &["/title", "/title_url", "/description"]),
@@ -26,7 +26,7 @@ const MARKED: [(&str, &str, &[&str]); 4] = [
     ),
     ("file", "file", &["/file/name", "/external_id"]),
 ];
-/// Where blocks without a rule of their own keep what they show, in reading order.
+/// Keys that hold the visible text of all other blocks, in reading order.
 #[rustfmt::skip]
 const SHOWN_KEYS: [&str; 20] = [
     "author_name", "title", "subtitle", "caption", "text", "description", "label", "element",
@@ -38,9 +38,9 @@ const SHOWN_KEYS: [&str; 20] = [
 pub(crate) struct Shown {
     /// What its author wrote: `text` and blocks.
     pub(crate) body: String,
-    /// What came with it: attachments, forwarded messages, words for files.
+    /// Attachments, forwarded messages, and notes about files that can't be fetched.
     pub(crate) beside: String,
-    /// What can be fetched, also of forwarded messages.
+    /// Files that can be fetched, those of forwarded messages included.
     pub(crate) files: Vec<SlackFile>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn shown(message: &Value) -> Shown {
     }
 }
 
-/// `text` and what the blocks say beyond it: Slack sends most messages in both ways.
+/// `text`, and what only the blocks contain: Slack sends most messages in both forms.
 fn merged(text: &str, blocks: &Lines) -> String {
     let known = words(text);
     let is_new = |line: &&String| {
@@ -94,8 +94,8 @@ fn merged(text: &str, blocks: &Lines) -> String {
         .fold(text.to_owned(), |text, line| text + "\n" + line)
 }
 
-/// The words of a text in lower case, a space around each, without formatting and without the
-/// names in `<#C1|name>`: equal for what reads alike.
+/// The words of a text in lower case, a space around each, without formatting and without the names
+/// in `<#C1|name>`. Texts that read alike give the same result.
 fn words(text: &str) -> String {
     let mut words = String::new();
     for part in text.split('<') {
@@ -121,7 +121,7 @@ fn words(text: &str) -> String {
     }
 }
 
-/// `[a video: name, address]`: stands for what text can't show.
+/// `[a video: name, address]`: a placeholder for content that is not text.
 fn mark(kind: &str, details: &[&str]) -> String {
     let kind = text::one_line(&kind.replace('_', " "), 40);
     let article = match kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
@@ -154,7 +154,7 @@ pub(super) fn first<'a>(value: &'a Value, keys: &[&str]) -> &'a str {
     texts.find(|text| !text.is_empty()).unwrap_or_default()
 }
 
-/// Lines of text up to the limit above.
+/// Lines of text, up to `CHARS_MAX` characters.
 #[derive(Default)]
 struct Lines {
     lines: Vec<String>,
@@ -314,7 +314,7 @@ fn element(value: &Value) -> String {
     styles.fold(shown, |shown, (_, sign)| format!("{sign}{shown}{sign}"))
 }
 
-/// Spaces at its ends separate it from the elements around it.
+/// The first non-empty text, not trimmed: its spaces separate it from the elements around it.
 fn first_raw(element: &Value) -> &str {
     let keys = [
         "text", "label", "title", "fallback", "value", "name", "team_id", "file_id",
@@ -323,7 +323,7 @@ fn first_raw(element: &Value) -> &str {
     texts.find(|text| !text.is_empty()).unwrap_or_default()
 }
 
-/// What came with a message.
+/// Collects the attachments and files of a message.
 #[derive(Default)]
 struct Reader {
     lines: Lines,
@@ -374,7 +374,7 @@ impl Reader {
         }
     }
 
-    /// What Slack itself shows of a file's content.
+    /// Adds the text that Slack has of a file: transcript, description, e-mail.
     fn file_text(&mut self, file: &Value) {
         let speech = &file["transcription"];
         let transcript = string(&speech["preview"]["content"]);

@@ -31,7 +31,7 @@ use crate::config::Config;
 
 pub(crate) use crate::base::time::is_slack_ts as is_ts;
 
-/// One delivery. What comes again after a lost ack has the same payload.
+/// One delivery of Slack's. After a lost ack Slack delivers the same payload again.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) id: String,
@@ -41,7 +41,7 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
-    /// `None` for a frame that is not to be acked.
+    /// `None` for a frame that needs no ack.
     fn of(mut frame: Value) -> Option<Envelope> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         Some(Envelope {
@@ -52,7 +52,7 @@ impl Envelope {
     }
 }
 
-/// Conversation ids become directory names, so nothing else passes: `C`, `D` or `G` and
+/// Conversation ids become directory names, so only this form is accepted: `C`, `D` or `G`, then
 /// capital letters and digits.
 pub(crate) fn is_channel_id(id: &str) -> bool {
     id.starts_with(['C', 'D', 'G']) && is_id(id)
@@ -62,7 +62,7 @@ pub(crate) fn is_user_id(id: &str) -> bool {
     id.starts_with(['U', 'W']) && is_id(id)
 }
 
-/// What is wrong with the lists of those who may use mom: a name in place of an id fits nobody.
+/// What is wrong with the allow-lists: a name in place of an id would match nobody.
 pub(crate) fn odd_lists(config: &Config) -> Option<String> {
     type IsId = fn(&str) -> bool;
     let lists = [

@@ -1,5 +1,5 @@
-//! A question with buttons as Slack's messages: the calls whole, as plain text that can
-//! neither notify nor link anyone, and what was decided. Pure.
+//! A question with buttons as Slack messages: the calls in full, as plain text that can neither
+//! notify nor link anyone, and the decision. Pure.
 
 use serde_json::{Value, json};
 
@@ -15,14 +15,14 @@ pub(super) const DENY: &str = "deny";
 
 /// UTF-16 units of one block of code, which may double in JSON.
 const CODE_UNITS_MAX: usize = 4_000;
-/// What the blocks of a message weigh, with room for the heading and the buttons; longer calls
-/// are shown as a file.
+/// Largest weight of a message's blocks (see `weight`), with room for the heading and the buttons;
+/// longer calls are shown as a file.
 const WEIGHT_MAX: usize = 10_500;
 const BLOCKS_MAX: usize = 40;
 const LABEL_CHARS_MAX: usize = 100;
 
 pub(crate) struct QuestionText {
-    /// All calls, where a message can't show them.
+    /// All calls as a text file, if the message can't show them.
     pub(crate) file: Option<String>,
     text: String,
     blocks: Vec<Value>,
@@ -49,7 +49,7 @@ impl QuestionText {
         shown
     }
 
-    /// For where Slack refuses the blocks with the calls.
+    /// The question with its calls in a file, for when Slack refuses the blocks.
     pub(crate) fn in_file(question: &Question) -> QuestionText {
         QuestionText {
             file: Some(file_text(question)),
@@ -87,7 +87,7 @@ impl QuestionText {
     }
 }
 
-/// What a notification shows.
+/// The text that notifications show.
 fn fallback(question: &Question) -> String {
     let first = question.calls.first().map_or("", |call| &call.label);
     let more = match question.calls.len() {
@@ -118,7 +118,7 @@ fn rich_text(element: Value) -> Value {
     json!({"type": "rich_text", "elements": [element]})
 }
 
-/// A text in as many blocks as it takes, cut at line ends where there are any.
+/// A text as code in as many blocks as it needs, cut at line ends if there are any.
 fn code(text: &str) -> Vec<Value> {
     let mut blocks = Vec::new();
     let mut rest = match text {

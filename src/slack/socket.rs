@@ -1,12 +1,10 @@
-//! Socket Mode: one thread owns the WebSocket to Slack, reads envelopes, hands them over to
-//! be logged, and acks them. It sleeps in poll(2) until something comes or a ping is due. A
-//! connection that Slack recycles is read until its successor, opened on a thread of its own,
-//! has said hello, so that no envelope falls between them. What an envelope says is
-//! `inbound`'s.
+//! Socket Mode: one thread owns the WebSocket to Slack, reads envelopes, passes them on to be
+//! logged, and acks them. It sleeps in poll(2) until data arrives or a ping is due. When Slack
+//! recycles a connection, a thread opens the next one, and the old one is read until the new one
+//! has received its hello, so that no envelope is lost. Envelopes are parsed in `inbound`.
 //!
-//! The far end may be anyone's: each round reads a bounded number of frames and bytes, and a
-//! connection that does not take its acks is given up: what it brought and was not acked comes
-//! again.
+//! The other side may be hostile: each round reads a bounded number of frames and bytes, and a
+//! connection that does not accept acks is given up; Slack sends again what was not acked.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,10 +28,10 @@ use super::web::Web;
 
 #[derive(Clone, Copy)]
 struct Pace {
-    /// Our own pings; they also keep NAT tables warm.
+    /// Interval of mom's own pings; they also keep NAT tables alive.
     ping_every: Duration,
-    /// Without any whole message, or without a hello at first, for so long the connection is
-    /// dead, whatever TCP thinks.
+    /// The connection is dead if no whole message arrives for so long, or at first no hello, even
+    /// if TCP still reports it as open.
     silence_max: Duration,
 }
 
@@ -48,18 +46,18 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A connection that ends sooner than this counts as a failed attempt.
 const LIFE_MIN: Duration = Duration::from_secs(5);
-/// What is read in a round, before the stop and the clock are looked at. Envelopes read
-/// together are logged with one sync.
+/// Limits of one round, after which the stop and the clock are checked. Envelopes read in one round
+/// are logged with one sync to disk.
 const FRAMES_MAX: usize = 512;
 const READ_BYTES_MAX: usize = 256 * 1024;
-/// Acks and pongs that wait for a far end which does not read them.
+/// Limit for acks and pongs that wait because the other side does not read.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Hands over a batch. The callee logs it, acks by envelope id, then acts.
+/// Receives a batch of envelopes: logs it, acks by envelope id, then acts on it.
 pub(crate) type Receive<'a> = dyn FnMut(Vec<Envelope>, &mut dyn FnMut(&[String])) + 'a;
 
-/// Runs until the stop is set (`Ok`) or a fault that does not pass by waiting (`Err`).
-/// `connected` is called when a connection has said hello.
+/// Runs until the stop is set (`Ok`) or a fault that waiting does not fix (`Err`). Calls
+/// `connected` when a connection has received its hello.
 pub(crate) fn run(
     web: &Arc<Web>,
     net: &Net,
@@ -70,7 +68,7 @@ pub(crate) fn run(
     SocketMode::new(PACE, web, net, stop).run(receive, connected)
 }
 
-/// Since boot, the time asleep included: what a laptop woken up holds for open is dead.
+/// Time since boot, suspend included: after a suspend the open connections are dead.
 fn uptime() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(now).unwrap_or_default()
@@ -86,7 +84,7 @@ struct SocketMode {
     backoff: Backoff,
     /// When the next connection may be opened.
     not_before: Duration,
-    /// What was logged already and is not logged again.
+    /// The lost connection was logged already.
     is_down: bool,
     has_others: bool,
     has_bad_json: bool,
@@ -94,9 +92,9 @@ struct SocketMode {
 
 /// A connection being opened.
 struct Opening {
-    /// With how many connections Slack counts.
+    /// The link, and the number of connections that Slack counts for the app.
     result: Receiver<Result<(Link, u64)>>,
-    /// Readable (at its end) when the result is there.
+    /// Becomes readable (end of file) when the result is ready.
     done: OwnedFd,
 }
 
@@ -106,7 +104,7 @@ struct Link {
     opened: Duration,
     last_message: Duration,
     last_ping: Duration,
-    /// Slack will end it: a successor is wanted.
+    /// Slack will end it: open the next one.
     is_leaving: bool,
     /// The round ended before everything was read that has arrived.
     has_more: bool,
@@ -136,8 +134,8 @@ impl SocketMode {
         let systemd = Systemd::from_env();
         let mut current: Option<Link> = None;
         while !self.stop.is_set() {
-            // This loop is what has to stay alive; a network that is gone for a day is no
-            // reason for systemd to restart mom.
+            // The watchdog guards this loop only; a network that is down for a day is no reason for
+            // systemd to restart mom.
             systemd.tell("WATCHDOG=1");
             let is_served = current.as_ref().is_some_and(|link| !link.is_leaving);
             if !is_served && self.opening.is_none() && uptime() >= self.not_before {
@@ -173,8 +171,7 @@ impl SocketMode {
         Ok(())
     }
 
-    /// Opens a connection, up to its hello, on a thread of its own: the old one goes on
-    /// meanwhile.
+    /// Opens a connection, up to its hello, on its own thread, while the old one is still read.
     fn open(&mut self) -> Result<()> {
         let (web, net, stop) = (self.web.clone(), self.net.clone(), self.stop.clone());
         let silence_max = self.pace.silence_max;
@@ -218,7 +215,7 @@ impl SocketMode {
         poll_for(&mut fds, wake.map(|at| at.saturating_sub(uptime())));
     }
 
-    /// The new connection, once it has said hello. `old`: connections that it takes over from.
+    /// The new connection after its hello. `old`: number of connections that it replaces.
     fn take_opened(&mut self, old: u64) -> Result<Option<Link>> {
         let Some(opening) = &self.opening else {
             return Ok(None);
@@ -226,7 +223,7 @@ impl SocketMode {
         let opened = match opening.result.try_recv() {
             Ok(opened) => opened,
             Err(mpsc::TryRecvError::Empty) => return Ok(None),
-            Err(mpsc::TryRecvError::Disconnected) => Err(Error::retry("the attempt broke off")),
+            Err(mpsc::TryRecvError::Disconnected) => Err(Error::retry("the attempt was aborted")),
         };
         self.opening = None;
         let (link, connections) = match opened {
@@ -249,8 +246,8 @@ impl SocketMode {
         Ok(Some(link))
     }
 
-    /// A connection, or the attempt at one, has ended: sets when the next is opened. The first
-    /// failure is the routine end of a connection; the second in a row is logged.
+    /// Sets when to open the next connection after one, or an attempt at one, has ended. The first
+    /// failure is routine; the second in a row is logged.
     ///
     /// # Errors
     /// Waiting does not help.
@@ -271,7 +268,7 @@ impl SocketMode {
         Ok(())
     }
 
-    /// Hands on what has arrived, within the bounds of a round.
+    /// Passes on what has arrived, within the limits of a round.
     fn read_round(&mut self, link: &mut Link, receive: &mut Receive<'_>) -> Result<()> {
         let mut batch = Vec::new();
         let outcome = self.read_frames(link, &mut batch);
@@ -302,7 +299,7 @@ impl SocketMode {
             if !self.has_bad_json {
                 self.has_bad_json = true;
                 let bytes = text.len();
-                log::warning!("", "Slack sent {bytes} bytes that are not JSON; left out");
+                log::warning!("", "Slack sent {bytes} bytes that are not JSON; ignored");
             }
             return Ok(());
         };
@@ -319,7 +316,7 @@ impl SocketMode {
         Ok(())
     }
 
-    /// Ends a connection whose successor is there, with what still comes on it.
+    /// Closes a replaced connection, and passes on what still arrives on it.
     fn close(&mut self, mut link: Link, receive: &mut Receive<'_>) {
         let end = uptime() + CLOSE_MAX;
         link.send(Message::Close(None));
@@ -333,7 +330,7 @@ impl SocketMode {
     }
 }
 
-/// What is wrong when Slack ends a connection for more than its age.
+/// The fault behind a disconnect frame, unless Slack just recycles the connection.
 fn refusal(reason: &str) -> Result<()> {
     match reason {
         "link_disabled" => Err(Error::failed(
@@ -367,7 +364,7 @@ impl Link {
         }
     }
 
-    /// How many connections Slack counts: it says so in its first frame.
+    /// Waits for the first frame, and returns how many connections Slack counts.
     fn wait_for_hello(&mut self, silence_max: Duration, stop: &Stop) -> Result<u64> {
         loop {
             stop.check()?;
@@ -439,14 +436,14 @@ impl Link {
         }
     }
 
-    /// Pings, and notices that the far end is gone.
+    /// Sends pings, and fails if the other side has been silent too long.
     fn keep_alive(&mut self, pace: &Pace) -> Result<()> {
         let now = uptime();
         let silence = now.saturating_sub(self.last_message);
         if silence >= pace.silence_max {
             let seconds = silence.as_secs();
-            log::warning!("", "no sign from Slack for {seconds} s");
-            return Err(Error::retry("the connection fell silent"));
+            log::warning!("", "no message from Slack for {seconds} s");
+            return Err(Error::retry("the connection was silent too long"));
         }
         if now >= self.last_ping + pace.ping_every {
             self.last_ping = now;
@@ -457,7 +454,7 @@ impl Link {
         Ok(())
     }
 
-    /// Flushed once for all of them.
+    /// Sends all acks with one flush.
     fn ack(&mut self, ids: &[String]) {
         for id in ids {
             let text = json::Obj::new().str("envelope_id", id).end();
@@ -479,8 +476,8 @@ impl Link {
         self.note(flushed);
     }
 
-    /// A full socket is written on when it can be; after any other error the next read says
-    /// that the connection is lost.
+    /// Records the outcome of a write. A full socket is written to again later; after any other
+    /// error the next read reports the lost connection.
     fn note(&mut self, outcome: tungstenite::Result<()>) {
         match outcome {
             Ok(()) => {}
@@ -573,7 +570,7 @@ mod tests {
         format!(r#"{{"envelope_id":"{id}","type":"events_api","payload":"{id}"}}"#)
     }
 
-    /// The next frame but pings, which it answers.
+    /// Returns the next frame that is not a ping; answers pings.
     fn next_frame(far: &mut Far) -> String {
         let guard = Instant::now() + Duration::from_secs(30);
         loop {

@@ -1,7 +1,7 @@
-//! What a run has done so far, and how Slack shows it. One list of steps for two messages: the
-//! status (what goes on now, the model's text, a card for each step) and the details in the
-//! thread (the same cards with arguments and output, then lines such as the usage). Pure:
-//! `display` makes the calls and knows what Slack shows already.
+//! The steps of a run so far, and how Slack shows them. One list of steps gives two messages: the
+//! status (what mom does now, the model's text, a card for each step) and the details in the thread
+//! (the same cards with arguments and output, then lines such as the usage). Pure: `display` makes
+//! the calls and knows what Slack shows already.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::base::text;
 
 /// Cards of one plan (Slack shows about 48).
 const CARDS_MAX: usize = 40;
-/// UTF-16 units of what the model is writing just now, in the status.
+/// Limit in UTF-16 units for the text in the status that the model is writing.
 const WRITING_UNITS_MAX: usize = 1_500;
-/// What is kept of it, in bytes.
+/// Limit in bytes for that text in memory.
 const WRITING_BYTES_MAX: usize = 64 << 10;
-/// Of the blocks of one message of details: beyond about 13,200 Slack refuses them.
+/// Weight limit of the blocks in one details message: Slack refuses more than about 13,200.
 const BLOCKS_WEIGHT_MAX: usize = 11_000;
-/// What the parts of a card weigh at most, in blocks and in text: a card fits one text.
+/// Weight limits of the parts of a card, as blocks and as text: a card fits in one text.
 const WORDS_WEIGHT_MAX: usize = 700;
 const ARGUMENTS_WEIGHT_MAX: usize = 1_000;
 const OUTPUT_WEIGHT_MAX: usize = 1_500;
@@ -29,17 +29,17 @@ const OUTPUT_WEIGHT_MAX: usize = 1_500;
 const NOTE_UNITS_MAX: usize = 2_600;
 
 pub(super) struct Progress {
-    /// What goes on before the first step: `Thinking`.
+    /// The status line before the first step: `Thinking`.
     head: String,
-    /// Names the run for the Stop button.
+    /// Id of the run for the Stop button.
     run: String,
-    /// By number.
+    /// In the order of their numbers.
     steps: Vec<Step>,
-    /// The model's text, safe or not.
+    /// The model's newest text, not made safe yet.
     writing: String,
-    /// It is that of a turn that is over.
+    /// Whether `writing` is from a finished turn.
     writing_is_old: bool,
-    /// What the model thought and wrote in turns that are over: it goes into the next step.
+    /// The model's thinking and text of finished turns: becomes part of the next step.
     words: String,
     /// `Retrying (1/3)...`: shown until something else goes on.
     note: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct Progress {
 /// Id, label and status, as the status message shows a step.
 type Row = (String, String, StepStatus);
 
-/// A tool call. Its texts are cut already.
+/// A tool call. Its texts are already cut to their limits.
 struct Step {
     call: ToolStep,
     status: StepStatus,
@@ -97,7 +97,7 @@ impl Progress {
                     self.keep(&thinking);
                     self.keep(&text);
                 }
-                // It stays until other text takes its place.
+                // The text is shown until new text replaces it.
                 self.writing_is_old = true;
                 self.writing = text;
             }
@@ -111,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// The step of this call; a new one takes along what the model wrote before it.
+    /// The step of this call; a new step gets the text that the model wrote before it.
     fn step(&mut self, call: ToolStep) -> &mut Step {
         let number = call.number;
         let at = self.steps.partition_point(|step| step.call.number < number);
@@ -127,7 +127,7 @@ impl Progress {
         self.words = format!("{}\n{}", self.words, words.trim());
     }
 
-    /// Of a run that ended without an answer: what the model wrote goes into the details.
+    /// For a run without an answer: moves what the model wrote into the details.
     pub(super) fn keep_writing(&mut self) {
         if !self.writing_is_old {
             self.keep(&self.writing.clone());
@@ -142,7 +142,7 @@ impl Progress {
         self.end_notes.push(note);
     }
 
-    /// No call runs any more, however the run ended.
+    /// Marks all steps as ended, however the run ended.
     pub(super) fn end_steps(&mut self) {
         let running = |step: &&mut Step| step.status == StepStatus::InProgress;
         for step in self.steps.iter_mut().filter(running) {
@@ -151,7 +151,7 @@ impl Progress {
         }
     }
 
-    /// What goes on now, in a few words: plain text.
+    /// What mom does now, in a few words of plain text.
     pub(super) fn now(&self) -> String {
         if let Some(note) = &self.note {
             return note.clone();
@@ -214,7 +214,7 @@ impl Progress {
     }
 
     fn shown_writing(&self) -> String {
-        // Not to be seen in the channel, not even its beginning.
+        // A silent answer must not appear in the channel, not even its beginning.
         const SILENT: &str = "[SILENT]";
         let start = self.writing.trim();
         if start.starts_with(SILENT) || SILENT.starts_with(start) {
@@ -227,7 +227,7 @@ impl Progress {
         }
     }
 
-    /// At most `CARDS_MAX`; the first may stand for older steps.
+    /// At most `CARDS_MAX` rows; the first may summarise older steps.
     fn rows(&self) -> Vec<Row> {
         let mut folded = 0;
         if self.steps.len() > CARDS_MAX {
@@ -266,7 +266,7 @@ impl Progress {
     }
 }
 
-/// What one message of details is to show.
+/// The content of one details message.
 #[derive(Default)]
 struct Page<'a> {
     steps: Vec<&'a Step>,
@@ -274,7 +274,7 @@ struct Page<'a> {
     weight: usize,
 }
 
-/// The last page if it has room for this, else a new one.
+/// The last page if it has room for this, else a new page.
 fn page_for<'p, 'a>(
     pages: &'p mut Vec<Page<'a>>,
     weight: usize,
@@ -341,7 +341,7 @@ impl Step {
         };
     }
 
-    /// With room for the output that is still to come.
+    /// The weight, with room for the output that is still to come.
     fn weight(&self, sent_as: SentAs) -> usize {
         let output = match self.status.is_over() {
             true => 0,
@@ -398,7 +398,7 @@ impl Step {
     }
 }
 
-/// Plain text that weighs at most so much in blocks, and as escaped text.
+/// Cuts plain text to a weight that holds both in blocks and as escaped text.
 fn fit(text: &str, weight_max: usize, cut: fn(&str, usize) -> String) -> String {
     let text = text::printable(text);
     let mut units_max = weight_max;
@@ -459,7 +459,7 @@ mod tests {
         }
     }
 
-    /// A whole call, with this as its label, arguments and output.
+    /// Adds a finished call with this text as label, arguments and output.
     fn calls(progress: &mut Progress, number: usize, text: &str) {
         progress.apply(Update::ToolStart(call(number, text, text)));
         progress.apply(Update::ToolEnd(report(number, text)));

@@ -1,5 +1,5 @@
-//! Names and standing of users and channels: looked up when first needed and kept for an
-//! hour. Who may ask something of mom is decided in bot/, with what this file knows.
+//! Names of users and channels, and what users are to the workspace: looked up on first use, kept
+//! for an hour. bot/access.rs decides with this who may use mom.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -20,21 +20,21 @@ use super::inbound::Me;
 use super::is_user_id;
 use super::web::{Failure, PAGE, SlackResult, Web};
 
-/// Below the data directory: one user or channel a line, for grep.
+/// File in the data directory: one user or channel per line, for grep.
 pub(crate) const DIRECTORY_FILE: &str = "directory.tsv";
-/// The list is made anew after a day.
+/// The file is written again after a day.
 const DIRECTORY_AGE_MS: i64 = 24 * 3_600_000;
-/// Between the pages of the list, which has time: Slack allows 20 a minute.
+/// Pause between pages of the list, which is not urgent: Slack allows 20 a minute.
 const PAGE_PAUSE: Duration = Duration::from_secs(3);
 /// Entries kept of each kind.
 const KEPT_MAX: usize = 5_000;
-/// How long a name and a standing are believed.
+/// How long a looked-up user or channel is used.
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
-/// How long a refusal is believed: a scope that was missing may be granted meanwhile.
+/// How long a refusal is remembered: a missing scope may be granted meanwhile.
 const REFUSAL_KEPT_FOR: Duration = Duration::from_secs(300);
 /// Users that wait to be looked up.
 const WANTED_MAX: usize = 1_000;
-/// Of the directory file; a workspace of 50,000 people takes about 3 MB.
+/// Size limit of the directory file; a workspace of 50,000 people needs about 3 MB.
 const DIRECTORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of a name.
 const NAME_CHARS_MAX: usize = 80;
@@ -65,7 +65,7 @@ pub(crate) struct User {
 pub(crate) struct Names {
     web: Arc<Web>,
     me: Me,
-    /// `Err`: Slack refused to tell, with the reason.
+    /// By user id. `Err`: Slack refused the look-up, with the reason.
     users: Table<std::result::Result<User, String>>,
     /// Their names; `None`: a direct message.
     channels: Table<Option<String>>,
@@ -101,12 +101,12 @@ impl Names {
         users.get(id)?.1.clone().ok()
     }
 
-    /// Keeps what a program calls itself in its messages: users.info knows only people.
+    /// Stores the name that a program uses in its messages: users.info knows only people.
     pub(crate) fn remember(&self, id: &str, name: &str) {
         if name.is_empty() {
             return;
         }
-        // So that it does not pass for a person of that name.
+        // The suffix keeps it from looking like a person of that name.
         let name = format!("{} (app)", clean(name));
         let user = User {
             id: id.to_owned(),
@@ -117,18 +117,18 @@ impl Names {
         keep(&self.users, id, Ok(user));
     }
 
-    /// For a name: asks Slack unless it is known; may wait for Slack.
+    /// The user for display: asks Slack if needed, which may wait.
     pub(crate) fn user(&self, id: &str) -> Option<User> {
         self.look_up(id).ok();
         self.last_known(id)
     }
 
-    /// Asks Slack unless `recent` knows already, and then it does; may wait for Slack.
+    /// Asks Slack unless `recent` has the user; afterwards it has. May wait for Slack.
     ///
     /// # Errors
     /// Slack can't be asked now, with the reason.
     pub(crate) fn look_up(&self, id: &str) -> std::result::Result<(), String> {
-        // The log, where ids come from, is anyone's.
+        // Ids come from the log, which others can write.
         if self.recent(id).is_some() || !is_user_id(id) {
             return Ok(());
         }
@@ -145,7 +145,7 @@ impl Names {
         Ok(())
     }
 
-    /// What a look-up within the last hour gave; `Err`: Slack refused to tell, with the reason.
+    /// The result of a look-up within the last hour; `Err`: Slack refused it, with the reason.
     /// Never waits.
     pub(crate) fn recent(&self, id: &str) -> Option<std::result::Result<User, String>> {
         let users = self.users.lock().unwrap();
@@ -154,13 +154,12 @@ impl Names {
         (at.elapsed() < kept_for).then(|| known.clone())
     }
 
-    /// A person of whom Slack was never asked. Never waits.
+    /// Whether this is a person who was never looked up. Never waits.
     pub(crate) fn is_new(&self, id: &str) -> bool {
         is_user_id(id) && self.users.lock().unwrap().get(id).is_none()
     }
 
-    /// Notes who is to be looked up by whoever calls `next_wanted`; false: all of them were
-    /// noted before.
+    /// Queues users for the thread that calls `next_wanted`; false: all of them were queued before.
     pub(crate) fn want(&self, ids: &[&str]) -> bool {
         let mut wanted = self.wanted.lock().unwrap();
         let before = wanted.len();
@@ -176,7 +175,7 @@ impl Names {
         self.wanted.lock().unwrap().pop_front()
     }
 
-    /// Waits until Slack has answered who these are, but no longer than `until`.
+    /// Waits until all of these were looked up, but no longer than `until`.
     pub(crate) fn wait_known(&self, ids: &[&str], until: Instant) {
         let mut users = self.users.lock().unwrap();
         while ids.iter().any(|id| users.get(*id).is_none()) {
@@ -188,7 +187,7 @@ impl Names {
         }
     }
 
-    /// Takes a change of a user who is known here; nobody else is kept.
+    /// Stores a changed user if it was looked up before; ignores all others.
     pub(crate) fn user_changed(&self, value: &Value) {
         let Some(user) = self.parse(value) else {
             return;
@@ -204,8 +203,8 @@ impl Names {
         self.channels.lock().unwrap().remove(id);
     }
 
-    /// A channel's name, `ops`; `None` for a direct message. `Err` also when Slack says that
-    /// mom can't be there.
+    /// A channel's name, `ops`; `None` for a direct message. Also `Err` if the answer says that mom
+    /// is not in the channel or that it is archived.
     pub(crate) fn channel(&self, id: &str) -> SlackResult<Option<String>> {
         if let Some((at, name)) = self.channels.lock().unwrap().get(id) {
             if at.elapsed() < KEPT_FOR {
@@ -239,13 +238,13 @@ impl Names {
         })
     }
 
-    /// Wakes `keep_directory`. Never waits: one call that is pending stands for all.
+    /// Wakes `keep_directory`. Never waits: one pending wake-up is enough.
     pub(crate) fn want_directory(&self) {
         self.directory_wanted.try_send(()).ok();
     }
 
-    /// A thread's whole life: when woken, makes the list of all users and channels if it is
-    /// old. Slowly, and on its own: a large workspace takes minutes.
+    /// The body of a thread: when woken, writes the list of all users and channels if it is old.
+    /// Slowly, in the background: a large workspace takes minutes.
     pub(crate) fn keep_directory(&self, dir: &Dir, stop: &Stop) {
         for () in &*self.directory_wakes.lock().unwrap() {
             if stop.is_set() {
@@ -293,7 +292,7 @@ impl Names {
         Ok(())
     }
 
-    /// Of a user or a channel.
+    /// The line of a user or a channel.
     fn directory_line(&self, item: &Value) -> Option<String> {
         let (id, name) = (item["id"].as_str()?, item["name"].as_str()?);
         if !is_user_id(id) {
@@ -304,7 +303,7 @@ impl Names {
     }
 }
 
-/// Of a user object as users.info, users.list and user_change have it.
+/// The standing in a user object of users.info, users.list or user_change.
 fn standing(user: &Value, me: &Me) -> Standing {
     let has = |flag: &str| user[flag] == true;
     let team = user["team_id"].as_str().unwrap_or_default();
@@ -325,7 +324,7 @@ fn standing(user: &Value, me: &Me) -> Standing {
     }
 }
 
-/// Someone else chose it: one line without tabs, not too long, and not the end of a `[name]`.
+/// Cleans a name that others chose: one short line without tabs and without the end of `[name]`.
 fn clean(name: &str) -> String {
     let name = name.replace('[', "(").replace(']', ")");
     text::one_line(&name, NAME_CHARS_MAX)

@@ -1,6 +1,6 @@
-//! Slack's Web API: one function per method, all through one `call`. Form encoded, because
-//! that is what every method takes. Rate limits are kept per method and channel; what may be
-//! repeated is repeated; what must not be is reported as `Failure::Unknown`.
+//! Slack's Web API: one function per method, all through one `call`. Form encoded, because every
+//! method accepts that. Rate limits are remembered per method and channel. Calls that are safe to
+//! repeat are repeated; for others an unknown outcome is returned as `Failure::Unknown`.
 
 use std::io::{Read as _, Write};
 use std::sync::{Mutex, OnceLock};
@@ -27,7 +27,7 @@ use super::is_ts;
 /// What a rate limit does to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// Dropped: `Failure::Limited`. One try.
+    /// Tried once; a rate limit drops it: `Failure::Limited`.
     Optional,
     /// Waits for Retry-After; tried again after passing faults.
     Must,
@@ -52,7 +52,7 @@ impl PostContent {
         }
     }
 
-    /// `text` stands for the blocks in notifications and for screen readers.
+    /// `text` replaces the blocks in notifications and for screen readers.
     pub(crate) fn blocks(text: &str, blocks: &Value) -> PostContent {
         PostContent {
             blocks: Some(blocks.to_string()),
@@ -60,7 +60,7 @@ impl PostContent {
         }
     }
 
-    /// Slack's own reading of names and links is off: it would ping.
+    /// Arguments of a call. Slack's own search for names and links is off: it would notify people.
     fn args<'a>(&'a self, channel: &'a str) -> Vec<(&'a str, &'a str)> {
         let mut args = vec![
             ("channel", channel),
@@ -81,21 +81,21 @@ pub(crate) struct Identity {
     /// mom's handle and the workspace's name.
     pub(crate) user: String,
     pub(crate) team: String,
-    /// Granted scopes; empty when Slack does not tell.
+    /// Granted scopes; empty if Slack does not send them.
     pub(crate) scopes: Vec<String>,
 }
 
-/// What came of a file's address.
+/// The result of a download.
 #[derive(Debug)]
 pub(crate) struct Downloaded {
     pub(crate) bytes: u64,
-    /// By its Content-Type; Slack's login page is.
+    /// Whether the Content-Type is HTML, as it is for Slack's login page.
     pub(crate) is_html: bool,
     /// Its first bytes.
     pub(crate) head: Vec<u8>,
 }
 
-/// When Slack limits without saying for how long.
+/// The pause if Slack limits the rate without a Retry-After.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(30);
 /// Bounds for Retry-After. Slack asks for seconds up to a minute; a server must neither
 /// silence mom for a day nor make it ask without pause.
@@ -108,11 +108,11 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// Whole uploads of a file's bytes, which nobody sees before they are completed.
 const UPLOADS_MAX: u32 = 3;
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// For all the bytes of a file, whatever their pace.
+/// Time limit for the transfer of a whole file, at any speed.
 const TRANSFER_MAX: Duration = Duration::from_secs(3600);
 /// How much of a file shows whether it is a login page.
 const HEAD_BYTES: u64 = 4_096;
-/// Pages of a whole list or history: four million messages. A server may always name a next one.
+/// Pages of a list or history: four million messages. A server could name a next page forever.
 const PAGES_MAX: usize = 20_000;
 /// Keys of the rate-limit table; far more than are ever limited at once.
 const LIMITED_MAX: usize = 1000;
@@ -127,7 +127,7 @@ pub(crate) struct Web {
     stop: Stop,
     /// mom's user id and bot id, known after auth.test.
     own_ids: OnceLock<[String; 2]>,
-    /// (method, channel) -> not before.
+    /// (method, channel) -> the earliest time of the next call.
     limited: Mutex<Bounded<(&'static str, String), Instant>>,
 }
 
@@ -181,7 +181,7 @@ impl Web {
             .ok_or_else(|| Error::retry(format!("{method}: no url in the answer")))
     }
 
-    /// The ts of the new message.
+    /// Posts a message and returns its ts.
     pub(crate) fn chat_post_message(
         &self,
         channel: &str,
@@ -198,7 +198,7 @@ impl Web {
             .ok_or_else(|| Failure::Unknown("chat.postMessage: no ts in the answer".to_owned()))
     }
 
-    /// `blocks` that are left out remove those the message had.
+    /// Edits a message. Without `blocks` the message loses the blocks it had.
     pub(crate) fn chat_update(
         &self,
         channel: &str,
@@ -229,8 +229,8 @@ impl Web {
         self.call("chat.delete", channel, &args, urgency).map(drop)
     }
 
-    /// The line below a thread that says what goes on; empty: none. Slack takes it away after
-    /// two minutes, and with the next message there.
+    /// Sets the status line below a thread; an empty one removes it. Slack removes it after two
+    /// minutes, and when the next message is posted there.
     pub(crate) fn assistant_threads_set_status(
         &self,
         channel: &str,
@@ -267,19 +267,19 @@ impl Web {
         self.info("files.info", ("file", file))
     }
 
-    /// What Slack knows of one thing, called the same in question and answer.
+    /// Calls an info method; the request and the response use the same key for the object.
     fn info(&self, method: &'static str, what: (&str, &str)) -> SlackResult<Value> {
         let mut answer = self.call(method, "", &[what], Urgency::Must)?;
         Ok(answer[what.0].take())
     }
 
-    /// Any app can post what mom posts.
+    /// Whether mom posted it, by its ids: any app can copy the content of mom's messages.
     pub(super) fn is_own(&self, message: &Value) -> bool {
         let mut ids = self.own_ids.get().into_iter().flatten();
         ids.any(|id| !id.is_empty() && (message["user"] == **id || message["bot_id"] == **id))
     }
 
-    /// One message; `None` when it is gone. `root`: of its thread, or itself.
+    /// Reads one message; `None` if it is deleted. `root`: the root of its thread, or its own ts.
     pub(crate) fn message(
         &self,
         channel: &str,
@@ -314,7 +314,7 @@ impl Web {
         }
     }
 
-    /// The three steps of an upload; the message appears a little after the last.
+    /// Uploads and shares a file in three steps; its message appears shortly after the last step.
     pub(crate) fn files_upload(
         &self,
         channel: &str,
@@ -338,7 +338,7 @@ impl Web {
             Err(Failure::Unknown(why)) => why,
             outcome => return outcome,
         };
-        log::warning!(channel, "was {name} shared? {why}");
+        log::warning!(channel, "asking Slack whether {name} was shared: {why}");
         self.pause(&mut backoff())?;
         match self.files_info(&id)?["shares"].as_object() {
             Some(shares) if !shares.is_empty() => Ok(()),
@@ -346,7 +346,7 @@ impl Web {
         }
     }
 
-    /// The bytes go to Slack's disk, where nobody sees them yet. The file's id.
+    /// Uploads the bytes, which nobody sees yet, and returns the file's id.
     fn upload(&self, name: &str, bytes: &[u8]) -> SlackResult<String> {
         let length = bytes.len().to_string();
         let args = [("filename", name), ("length", &length)];
@@ -383,7 +383,7 @@ impl Web {
     ) -> Result<Downloaded> {
         let mut url = url.to_owned();
         for _ in 0..5 {
-            // Plain only where the whole of Slack is (a test).
+            // Plain http is accepted only if the API's address is plain http too (in tests).
             if !url.starts_with("https://") && !self.url.starts_with("http://") {
                 return Err(Error::failed("the file is not at an https address"));
             }
@@ -415,7 +415,7 @@ impl Web {
         Err(Error::failed("too many redirects"))
     }
 
-    /// Slack's own hosts, and the API's: with MOM_SLACK_API_URL it may be another.
+    /// Slack's own hosts, and the host of the API, which MOM_SLACK_API_URL may change.
     fn may_see_token(&self, url: &str) -> bool {
         let origin = |url: &str| (url.starts_with("https://"), net::host_of(url));
         let (is_safe, host) = origin(url);
@@ -431,7 +431,7 @@ impl Web {
         args: &[(&str, &str)],
         urgency: Urgency,
     ) -> SlackResult<Value> {
-        // Doing these twice shows twice.
+        // If these were called twice, people would see two messages.
         let repeatable = !matches!(method, "chat.postMessage" | "files.completeUploadExternal");
         // Slack counts calls by method, posts by channel as well.
         let key = match method {
@@ -449,12 +449,12 @@ impl Web {
                 self.limit(&key, after);
                 if urgency == Urgency::Must {
                     log::warning!(channel, "{method}: {failure}");
-                    // The limit is not a failure: it is waited for as often as it comes.
+                    // A rate limit is no failure: each is waited for, without a limit of tries.
                     continue;
                 }
             }
             let passes = match &failure {
-                // Slack's words: some aspect of the operation may have succeeded.
+                // Slack's docs on these: "some aspect of the operation may have succeeded".
                 Failure::Refused(code)
                     if !repeatable && matches!(code.as_str(), "internal_error" | "fatal_error") =>
                 {
@@ -549,7 +549,7 @@ pub(crate) struct Pages<'a> {
     web: &'a Web,
     method: &'static str,
     args: &'a [(&'a str, &'a str)],
-    /// Of the page to come, empty for the first; `None` after the last.
+    /// Cursor of the next page, empty for the first; `None` after the last.
     cursor: Option<String>,
     left: usize,
 }
@@ -627,7 +627,7 @@ mod tests {
     use crate::net::testing::{net, read_request, serve};
     use std::sync::mpsc::{self, Receiver};
 
-    /// What the server does with a request.
+    /// How the fake server answers a request.
     #[derive(Clone, Copy)]
     enum Does {
         Answers(&'static str, &'static str, &'static str),
@@ -644,7 +644,7 @@ mod tests {
         metadata: None,
     };
 
-    /// A Slack that does this with the requests to come, and the requests.
+    /// A fake Slack that follows this script, and the requests it received.
     fn slack(script: &'static [Does]) -> (Web, Receiver<String>) {
         let (sender, requests) = mpsc::channel();
         let mut script = script.iter();

@@ -49,8 +49,8 @@ Environment:
   MOM_SLACK_API_URL, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, NO_COLOR
 ";
 
-/// Every long option with whether it takes a value, the modes from `chat` on: the parser,
-/// the nearest-name hint and the completion scripts agree through this list.
+/// Every long option, and whether it takes a value; the options from `chat` on are the modes. The
+/// parser, the nearest-name hint and the completion scripts all use this list.
 pub(crate) const OPTIONS: &[(&str, Takes)] = &[
     ("sandbox", Takes::Value),
     ("model", Takes::Value),
@@ -77,22 +77,22 @@ pub(crate) enum Takes {
     Nothing,
 }
 
-/// What is to be done.
+/// What mom is to do.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Call {
     Help,
     Version,
     Manifest,
-    /// Of this channel.
+    /// The history of this channel.
     Download(String, Options),
-    /// Since a day, as typed.
+    /// The usage of a data directory, since a day, as typed.
     Usage(PathBuf, Option<String>),
     Serve(PathBuf, Options),
     Chat(PathBuf, Options),
     Check(Option<PathBuf>, Options),
 }
 
-/// What was typed, by the option's name; empty for one that takes no value.
+/// The typed values by the option's name; an option without a value has an empty one.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Options(BTreeMap<&'static str, String>);
 
@@ -107,7 +107,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
     let mut parser = lexopt::Parser::from_args(args);
     let mut options = Options::default();
     let mut dir: Option<PathBuf> = None;
-    // With the value of the option, where it takes one.
+    // Each with the option's value, or an empty one.
     let mut modes: Vec<(&str, String)> = Vec::new();
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
@@ -142,7 +142,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
     command(mode, channel, dir, options)
 }
 
-/// A path, if it can be the data directory and is the first one.
+/// The path, if it can be the data directory and no other path was given.
 fn data_dir(path: PathBuf, first: Option<&PathBuf>) -> Result<PathBuf> {
     if let Some(first) = first {
         let (first, second) = (first.display(), path.display());
@@ -194,7 +194,7 @@ fn wrong<T>(text: String) -> Result<T> {
 }
 
 fn value(parser: &mut lexopt::Parser, name: &str) -> Result<String> {
-    // An option where a value should stand is a forgotten value, not a value.
+    // Where a value is expected, an option means that the value was forgotten.
     let missing = || Error::Usage(format!("--{name} needs a value: --{name}=..."));
     let text = parser.value().map_err(|_| missing())?.into_string();
     let text =
@@ -218,7 +218,7 @@ fn unknown(option: &str) -> Error {
     let names: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).collect();
     let near: Vec<&str> = match option.strip_prefix("--") {
         Some(name) => text::nearest(name, &names).into_iter().collect(),
-        // One letter: those that begin with it.
+        // One letter: the options that begin with it.
         None => {
             let letter = option.trim_start_matches('-');
             let begins = |name: &&str| name.starts_with(letter);
@@ -232,13 +232,13 @@ fn unknown(option: &str) -> Error {
     Error::Usage(format!("unknown option {option}{hint}"))
 }
 
-/// A mode's name in the place of the data directory: other programs have them as words.
+/// The mode of this name. Also used to find a mode that was typed like a subcommand (`mom chat`).
 fn mode(word: &str) -> Option<&'static str> {
     let mut modes = OPTIONS.iter().skip_while(|(name, _)| *name != "chat");
     modes.find(|(name, _)| *name == word).map(|(name, _)| *name)
 }
 
-/// What comes behind `--mode`.
+/// What follows `--mode` on the command line.
 fn operand(mode: &str) -> &'static str {
     match mode {
         "chat" | "check" | "usage" => " DIR",
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_name_the_mend() {
+    fn usage_errors_name_the_fix() {
         for (line, want) in [
             ("", "needs a data directory"),
             ("--chat", "--chat needs a data directory"),

@@ -24,7 +24,7 @@ pub(crate) const SLACK_API_DEFAULT: &str = "https://slack.com/api";
 pub(crate) const APP_TOKEN: &str = "MOM_SLACK_APP_TOKEN";
 pub(crate) const BOT_TOKEN: &str = "MOM_SLACK_BOT_TOKEN";
 
-/// Plain data, read once at start.
+/// The configuration: plain data, read once at start.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// As typed; `Sandbox::parse` reads it.
@@ -39,7 +39,7 @@ pub(crate) struct Config {
     pub(crate) allow_users: Option<Vec<String>>,
     pub(crate) allow_channels: Option<Vec<String>>,
     pub(crate) approve: ApprovalMode,
-    /// In threads in which mom answered, people need not mention it.
+    /// Whether people need not mention mom in threads in which it answered.
     pub(crate) follow_threads: bool,
     /// Without a trailing slash.
     pub(crate) slack_api_url: String,
@@ -68,7 +68,7 @@ impl Config {
         })
     }
 
-    /// What is set for threads, in a sentence.
+    /// The setting for threads, as a sentence.
     pub(crate) fn threads(&self) -> &'static str {
         match self.follow_threads {
             true => "followed, after an answer there no mention is needed for a day",
@@ -77,11 +77,11 @@ impl Config {
     }
 }
 
-/// Which tool calls wait for a person.
+/// Which tool calls need a person's approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ApprovalMode {
     Off,
-    /// Those that can change something in the sandbox.
+    /// Calls that can change something in the sandbox.
     Changes,
     All,
 }
@@ -99,7 +99,7 @@ impl ApprovalMode {
     }
 }
 
-/// What is set, in a sentence.
+/// The setting as a sentence.
 impl fmt::Display for ApprovalMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -115,12 +115,12 @@ fn ids(list: String) -> Vec<String> {
     ids.map(str::to_owned).collect()
 }
 
-/// A variable that is set and not blank.
+/// The value of an environment variable, if it is set and not blank.
 pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-/// Tokens and keys, from wherever they came.
+/// Tokens and keys from all sources: environment, auth.json, systemd credentials.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     environment: HashMap<String, Secret>,
@@ -128,15 +128,15 @@ pub(crate) struct Keys {
     auth: Option<Value>,
     /// `$CREDENTIALS_DIRECTORY`, set by systemd for LoadCredential=.
     credentials: Option<PathBuf>,
-    /// What commands and variables that auth.json names came to: by the name.
+    /// Keys that auth.json gives as a command or a variable: the result by its text in the file.
     named: Mutex<HashMap<String, Secret>>,
 }
 
 impl Keys {
-    /// Reads the secrets, and closes /proc/PID to mom's own user first: what tools on the host
-    /// could see there is the environment that mom was started with. Tools get none of it.
+    /// Reads the secrets. Before that it makes /proc/PID unreadable for mom's own user: tools on
+    /// the host could read there the environment that mom was started with.
     pub(crate) fn take() -> Keys {
-        // Best effort: where it is refused mom runs as before.
+        // Errors are ignored: where this is not allowed, mom runs without it.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
         let secrets = secret_variables()
             .filter_map(|name| Some((name.clone(), Secret::new(&variable(&name)?))));
@@ -157,7 +157,7 @@ impl Keys {
         Some(Secret::new(&text)).filter(|secret| !secret.expose().is_empty())
     }
 
-    /// A provider's key: auth.json (as the original has it), then the variables in order.
+    /// A provider's key: from auth.json (as in the original), else from the first variable set.
     pub(crate) fn provider(&self, provider: &str, variables: &[&str]) -> Result<Option<Secret>> {
         let entry = self.auth.as_ref().and_then(|auth| auth.get(provider));
         let entry = entry.map_or(Ok(None), |entry| self.auth_entry(provider, entry));
@@ -165,7 +165,7 @@ impl Keys {
             return entry;
         }
         let found = variables.iter().find_map(|name| self.variable(name));
-        // What is wrong with the entry matters only where nothing stands in for it.
+        // An error in the entry matters only if no variable has a key.
         found.map_or(entry, |secret| Ok(Some(secret)))
     }
 
@@ -230,7 +230,7 @@ fn secret_variables() -> impl Iterator<Item = String> {
     })
 }
 
-/// `user:password` of a URL, as it is written.
+/// The `user:password` part of a URL, as it is written.
 fn login(url: &str) -> Option<Secret> {
     let (_, rest) = url.split_once("://")?;
     let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
@@ -242,7 +242,7 @@ pub(crate) fn auth_path() -> Option<PathBuf> {
     Some(Path::new(&variable("HOME")?).join(".pi/mom/auth.json"))
 }
 
-/// Absent, unreadable or broken means no keys from there.
+/// The content of auth.json; `None` if it is absent, unreadable or broken.
 fn auth_file() -> Option<Value> {
     let path = auth_path()?;
     let shown = path.display();
@@ -266,13 +266,13 @@ fn auth_file() -> Option<Value> {
     value.ok()
 }
 
-/// Whether others than the owner can do anything with it.
+/// Whether anyone but the owner has a permission on the file.
 pub(crate) fn is_open(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
 }
 
-/// `!pass show openai`: a command's trimmed output is the key. `timeout` (coreutils and
-/// busybox have it) bounds it to the 10 s of the original.
+/// Runs a key command, like `!pass show openai`: its trimmed output is the key. `timeout` (from
+/// coreutils or busybox) limits it to 10 s, as in the original.
 fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
     let failed = |why: String| {
         let whose = format!("the key command of {provider:?} in ~/.pi/mom/auth.json");
@@ -297,9 +297,9 @@ fn key_from_command(provider: &str, command: &str) -> Result<Secret> {
 /// One of the two Slack tokens.
 struct TokenKind {
     variable: &'static str,
-    /// How it begins.
+    /// How the token begins.
     start: &'static str,
-    /// Where in the app's settings it is.
+    /// Where the token is in the app's settings.
     place: &'static str,
 }
 
@@ -334,7 +334,7 @@ impl TokenKind {
     }
 }
 
-/// The bot token alone, which is all that reading takes.
+/// The bot token alone, which is enough to read from Slack.
 pub(crate) fn bot_token(keys: &Keys) -> Result<Secret> {
     let token = keys.variable(BOT_TOKEN).ok_or_else(|| {
         let wanted = BOT_KIND.wanted();

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT set a `Stop`, so that whatever waits in poll(2) sees them; a second
-//! one ends the program at once. SIGHUP is ignored: there is nothing to reload, and a lost
-//! terminal must not end the bot.
+//! SIGTERM and SIGINT: `watch` calls a function, which sets a `Stop`, so that threads that wait in
+//! poll(2) wake up; a second signal ends the program at once. SIGHUP is ignored: there is nothing
+//! to reload, and a closed terminal must not end the bot.
 
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
@@ -13,13 +13,13 @@ use signal_hook::{flag, low_level};
 
 use crate::base::error::{Error, Result};
 
-/// Exit code of a second signal: 128 + SIGINT, as shells have it.
+/// Exit code after a second signal: 128 + SIGINT, as shells report it.
 const EXIT_CODE: i32 = 130;
 
 pub(crate) enum Signal {
-    /// SIGINT.
+    /// SIGINT came, and no SIGTERM so far.
     Interrupt,
-    /// SIGTERM came, now or before.
+    /// SIGTERM came, now or earlier.
     Terminate,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn watch(
     flag::register(SIGTERM, terminated.clone()).map_err(failed)?;
     for signal in [SIGTERM, SIGINT] {
         if second == SecondSignal::ExitsAtOnce {
-            // In this order: the first signal finds the flag down and raises it.
+            // In this order: at the first signal the flag is not set yet, so mom does not exit.
             flag::register_conditional_shutdown(signal, EXIT_CODE, seen.clone()).map_err(failed)?;
             flag::register(signal, seen.clone()).map_err(failed)?;
         }

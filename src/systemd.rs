@@ -1,5 +1,5 @@
-//! sd_notify(3) by hand: one datagram to the socket that systemd names. Without systemd
-//! nothing happens.
+//! sd_notify(3) without a library: one datagram to the socket that systemd names. Without
+//! systemd nothing is sent.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt as _;
@@ -14,7 +14,7 @@ impl Systemd {
         let Ok(path) = env::var("NOTIFY_SOCKET") else {
             return Systemd(None);
         };
-        // `@` stands for the zero byte of an abstract name.
+        // `@` means the zero byte that begins an abstract name.
         let address = match path.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(&path),
@@ -28,7 +28,7 @@ impl Systemd {
         }
     }
 
-    /// `READY=1`, `WATCHDOG=1`. Errors are ignored: the next `WATCHDOG=1` makes up for one.
+    /// Sends `READY=1` or `WATCHDOG=1`. Errors are ignored: the next `WATCHDOG=1` is enough.
     pub(crate) fn tell(&self, state: &str) {
         if let Some((socket, address)) = &self.0 {
             socket.send_to_addr(state.as_bytes(), address).ok();

@@ -1,5 +1,5 @@
-//! Approval: which calls wait for a person, what the person is asked, and the wait. How the
-//! question is shown is the front end's: bot/approvals.rs in Slack, modes/chat.rs at a terminal.
+//! Approval: which calls need a person's approval, the question, and the wait for the answer.
+//! The front ends show the question: bot/approvals.rs in Slack, modes/chat.rs at a terminal.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::tools;
 
 /// How long a question stays open; then the calls are denied.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
-/// Why calls are denied when it is over.
+/// Why calls are denied when `PATIENCE` is over.
 pub(crate) const NOBODY: &str = "nobody approved it within 10 minutes";
 /// Why calls are denied after a stop.
 pub(crate) const STOPPED: &str = "the work was stopped before anyone approved it";
@@ -32,7 +32,7 @@ pub(crate) struct Question {
     pub(crate) calls: Vec<ProposedCall>,
 }
 
-/// A call as the person who decides reads it: whole, and nothing in it invisible.
+/// A call as the person who decides reads it: complete, and without invisible characters.
 pub(crate) struct ProposedCall {
     pub(crate) tool: String,
     pub(crate) label: String,
@@ -52,8 +52,8 @@ impl Question {
     }
 }
 
-/// Control characters, and those that hide or reorder others, as escapes: what is read is what
-/// runs.
+/// The text with escapes for control characters and for those that hide or reorder others, so
+/// that the person reads exactly what runs.
 fn visible(text: &str) -> String {
     let is_hidden = |c: char| {
         c.is_control() && c != '\n' && c != '\t'
@@ -78,21 +78,21 @@ fn visible(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     Approve,
-    /// Further calls of this run as well.
+    /// Approve this call and all later ones of the run.
     ApproveAll,
     Deny,
 }
 
-/// What became of a question.
+/// The result of a question.
 pub(crate) enum Decision {
     Approved,
     AllApproved,
-    /// Why, as a part of a sentence for the model.
+    /// The reason, as a part of a sentence for the model.
     Denied(String),
 }
 
 impl Decision {
-    /// `by`: what people call whoever chose.
+    /// `by` is the name of the person who chose.
     pub(crate) fn of(choice: Choice, by: &str) -> Decision {
         match choice {
             Choice::Approve => Decision::Approved,
@@ -102,12 +102,12 @@ impl Decision {
     }
 }
 
-/// The choice that one thread waits for and another brings. Cheap to clone.
+/// A choice that one thread waits for and another thread sets. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct PendingChoice {
-    /// With the id of who chose; the first one counts.
+    /// The first choice, with the user id of the person who made it.
     chosen: Arc<Mutex<Option<(Choice, String)>>>,
-    /// Wakes whoever waits.
+    /// Wakes the thread that waits.
     is_chosen: Stop,
 }
 
@@ -125,7 +125,7 @@ impl PendingChoice {
         self.is_chosen.set(Cause::Asked);
     }
 
-    /// `None`: `stop` came first, or nobody chose until then.
+    /// Waits for the choice. `None`: `stop` was set first, or nobody chose before `until`.
     pub(crate) fn wait(&self, stop: &Stop, until: Instant) -> Option<(Choice, String)> {
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -1,6 +1,6 @@
-//! `--budget=DOLLARS`: what all conversations and events together may cost a local day. Owns
-//! the sum of today; the ledger keeps it on the disk. Who asks when it is used up is answered
-//! elsewhere, with `Budget::sentence`.
+//! `--budget=DOLLARS`: what all conversations and events together may cost per local day. Owns
+//! today's sum; the ledger stores it on disk. When the budget is used up, the front ends answer
+//! requests with `Budget::sentence`.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,12 +16,12 @@ use crate::store;
 use crate::store::dir::Dir;
 use crate::store::ledger;
 
-/// From this part of the budget on the usage line names it.
+/// The usage line shows the budget once this part of it is used.
 const NAMED_FROM: f64 = 0.8;
 const NO_LIMIT: &str = "none, a day may cost any amount";
 
 pub(crate) struct Budget {
-    /// Dollars a day; `None`: as many as it takes.
+    /// Dollars per day; `None`: no limit.
     limit: Option<f64>,
     dir: Arc<Dir>,
     spent: Mutex<SpentToday>,
@@ -30,7 +30,7 @@ pub(crate) struct Budget {
 /// What was spent on a day, in all conversations.
 #[derive(Default)]
 struct SpentToday {
-    /// Local, since 1970.
+    /// Local day, counted since 1970.
     day: i64,
     dollars: f64,
 }
@@ -45,7 +45,7 @@ pub(crate) struct BudgetUse {
 
 impl Budget {
     /// # Errors
-    /// `Error::Usage`: no amount, or a model whose prices are unknown.
+    /// `Error::Usage`: the budget is not an amount, or the model's prices are unknown.
     pub(crate) fn open(config: &Config, model: &Model, dir: &Arc<Dir>) -> Result<Budget> {
         let limit = limit(config)?;
         check_price(config, model)?;
@@ -56,8 +56,8 @@ impl Budget {
         })
     }
 
-    /// Counts a reply or a summary. The ledger is told after this: a sum that can't be written
-    /// counts as well.
+    /// Counts the cost of a reply or a summary. The ledger gets it afterwards, so a cost that
+    /// can't be written counts as well.
     pub(crate) fn spend(&self, usage: &Usage) {
         if self.limit.is_some() {
             let dollars = usage.cost.map_or(0.0, |cost| cost.total());
@@ -72,18 +72,18 @@ impl Budget {
         Some(BudgetUse { spent, limit })
     }
 
-    /// For `status`.
+    /// One line for the `status` command.
     pub(crate) fn text(&self) -> String {
         self.used()
             .map_or_else(|| NO_LIMIT.to_owned(), |used| used.text())
     }
 
-    /// No model may be asked any more today.
+    /// Whether no model may be asked any more today.
     pub(crate) fn is_used_up(&self) -> bool {
         self.used().is_some_and(|used| used.spent >= used.limit)
     }
 
-    /// For people, as Markdown that Slack's mrkdwn reads as well.
+    /// What people read when the budget is used up; Markdown that is also valid Slack mrkdwn.
     pub(crate) fn sentence(&self) -> String {
         let limit = text::dollars(self.limit.unwrap_or_default());
         format!(
@@ -99,7 +99,7 @@ impl Budget {
 }
 
 impl SpentToday {
-    /// The sum of another day is replaced by what was `read` of this one.
+    /// The sum of `day`. When the stored sum is of another day, `read` gets the sum from disk.
     fn on(&mut self, day: i64, read: impl FnOnce() -> f64) -> &mut f64 {
         if self.day != day {
             let dollars = read();
@@ -116,7 +116,7 @@ impl BudgetUse {
         format!("{spent} of {limit} today")
     }
 
-    /// For the usage line, once most of it is used.
+    /// Text for the usage line, once most of the budget is used.
     pub(crate) fn warning(&self) -> Option<String> {
         let part = self.spent / self.limit;
         let percent = (part * 100.0).floor();
@@ -124,7 +124,7 @@ impl BudgetUse {
     }
 }
 
-/// What `--check` says of it, the model's prices left out.
+/// What `--check` says about the budget; the model's prices are checked elsewhere.
 pub(crate) fn check(config: &Config, dir: Option<&Dir>) -> Finding {
     let what = "budget";
     match limit(config) {
@@ -137,7 +137,7 @@ pub(crate) fn check(config: &Config, dir: Option<&Dir>) -> Finding {
     }
 }
 
-/// A budget needs a model that tells its costs; `offline` has none.
+/// Checks that a budget is only set for a model whose prices are known; `offline` costs nothing.
 pub(crate) fn check_price(config: &Config, model: &Model) -> Result<()> {
     let Some(typed) = &config.budget else {
         return Ok(());
@@ -165,15 +165,15 @@ fn limit(config: &Config) -> Result<Option<f64>> {
     dollars.map(Some).ok_or_else(wrong)
 }
 
-/// Dollars of today. What can't be read counts as nothing, with a warning.
+/// Today's dollars, read from the ledger. A file that can't be read counts as 0, with a warning.
 fn on_disk(dir: &Dir) -> f64 {
     let channels = store::channels(dir).unwrap_or_else(|err| {
-        log::warning!("", "cannot tell what was spent today: {err}");
+        log::warning!("", "cannot read today's costs: {err}");
         Vec::new()
     });
     let spent = channels.iter().map(|channel| {
         ledger::spent_today(dir, channel).unwrap_or_else(|err| {
-            log::warning!(channel, "cannot tell what was spent here today: {err}");
+            log::warning!(channel, "cannot read today's costs of this channel: {err}");
             0.0
         })
     });

@@ -1,5 +1,5 @@
-//! The tool calls of one model turn: who approves them, in what order they run, and what is
-//! kept and shown of them.
+//! The tool calls of one model turn: who approves them, in what order they run, and what of
+//! them goes to the context and to the people.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -16,21 +16,21 @@ use crate::base::time;
 use crate::llm::{Content, Message, ToolCall, ToolResult};
 use crate::tools::{self, ToolContext, ToolOutput};
 
-/// bash and read calls of one turn that run side by side.
-const CALLS_BESIDE_MAX: usize = 8;
+/// bash and read calls of one turn that run in parallel.
+const PARALLEL_CALLS_MAX: usize = 8;
 
 impl RunLoop<'_> {
-    /// Results are written in call order, each as soon as those before it are. What a call
-    /// does must not be done again, so that it was called, and what came of those before it,
-    /// is on the disk first: one fdatasync a call.
+    /// Runs the calls. Results are written in call order, each as soon as those before it are
+    /// written. After a crash a call with effects must not run again, so the context with the
+    /// call and all earlier results is synced to disk before it runs: one fdatasync per call.
     pub(super) fn call_tools(&mut self, calls: &[ToolCall]) -> Result<()> {
         let steps: Vec<ToolStep> = calls.iter().map(|call| self.step(call)).collect();
         for step in &steps {
             self.show(Update::ToolWaiting(step.clone()))?;
         }
         let denied = self.denied(calls);
-        if calls.len() > 1 && calls.iter().all(|call| tools::can_run_beside(&call.name)) {
-            return self.call_beside(calls, &steps, &denied);
+        if calls.len() > 1 && calls.iter().all(|call| tools::is_parallel(&call.name)) {
+            return self.call_in_parallel(calls, &steps, &denied);
         }
         for ((call, step), denied) in calls.iter().zip(steps).zip(denied) {
             let output = if let Some(output) = not_begun(self.env.stop).or(denied) {
@@ -47,13 +47,13 @@ impl RunLoop<'_> {
                 self.show(Update::ToolEnd(report(step, &output, since.elapsed())))?;
                 output
             };
-            self.keep_result(call, output)?;
+            self.append_result(call, output)?;
         }
         Ok(())
     }
 
-    /// Asks a person about the calls that need it, all of a turn at once: for each call the
-    /// result that takes its place, if it may not run.
+    /// Asks a person about the calls that need approval, all calls of a turn at once. Returns for
+    /// each call the error result to use instead of running it, or `None` if it may run.
     fn denied(&mut self, calls: &[ToolCall]) -> Vec<Option<ToolOutput>> {
         let env = self.env;
         let mode = env.agent.config.approve;
@@ -76,7 +76,7 @@ impl RunLoop<'_> {
         calls.iter().map(output).collect()
     }
 
-    fn call_beside(
+    fn call_in_parallel(
         &mut self,
         calls: &[ToolCall],
         steps: &[ToolStep],
@@ -86,7 +86,7 @@ impl RunLoop<'_> {
             self.context.sync_to_disk()?;
         }
         let env = self.env;
-        let beside = CallsBeside {
+        let parallel = ParallelCalls {
             calls,
             denied,
             next: AtomicUsize::new(0),
@@ -95,31 +95,31 @@ impl RunLoop<'_> {
         };
         let (sender, news) = mpsc::channel();
         thread::scope(|scope| {
-            for n in 0..calls.len().min(CALLS_BESIDE_MAX) {
-                // One call of a run is always at work.
+            for n in 0..calls.len().min(PARALLEL_CALLS_MAX) {
+                // The first thread starts even without a free place: each run must make progress.
                 let place = env.agent.call_places.take();
                 if n > 0 && place.is_none() {
                     break;
                 }
-                let (sender, beside) = (sender.clone(), &beside);
+                let (sender, parallel) = (sender.clone(), &parallel);
                 let work = move || {
                     let _place = place;
-                    beside.work(&sender);
+                    parallel.work(&sender);
                 };
                 let worker = thread::Builder::new().name(format!("tool-{n}"));
                 if let Err(err) = worker.spawn_scoped(scope, work) {
-                    // Those that started take all calls; without any the loop below ends.
+                    // The threads that did start run all calls; without any the loop below ends.
                     let channel = self.context.channel();
                     log::warning!(channel, "cannot start a thread for a tool: {err}");
                 }
             }
             drop(sender);
-            self.keep_in_order(calls, steps, news)
+            self.append_in_order(calls, steps, news)
         })
     }
 
-    /// Shows what the threads tell, and keeps each result as soon as those before it are kept.
-    fn keep_in_order(
+    /// Shows what the threads report, and appends the results to the context in call order.
+    fn append_in_order(
         &mut self,
         calls: &[ToolCall],
         steps: &[ToolStep],
@@ -137,14 +137,14 @@ impl RunLoop<'_> {
             self.show(Update::ToolEnd(report(step, &output, took)))?;
             done[index] = Some(output);
             while let Some(output) = done.get_mut(kept).and_then(Option::take) {
-                self.keep_result(&calls[kept], output)?;
+                self.append_result(&calls[kept], output)?;
                 kept += 1;
             }
         }
         Ok(())
     }
 
-    fn keep_result(&mut self, call: &ToolCall, mut output: ToolOutput) -> Result<()> {
+    fn append_result(&mut self, call: &ToolCall, mut output: ToolOutput) -> Result<()> {
         self.repeats.count(call, &mut output);
         self.context.append(Message::ToolResult(ToolResult {
             call_id: call.id.clone(),
@@ -166,21 +166,21 @@ impl RunLoop<'_> {
     }
 }
 
-/// Calls that run side by side. Threads take them in their order.
-struct CallsBeside<'a> {
+/// Calls that run in parallel. The threads start them in call order.
+struct ParallelCalls<'a> {
     calls: &'a [ToolCall],
     denied: &'a [Option<ToolOutput>],
-    /// Index of the call that nobody has taken yet.
+    /// Index of the next call that no thread has started.
     next: AtomicUsize,
     tools: &'a ToolContext<'a>,
     stop: &'a Stop,
 }
 
-/// The index of a call; with its end, or without one when it begins.
+/// The index of a call, and its output and duration when it has ended; `None` when it begins.
 type CallNews = (usize, Option<(ToolOutput, Duration)>);
 
-impl CallsBeside<'_> {
-    /// One thread's part of the calls.
+impl ParallelCalls<'_> {
+    /// The work of one thread: runs calls until none is left.
     fn work(&self, sender: &Sender<CallNews>) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -190,7 +190,7 @@ impl CallsBeside<'_> {
             let since = Instant::now();
             let not_run = not_begun(self.stop).or_else(|| self.denied[index].clone());
             let output = not_run.unwrap_or_else(|| {
-                // The receiver lives as long as the threads, but for an error there.
+                // Fails only after the receiving thread has ended early with an error.
                 sender.send((index, None)).ok();
                 let refuse = &mut |_| Err(Error::failed("only attach sends files"));
                 tools::call(self.tools, call, self.stop, refuse)
@@ -214,7 +214,7 @@ fn report(step: ToolStep, output: &ToolOutput, duration: Duration) -> ToolReport
     }
 }
 
-/// mom's own keys don't go to the model, the file or Slack, wherever a tool found them.
+/// The output with mom's own keys masked: they must not go to the model, the file or Slack.
 fn masked(mut output: ToolOutput) -> ToolOutput {
     for content in &mut output.content {
         if let Content::Text(text) = content {
@@ -225,7 +225,7 @@ fn masked(mut output: ToolOutput) -> ToolOutput {
     output
 }
 
-/// The result of a call that a stop came before.
+/// The result of a call that did not begin because the run was stopped before; else `None`.
 fn not_begun(stop: &Stop) -> Option<ToolOutput> {
     Some(failed(match stop.cause()? {
         Cause::Asked => "Not run: the user stopped the work.",

@@ -1,7 +1,7 @@
 //! Compaction: when the window fills, the older part of a conversation becomes a summary,
-//! written by the same model, and the newest part is kept word for word. What is decided
-//! here is where to cut and what the model is told; the entry itself is `context`'s.
-//! The cut, the headings and the file lists are those of the original mom, whose files these are.
+//! written by the same model, and the newest part is kept word for word. This file decides
+//! where to cut and what to ask the model; `context` writes the entry. The place of the cut, the
+//! headings and the file lists are as in the original mom, which reads the same files.
 
 use std::collections::BTreeSet;
 
@@ -16,15 +16,15 @@ use crate::base::text;
 use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, Provider, Turn, Usage, words};
 
-/// Characters of a tool result, or of one argument of a call, that the summary's writer sees.
+/// Characters of a tool result, or of one argument of a call, that go into the summary request.
 const RESULT_CHARS_MAX: usize = 2_000;
-/// Files named as read, and as changed.
+/// Entries of the list of read files, and of the list of changed files.
 const FILES_MAX: usize = 200;
-/// Tokens for instructions and all that an estimate misses.
+/// Tokens left free for the instructions and for the error of the estimate.
 const MARGIN_TOKENS: u64 = 1_500;
-/// Times the text is halved when the server says that it is too long.
+/// How often the text is halved when the server says that it is too long.
 const HALVINGS_MAX: u32 = 5;
-/// Tokens that a summary, and what is kept, may take in the smallest window.
+/// Tokens that a summary, and the kept messages, may take even in the smallest window.
 const SUMMARY_TOKENS_MIN: u64 = 400;
 const TAIL_TOKENS_MIN: u64 = 1_000;
 
@@ -64,8 +64,8 @@ The conversation above came after what <previous-summary> tells. Bring that summ
 date: keep what still holds, add what is new, move what is finished to Done, drop what has \
 lost its meaning, and say anew what comes next.";
 
-/// The context has grown into the reserve of the model's window, and a summary would make it
-/// markedly smaller.
+/// Whether the context has grown into the reserve of the model's window, and a summary would
+/// make it clearly smaller.
 pub(crate) fn is_due(context: &Context, model: &Model, settings: &Settings) -> bool {
     let window = model.context_window;
     settings.compaction.enabled
@@ -76,14 +76,15 @@ pub(crate) fn is_due(context: &Context, model: &Model, settings: &Settings) -> b
         })
 }
 
-/// Tokens. A window smaller than the reserve would always be full.
+/// Tokens of the window that stay free. At most half of it: a window smaller than the reserve
+/// would always be full.
 fn reserve(window: u64, settings: &Settings) -> u64 {
     settings.compaction.reserve_tokens.min(window / 2)
 }
 
-/// Summarises what is old; adds what that used to `used`, also when it fails. An error leaves
-/// the context as it was. Called though not due, after the server had said that
-/// the window is full, it takes the window for smaller than the model's figure.
+/// Summarises the older messages; adds the tokens of that to `used`, also when it fails. An error
+/// leaves the context as it was. When it is called although `is_due` is false (the server said
+/// that the window is full), it assumes a window smaller than the model's figure.
 pub(crate) fn compact(
     context: &mut Context,
     provider: &dyn Provider,
@@ -120,20 +121,20 @@ pub(crate) fn compact(
     context.compacted(compaction, plan.kept, tail, Some((&*model, &*writer.used)))
 }
 
-/// Where to cut: the messages from `old` to `kept` are history; what is before them is the
-/// summary of an earlier compaction.
+/// Where to cut: the messages from `old` to `kept` are summarised; the message before them is
+/// the summary of an earlier compaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Plan {
     old: usize,
-    /// A message of people, if there is one far enough back.
+    /// Index of the first kept message; one written by people, if there is one far enough back.
     kept: usize,
-    /// What is kept is shortened to this.
+    /// The kept messages are shortened to this.
     tail_tokens: u64,
     summary_tokens: u64,
 }
 
 impl Plan {
-    /// `None` when nothing can be gained. What remains afterwards fills at most three
+    /// `None` when a compaction would gain nothing. Afterwards the messages fill at most three
     /// quarters of the room that the system prompt and the tools leave.
     fn of(context: &Context, window: u64, settings: &Settings) -> Option<Plan> {
         let messages = context.messages();
@@ -155,9 +156,9 @@ impl Plan {
         })
     }
 
-    /// What is kept, each with its index, if it is too much to be kept as it is; and the first
-    /// message that no summary is to hold. The oldest steps of a turn that is too long go into
-    /// the summary, but what people said in it stays.
+    /// The kept messages, shortened and each with its index, if they are too long to be kept as
+    /// they are; and the index of the first message that is not summarised. The oldest steps of
+    /// a turn that is too long go into the summary, but people's messages in it stay.
     fn tail(&self, messages: &[Message]) -> (Option<Vec<(usize, Message)>>, usize) {
         if sum(messages.iter().skip(self.kept)) <= self.tail_tokens {
             return (None, self.kept);
@@ -175,26 +176,26 @@ fn sum<'a>(messages: impl IntoIterator<Item = &'a Message>) -> u64 {
     messages.into_iter().map(estimate).sum()
 }
 
-/// Keeps about `keep_tokens` of the newest messages, whole turns. Gives the message of people
-/// that what is kept begins with; messages before `old` don't count.
+/// Where to cut so that about `keep_tokens` of the newest messages are kept, as whole turns: the
+/// index of the message of people that begins the kept part; messages before `old` don't count.
 fn cut(messages: &[Message], old: usize, keep_tokens: u64) -> usize {
     let reached = reached(messages, old, keep_tokens);
     let is_start = |index: &usize| messages.get(*index).is_some_and(is_user);
     (old..=reached).rev().find(is_start).unwrap_or(old)
 }
 
-/// Likewise steps of a turn: a tool's result is never kept without its call.
+/// The same for steps of a turn: a tool's result is never kept without its call.
 fn steps(messages: &[Message], old: usize, keep_tokens: u64) -> usize {
     let may_start = |index: &usize| !matches!(messages.get(*index), Some(Message::ToolResult(_)));
     let reached = reached(messages, old, keep_tokens);
     (reached..messages.len())
         .find(may_start)
-        // Results to the very end: they stay, with the call before them.
+        // All the rest are results: they stay, with the call before them.
         .or_else(|| (old..reached).rev().find(may_start))
         .unwrap_or(old)
 }
 
-/// The message with which the newest ones take so many tokens.
+/// Index of the message from which on the messages take `tokens_min` tokens.
 fn reached(messages: &[Message], old: usize, tokens_min: u64) -> usize {
     let mut tokens = 0;
     let reached = (old..messages.len()).rev().find(|index| {
@@ -208,7 +209,7 @@ fn is_user(message: &Message) -> bool {
     matches!(message, Message::User { .. })
 }
 
-/// Tool results lose their middle first, what people wrote only if that is not enough.
+/// Cuts the middle out of tool results; out of people's messages only if that is not enough.
 fn shorten(tail: &mut [(usize, Message)], tokens_max: u64) {
     for results_only in [true, false] {
         for units_max in [16_000, 8_000, 4_000, 2_000, 1_000] {
@@ -242,8 +243,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Retries like a run does; a text that is too long for the server is cut in its middle,
-    /// shorter each time.
+    /// The summary. Retries like a run does; when the server says that the text is too long, it
+    /// is cut in its middle, to half the length each time.
     fn summary(
         &mut self,
         messages: &[Message],
@@ -306,7 +307,7 @@ impl Writer<'_> {
     }
 }
 
-/// The conversation as text that no model takes for its own.
+/// The conversation as one text, so that the model does not continue it as its own.
 fn serialise(messages: &[Message]) -> String {
     let mut out = Vec::new();
     let mut say = |who: &str, text: &str| {
@@ -359,11 +360,10 @@ fn head(text: &str) -> String {
     }
 }
 
-/// The files that tools read and changed in `old` or before it, sorted: read ones that were
-/// not changed, and changed ones.
+/// The files that tools only read, and those that they changed, in `old` or before it; sorted.
 fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<String>) {
     let (mut read, mut modified) = (BTreeSet::new(), BTreeSet::new());
-    // The newest part comes first: what was named long ago is left out when there are too many.
+    // Newer messages first: when there are too many files, those of earlier summaries are left out.
     for message in old {
         let Message::Assistant(said) = message else {
             continue;
@@ -404,7 +404,7 @@ fn file_lists(read: &[String], modified: &[String]) -> String {
     list("read-files", read) + &list("modified-files", modified)
 }
 
-/// The lists are written anew each time.
+/// The summary without its file lists, which are written again each time.
 fn without_files(summary: &str) -> &str {
     let mut rest = summary;
     for tag in ["modified-files", "read-files"] {

@@ -53,31 +53,31 @@ use crate::tools::{self, ToolContext};
 
 /// Conversation id of `mom --chat`.
 pub(crate) const TERMINAL: &str = "TERMINAL";
-/// Tries of a run that crashes interrupt.
+/// How often a run that crashes interrupted is tried in all.
 const TRIES_MAX: u32 = 2;
-/// Raw bytes of an image that go to the model as one: 5 MB in base64, the limit of the Messages API.
+/// Raw bytes of an image for the model: 5 MB in base64, the limit of the Messages API.
 const IMAGE_BYTES_MAX: usize = 3_750_000;
 
 pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) store: Arc<Store>,
     pub(crate) sandbox: Sandbox,
-    /// For tool calls side by side, in all conversations.
+    /// Limits how many tool calls run in parallel, over all conversations.
     call_places: CallPlaces,
     pub(crate) net: Net,
     provider: Box<dyn Provider>,
     pub(crate) budget: Budget,
     specs: Vec<ToolSpec>,
     started: Instant,
-    /// Warnings about files in the data directory, each said once.
+    /// Warnings about files in the data directory that were logged; each is logged once.
     warned: Mutex<HashSet<String>>,
 }
 
-/// Sentences remembered so that they are not said again.
+/// Warnings that are remembered; after so many, no new one is logged.
 const WARNED_MAX: usize = 1000;
 
 impl Agent {
-    /// Opens model, data directory and sandbox, in the order of what is cheapest to check.
+    /// Opens model, data directory and sandbox; what is cheapest to check comes first.
     pub(crate) fn open(dir: &Path, config: Config, keys: &Keys) -> Result<Agent> {
         let sandbox = Sandbox::parse(&config.sandbox)?;
         let net = Net::from_env();
@@ -88,7 +88,7 @@ impl Agent {
             net: &net,
         };
         let provider = llm::open(&config.model, &sources)?;
-        // Anew: a command may have told a key.
+        // Once more: a command may have printed a key that was not known before.
         secret::guard(keys.all());
         budget::check_price(&config, &provider.model())?;
         let store = Arc::new(Store::open(dir)?);
@@ -110,12 +110,12 @@ impl Agent {
         })
     }
 
-    /// Records that the job is being worked on.
+    /// Records in the ledger that work on the job begins.
     pub(crate) fn begin(&self, job: &Job) -> Result<Session<'_>> {
         let ledger = &self.store.ledger;
         let mut context = Context::load(&self.store, &job.channel)?;
         let mut requests = job.requests.clone();
-        // An answer in the context that was perhaps not posted comes first, and alone.
+        // An answer in the context that was perhaps not posted is posted first, and alone.
         let existing = match ledger.run(&job.channel)? {
             Some(run) if run.has_any(&requests) => run::existing_outcome(&context),
             _ => None,
@@ -141,22 +141,22 @@ impl Agent {
         Context::load(&self.store, channel)?.start_anew()
     }
 
-    /// What Slack added to a message that no run answers any more.
+    /// Appends what Slack added to a message after the run that answered it had ended.
     pub(crate) fn append_addition(
         &self,
         channel: &str,
         entry: &LogEntry,
         name_of: &dyn Fn(&str) -> String,
     ) -> Result<()> {
-        // One that is to be resumed goes on from its last entry.
+        // A run that will be resumed goes on from the last entry, so nothing may follow it.
         if self.store.ledger.run(channel)?.is_some() {
             return Ok(());
         }
         Context::load(&self.store, channel)?.append_addition(entry, name_of)
     }
 
-    /// The `status` command; `lines` are what the front end adds. Markdown that Slack's
-    /// mrkdwn reads as well.
+    /// The text of the `status` command, in Markdown that is also valid Slack mrkdwn. `lines`
+    /// are those that the front end adds.
     pub(crate) fn status(&self, channel: &str, lines: &[String]) -> String {
         let model = self.provider.model();
         let mut out = vec![format!("Model: {}/{}", model.provider, model.id)];
@@ -171,7 +171,7 @@ impl Agent {
                     text::tokens(window),
                     used * 100 / window.max(1)
                 ));
-                // Of a model without known prices there is nothing to say.
+                // Left out for a model whose prices are unknown.
                 if model.price.is_some() || costs.total > 0.0 {
                     out.push(format!(
                         "Cost here: {} today, {} in all",
@@ -202,7 +202,7 @@ impl Agent {
         )
     }
 
-    /// Says each sentence once.
+    /// Logs each warning once.
     fn warn_once(&self, channel: &str, warnings: Vec<String>) {
         let mut warned = self.warned.lock().unwrap();
         for warning in warnings {
@@ -218,7 +218,7 @@ impl Agent {
     }
 
     fn memory(&self, path: &str) -> String {
-        // One byte more, so that the prompt can tell a cut file.
+        // One byte more shows the prompt that the file is longer and was cut.
         let head = (self.store.dir()).read_head(path, prompt::MEMORY_BYTES_MAX + 1);
         let bytes = head.unwrap_or_else(|err| {
             self.warn_once("", vec![format!("{err}; going on without it")]);
@@ -228,7 +228,7 @@ impl Agent {
     }
 }
 
-/// Whether tools can run, and on this data directory: a file made here must show there.
+/// Checks that tools can run and see a file that is made in this data directory; with warnings.
 pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result<Vec<String>> {
     let probe = format!(".mom-probe-{}", std::process::id());
     dir.put_probe(&probe, probe.as_bytes())?;
@@ -237,23 +237,23 @@ pub(crate) fn check_sandbox(sandbox: &Sandbox, dir: &Dir, path: &Path) -> Result
     checked
 }
 
-/// What a run needs of the place it happens in. Slack's is in `bot::worker`, the terminal's in
-/// `modes::chat`. The defaults are for a place where one person waits for each answer.
+/// What a run needs from its front end: `bot::worker` for Slack, `modes::chat` for the terminal.
+/// The defaults are for a front end where one person waits for each answer.
 pub(crate) trait Conversation {
     fn place(&self) -> prompt::Place<'_>;
     /// A user's handle by id.
     fn name_of(&self, id: &str) -> String {
         id.to_owned()
     }
-    /// Waits for a message's files; a sentence for each that did not come.
+    /// Waits for a message's files; returns a sentence for each that could not be fetched.
     fn wait_for_files(&self, _request: &LedgerRequest, _stop: &Stop) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
-    /// Messages for this run that came since it began.
+    /// Messages for this run that were received since it began.
     fn steering(&self) -> Vec<LedgerRequest> {
         Vec::new()
     }
-    /// Whether the message (ts) is in the log, and waits for `steering` or a run of its own.
+    /// Whether the message (ts) is in the log and waits for `steering` or for a run of its own.
     fn waits(&self, _ts: &str) -> bool {
         false
     }
@@ -261,9 +261,9 @@ pub(crate) trait Conversation {
     fn status_ts(&self) -> Option<String> {
         None
     }
-    /// Called when the requests are on disk.
+    /// Called when the requests are in the context on disk.
     fn begun(&self) {}
-    /// News for the model that are in no message.
+    /// Notes for the model that are not part of a message.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
@@ -278,18 +278,18 @@ pub(crate) struct Session<'a> {
     agent: &'a Agent,
     context: Context,
     start: RunStart,
-    /// The ts of each.
+    /// The ts of each request that this run answers.
     requests: Vec<String>,
     existing: Option<Outcome>,
 }
 
 impl Session<'_> {
-    /// What an earlier try left.
+    /// What the ledger has from an earlier try of this run.
     pub(crate) fn start(&self) -> &RunStart {
         &self.start
     }
 
-    /// How an earlier try ended that could not post its outcome, or not record that it did.
+    /// The outcome of an earlier try that did not post it, or posted it but did not record that.
     pub(crate) fn existing_outcome(&self) -> Option<&Outcome> {
         self.existing.as_ref()
     }
@@ -305,7 +305,7 @@ impl Session<'_> {
         conversation: &dyn Conversation,
         stop: &Stop,
     ) -> Result<Outcome> {
-        // Before the tries are counted: who stopped it is to see that it has stopped.
+        // Before the tries are counted: whoever stopped the run must see that it has stopped.
         stop.check()?;
         if self.start.tries > TRIES_MAX {
             return Err(Error::failed(format!(
@@ -336,7 +336,7 @@ impl Session<'_> {
         let mut used = Usage::default();
         let outcome = run::run(&env, &mut self.context, &mut used);
         if let Ok(Outcome::Answered(_)) = outcome {
-            // It may be posted now.
+            // The answer must be on disk before it is posted.
             self.context.sync_to_disk()?;
         }
         if used.total() > 0 {
@@ -357,8 +357,8 @@ impl Session<'_> {
         })
     }
 
-    /// Takes over what the log has since the last run, then the requests, so that they come
-    /// last.
+    /// Appends to the context what was logged since the last run, then the requests, so that
+    /// they come last.
     fn append_requests(
         &mut self,
         job: &Job,
@@ -374,7 +374,7 @@ impl Session<'_> {
         let mut notes = prompt::note(&conversation.notes());
         let mut news = false;
         for request in &job.requests {
-            // It may be in the context as overheard, from when it waited; it is appended again.
+            // A request that waited may be in the context as overheard; it is appended again.
             if self.start.resumed && self.context.has_request(&request.ts) {
                 continue;
             }
@@ -392,15 +392,15 @@ impl Session<'_> {
         let ledger = &agent.store.ledger;
         ledger.update_run(&job.channel, conversation.status_ts(), after)?;
         if job.event.is_some() {
-            // Its file is removed next.
+            // The event's file is removed next, so the context must be on disk.
             self.context.sync_to_disk()?;
         }
         Ok(())
     }
 
     /// Records that the job is done: its answer or error is posted. `dropped`: requests (ts)
-    /// that a stop took along. After an interruption by a restart it is not done, and the next
-    /// start resumes it.
+    /// that a stop dropped. A job that a restart interrupts is not done: nothing is recorded,
+    /// and the next start resumes it.
     pub(crate) fn end(
         mut self,
         outcome: &Result<Outcome>,
@@ -426,7 +426,7 @@ impl Session<'_> {
         let mut commands = Vec::new();
         for open in ledger.open(channel, 0)? {
             if Command::parse(&open.text) == Some(Command::Stop) {
-                // Whatever it found running, that was this run.
+                // The run that this `stop` found was this one.
                 commands.push(open.ts);
             } else if self.context.has_request(&open.ts) && !self.answers(&open.ts) {
                 requests.push(open.ts);
@@ -438,8 +438,8 @@ impl Session<'_> {
             LedgerEnd::of(Ending::Command, commands, None),
         ];
         let (channel, cursor) = (channel.to_owned(), self.context.cursor().clone());
-        // First: the conversation is large, and what the ledger keeps of the end must not lie
-        // behind it in memory, or the allocator could not give that back.
+        // The context is large. It is freed before the ledger allocates memory of its own behind
+        // it: otherwise the allocator could not return the context's memory to the system.
         drop(self.context);
         ledger.end(&channel, ended, Some(cursor))
     }
@@ -462,7 +462,7 @@ impl Session<'_> {
         })
     }
 
-    /// For whoever wants to see what the model was sent. Not worth failing a run for.
+    /// Writes what the model gets to a file that people can read. Errors are only logged.
     fn last_prompt(&self, system: &str) {
         let mut said = self.context.messages().iter().rev();
         let newest = said.find(|message| matches!(message, Message::User { .. }));
@@ -484,10 +484,10 @@ impl Session<'_> {
     }
 }
 
-/// People named in one message whose names are looked up.
+/// Mentions in one message whose names are looked up.
 const NAMED_MAX: usize = 20;
 
-/// `<@U08>` as `<@U08|otto>`: to be read, and to be written back.
+/// `<@U08>` as `<@U08|otto>`: the model reads the name, and can write the mention back.
 fn with_names(text: &str, conversation: &dyn Conversation) -> String {
     let mut pieces = text.split("<@");
     let mut out = pieces.next().unwrap_or_default().to_owned();
@@ -528,7 +528,7 @@ impl Agent {
                 None if self.store.dir().stamp(file)?.is_some() => {
                     paths.push(self.seen_by_tools(file));
                 }
-                // It did not come; a sentence says why.
+                // The file could not be fetched; a sentence in `missing` says why.
                 None => {}
             }
         }

@@ -1,6 +1,6 @@
-//! Who works when: within a channel one task after another, channels side by side, at most
-//! `RUNS_MAX` tasks at once and the rest in order of arrival. What waits is bounded and held in
-//! memory only: the files know what was requested and not answered.
+//! The queue of tasks: within a channel one task after another, channels in parallel, at most
+//! `RUNS_MAX` tasks at once and the rest in order of arrival. The number of waiting tasks is
+//! bounded, and they are in memory only: the ledger has the requests that are not answered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -34,7 +34,7 @@ pub(crate) struct CommandRequest {
     pub(crate) thread_ts: Option<String>,
     pub(crate) ts: String,
     pub(crate) user: String,
-    /// Found after a start without an answer in the log; Slack may have one all the same.
+    /// Found at mom's start without an answer in the log; an answer may be in Slack all the same.
     pub(crate) resumed: bool,
 }
 
@@ -50,7 +50,7 @@ impl Task {
         matches!(self, Task::Run(Job { event: Some(_), .. }))
     }
 
-    /// People's messages in it; an event has one.
+    /// The requests of the task: people's messages, or the one of an event.
     fn requests(&self) -> &[LedgerRequest] {
         match self {
             Task::Run(job) => &job.requests,
@@ -76,7 +76,7 @@ struct StoppedRun {
     on_stop: Option<Box<OnStop>>,
 }
 
-/// Is told who stops the run, before it stops.
+/// Called with the user id of whoever stops the run, before the run stops.
 type OnStop = dyn Fn(&str) + Send;
 
 impl Running {
@@ -97,7 +97,7 @@ impl Running {
         running
     }
 
-    /// The ts of its first request, which names the run. "" for what is no run.
+    /// The ts of its first request, which identifies the run; "" for a task that is no run.
     pub(crate) fn run_ts(&self) -> &str {
         match &self.task {
             Task::Run(job) => job.run_ts(),
@@ -105,7 +105,7 @@ impl Running {
         }
     }
 
-    /// `on_stop` is called at once when it was stopped already.
+    /// Sets what is called when the run is stopped; called at once if it was stopped already.
     pub(crate) fn on_stop(&self, on_stop: impl Fn(&str) + Send + 'static) {
         let mut stopped = self.stopped.lock().unwrap();
         if let Some(by) = &stopped.by {
@@ -140,11 +140,11 @@ impl Running {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Submitted {
-    /// It starts at once (or as soon as one of the `RUNS_MAX` places is free).
+    /// The task starts at once (or as soon as one of the `RUNS_MAX` places is free).
     Next,
-    /// Something else of this channel comes first.
+    /// Another task of this channel comes first.
     Waits,
-    /// Too much waits already; nothing was queued.
+    /// Too many tasks wait already; nothing was queued.
     Refused,
 }
 
@@ -165,7 +165,7 @@ struct QueueInner {
 #[derive(Default)]
 struct QueueState {
     lanes: HashMap<String, Lane>,
-    /// Channels with work that wait for one of the places.
+    /// Channels with tasks that wait for one of the `RUNS_MAX` places.
     ready: VecDeque<String>,
     workers: usize,
     closed: bool,
@@ -207,8 +207,8 @@ impl Queue {
         Submitted::Next
     }
 
-    /// Messages for `channel` and `thread_ts` that came since the run began, oldest first:
-    /// they belong to the run from now on.
+    /// Removes and returns the messages for `channel` and `thread_ts` that were submitted since
+    /// the run began, oldest first: they belong to that run from now on.
     pub(crate) fn take_steering(
         &self,
         channel: &str,
@@ -217,10 +217,10 @@ impl Queue {
         self.with(channel, |lane| steering(&mut lane.waiting, thread_ts))
     }
 
-    /// Stops what runs in the channel, if it is `run`; "": whatever it is. `by` is a user id.
-    /// People's messages that waited for this run's next turn are dropped with it (they stay
-    /// in the log and so in the conversation). Events, `new` and what belongs to other threads
-    /// stay. Returns whether there was something to stop.
+    /// Stops the task that runs in the channel, if its ts is `run`; "" stops any task. `by` is a
+    /// user id. People's messages that waited for this run's next turn are dropped with it (they
+    /// stay in the log and so in the conversation). Events, `new` and messages of other threads
+    /// stay. Returns whether there was a task to stop.
     pub(crate) fn stop(&self, channel: &str, run: &str, by: &str) -> bool {
         self.with(channel, |lane| {
             let running = lane.running.as_ref();
@@ -240,7 +240,7 @@ impl Queue {
         self.with(channel, |lane| lane.running.clone())
     }
 
-    /// A run is in work in any channel.
+    /// Whether a task is running in any channel.
     pub(crate) fn is_working(&self) -> bool {
         let state = self.0.state.lock().unwrap();
         state.lanes.values().any(|lane| lane.running.is_some())
@@ -251,7 +251,7 @@ impl Queue {
         self.with(channel, |lane| lane.waiting.len())
     }
 
-    /// The message (ts) waits for a run of its own or for the next turn of the running one.
+    /// Whether the message (ts) waits for a run of its own or for the next turn of the running one.
     pub(crate) fn waits(&self, channel: &str, ts: &str) -> bool {
         self.with(channel, |lane| {
             let mut requests = lane.waiting.iter().flat_map(Task::requests);
@@ -259,7 +259,7 @@ impl Queue {
         })
     }
 
-    /// A waiting message was edited (`Some`) or deleted (`None`).
+    /// Changes a waiting message that was edited (`Some`) or deleted (`None`) in Slack.
     pub(crate) fn amend(&self, channel: &str, ts: &str, text: Option<&str>) {
         self.with(channel, |lane| {
             lane.waiting.retain_mut(|task| {
@@ -302,22 +302,22 @@ impl Queue {
 
     fn start_worker(&self, state: &mut QueueState) {
         let queue = self.clone();
-        // Nobody joins it: `workers` tells that its work is done.
+        // No thread joins it: `workers` counts the workers that have not ended.
         let worker = thread::Builder::new().name("run".to_owned());
         match worker.spawn(move || queue.work()) {
             Ok(_) => state.workers += 1,
-            // The lane stays ready: the next worker that ends its task takes it.
+            // The channel stays in `ready`: the next worker that ends its task takes it.
             Err(err) => log::error!("", "cannot start a thread for a run: {err}"),
         }
     }
 
-    /// A worker: takes what is ready until nothing is, then ends.
+    /// A worker thread: works on ready channels until there is none, then ends.
     fn work(&self) {
         let work = self.0.work.get().expect("started before the first submit");
         let mut state = self.0.state.lock().unwrap();
         while let Some(channel) = state.ready.pop_front() {
             let lane = state.lanes.entry(channel.clone()).or_default();
-            // Ready twice, when what waited was deleted and something else came.
+            // It is in `ready` twice if its waiting message was deleted and a new one came.
             if lane.running.is_some() {
                 continue;
             }
@@ -334,7 +334,7 @@ impl Queue {
             if lane.waiting.is_empty() {
                 state.lanes.remove(&channel);
             } else {
-                // Behind the others that wait for a place: no channel starves.
+                // At the end of the list, so that every channel gets its turn.
                 state.ready.push_back(channel);
             }
         }
@@ -343,13 +343,13 @@ impl Queue {
     }
 }
 
-/// Takes the messages for the run in `thread_ts` out of what waits.
+/// Removes and returns the waiting messages for the run in `thread_ts`.
 fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<LedgerRequest> {
     let mut taken = Vec::new();
     let mut after_new = false;
     waiting.retain_mut(|task| {
         let Task::Run(job) = task else {
-            // What was said after `new` belongs to the new conversation.
+            // Messages after `new` belong to the new conversation.
             after_new = true;
             return true;
         };
@@ -364,10 +364,10 @@ fn steering(waiting: &mut VecDeque<Task>, thread_ts: Option<&str>) -> Vec<Ledger
 }
 
 impl Lane {
-    /// False: too much waits already.
+    /// Adds the task; false when too much waits already.
     fn push(&mut self, task: Task) -> bool {
         if task.is_event() {
-            // With nothing running, the first is on its way to a worker.
+            // When nothing runs, the first task is about to start and does not count as waiting.
             let next = usize::from(self.running.is_none());
             let waiting = self.waiting.iter().skip(next);
             let events = waiting.filter(|task| task.is_event()).count();
@@ -379,7 +379,7 @@ impl Lane {
             if requests.sum::<usize>() >= REQUESTS_WAITING_MAX {
                 return false;
             }
-            // Said one after the other in the same place: answered together.
+            // Messages in a row in the same place are answered together, by one run.
             if let (Task::Run(job), Some(Task::Run(last))) = (&task, self.waiting.back_mut()) {
                 if last.place() == job.place() {
                     last.requests.extend(job.requests.iter().cloned());
@@ -420,7 +420,7 @@ mod tests {
         })
     }
 
-    /// A queue whose tasks report their start and end when told to.
+    /// A queue whose tasks report their start, and end when the test sends `()`.
     fn gated() -> (Queue, mpsc::Receiver<String>, mpsc::Sender<()>) {
         let (started, starts) = mpsc::channel();
         let (go, gate) = mpsc::channel();
@@ -489,7 +489,7 @@ mod tests {
             assert!(lane.push(new_conversation()) && lane.push(job("C1", None, "1", None)));
         }
         assert!(!lane.push(new_conversation()) && !lane.push(job("C1", None, "1", None)));
-        // The first is on its way to a worker.
+        // The first is about to start and does not count as waiting.
         let mut lane = Lane::default();
         for n in 0..=EVENTS_WAITING_MAX {
             assert!(lane.push(job("C1", None, &n.to_string(), Some("e"))), "{n}");
@@ -497,7 +497,7 @@ mod tests {
         assert!(!lane.push(job("C1", None, "x", Some("e"))));
     }
 
-    /// A run that was stopped before a restart takes nobody along.
+    /// A run that was stopped before a restart does not drop the requests of others.
     #[test]
     fn the_stopped_and_those_who_ask_anew_are_kept_apart() {
         let mut lane = Lane::default();

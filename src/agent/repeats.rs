@@ -13,13 +13,13 @@ const REPEATS_MAX: u32 = 10;
 
 #[derive(Default)]
 pub(crate) struct Repeats {
-    /// Name and arguments, the label left out.
+    /// Name and arguments of the last call, without the label.
     last: (String, Value),
     count: u32,
 }
 
 impl Repeats {
-    /// Counts the call; its result gets a warning when it is due.
+    /// Counts the call; adds a warning to its result when it has failed too often.
     pub(crate) fn count(&mut self, call: &ToolCall, output: &mut ToolOutput) {
         let mut arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
         if let Some(fields) = arguments.as_object_mut() {
@@ -41,7 +41,7 @@ impl Repeats {
     }
 
     /// # Errors
-    /// `Failed` when it is enough.
+    /// `Failed` after `REPEATS_MAX` failures in a row.
     pub(crate) fn check(&self) -> Result<()> {
         if self.count < REPEATS_MAX {
             return Ok(());

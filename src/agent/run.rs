@@ -1,6 +1,6 @@
 //! The loop: one `Job` in, `Update`s on the way, one `Outcome` at the end. Ask the model, run
 //! the tools it calls (`calls`), append everything to the context, ask again. The context on
-//! disk is the state: a run that was cut goes on from there.
+//! disk is the state: a run that was interrupted goes on from there.
 
 use std::time::Duration;
 
@@ -24,25 +24,25 @@ use crate::tools::{ToolContext, Upload};
 pub(crate) struct Job {
     /// Conversation id: `C..`, `D..`, `G..` or `TERMINAL`.
     pub(crate) channel: String,
-    /// Files may still be on their way.
+    /// Their files may not be downloaded yet.
     pub(crate) requests: Vec<LedgerRequest>,
     /// Root of the thread the answer belongs to; `None`: the channel itself.
     pub(crate) thread_ts: Option<String>,
     /// File name of the event; `None` for people's messages.
     pub(crate) event: Option<String>,
-    /// Found after a start without an answer: an earlier try may have got somewhere.
+    /// Found at mom's start without an answer: an earlier try may have worked on the requests.
     pub(crate) resumed: bool,
-    /// The user who said `stop` before a restart: only the stop remains to be shown.
+    /// The user who stopped the run before a restart: only the stop must still be shown.
     pub(crate) stopped_by: Option<String>,
 }
 
 impl Job {
-    /// What names the run: the ts of its first request.
+    /// The ts of its first request, which identifies the run.
     pub(crate) fn run_ts(&self) -> &str {
         self.requests.first().map_or("", |first| &first.ts)
     }
 
-    /// Jobs of one place that come one after the other may become one.
+    /// Jobs in a row whose places are equal may be merged into one.
     pub(crate) fn place(&self) -> impl PartialEq + '_ {
         let kind = (
             self.event.is_some(),
@@ -52,7 +52,7 @@ impl Job {
         (&self.channel, &self.thread_ts, kind)
     }
 
-    /// It asks nothing, but belongs to the context.
+    /// Whether the job is what Slack added to a message: it asks nothing, but goes to the context.
     pub(crate) fn is_addition(&self) -> bool {
         self.requests.iter().any(|request| request.is_addition)
     }
@@ -63,7 +63,7 @@ pub(crate) enum Update {
     /// The next piece of the model's text; `TurnEnd` closes it.
     TextDelta(String),
     /// A model turn is over; `text` is all it wrote, `thinking` what it thought.
-    /// `more`: it goes on, so this is not the answer.
+    /// `more`: another turn follows, so this is not the answer.
     TurnEnd {
         text: String,
         thinking: String,
@@ -86,10 +86,10 @@ pub(crate) enum Update {
 pub(crate) struct ToolStep {
     /// Counts the calls of this run.
     pub(crate) number: usize,
-    /// Of the tool.
+    /// Name of the tool.
     pub(crate) name: String,
     pub(crate) label: String,
-    /// Values only, one a line, label left out.
+    /// The arguments without names and label, one value per line.
     pub(crate) arguments: String,
 }
 
@@ -111,14 +111,14 @@ impl ToolReport {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct UsageReport {
-    /// Sum over the run's requests.
+    /// Sum over all model requests of the run.
     pub(crate) run: Usage,
     /// Tokens in the window after the last reply, and the window's size.
     pub(crate) context_tokens: u64,
     pub(crate) context_window: u64,
     /// Dollars today in this channel, this run included; `None` when prices are unknown.
     pub(crate) cost_today: Option<f64>,
-    /// With --budget.
+    /// How much of the budget is used; `None` without --budget.
     pub(crate) budget: Option<BudgetUse>,
 }
 
@@ -154,12 +154,12 @@ impl UsageReport {
 pub(crate) enum Outcome {
     /// Markdown, never empty.
     Answered(String),
-    /// `[SILENT]`: leave no trace.
+    /// The answer was `[SILENT]`: nothing is posted.
     Silent,
     Stopped,
 }
 
-/// What a run works with, beside its context.
+/// What a run works with, apart from its context.
 pub(crate) struct RunEnv<'a> {
     pub(crate) agent: &'a Agent,
     pub(crate) conversation: &'a dyn Conversation,
@@ -170,19 +170,19 @@ pub(crate) struct RunEnv<'a> {
     pub(crate) tools: ToolContext<'a>,
 }
 
-/// Model turns in one run: far above what work needs, far below what an endless loop costs.
+/// Model turns in one run: far more than real work needs, but it ends an endless loop.
 const TURNS_MAX: usize = 400;
-/// Replies in a row whose tool call was cut off at the output limit.
+/// Replies in a row whose tool call may be cut off at the output limit.
 const CUT_CALLS_MAX: usize = 3;
-/// Tokens a reply may take when model and window allow it (as the original).
+/// Tokens that a reply may take if model and window allow it (the original's number).
 const OUTPUT_TOKENS_MAX: u64 = 32_000;
-/// What the model reads later of a run that `--budget` has ended.
+/// What the model reads later in place of the end of a run that `--budget` has ended.
 const CUT_SHORT: &str = "[The budget for the day was used up here, and the work was ended.]";
-/// At the start of an answer: leave no trace.
+/// An answer that starts with this is not posted.
 const SILENT: &str = "[SILENT]";
 
-/// One run over a context that already holds the requests. `used` adds up also when the run
-/// fails.
+/// Does one run in a context that already has the requests. `used` gets the tokens also when
+/// the run fails.
 pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> Result<Outcome> {
     let mut run = RunLoop {
         env,
@@ -200,7 +200,7 @@ pub(crate) fn run(env: &RunEnv<'_>, context: &mut Context, used: &mut Usage) -> 
     }
 }
 
-/// How the run ended, when its answer is the last thing in the context.
+/// The outcome of an earlier try, if its answer is the last message in the context.
 pub(crate) fn existing_outcome(context: &Context) -> Option<Outcome> {
     let of_run = context.messages().get(context.run_start()..);
     let Some(Message::Assistant(said)) = of_run.unwrap_or_default().last() else {
@@ -216,7 +216,7 @@ pub(super) struct RunLoop<'a> {
     pub(super) env: &'a RunEnv<'a>,
     pub(super) context: &'a mut Context,
     used: &'a mut Usage,
-    /// The window overflowed since the last good reply: compacting helped once, no more.
+    /// The window overflowed since the last good reply: the context is not compacted again.
     overflowed: bool,
     /// Replies in a row whose tool call was cut off.
     cut_calls: usize,
@@ -262,8 +262,8 @@ impl RunLoop<'_> {
             });
             let calls: Vec<ToolCall> = calls.collect();
             let thinking = secret::hide(thinking_of(&reply.blocks));
-            // What was said while the model wrote the answer waits for the next run: the answer to
-            // it would push this one out of the channel.
+            // A message received while the model wrote the answer waits for the next run: if this
+            // run went on, the answer to that message would replace this one in the channel.
             let more = !calls.is_empty();
             self.show(Update::TurnEnd {
                 text: text.clone(),
@@ -296,15 +296,15 @@ impl RunLoop<'_> {
     }
 
     fn take_steering(&mut self) -> Result<()> {
-        // What was said after a stop is not for the run that it ended.
+        // A message sent after a stop does not belong to the stopped run.
         self.env.stop.check()?;
         let env = self.env;
         if env.agent.budget.is_used_up() {
             return Ok(());
         }
         for request in &env.conversation.steering() {
-            // After a restart it may wait though an earlier try had taken it. Files without
-            // text came later than the text.
+            // After a restart a message may wait although it is in the context from an earlier try.
+            // A request with files and no text is the files of a message that came before.
             let late_files = request.text.is_empty() && !request.files.is_empty();
             let is_more = late_files || request.is_addition;
             if self.context.has_request(&request.ts) && !is_more {
@@ -344,8 +344,8 @@ impl RunLoop<'_> {
         Ok(Outcome::Answered(answer))
     }
 
-    /// One good reply, written down. Retries and the one compaction after an overflow happen
-    /// here. `None`: the budget of the day is used up.
+    /// Asks the model for one good reply, which is appended to the context. Does the retries and
+    /// the one compaction after an overflow. `None`: the budget of the day is used up.
     fn ask(&mut self) -> Result<Option<Reply>> {
         let settings = self.env.settings;
         let mut failures = 0;
@@ -357,7 +357,7 @@ impl RunLoop<'_> {
             match self.stream() {
                 Ok(reply) => {
                     self.overflowed = false;
-                    self.keep(&reply)?;
+                    self.append_reply(&reply)?;
                     return Ok(Some(reply));
                 }
                 Err(Error::ContextFull(why)) => {
@@ -373,7 +373,7 @@ impl RunLoop<'_> {
                         return Err(Error::given_up(fault, why));
                     };
                     log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
-                    // What streamed in so far will come again.
+                    // The next try streams the text again, so the part shown so far is closed.
                     self.show(broken_off(String::new()))?;
                     let tries = format!("{failures}/{}", settings.retry.max_retries);
                     self.show(Update::Note(format!("Retrying ({tries})...")))?;
@@ -384,14 +384,14 @@ impl RunLoop<'_> {
         }
     }
 
-    /// Compacting does not help; `new` does only when something came before the run.
+    /// The error when compaction did not help. `new` helps only if messages came before the run.
     fn too_large(&self, why: &str) -> Error {
         let summaries = usize::from(self.context.compaction().is_some());
         let (what, hint) = if self.context.run_start() > summaries {
             ("the conversation", "say `new` for a fresh start")
         } else {
             let hint = "send less at once, or as a file that can be read in parts";
-            ("what was asked", hint)
+            ("the request", hint)
         };
         Error::Failed(format!(
             "{what} is larger than the model's window ({why}); {hint}"
@@ -419,7 +419,7 @@ impl RunLoop<'_> {
         })
     }
 
-    fn keep(&mut self, reply: &Reply) -> Result<()> {
+    fn append_reply(&mut self, reply: &Reply) -> Result<()> {
         let model = self.env.agent.provider.model();
         self.spend(&reply.usage)?;
         let stop_reason = if reply.refusal.is_some() {
@@ -444,7 +444,7 @@ impl RunLoop<'_> {
         self.context.spend(usage)
     }
 
-    /// A compaction that fails leaves everything as it was: the request may still fit.
+    /// Compacts the context. A failure is only logged: the request may still fit the window.
     fn compact(&mut self) -> Result<()> {
         if self.env.agent.budget.is_used_up() {
             return Ok(());
@@ -463,7 +463,7 @@ impl RunLoop<'_> {
     }
 }
 
-/// The turn goes on with another reply.
+/// Closes the text of a reply that another reply of the same run follows.
 fn broken_off(text: String) -> Update {
     Update::TurnEnd {
         text,

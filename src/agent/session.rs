@@ -1,5 +1,5 @@
-//! Pi's session format, as far as one line of it: messages to JSON and back. Pure. Which
-//! lines count is `context`'s to say.
+//! One line of pi's session format: messages to JSON and back. Pure. `context` decides which
+//! lines belong to the conversation.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,14 +11,14 @@ use crate::llm::{
     Usage, token_count,
 };
 
-/// A line that all others descend from. `cwd` is what the original writes there, too.
+/// The first line of a session file. `cwd` is the working directory, as the original writes it.
 pub(crate) fn header(id: &str, timestamp: &str, cwd: &str) -> String {
     let line = Obj::of("session").num("version", 3);
     let line = line.str("id", id).str("timestamp", timestamp);
     line.str("cwd", cwd).end() + "\n"
 }
 
-/// The `message` of an entry.
+/// A message as the JSON of an entry's `message` field.
 pub(crate) fn write(message: &Message) -> String {
     match message {
         Message::User {
@@ -73,7 +73,7 @@ fn write_block(block: &Block) -> String {
                 .end()
         }
         Block::ToolCall(call) => {
-            // What nests too deep to be read back, with what is around it, is left out.
+            // Arguments nested so deep that the whole line could not be read back are left out.
             let nested = format!("[[[[{}]]]]", call.arguments);
             let is_read = serde_json::from_str::<Value>(&nested).is_ok();
             let arguments = if is_read { &call.arguments } else { "{}" };
@@ -101,7 +101,7 @@ fn write_assistant(said: &Assistant) -> String {
         .end()
 }
 
-/// Always with a cost: the original adds them up.
+/// Always with a cost, because the original adds up the costs.
 pub(crate) fn write_usage(usage: &Usage) -> String {
     let cost = usage.cost.unwrap_or_default();
     let cost = Obj::new()
@@ -120,7 +120,7 @@ pub(crate) fn write_usage(usage: &Usage) -> String {
         .end()
 }
 
-/// What an entry says to the model, if anything. `line` is the text that `entry` comes from.
+/// The message that an entry is for the model, if it is one. `line` is the entry's JSON text.
 pub(crate) fn parse(entry: &Value, line: &str) -> Option<Message> {
     let text = |key: &str| entry[key].as_str().unwrap_or_default();
     match entry["type"].as_str()? {
@@ -134,7 +134,7 @@ pub(crate) fn parse(entry: &Value, line: &str) -> Option<Message> {
     }
 }
 
-/// How a summary is told to the model.
+/// A summary as the model reads it.
 pub(crate) fn summary_text(what: &str, summary: &str) -> String {
     format!("{what}; this summary stands for it:\n\n<summary>\n{summary}\n</summary>")
 }
@@ -182,7 +182,7 @@ fn parse_message(message: &Value, line: &str) -> Option<Message> {
     }
 }
 
-/// A string or blocks; blocks of other kinds are left out.
+/// The content from a string or from blocks; blocks other than text and image are left out.
 fn contents(value: &Value) -> Vec<Content> {
     if let Some(text) = value.as_str() {
         return vec![Content::Text(text.to_owned())];
@@ -203,7 +203,7 @@ fn contents(value: &Value) -> Vec<Content> {
     parsed
 }
 
-/// At most as many as a reply has.
+/// The blocks of an assistant message, at most `BLOCKS_MAX`.
 fn blocks(content: &Value, line: &str) -> Vec<Block> {
     let raw = serde_json::from_str::<RawEntry<'_>>(line);
     let raw = raw.map_or(Vec::new(), |raw| raw.message.content);
@@ -244,7 +244,7 @@ fn blocks(content: &Value, line: &str) -> Vec<Block> {
     parsed
 }
 
-/// The arguments of each block in an entry's message, byte for byte.
+/// The raw JSON of the arguments of each block in an entry's message, byte for byte.
 #[derive(Deserialize)]
 struct RawEntry<'a> {
     #[serde(borrow)]
@@ -274,8 +274,8 @@ fn usage(value: &Value) -> Usage {
     }
 }
 
-/// A file of version 1 as version 3: entries get ids, each the child of the one before, and
-/// compactions name what they keep by id.
+/// A file of version 1 as version 3: entries get ids, each is the child of the one before, and
+/// compactions name their first kept entry by its id.
 pub(crate) fn from_version_1(text: &str) -> String {
     let parse = |line: &str| json::parse_line(line.as_bytes());
     let mut entries: Vec<Value> = text.lines().filter_map(parse).collect();
@@ -334,7 +334,7 @@ mod tests {
             if let Some(Message::Assistant(said)) = &message {
                 said.usage.total();
             }
-            // What stands in the file once is read like that for ever.
+            // What is written is read back unchanged.
             if let Some(written) = message.as_ref().map(line) {
                 let read = parse_line(&written).unwrap();
                 assert_eq!(line(&read), written);

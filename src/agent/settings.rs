@@ -1,6 +1,6 @@
-//! settings.json of the data directory: harmless knobs only, since the agent can write it.
-//! Model, keys, URLs, allow-lists and sandbox never come from here. A file that can't be read
-//! leaves the defaults, and an absurd number becomes the nearest sensible one, with a warning.
+//! settings.json of the data directory: harmless settings only, since the agent can write it.
+//! Model, keys, URLs, allow-lists and sandbox never come from here. When the file can't be read,
+//! the defaults apply; a number out of range becomes the nearest allowed one, with a warning.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::base::text;
 use crate::store::dir::Dir;
 
-/// A longer file is cut and so no valid JSON.
+/// A longer file is cut, and then it is not valid JSON.
 const BYTES_MAX: usize = 64 * 1024;
-/// Unknown keys that are named.
+/// Unknown keys that are reported at most.
 const UNKNOWN_MAX: usize = 10;
 const TOKENS: RangeInclusive<u64> = 1_000..=500_000;
 const KEYS: [&str; 9] = [
@@ -28,7 +28,7 @@ const KEYS: [&str; 9] = [
     "retry.maxDelayMs",
 ];
 
-/// Names and defaults are the original's.
+/// The settings; names and defaults are those of the original mom.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Settings {
@@ -39,11 +39,11 @@ pub(crate) struct Settings {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct CompactionSettings {
-    /// False: no compaction at all, a full window becomes a plain error.
+    /// False: no compaction at all; a full window is an error.
     pub(crate) enabled: bool,
-    /// Compact when the context holds more than the window less this.
+    /// The context is compacted when it is larger than the window minus this.
     pub(crate) reserve_tokens: u64,
-    /// How much of the newest part is kept word for word.
+    /// Tokens of the newest messages that are kept word for word.
     pub(crate) keep_recent_tokens: u64,
 }
 
@@ -53,9 +53,9 @@ pub(crate) struct RetrySettings {
     enabled: bool,
     /// Further tries of a failed model request.
     pub(crate) max_retries: u64,
-    /// Pause before the first of them; doubles with each.
+    /// Pause before the first further try; it doubles with each.
     pub(crate) base_delay_ms: u64,
-    /// A longer pause asked for by a server is a failure at once.
+    /// When a server asks for a longer pause, the request fails at once.
     max_delay_ms: u64,
 }
 
@@ -81,8 +81,8 @@ impl Default for RetrySettings {
 }
 
 impl RetrySettings {
-    /// Before the next try, after so many failures; `after` is what the server asked for.
-    /// `None`: it is enough.
+    /// The pause before the next try, after so many failures; `after` is what the server asked
+    /// for. `None`: no further try.
     pub(crate) fn pause(&self, failures: u32, after: Option<Duration>) -> Option<Duration> {
         let doubled = self.base_delay_ms << (failures.min(16) - 1);
         let pause = after.unwrap_or(Duration::from_millis(doubled));
@@ -91,7 +91,7 @@ impl RetrySettings {
     }
 }
 
-/// settings.json as it is now; see `parse`. The warnings come with each call.
+/// settings.json as it is now; see `parse`. Each call returns the warnings again.
 pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
     match read(dir) {
         Ok(text) => parse(&text),
@@ -99,8 +99,8 @@ pub(crate) fn load(dir: &Dir) -> (Settings, Vec<String>) {
     }
 }
 
-/// What is wrong with settings.json, a sentence each; also keys that mom does not know, which
-/// may be of the original.
+/// What is wrong with settings.json, one sentence per problem; also keys that mom does not know
+/// (some are settings of the original).
 pub(crate) fn check(dir: &Dir) -> Vec<String> {
     match read(dir) {
         Ok(text) => [parse(&text).1, unknown_keys(&text)].concat(),
@@ -115,7 +115,7 @@ fn read(dir: &Dir) -> Result<String, String> {
     }
 }
 
-/// What the text of settings.json sets, and what was not taken as it stands.
+/// The settings in the text of settings.json, and a warning for each value that was not used.
 fn parse(text: &str) -> (Settings, Vec<String>) {
     let mut warnings = Vec::new();
     let mut settings: Settings = serde_json::from_str(text).unwrap_or_else(|err| {
@@ -158,7 +158,7 @@ fn parse(text: &str) -> (Settings, Vec<String>) {
     (settings, warnings)
 }
 
-/// A sentence for each of the first few.
+/// A sentence for each of the first `UNKNOWN_MAX` keys that mom does not know.
 fn unknown_keys(text: &str) -> Vec<String> {
     let root: Value = serde_json::from_str(text).unwrap_or_default();
     let mut keys = Vec::new();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn tolerant() {
-        // What the file says; the reserve, tries and number of warnings that come of it.
+        // The text of the file; the reserve, tries and number of warnings that result.
         for (text, reserve, tries, warnings) in [
             ("{}", 16_384, 3, 0),
             (

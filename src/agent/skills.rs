@@ -1,24 +1,24 @@
 //! Skills: finds SKILL.md files below skills/ and reads their front matter.
 //!
 //! The agent, or whoever talks to it, writes these files, so everything is bounded: depth,
-//! number of entries, bytes of front matter. Three keys of the front matter count. The further
-//! lines of a YAML value are indented, so the line of a key is found whatever the values of the
-//! other keys are.
+//! number of entries, bytes of front matter. Only three keys of the front matter are read. The
+//! second and later lines of a YAML value are indented, so the line of a key is found whatever
+//! the values of the other keys are.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use crate::base::text::{self, cut, one_line};
 use crate::store::dir::{Dir, Kind};
 
-/// Directories below skills/ that are looked into.
+/// How many levels of directories below skills/ are searched.
 const DEPTH_MAX: usize = 12;
-/// Directory entries of one skills/ that are looked at.
+/// Directory entries that are read below one skills/ directory.
 const ENTRIES_MAX: usize = 5_000;
 /// Skills of one skills/ directory.
 const SKILLS_MAX: usize = 500;
-/// The front matter must end within these.
+/// The front matter must end within the first bytes of the file.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// agentskills.io: characters.
+/// The limits of https://agentskills.io, in characters.
 const DESCRIPTION_CHARS_MAX: usize = 1024;
 const NAME_CHARS_MAX: usize = 64;
 
@@ -27,21 +27,21 @@ const NAME_CHARS_MAX: usize = 64;
 pub(crate) struct Skill {
     pub(crate) name: String,
     pub(crate) description: String,
-    /// Of its file, below the data directory: `skills/mail/SKILL.md`.
+    /// The path of its file below the data directory: `skills/mail/SKILL.md`.
     pub(crate) path: String,
-    /// Named in the prompt; false for `disable-model-invocation: true`.
+    /// Whether the prompt names it; false for `disable-model-invocation: true`.
     pub(crate) listed: bool,
 }
 
-/// The skills of the workspace and of the channel, sorted by name; of two with one name the
-/// channel's. With a sentence for everything that was left out: the prompt tells them.
+/// The skills of the workspace and of the channel, sorted by name. When both have a skill of the
+/// same name, the channel's is used. Also a sentence, for the prompt, for everything left out.
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
     let mut search = SkillSearch {
         dir,
         skills: BTreeMap::new(),
         warnings: Vec::new(),
     };
-    // Of two with one name the first that is found stays.
+    // The first skill of a name is kept, so the channel's directory is searched first.
     for root in [format!("{channel}/skills"), "skills".to_owned()] {
         search.below(&root);
     }
@@ -56,8 +56,8 @@ struct SkillSearch<'a> {
 }
 
 impl SkillSearch<'_> {
-    /// Breadth first: of two skills with one name the one less deep counts, and a link that
-    /// leads back up finds nothing new.
+    /// Searches `root` breadth first: of two skills of the same name the one nearer to the root
+    /// is used, and a symbolic link to a directory above finds nothing new.
     fn below(&mut self, root: &str) {
         let mut entries_left = ENTRIES_MAX;
         let skills_max = self.skills.len() + SKILLS_MAX;
@@ -73,7 +73,7 @@ impl SkillSearch<'_> {
             };
             entries_left -= entries.len().min(entries_left);
             if let Ok(Some(stamp)) = self.dir.stamp(&path) {
-                // The same directory again, by way of a link.
+                // The directory was searched before; a symbolic link leads to it again.
                 if !seen.insert((stamp.device, stamp.inode)) {
                     continue;
                 }
@@ -84,7 +84,7 @@ impl SkillSearch<'_> {
                 let file = format!("{path}/{}", entry.name);
                 let in_root = depth == 0 && entry.name.ends_with(".md");
                 if has_skill {
-                    // All else in its directory belongs to the skill.
+                    // All other files in the directory belong to the skill.
                     if is_skill(&entry.name) {
                         self.file(&file);
                     }
@@ -145,8 +145,8 @@ fn parse(path: &str, text: &str) -> Result<Skill, String> {
     })
 }
 
-/// The text of a key of the top level, trimmed; the last one of its name counts. `None` for an
-/// empty one. A list or a map is given as it is written.
+/// The trimmed value of a key of the top level; when the key occurs twice, the last value. `None`
+/// for an empty value. A list or a map is returned as it is written.
 fn field(head: &str, key: &str) -> Option<String> {
     let lines: Vec<&str> = head.lines().collect();
     let is_empty = |line: &str| before_comment(line).trim().is_empty();
@@ -177,14 +177,14 @@ fn field(head: &str, key: &str) -> Option<String> {
     (!is_null).then(|| text.to_owned())
 }
 
-/// The lines of a block without the margin that the first of them has.
+/// The lines of a block without the indentation of its first line.
 fn unindented<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> impl Iterator<Item = &'a str> {
     let first = lines.clone().find(|line| !line.trim().is_empty());
     let margin = first.map_or(0, indent);
     lines.map(move |line| line.get(margin..).unwrap_or_default().trim_end())
 }
 
-/// Lines become one with spaces between them; empty lines stay line breaks.
+/// Joins the lines with spaces; an empty line becomes a line break.
 fn fold<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let mut out = String::new();
     for line in lines {
@@ -200,17 +200,17 @@ fn fold<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     out
 }
 
-/// Up to the closing quote.
+/// The text of a quoted value, up to the closing quote.
 fn unquoted(text: &str, quote: char) -> String {
     if quote == '"' {
-        // YAML's escapes are JSON's, but for some that nobody writes.
+        // YAML's escapes are those of JSON, except for some that are hardly ever used.
         let json = text.replace('\n', "\\n");
         let mut texts = serde_json::Deserializer::from_str(&json).into_iter::<String>();
         if let Some(Ok(text)) = texts.next() {
             return text;
         }
     }
-    // Doubled it stands for itself.
+    // A doubled quote means one quote.
     let doubled = String::from_iter([quote, quote]);
     let text = text[1..].replace(&doubled, "\0");
     let inside = text.split(quote).next().unwrap_or_default();
@@ -221,7 +221,7 @@ fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches([' ', '\t']).len()
 }
 
-/// A comment starts a line or follows a space.
+/// The line without its comment, whose `#` starts the line or follows a space.
 fn before_comment(line: &str) -> &str {
     let mut marks = line.match_indices('#').map(|(at, _)| at);
     let comment = marks.find(|at| *at == 0 || line[..*at].ends_with([' ', '\t']));
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn front_matter_forms() {
         let one = |text: &str| parse("skills/mail/SKILL.md", text);
-        // What stands between the lines of ---.
+        // What is between the lines of ---.
         for (head, name, description) in [
             ("name: post\r\ndescription: mail # really\r", "post", "mail"),
             ("description: use it: now", "mail", "use it: now"),

@@ -1,7 +1,7 @@
-//! `mom --chat`: the same agent in a terminal, without Slack. To a person at a terminal a run
-//! is shown as it goes on (screen.rs), with line editing (terminal.rs). In a pipe a line from
+//! `mom --chat`: the same agent in a terminal, without Slack. A person at a terminal sees the
+//! run while it works (screen.rs) and has line editing (terminal.rs). In a pipe each line of
 //! stdin is a message, answers go to stdout and the rest to stderr, without escape sequences.
-//! Ctrl-C ends the run that goes on, a second one the program. SIGTERM does both.
+//! Ctrl-C ends the current run, a second Ctrl-C the program. SIGTERM does both.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -41,9 +41,9 @@ pub(crate) enum Ended {
 
 /// 128 + SIGINT, as a shell reports it.
 const INTERRUPTED: i32 = 130;
-/// Who speaks, in the log and the prompt.
+/// The user's name in the log and the prompt.
 const USER: &str = "user";
-/// Bytes of one line of stdin; more is read as the next message.
+/// Bytes of one line of stdin; the rest of a longer line is read as the next message.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 const NEW_CONVERSATION: &str =
     "A fresh start: what was said before is left out from now on. Memory and files stay.";
@@ -77,14 +77,14 @@ pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
     Ok(ended)
 }
 
-/// Where messages come from.
+/// Where the user's messages come from.
 enum Input<'a> {
     Terminal(Box<Terminal<'a>>),
     Stdin,
 }
 
 impl Input<'_> {
-    /// The next message; `None` at the end.
+    /// The next message; `None` at the end of the input.
     fn read(&mut self, chat: &Chat<'_>) -> Result<Option<String>> {
         match self {
             Input::Stdin => {
@@ -110,19 +110,19 @@ impl Input<'_> {
     }
 }
 
-/// One conversation, and the run that goes on in it.
+/// The conversation at the terminal, and its current run.
 struct Chat<'a> {
     agent: &'a Agent,
     /// `None` in a pipe.
     screen: Option<RefCell<Screen>>,
-    /// The stop of the run that goes on, for the thread that gets the signals.
+    /// The stop of the current run, for the thread that gets the signals.
     current: CurrentStop,
 }
 
 type CurrentStop = Arc<Mutex<Option<Stop>>>;
 
 fn watch_signals(current: CurrentStop, leaving: Arc<AtomicBool>) -> Result<()> {
-    // The line editor changes the terminal's modes. Not at a terminal: there are none.
+    // The terminal's modes, which the line editor changes; `None` when stdin is no terminal.
     let modes = tcgetattr(io::stdin()).ok();
     signals::watch(SecondSignal::IsReported, move |signal| {
         if matches!(signal, Signal::Terminate) {
@@ -134,11 +134,11 @@ fn watch_signals(current: CurrentStop, leaving: Arc<AtomicBool>) -> Result<()> {
                 return;
             }
             Some(_) => INTERRUPTED,
-            // The main thread sits in a read of stdin that nothing else can end.
+            // The main thread waits in a read of stdin, which only the end of the process can end.
             None => 0,
         };
         if let Some(modes) = &modes {
-            // It fails when the terminal has gone away.
+            // Fails when the terminal was closed.
             tcsetattr(io::stdin(), OptionalActions::Now, modes).ok();
         }
         exit(code)
@@ -159,7 +159,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    /// The first line: what this is and how to leave.
+    /// Shows the first line: version, model, sandbox, directory, and how to leave.
     fn greet(&self) {
         let Some(screen) = &self.screen else { return };
         let config = &self.agent.config;
@@ -239,7 +239,7 @@ impl<'a> Chat<'a> {
         }
         match outcome {
             Ok(Outcome::Answered(text)) => {
-                // At a terminal it has streamed in, but for an answer that was there before.
+                // At a terminal it was shown as it streamed in, unless an earlier try wrote it.
                 let is_shown = self
                     .screen
                     .as_ref()
@@ -258,7 +258,7 @@ impl<'a> Chat<'a> {
         Ok(Ended::Well)
     }
 
-    /// Markdown. A closed pipe is the reader's choice, not a failure; a full disk is one.
+    /// Writes an answer in Markdown. A closed pipe is no failure; a full disk is one.
     fn answer(&self, text: &str) -> Result<()> {
         if let Some(screen) = &self.screen {
             screen.borrow_mut().end_text(text);
@@ -274,7 +274,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    /// A line about what goes on.
+    /// Shows a line about the progress of the run.
     fn note(&self, line: &str) {
         match &self.screen {
             Some(screen) => screen.borrow_mut().line(line),
@@ -297,7 +297,7 @@ impl<'a> Chat<'a> {
                 }
             }
             Update::Note(note) => progress(&note),
-            Update::Upload(upload) => progress(&self.keep_file(&upload)?),
+            Update::Upload(upload) => progress(&self.save_file(&upload)?),
             Update::Usage(usage) => progress(&usage.line()),
         }
         Ok(())
@@ -314,15 +314,15 @@ impl<'a> Chat<'a> {
                 screen.think();
             }
             Update::Note(note) => screen.wait(&note),
-            Update::Upload(upload) => screen.line(&self.keep_file(&upload)?),
+            Update::Upload(upload) => screen.line(&self.save_file(&upload)?),
             Update::Usage(usage) => screen.dim_line(&usage.line()),
         }
         Ok(())
     }
 
-    /// Keeps a file among the attachments, where the user finds what others would see in
-    /// Slack, and says where.
-    fn keep_file(&self, upload: &Upload) -> Result<String> {
+    /// Saves a file that in Slack would be uploaded, among the attachments; returns a line with
+    /// its path.
+    fn save_file(&self, upload: &Upload) -> Result<String> {
         let store = &self.agent.store;
         let mut kept = Store::attachments(TERMINAL, &time::new_ts(), &[&upload.name]);
         let local = kept.remove(0).local;
@@ -358,7 +358,7 @@ impl Conversation for Chat<'_> {
 }
 
 fn progress(line: &str) {
-    // A closed stderr is no reason to stop: the answer goes to stdout.
+    // Errors are ignored: when stderr is closed, the answer can still go to stdout.
     let line = text::printable(line) + "\n";
     io::stderr().write_all(line.as_bytes()).ok();
 }

@@ -1,6 +1,6 @@
-//! `mom --check`: one line for each thing that mom needs, and how to fix what is wrong with
-//! it. Each module checks what it owns (`check()` there); here they are called and printed.
-//! What fails stops none of the others.
+//! `mom --check`: one line for each thing that mom needs, and how to fix what is wrong. Each
+//! module has a `check()` for what it owns; here all of them are called, and their findings
+//! printed. After a failure the other checks still run.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::path::Path;
@@ -23,18 +23,18 @@ use crate::slack::check as slack;
 use crate::store::check as store;
 use crate::store::dir::Dir;
 
-/// For all that is asked of one server, name look-up and TLS included.
+/// Time for all requests to one server, including name look-up and TLS.
 const ANSWERS_MAX: Duration = Duration::from_secs(10);
 const LINE_CHARS_MAX: usize = 500;
 
-/// How the check came out.
+/// The result of all checks together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     CanStart,
     Failures,
 }
 
-/// Prints as it goes.
+/// Runs all checks and prints each finding at once.
 pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdict {
     let mut report = Report {
         colour: stdout().is_terminal() && config::variable("NO_COLOR").is_none(),
@@ -45,7 +45,7 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdic
     report.add(keys, findings);
     report.add(keys, dir.as_ref().map(check_settings));
     report.add(keys, check_sandbox(&config.sandbox, dir.as_ref().zip(path)));
-    // What else was set on the command line goes here, a line each.
+    // Other settings of the command line, one line each.
     report.add(keys, [slack::check_access(config)]);
     report.add(keys, [budget::check(config, dir.as_ref())]);
     report.add(keys, [Finding::ok("approval", config.approve.to_string())]);
@@ -57,17 +57,17 @@ pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdic
     report.end()
 }
 
-/// What was found so far.
+/// Counts the findings that were printed so far.
 struct Report {
     colour: bool,
     warnings: usize,
-    /// What is to be done about failures.
+    /// How to fix each failure.
     fixes: Vec<String>,
 }
 
 impl Report {
     fn add(&mut self, keys: &Keys, findings: impl IntoIterator<Item = Finding>) {
-        // Anew: a check may have asked a command for a key.
+        // Once more: a check may have got a key from a command.
         secret::guard(keys.all());
         let clean = |text: &str| secret::hide(text::one_line(text, LINE_CHARS_MAX));
         for finding in findings {
@@ -109,14 +109,14 @@ impl Report {
 
 fn print(text: &str) {
     let mut stdout = stdout();
-    // A reader that stopped reading still gets the exit code.
+    // Errors are ignored: when the reader has closed the pipe, the exit code still counts.
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .ok();
 }
 
-/// Runs `ask` with a `Stop` that is set when it takes too long.
+/// Runs `ask` with a `Stop` that is set after `ANSWERS_MAX`.
 fn in_time<T>(ask: impl FnOnce(&Stop) -> T) -> T {
     let stop = Stop::new();
     let (done, waiting) = mpsc::channel::<()>();
@@ -140,7 +140,7 @@ fn check_settings(dir: &Dir) -> Finding {
         false => Finding::warn(
             "settings",
             wrong.join("; "),
-            "correct the file; what it says wrongly is not used",
+            "correct the file; the wrong settings are not used",
         ),
     }
 }
@@ -180,7 +180,7 @@ fn check_sandbox(spec: &str, place: Option<(&Dir, &Path)>) -> Vec<Finding> {
         ),
         false => Finding::warn(
             "engine",
-            "root in the container is root here, should it ever get out",
+            "root in the container would be root on this machine if a process got out of it",
             "a rootless engine of mom's user: dockerd-rootless-setuptool.sh install, or podman",
         ),
     }));

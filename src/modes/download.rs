@@ -1,8 +1,8 @@
 //! `mom --download CHANNEL`: a channel's whole history as text on stdout, oldest first, the
 //! replies of a thread below their parent; progress on stderr.
 //!
-//! Slack gives the newest first, so all of it is held until the last page has come: about 40 MB
-//! for 100,000 messages. Replies are printed as they come.
+//! Slack sends the newest messages first, so all are in memory until the last page has come:
+//! about 40 MB for 100,000 messages. Replies are printed as they come.
 
 use std::io::{self, BufWriter, ErrorKind, Write as _, stderr, stdout};
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use crate::slack::users::Names;
 use crate::slack::web::{PAGE, Web};
 use crate::slack::{is_channel_id, is_user_id, message};
 
-/// Of a program's name.
+/// Characters of an app's name that are printed.
 const AUTHOR_CHARS_MAX: usize = 80;
 
 /// # Errors
-/// `Usage` for what is no channel id; `Stopped` after Ctrl-C, with whole lines printed.
+/// `Usage` if `channel` is no channel id; `Stopped` after Ctrl-C, with whole lines printed.
 pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()> {
     let given = channel;
-    // A link to a channel or to a message in it.
+    // A link to a channel, or to a message in it, is accepted as well.
     let in_link = given.split_once("/archives/").map(|(_, path)| path);
     let channel = in_link.and_then(|path| path.split(['/', '?']).next());
     let channel = channel.unwrap_or(given);
     if !is_channel_id(channel) {
         return Err(Error::Usage(format!(
-            "--download={given}: no channel id; these look like C0123ABCD and stand at the \
+            "--download={given}: no channel id; these look like C0123ABCD and are at the \
              end of the channel's details in Slack"
         )));
     }
@@ -58,7 +58,7 @@ pub(crate) fn download(channel: &str, config: &Config, keys: &Keys) -> Result<()
     print(channel, &web, &posts, &stop)
 }
 
-/// The messages, oldest first, and the replies to them that Slack tells.
+/// Prints the messages, oldest first, each with the replies that Slack returns for it.
 fn print(channel: &str, web: &Arc<Web>, posts: &[Post], stop: &Stop) -> Result<()> {
     let mut out = BufWriter::new(stdout());
     let names = Names::new(web.clone(), Me::default());
@@ -98,9 +98,9 @@ fn print(channel: &str, web: &Arc<Web>, posts: &[Post], stop: &Stop) -> Result<(
 /// What is printed of a message.
 struct Post {
     ts: String,
-    /// Of a person, whose name is looked up.
+    /// The author, if a person; the name is looked up.
     user_id: Option<String>,
-    /// Of any other.
+    /// Name of any other author.
     program: String,
     text: String,
     has_replies: bool,
@@ -125,7 +125,7 @@ impl Post {
         }
     }
 
-    /// `[2026-01-05 09:12:44] Lena Berg: text`, further lines below the text.
+    /// `[2026-01-05 09:12:44] Lena Berg: text`; further lines are indented like the text.
     fn lines(&self, indent: &str, names: &Names) -> String {
         let name_of = |id: &str| {
             names
@@ -157,7 +157,7 @@ fn with_names(text: &str, name_of: &dyn Fn(&str) -> String) -> String {
     })
 }
 
-/// False when the reader has gone away, as `head` does.
+/// False when the reader has closed the pipe, as `head` does.
 fn written(outcome: io::Result<()>) -> Result<bool> {
     match outcome {
         Ok(()) => Ok(true),
@@ -167,6 +167,6 @@ fn written(outcome: io::Result<()>) -> Result<bool> {
 }
 
 fn progress(line: &str) {
-    // A closed stderr is no reason to stop.
+    // Errors are ignored: the download goes on when stderr is closed.
     writeln!(stderr(), "{line}").ok();
 }

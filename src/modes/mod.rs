@@ -1,7 +1,7 @@
 //! The front ends of the terminal, one file for each.
 //!
 //! - Enters: a parsed command line and the configuration, from `main`.
-//! - Leaves: text on stdout, progress on stderr, a result that `main` makes an exit code of.
+//! - Leaves: text on stdout, progress on stderr, a result from which `main` makes the exit code.
 //! - State: none beyond one call.
 
 pub(crate) mod chat;

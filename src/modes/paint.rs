@@ -1,13 +1,13 @@
-//! Draws the model's Markdown with the means of a terminal, piece by piece as it streams in:
-//! headings and `**bold**` in bold, code in colour, list marks as bullets. What it does not
-//! know stays as it was written. It never goes back over what it has drawn.
+//! Draws the model's Markdown at a terminal, piece by piece as it streams in: headings and
+//! `**bold**` in bold, code in colour, list marks as bullets. Other Markdown is shown as it was
+//! written. What has been drawn is never changed.
 
 /// Escape sequences (ECMA-48, SGR) that begin and end a style.
 const BOLD: (&str, &str) = ("\x1b[1m", "\x1b[22m");
 const DIM: (&str, &str) = ("\x1b[2m", "\x1b[22m");
 const CODE: (&str, &str) = ("\x1b[36m", "\x1b[39m");
 
-/// Whether escape sequences may be used: not with NO_COLOR (https://no-color.org).
+/// Whether escape sequences may be used; `No` if NO_COLOR is set (https://no-color.org).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colors {
     Yes,
@@ -33,10 +33,10 @@ enum Edge {
     End,
 }
 
-/// Where in the Markdown the next character stands.
+/// The state of the drawing: in which Markdown elements the next character is.
 pub(crate) struct Painter {
     colors: Colors,
-    /// Not drawn yet, because what follows decides what it means.
+    /// Text that is not drawn yet, because its meaning depends on what follows.
     held: String,
     at_line_start: bool,
     in_fence: bool,
@@ -58,7 +58,7 @@ impl Painter {
         }
     }
 
-    /// What can be drawn once `piece` has come.
+    /// Adds a piece of text; returns what can be drawn now.
     pub(crate) fn push(&mut self, piece: &str) -> String {
         self.held.push_str(piece);
         let mut out = String::new();
@@ -66,7 +66,7 @@ impl Painter {
         out
     }
 
-    /// The rest, at the end of a text; the next text begins anew.
+    /// Returns the rest at the end of a text, and resets the state for the next text.
     pub(crate) fn end(&mut self) -> String {
         let mut out = String::new();
         if !self.at_line_start || !self.held.is_empty() {
@@ -77,7 +77,7 @@ impl Painter {
         out
     }
 
-    /// Draws the next character or mark; false when more has to come first.
+    /// Draws the next character or mark; false when more text is needed to decide.
     fn step(&mut self, out: &mut String) -> bool {
         if self.held.is_empty() {
             return false;
@@ -107,7 +107,7 @@ impl Painter {
     fn line_start(&mut self, out: &mut String) -> bool {
         let rest = self.held.trim_start_matches([' ', '\t']);
         let indent = &self.held[..self.held.len() - rest.len()];
-        // Everything that is looked for is shorter than this, or ends with the line.
+        // A whole line is enough to recognise every mark.
         let is_whole = rest.contains('\n');
         if !is_whole && (rest.is_empty() || "```".starts_with(rest)) {
             return false;
@@ -168,7 +168,7 @@ impl Painter {
         out.push('\n');
     }
 
-    /// `**` begins bold before a word and ends it behind one; one star is a star.
+    /// `**` before a word begins bold text, `**` after it ends it; a single star is drawn.
     fn star(&mut self, out: &mut String) -> bool {
         let mut chars = self.held.chars().skip(1);
         match (chars.next(), chars.next()) {
@@ -187,7 +187,7 @@ impl Painter {
         true
     }
 
-    /// The beginning or the end of a style; without colours the mark as it was written.
+    /// Begins or ends a style; without colours it draws the mark as it was written.
     fn mark(&self, (begin, end): (&str, &str), edge: Edge, plain: &str, out: &mut String) {
         out.push_str(match (self.colors, edge) {
             (Colors::Yes, Edge::Begin) => begin,

@@ -1,5 +1,5 @@
-//! What `mom --chat` shows at a terminal while a run goes on: the text as it streams in,
-//! each step with its command and the end of its output, the usage at the end.
+//! What `mom --chat` shows at a terminal during a run: the text as it streams in, each step
+//! with its command and the end of its output, and the usage at the end.
 
 use std::io::{self, Write as _};
 
@@ -8,19 +8,19 @@ use crate::base::text;
 
 use super::paint::{Colors, Painter};
 
-/// Lines of a step's arguments and of its output.
+/// Lines shown of a step's arguments, and of its output.
 const ARGUMENT_LINES_MAX: usize = 10;
 const OUTPUT_LINES_MAX: usize = 5;
-/// Characters of the line that says what goes on: it is erased, so it must not wrap.
+/// Characters of the progress line: it is erased later, so it must not wrap.
 const WAIT_CHARS_MAX: usize = 70;
 const LINE_CHARS_MAX: usize = 200;
 
 pub(crate) struct Screen {
     colors: Colors,
     painter: Painter,
-    /// Characters of the line that says what goes on, while it stands.
+    /// Characters of the progress line that is shown now; 0: none is shown.
     waiting: usize,
-    /// The text of this turn has been drawn as it came.
+    /// The text of this turn was drawn as it streamed in.
     streamed: bool,
     /// The last turn's text is on the screen.
     answered: bool,
@@ -37,7 +37,7 @@ impl Screen {
         }
     }
 
-    /// Says what goes on until something else is shown.
+    /// Shows `what` as the progress line, until something else is shown.
     pub(crate) fn wait(&mut self, what: &str) {
         self.clear();
         let what = text::printable(&text::one_line(what, WAIT_CHARS_MAX));
@@ -49,7 +49,7 @@ impl Screen {
         self.wait("Thinking ...");
     }
 
-    /// Takes the line away that says what goes on.
+    /// Erases the progress line.
     pub(crate) fn clear(&mut self) {
         if self.waiting > 0 {
             write(&format!("\r{}\r", " ".repeat(self.waiting)));
@@ -63,7 +63,7 @@ impl Screen {
         write(&self.painter.push(&text::printable(piece)));
     }
 
-    /// Ends the text of a turn; draws it whole if none of it streamed in.
+    /// Ends the text of a turn; draws the whole text if none of it streamed in.
     pub(crate) fn end_text(&mut self, whole: &str) {
         self.clear();
         if !self.streamed {
@@ -73,7 +73,7 @@ impl Screen {
         self.streamed = false;
     }
 
-    /// The same at the end of a model turn, whose text is the answer if no other follows.
+    /// The same at the end of a model turn; its text is the answer if no other turn follows.
     pub(crate) fn end_turn(&mut self, whole: &str) {
         self.answered = !whole.trim().is_empty();
         if self.streamed || self.answered {
@@ -81,7 +81,7 @@ impl Screen {
         }
     }
 
-    /// Whether the text of the last turn has been shown; the next question begins anew.
+    /// Whether the text of the last turn was shown; resets that for the next message.
     pub(crate) fn answered(&mut self) -> bool {
         std::mem::take(&mut self.answered)
     }
@@ -102,13 +102,13 @@ impl Screen {
         }
     }
 
-    /// A whole line that stays.
+    /// Shows a whole line, which stays.
     pub(crate) fn line(&mut self, line: &str) {
         self.clear();
         write(&format!("{}\n", text::printable(line)));
     }
 
-    /// A question whose answer is typed behind it.
+    /// Shows a question; the answer is typed after it on the same line.
     pub(crate) fn ask(&mut self, question: &str) {
         self.clear();
         write(question);
@@ -122,7 +122,7 @@ impl Screen {
 
 fn write(text: &str) {
     let mut stdout = io::stdout();
-    // A terminal that has gone away ends the conversation at the next read.
+    // Errors are ignored: if the terminal was closed, the next read ends the conversation.
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())

@@ -1,6 +1,6 @@
-//! A person at a terminal: line editing, history, the words that end the conversation, and the
-//! question whether calls may run.
-//! The editor is rustyline; the history is a file of the data directory.
+//! Input from a person at a terminal: line editing, history, the keys that end the conversation,
+//! and the question whether calls may run.
+//! The editor is rustyline; the history is a file in the data directory.
 
 use std::cell::Cell;
 use std::io;
@@ -24,17 +24,17 @@ use crate::store::dir::Dir;
 
 use super::screen::Screen;
 
-/// Below the data directory; one message a line, line breaks as `\n`.
+/// Path below the data directory. One message per line, line breaks written as `\n`.
 const HISTORY_FILE: &str = "TERMINAL/history";
 const HISTORY_LINES_MAX: usize = 500;
 const HISTORY_BYTES_MAX: usize = 256 * 1024;
-/// The rest of a longer answer is read as the next one.
+/// Bytes of an answer to a question; the rest of a longer one is read as the next answer.
 const ANSWER_BYTES_MAX: usize = 1024;
 
 /// What a person did at the prompt.
 pub(crate) enum Typed {
     Line(String),
-    /// Ctrl-C on a half-typed line: it is gone.
+    /// Ctrl-C on a half-typed line, which is discarded.
     Cleared,
     /// Ctrl-C at an empty prompt.
     Interrupted,
@@ -61,7 +61,7 @@ impl<'a> Terminal<'a> {
         Ok(terminal)
     }
 
-    /// The next message; a paste of several lines is one.
+    /// Reads the next message; several pasted lines are one message.
     pub(crate) fn read(&mut self, prompt: &str) -> Result<Typed> {
         let read = self.editor.readline(prompt);
         let is_empty = self
@@ -77,7 +77,7 @@ impl<'a> Terminal<'a> {
         }
     }
 
-    /// Keeps a message for the arrow keys, now and at the next start.
+    /// Adds a message to the history, and saves the history for the next start.
     pub(crate) fn remember(&mut self, line: &str) {
         if !matches!(self.editor.add_history_entry(line), Ok(true)) {
             return;
@@ -99,7 +99,7 @@ impl<'a> Terminal<'a> {
         lines.reverse();
         let text = lines.join("\n") + "\n";
         if let Err(err) = self.dir.replace_unsynced(HISTORY_FILE, text.as_bytes()) {
-            log::debug!("", "the history is not kept: {err}");
+            log::debug!("", "the history cannot be saved: {err}");
         }
     }
 
@@ -113,14 +113,14 @@ impl<'a> Terminal<'a> {
             }
         };
         for line in text.lines().filter(|line| !line.is_empty()) {
-            // A history that is not complete is no reason to fail.
+            // Errors are ignored: an incomplete history is good enough.
             self.editor.add_history_entry(unescape(line)).ok();
         }
     }
 }
 
-/// Shows the calls whole, and asks until there is an answer. The terminal is not in the
-/// editor's hands while a run goes on.
+/// Shows the complete calls and asks until there is a valid answer. Reads stdin directly: the
+/// line editor is not active during a run.
 pub(crate) fn approve(screen: &mut Screen, question: &Question, stop: &Stop) -> Decision {
     for call in &question.calls {
         screen.line(&format!("{}: {}", call.tool, call.label));
@@ -128,7 +128,7 @@ pub(crate) fn approve(screen: &mut Screen, question: &Question, stop: &Stop) -> 
             screen.line(&format!("  {line}"));
         }
     }
-    // What was typed before the question was seen is no answer to it.
+    // Discard what was typed before the question was shown: it is no answer to it.
     tcflush(io::stdin(), QueueSelector::IFlush).ok();
     let until = Instant::now() + PATIENCE;
     loop {
@@ -149,7 +149,7 @@ pub(crate) fn approve(screen: &mut Screen, question: &Question, stop: &Stop) -> 
     }
 }
 
-/// A line as it was typed; `None`: the stop, the time or the end of the input came first.
+/// Reads a line. `None`: the run was stopped, the time was over, or the input ended.
 fn read_answer(stop: &Stop, until: Instant) -> Option<String> {
     let stdin = io::stdin();
     loop {
@@ -170,7 +170,7 @@ fn read_answer(stop: &Stop, until: Instant) -> Option<String> {
     }
 }
 
-/// `\n` is a line break, `\\` a backslash.
+/// A history line as a message: `\n` becomes a line break, `\\` a backslash.
 fn unescape(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
@@ -192,7 +192,7 @@ fn failed(err: ReadlineError) -> Error {
     Error::failed(format!("cannot read from the terminal: {err}"))
 }
 
-/// Sees each state of the line that is typed, to tell an empty one from one half typed.
+/// Notes whether the line being typed is empty: Ctrl-C does something else then.
 struct LineWatch {
     is_empty: Cell<bool>,
 }

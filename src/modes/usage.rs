@@ -1,6 +1,6 @@
 //! `mom --usage DIR`: tokens and cost by day, channel and model, from the assistant entries
-//! of all context files. Reads only and takes no lock, so it works while mom runs; a line at
-//! a time, so the size of the files costs no memory.
+//! of all context files. It only reads and takes no lock, so it works while mom runs. It reads
+//! one line at a time, so large files need no memory.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -18,24 +18,24 @@ use crate::slack::users::DIRECTORY_FILE;
 use crate::store;
 use crate::store::dir::Dir;
 
-/// The longest replies are 128,000 tokens; a line above this is skipped.
+/// A longer line is skipped; the longest replies have 128,000 tokens.
 const LINE_BYTES_MAX: u64 = 2 << 20;
 /// Rows of one table. The agent can write any day and any name into the files.
 const ROWS_MAX: usize = 2_000;
 const NAME_CHARS_MAX: usize = 60;
 const DAY_MS: i64 = 24 * 3_600_000;
 const DIRECTORY_BYTES_MAX: usize = 4 << 20;
-/// Columns when the output is no terminal that tells its own.
+/// Columns when the output is no terminal or its width is unknown.
 const COLUMNS: usize = 80;
-/// Characters of the longest bar, however narrow the terminal is.
+/// Characters of the longest bar in a narrow terminal.
 const BAR_CHARS_MIN: usize = 10;
 
-/// What one row counts.
+/// The sums of one row of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct UsageSum {
-    /// Replies of a model.
+    /// Number of the model's replies.
     turns: u64,
-    /// Tokens read afresh: all input but what came from the cache.
+    /// Input tokens that did not come from the cache.
     input: u64,
     output: u64,
     cached: u64,
@@ -46,7 +46,7 @@ struct UsageSum {
 impl UsageSum {
     fn add(&mut self, other: &UsageSum) {
         self.turns += other.turns;
-        // Each is below 2^30 (see `reply`): no file is long enough for more than 2^64.
+        // No overflow: each number is below 2^30 (see `reply`), and no file has 2^34 replies.
         self.input += other.input;
         self.output += other.output;
         self.cached += other.cached;
@@ -108,12 +108,12 @@ pub(crate) fn usage(path: &Path, since: Option<&str>) -> Result<String> {
     Ok(tables.join("\n"))
 }
 
-/// The first day that counts.
+/// The first day to count, from the value of `--since`.
 fn first_day(since: &str) -> Result<String> {
     let days = since.strip_suffix('d').map(str::parse::<i64>);
     let is_day = since.len() == 10 && time::parse(since).is_some();
     match days {
-        // Today is the last of them.
+        // Today is the last of these days.
         Some(Ok(days @ 1..=100_000)) => Ok(day(time::now_ms() - (days - 1) * DAY_MS)),
         _ if is_day => Ok(since.to_owned()),
         _ => Err(Error::Usage(format!(
@@ -122,7 +122,7 @@ fn first_day(since: &str) -> Result<String> {
     }
 }
 
-/// Of the terminal that the tables are shown in.
+/// The width of the terminal that shows the tables.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdout());
     match size.map(|size| usize::from(size.ws_col)) {
@@ -138,7 +138,7 @@ fn day(ms: i64) -> String {
     day
 }
 
-/// Days in their order, all else with the dearest first.
+/// The rows in order: days by date, all others by cost, the most expensive first.
 fn sorted(title: &str, rows: UsageTable) -> Vec<(String, UsageSum)> {
     let mut rows: Vec<(String, UsageSum)> = rows.into_iter().collect();
     rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
@@ -158,7 +158,7 @@ fn count(table: &mut UsageTable, name: String, sum: &UsageSum) {
     table.entry(name).or_default().add(sum);
 }
 
-/// Hands day, model and figures of each reply to `each`; how many lines it could not read.
+/// Calls `each` with day, model and sums of each reply; returns the number of unreadable lines.
 fn read(
     dir: &Dir,
     channel: &str,
@@ -169,7 +169,7 @@ fn read(
         return Ok(0);
     };
     let broken = |err: &std::io::Error| Error::io("read", &path, err);
-    // What is appended meanwhile is for the next time.
+    // Lines that are appended during the read are not counted.
     let end = file.metadata().map_err(|err| broken(&err))?.len();
     let mut reader = BufReader::new(file.take(end));
     let mut line = Vec::new();
@@ -189,7 +189,7 @@ fn read(
         let is_counted =
             |text: &str| text.contains("\"assistant\"") || text.contains("\"compaction\"");
         let entry = match std::str::from_utf8(&line) {
-            // Most lines are tool results: not worth parsing.
+            // Most lines are tool results, which need not be parsed.
             Ok(text) if !is_counted(text) => continue,
             Ok(text) => json::parse_line(text.as_bytes()),
             Err(_) => None,
@@ -202,8 +202,8 @@ fn read(
     }
 }
 
-/// Local day, `PROVIDER/ID` and figures of an assistant entry with usage, or of a summary:
-/// our own compactions say what they took. Copies of a message were counted with it.
+/// Local day, `PROVIDER/ID` and sums of an assistant entry with usage, or of a compaction by mom,
+/// whose entry has the usage of the summary. Copies of a message are not counted again.
 fn reply(entry: &Value) -> Option<(String, String, UsageSum)> {
     let message = match entry["type"].as_str()? {
         "message" if entry["message"]["role"] == "assistant" && entry["copy"] != true => {
@@ -213,7 +213,7 @@ fn reply(entry: &Value) -> Option<(String, String, UsageSum)> {
         _ => return None,
     };
     let usage = message["usage"].as_object()?;
-    // A number of someone else's invention must not spoil the sum.
+    // An invented number in the file must not spoil the sum.
     let tokens = |key: &str| {
         let tokens = usage.get(key).and_then(Value::as_u64);
         tokens.filter(|count| *count < 1 << 30).unwrap_or_default()
@@ -234,10 +234,10 @@ fn reply(entry: &Value) -> Option<(String, String, UsageSum)> {
     Some((day, text::one_line(&model, NAME_CHARS_MAX), sum))
 }
 
-/// `C0123` -> `#ops`, from the file that mom keeps for the agent.
+/// `C0123` -> `#ops`, from the file in which mom lists users and channels for the agent.
 fn channel_names(dir: &Dir) -> HashMap<String, String> {
     let bytes = dir.read_head(DIRECTORY_FILE, DIRECTORY_BYTES_MAX);
-    // Names are only nice to have.
+    // Without the file the tables show no names.
     let bytes = bytes.ok().flatten().unwrap_or_default();
     String::from_utf8_lossy(&bytes)
         .lines()
@@ -247,11 +247,11 @@ fn channel_names(dir: &Dir) -> HashMap<String, String> {
         .collect()
 }
 
-/// Days get a bar, which fills the line.
+/// A table as text. In the table of days each row ends with a bar that fills the line.
 fn table(title: &str, rows: &[(String, UsageSum)], columns: usize) -> String {
     let names = rows.iter().map(|(name, _)| name.chars().count());
     let width = names.max().unwrap_or_default().max("Channel".len());
-    // What stands before the bar: four figures and the cost.
+    // Before the bar are the name, four numbers and the cost.
     let bar_chars = columns
         .saturating_sub(width + 4 * 8 + 12)
         .max(BAR_CHARS_MIN);
@@ -273,7 +273,7 @@ fn table(title: &str, rows: &[(String, UsageSum)], columns: usize) -> String {
     let (cost_max, tokens_max) = (most(&|sum| sum.cost), most(&UsageSum::tokens));
     for (name, sum) in rows {
         let bar = match title {
-            // Models without prices have only tokens to compare.
+            // Without prices the bars compare tokens.
             "Day" if cost_max > 0.0 => bar(sum.cost / cost_max, bar_chars),
             "Day" => bar(sum.tokens() / tokens_max.max(1.0), bar_chars),
             _ => String::new(),
@@ -286,7 +286,7 @@ fn table(title: &str, rows: &[(String, UsageSum)], columns: usize) -> String {
     out
 }
 
-/// `part` (0 to 1) of the longest bar, which has `chars`, in eighths of a character.
+/// A bar of `part` (0 to 1) of `chars` characters, rounded to eighths of a character.
 fn bar(part: f64, chars: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part * (chars * 8) as f64).round() as usize;

@@ -1,7 +1,7 @@
-//! The arguments of a call: read against the tool's schema, forgiving where there is no doubt
-//! about what is meant; and as a person reads them.
+//! The arguments of a call: checked against the tool's schema, with small mistakes accepted where
+//! the meaning is clear; and the arguments as a person reads them.
 //!
-//! `llm` has mended the JSON before, as far as it can be mended.
+//! `llm` has repaired the JSON before, as far as possible.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use crate::base::json;
 use crate::base::text;
 use crate::llm::{ToolCall, ToolSpec};
 
-/// Set by `llm` in place of arguments that are not JSON: the text, and what is wrong with it.
+/// The key that `llm` sets when the arguments are not JSON: their text. `why` says what is wrong.
 const INVALID_JSON: &str = "invalid_json";
 /// Characters of a wrong value that its error shows.
 const VALUE_CHARS_MAX: usize = 60;
@@ -20,8 +20,8 @@ enum FieldType {
     Text,
 }
 
-/// The fields of all tools, in the order in which people read them, and what models call them
-/// instead: in lower case, without `_` and `-`.
+/// The fields of all tools, in the order in which people read them, and other names that models
+/// use for them: in lower case, without `_` and `-`.
 const FIELDS: [(&str, FieldType, &[&str]); 10] = [
     ("label", FieldType::Text, &["description"]),
     ("path", FieldType::Text, &["filepath", "filename", "file"]),
@@ -68,7 +68,7 @@ impl Args {
         if let Some(inside) = unwrapped(&mut given) {
             given = inside;
         }
-        // Some models write null for what they leave out.
+        // Some models write null for an argument that they leave out.
         given.retain(|_, value| !value.is_null());
         let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
         let mut values = Map::new();
@@ -77,7 +77,7 @@ impl Args {
                 continue;
             }
             let value = match take(&mut given, name, aliases) {
-                // Some write "" for a number that they leave out.
+                // Some models write "" for a number that they leave out.
                 Some(Value::String(text))
                     if text.is_empty() && matches!(field_type, FieldType::Number) =>
                 {
@@ -85,7 +85,7 @@ impl Args {
                 }
                 Some(value) => coerce(value, field_type)
                     .map_err(|why| wrong(&format!("`{name}` must be {why}")))?,
-                // People only miss the words; the call is clear without them.
+                // The label is only for people; the call is clear without it.
                 None if name == "label" => Value::from(spec.name),
                 None if json::strings(&schema["required"]).any(|required| required == name) => {
                     return Err(wrong(&format!("`{name}` is missing")));
@@ -114,7 +114,7 @@ impl Args {
     }
 }
 
-/// Some models put the arguments into an object of their own.
+/// The inner object: some models put the arguments into an object of their own.
 fn unwrapped(given: &mut Map<String, Value>) -> Option<Map<String, Value>> {
     const WRAPPERS: [&str; 4] = ["arguments", "parameters", "input", "args"];
     let wrapper = WRAPPERS.iter().find(|name| given.contains_key(**name));
@@ -124,7 +124,7 @@ fn unwrapped(given: &mut Map<String, Value>) -> Option<Map<String, Value>> {
     }
 }
 
-/// Takes the field out, by its name or another name that means it.
+/// Removes and returns the field, by its name or one of its aliases.
 fn take(given: &mut Map<String, Value>, name: &str, aliases: &[&str]) -> Option<Value> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
     let is_alias = |key: &str| key == plain(name) || aliases.contains(&key);
@@ -137,7 +137,7 @@ fn take(given: &mut Map<String, Value>, name: &str, aliases: &[&str]) -> Option<
     given.remove(&key)
 }
 
-/// The value as the field's type; the error ends a sentence that begins with "must be".
+/// The value converted to the field's type; the error completes a sentence with "must be".
 fn coerce(value: Value, wanted: FieldType) -> Result<Value, String> {
     let fitting = match (wanted, &value) {
         (FieldType::Text, Value::String(_)) | (FieldType::Number, Value::Number(_)) => {
@@ -168,7 +168,7 @@ pub(crate) fn label(call: &ToolCall) -> String {
     }
 }
 
-/// The arguments as a person reads them: values only, one a line, label left out.
+/// The arguments as a person reads them: values without names, one per line, without the label.
 pub(crate) fn arguments_text(call: &ToolCall) -> String {
     let Ok(Value::Object(mut args)) = serde_json::from_str(&call.arguments) else {
         return call.arguments.clone();
@@ -178,7 +178,7 @@ pub(crate) fn arguments_text(call: &ToolCall) -> String {
     }
     let mut lines = Vec::new();
     args.remove("label");
-    // serde_json sorts the keys.
+    // In the order of `FIELDS`: serde_json sorts the keys by name.
     for (name, ..) in FIELDS {
         let Some(value) = args.remove(name) else {
             continue;
@@ -193,8 +193,8 @@ pub(crate) fn arguments_text(call: &ToolCall) -> String {
     lines.join("\n")
 }
 
-/// The whole call for someone who decides whether it may run: like `arguments_text`, with an
-/// edit as the lines that go and those that come.
+/// The whole call for the person who decides whether it may run: like `arguments_text`, but an
+/// edit as lines to remove (`-`) and lines to add (`+`).
 pub(crate) fn proposal_text(call: &ToolCall) -> String {
     let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
     let field = |name: &str| args[name].as_str();

@@ -16,14 +16,14 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// It is held in memory while it goes up, and mom runs on small machines. Slack takes 1 GB.
+/// The file is in memory during the upload, and mom runs on small machines. Slack accepts 1 GB.
 const BYTES_MAX: usize = 50 << 20;
 
 const ATTACH: &str = r#"
 size=$(stat -L -c %s "$p") || fail ""
 [ "$size" -le 52428800 ] || fail "$p has $size bytes, more than the 50 MB that attach takes: compress or split it"
 "#;
-/// One byte more than may be: it may have grown.
+/// Prints one byte more than allowed: the file may have grown since `ATTACH` checked its size.
 const PRINT: &str = "head -c 52428801 <\"$p\"\n";
 
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, upload: UploadFn<'_>) -> CallResult {

@@ -1,4 +1,4 @@
-//! bash: runs a command and gives back the end of what it printed.
+//! bash: runs a command and returns the end of its output.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// Watchdog and script in one group, the command in a session of its own (as far as there
-/// is a `setsid`), so that the watchdog can kill all of that group without killing itself.
+/// Runs the command in a session of its own (if there is a `setsid`), and watchdog and script in
+/// another process group: the watchdog kills the command's group without killing itself.
 ///
-/// The second helper keeps background processes alive: they would get SIGPIPE on their next
-/// output, once mom (or the docker engine, two seconds after the end) has closed the pipe
-/// that they hold. It opens the reading end of that pipe and, when fd 3 ends, reads it to
-/// nowhere until all writers are gone. It is started first, when a fork still succeeds.
+/// The helper in the first line keeps background processes alive: they would get SIGPIPE on their
+/// next output, after mom (or the docker engine, two seconds after the end) has closed the pipe
+/// they write to. It opens the reading end of that pipe and, when fd 3 ends, reads and discards
+/// all output until no writer is left. It is started first, when a fork still succeeds.
 const RUN: &str = r#"
 ( read -r _ <&3; exec cat <&4 ) 4</proc/self/fd/1 >/dev/null 2>&1 &
 exec 2>/dev/null
@@ -38,10 +38,10 @@ setsid=setsid; command -v setsid >/dev/null || setsid=
 ( export MOM_CALL="$m"; exec $setsid $b -c "$2" 2>&1 3<&- )
 "#;
 
-/// More than is shown: colours are taken out, and the first line there is mostly partial.
+/// More than is shown: colours are removed, and the first line is mostly incomplete.
 const KEEP_BYTES: usize = 2 * BYTES_MAX;
 
-/// What an exit code above 128 stands for, where it explains something.
+/// The signal that an exit code above 128 means, where that helps the model.
 const SIGNALS: [(i32, &str); 7] = [
     (130, "SIGINT"),
     (132, "SIGILL"),
@@ -92,12 +92,12 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
     })
 }
 
-/// The end of the output, and a notice of what is left out.
+/// The end of the output, and a notice about the part that is left out.
 fn show(output: &mut Output, ctx: &ToolContext<'_>) -> String {
     let mut window = output.tail.as_slice();
     let mut total_lines = output.newlines + 1;
     if output.total_bytes > window.len() as u64 {
-        // Starts in the middle of a line; with no newline at all that line is the last one.
+        // It starts in the middle of a line, which is left out unless it is the only one.
         let start = window.iter().position(|&byte| byte == b'\n');
         window = &window[start.map_or(0, |at| at + 1)..];
     }

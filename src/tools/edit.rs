@@ -1,5 +1,5 @@
-//! edit: replaces one exact piece of a file. The script prints the file, we find and replace
-//! bytes, the script writes it back: one command, and whatever is not UTF-8 stays as it is.
+//! edit: replaces one exact piece of a file. The script prints the file, mom finds and replaces
+//! the bytes, the script writes the file back: one command, and bytes that are no UTF-8 stay.
 
 use super::write::{FILE_BYTES_MAX, PUT, put, too_large};
 use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
@@ -16,8 +16,8 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// One byte more than may be, to see that it is too much. What `PUT` wants to know of the
-/// file is asked meanwhile.
+/// Prints one byte more than allowed, so that mom sees that a file is too large. At the same time
+/// it gets the file's mode and owner for `PUT`.
 const PRINT: &str = r#"
 [ -w "$p" ] || fail "$p: permission denied"
 head -c 10485761 <"$p" &
@@ -85,8 +85,8 @@ fn replace(file: &[u8], old: &str, new: &str) -> Result<(Vec<u8>, String), Strin
     Ok((out, diff))
 }
 
-/// The first place of `piece` in `file`, and how many there are without overlaps. Text can
-/// only match inside what is valid UTF-8, and there the search is linear.
+/// The first position of `piece` in `file`, and how often it occurs without overlaps. Searches
+/// only the valid UTF-8, where a text can match and the search takes linear time.
 fn find(file: &[u8], piece: &str) -> (Option<usize>, usize) {
     let mut first = None;
     let mut count = 0;

@@ -1,6 +1,6 @@
-//! The five tools: what the model is told of them, and one call from its JSON arguments
-//! to its result. A tool that fails is a result for the model, never an `Error`. Each call
-//! is one command in the sandbox; the host opens no path that the model named.
+//! The five tools: their descriptions for the model, and one call from its JSON arguments to
+//! its result. When a tool fails, the model gets an error result; it is never an `Error`. Each
+//! call is one command in the sandbox; mom itself opens no path that the model named.
 //!
 //! - Enters: a `ToolCall` of the model, from `agent`.
 //! - Leaves: a `ToolOutput` for the model and the people; files to upload.
@@ -29,12 +29,12 @@ pub(crate) use read::image_mime;
 
 use args::Args;
 
-/// What a tool needs of the world. Shared by calls that run at once.
+/// What a tool call uses besides its arguments. Shared by calls that run in parallel.
 pub(crate) struct ToolContext<'a> {
     pub(crate) sandbox: &'a Sandbox,
-    /// Makes a new file in the channel's scratch/ for output that is too long for the
-    /// model: open for writing, and its path as the agent sees it. Called once per call at
-    /// most, only when needed.
+    /// Makes a new file in the channel's scratch/ for output that is too long for the model;
+    /// returns it open for writing, with its path as the agent sees it. Called at most once per
+    /// call.
     pub(crate) spill: Spill<'a>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct ToolContext<'a> {
 pub(crate) struct Upload {
     pub(crate) name: String,
     pub(crate) title: String,
-    /// Never empty; `attach` caps it.
+    /// Never empty; `attach` limits the size.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -51,11 +51,11 @@ pub(crate) struct ToolOutput {
     /// Never empty.
     pub(crate) content: Vec<Content>,
     pub(crate) is_error: bool,
-    /// What an edit changed, for people; the model knows it.
+    /// The lines that an edit changed, for people; the model does not get them.
     pub(crate) diff: Option<String>,
 }
 
-/// What a tool gives back; an `Err` is the text of an error result.
+/// What a tool returns; an `Err` is the text of an error result.
 type CallResult = std::result::Result<ToolOutput, String>;
 type UploadFn<'a> = &'a mut dyn FnMut(Upload) -> Result<()>;
 
@@ -64,7 +64,7 @@ struct Tool {
     run: fn(&ToolContext<'_>, &Args, &Stop, UploadFn<'_>) -> CallResult,
 }
 
-/// In the order they are sent.
+/// In the order in which they are sent to the model.
 const TOOLS: [Tool; 5] = [
     read::TOOL,
     bash::TOOL,
@@ -73,20 +73,20 @@ const TOOLS: [Tool; 5] = [
     attach::TOOL,
 ];
 
-/// Of read, write, edit and attach: a file may be on a dead network mount.
+/// Time limit of read, write, edit and attach: a file may be on a dead network mount.
 const FILE_MAX: Duration = Duration::from_secs(120);
-/// Linux takes no longer argument (MAX_ARG_STRLEN).
+/// Linux accepts no longer argument (MAX_ARG_STRLEN).
 const ARGUMENT_BYTES_MAX: usize = (128 << 10) - 1;
 const ABORTED: &str = "Command aborted";
 
-/// Sets `p` to the path that `$2` means. `fail` ends the script with an error's text.
+/// Shell code that sets `p` to the path in `$2`. `fail` ends the script with an error text.
 const PATH: &str = r#"
 p=$2
 case $p in "~") p=$HOME ;; "~/"*) p=$HOME/${p#??} ;; -*) p=./$p ;; esac
 fail() { printf '%s' "$1"; say 1; exit; }
 "#;
 
-/// Only a regular file is opened: a FIFO or a device would hang, or never end.
+/// Shell code that refuses all but a regular file: reading a FIFO or a device may never end.
 const IS_FILE: &str = r#"
 if [ -d "$p" ]; then fail "$p is a directory"
 elif [ ! -e "$p" ]; then fail "$p does not exist (or a directory above it is closed to you)"
@@ -95,28 +95,28 @@ elif [ ! -r "$p" ]; then fail "$p: permission denied"
 fi
 "#;
 
-/// In the order they are sent: read, bash, edit, write, attach.
+/// The tools as the model sees them, in this order: read, bash, edit, write, attach.
 pub(crate) fn specs() -> Vec<ToolSpec> {
     TOOLS.iter().map(|tool| tool.spec).collect()
 }
 
-/// Calls that may run beside each other: all calls of a turn must be such for that.
-pub(crate) fn can_run_beside(name: &str) -> bool {
+/// Whether calls of this tool may run in parallel; they do if it is true of all calls of a turn.
+pub(crate) fn is_parallel(name: &str) -> bool {
     matches!(name, "bash" | "read")
 }
 
-/// Calls that change something, in the sandbox or in Slack.
+/// Whether the tool changes something in the sandbox or in Slack.
 pub(crate) fn has_effects(name: &str) -> bool {
     name != "read"
 }
 
-/// Calls that may change something in the sandbox; so may a tool that comes later.
+/// Whether the tool may change something in the sandbox; true for tools that are added later.
 pub(crate) fn changes(name: &str) -> bool {
     !matches!(name, "read" | "attach")
 }
 
 /// Runs one call. Never panics and never fails: a wrong call, a stop, a timeout are results
-/// with `is_error`. `upload` is called by `attach` alone; its error becomes the result.
+/// with `is_error`. Only `attach` calls `upload`; its error becomes the result.
 pub(crate) fn call(
     ctx: &ToolContext<'_>,
     call: &ToolCall,
@@ -155,7 +155,7 @@ impl ToolOutput {
         }
     }
 
-    /// With a note about arguments that were meant to change what the call does, and did not.
+    /// Adds a note about arguments that the tool does not have and that had no effect.
     fn with_ignored(mut self, names: &[String]) -> ToolOutput {
         if !names.is_empty() {
             let names = text::one_line(&names.join(", "), 200);
@@ -166,9 +166,9 @@ impl ToolOutput {
     }
 }
 
-/// Within which limits a script runs.
+/// The limits of a script, and how its output and questions are handled.
 struct ScriptLimits<'a> {
-    /// `None`: without end.
+    /// `None`: no limit.
     timeout: Option<Duration>,
     keep_bytes: usize,
     spill: Option<Spill<'a>>,
@@ -176,7 +176,7 @@ struct ScriptLimits<'a> {
 }
 
 impl ToolContext<'_> {
-    /// Runs a script in the sandbox; `arg` is its `$2`. `Err` is for the model: nothing was done.
+    /// Runs a script in the sandbox; `arg` is its `$2`. `Err`: a text for the model, nothing ran.
     fn run(
         &self,
         script: &[&str],
@@ -210,8 +210,8 @@ impl ToolContext<'_> {
         Ok(result)
     }
 
-    /// The same for a script that says itself what went wrong: all it printed, if it
-    /// succeeded.
+    /// Runs a script that prints its own error text. Returns all it printed if it succeeded, and
+    /// that text as `Err` if it failed.
     fn run_file(
         &self,
         script: &[&str],
@@ -237,7 +237,7 @@ impl ToolContext<'_> {
     }
 }
 
-/// The end of what a script said that went wrong: it may have been a flood.
+/// The error text of a script: only the end of its output, which may be very long.
 fn complaint(output: &[u8]) -> String {
     let from = output.len().saturating_sub(truncate::BYTES_MAX);
     let text = String::from_utf8_lossy(&output[from..]);

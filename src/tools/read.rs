@@ -1,5 +1,5 @@
-//! read: a text file from some line on, or an image. However large the file is, its first
-//! 64 KB come to us, and then as much again from where it is wanted.
+//! read: a text file from a given line on, or an image. However large a text is, mom gets only
+//! its first 64 KB, and another 64 KB from the given line on.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,14 +21,14 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// First the beginning, then whatever we ask for.
+/// Prints the beginning of the file, then waits for the answer that says what else to print.
 const READ: &str = r#"
 head -c 65536 <"$p" || fail ""
 say "?"
 read -r what offset <&3
 [ "$what" != done ] || { say 0; exit; }
 "#;
-/// The size and the number of newlines (-1: too large to count) come before a text.
+/// Prints the rest; before a text, a line with its size and newlines (-1: too large to count).
 const MORE: &str = r#"
 case $what in
 image) head -c 3932161 <"$p" ;;
@@ -42,10 +42,10 @@ text)
 esac
 "#;
 const CHUNK_BYTES: usize = 65536;
-/// In base64 that is 5 MB, the most a model takes (Anthropic docs, "Vision"). Also in `MORE`.
+/// 5 MB in base64, the most a model accepts (Anthropic docs, "Vision"). Also in `MORE`.
 const IMAGE_BYTES_MAX: usize = 15 << 18;
 
-/// What is known of a text file: a piece of it that starts at line `offset`.
+/// A piece of a text file that starts at line `offset`, and the size of the file.
 struct FilePiece {
     bytes: Vec<u8>,
     /// Newlines + 1; `None`: too large to count.
@@ -55,7 +55,7 @@ struct FilePiece {
 
 fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> CallResult {
     let path = args.str("path");
-    // The casts saturate; whatever a model says becomes a number that makes sense.
+    // The casts saturate, so every number that a model gives becomes a valid one.
     let number = |name| args.opt_number(name).map(|number| number as u64);
     let offset = number("offset").unwrap_or(1).clamp(1, 1 << 53);
     let limit = number("limit").unwrap_or(u64::MAX).max(1);
@@ -128,7 +128,7 @@ fn parse_more(bytes: &[u8]) -> Option<FilePiece> {
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     let header = std::str::from_utf8(&bytes[..end]).ok()?;
     let (size, newlines) = header.split_once(' ')?;
-    // -1 does not parse.
+    // -1 is no u64: it becomes `None`.
     let newlines = newlines.trim().parse::<u64>().ok();
     Some(FilePiece {
         bytes: bytes[end + 1..].to_vec(),
@@ -147,7 +147,7 @@ fn show(path: &str, piece: &FilePiece, offset: u64, limit: u64) -> CallResult {
     let lines_max = usize::try_from(limit).unwrap_or(LINES_MAX).min(LINES_MAX);
     let cut = head(&decoded, lines_max);
     let notice = match cut.by {
-        // A piece that was cut at 64 KB is longer than what may be shown.
+        // A piece that was cut at 64 KB is over the 50 KB limit, so it is never shown as whole.
         None if piece.size == 0 => String::from("(empty file)"),
         None if decoded.is_empty() => String::from("(nothing: the file ends before this line)"),
         None => String::new(),
@@ -177,7 +177,7 @@ fn show(path: &str, piece: &FilePiece, offset: u64, limit: u64) -> CallResult {
     Ok(ToolOutput::text(format!("{}{gap}{notice}", cut.text)))
 }
 
-/// By the first bytes: a name says nothing.
+/// The image type by the first bytes; a file's name may be wrong.
 pub(crate) fn image_mime(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),

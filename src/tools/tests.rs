@@ -1,6 +1,6 @@
-//! The tools against a real shell on this host and in a real container: what they do, and
-//! that the leash holds. The container's /workspace is the test's directory, so both see
-//! the same files, and a FIFO in it says "now" across the border.
+//! The tools with a real shell on this host and in a real container: what they do, and that no
+//! process of a call escapes. The container's /workspace is the test's directory, so both see
+//! the same files; through a FIFO there a command tells the test that it has started.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -19,11 +19,11 @@ use crate::base::stop::Cause;
 use crate::host::sandbox::Engine;
 use crate::mutate::survive;
 
-/// A directory, and a sandbox in which it is the workspace; both go with it.
+/// A directory, and a sandbox in which it is the workspace; both are removed on drop.
 struct World {
     /// `/tmp/NAME/data`, where others can't enter /tmp/NAME.
     dir: PathBuf,
-    /// Also of the container, if there is one.
+    /// Part of the directory's name; also the container's name, if there is one.
     name: String,
     sandbox: Sandbox,
 }
@@ -53,7 +53,7 @@ impl World {
             let thread = std::thread::current();
             let test = thread.name().unwrap_or("test").replace("::", " ");
             let line = format!("skipped: {test}: a Docker engine that answers\n");
-            // Not eprintln: the harness would hide it.
+            // The test harness would hide the output of eprintln.
             std::io::stderr().write_all(line.as_bytes()).ok();
             return None;
         }
@@ -167,7 +167,7 @@ impl Drop for World {
                 .output()
                 .unwrap();
         }
-        // A failed test has more to say than a directory that stays.
+        // Failing to remove it must not hide why a test failed.
         fs::remove_dir_all(self.dir.parent().unwrap()).ok();
     }
 }
@@ -272,8 +272,8 @@ fn long_output_is_bounded_and_spilled() {
     });
 }
 
-/// What was left in the background stays, and neither holds the call open nor dies of its
-/// own output once nobody reads it.
+/// A background process goes on after the call; it does not keep the call from ending, and does
+/// not die of its own output once nobody reads that.
 #[test]
 fn background_processes_stay() {
     World::each(|world| {
@@ -288,11 +288,11 @@ fn background_processes_stay() {
     });
 }
 
-/// Succeeds when no `sleep 3600` is left; must not find itself. (With processes that vanish
-/// meanwhile, grep's exit code says nothing.)
+/// Succeeds when no `sleep 3600` is left. The pattern does not match its own command line. (The
+/// exit code of grep is useless here: processes end while it reads.)
 const NONE_LEFT: &str = r#"[ -z "$(grep -ls 'sleep[^.]3600' /proc/[0-9]*/cmdline)" ]"#;
 
-/// Ways out of the leash. Each says "go" through a FIFO once it is out, and then must die.
+/// Commands that try to escape the kill. Each writes "go" to a FIFO when it has, then must die.
 const ESCAPES: [(&str, &str); 11] = [
     ("plain", "go; sleep 3600"),
     ("children", "sleep 3600 & sleep 3600 & go; wait"),
@@ -327,7 +327,7 @@ const ESCAPES: [(&str, &str); 11] = [
     ),
 ];
 
-/// A FIFO in the workspace through which a command says "go".
+/// A FIFO in the workspace to which a command writes "go".
 struct Go(File);
 
 impl Go {
@@ -335,7 +335,7 @@ impl Go {
         let path = world.dir.join("go");
         fs::remove_file(&path).ok();
         make_fifo(world, "go");
-        // Also for writing: so that opening it does not wait for the other side.
+        // Opened for writing too, so that the open does not wait for the other side.
         Go(File::options().read(true).write(true).open(path).unwrap())
     }
 
@@ -346,7 +346,7 @@ impl Go {
     }
 }
 
-/// The command as one call, with `go` for it to use.
+/// Runs the command as one call; the command can use the shell function `go`.
 fn go_call(world: &World, stop: &Stop, command: &str) -> ToolOutput {
     let fifo = world.path("go");
     let command = format!("go() {{ echo go >'{fifo}'; }}\n{command}");
@@ -381,7 +381,7 @@ fn a_stop_ends_the_whole_tree() {
     });
 }
 
-/// Seconds that no other test sleeps.
+/// A number of seconds to sleep that no other test uses, so that its `sleep` can be found.
 fn tag(world: &World) -> String {
     let number = world
         .name
@@ -401,15 +401,15 @@ fn a_fork_bomb_dies() {
         "cd /workspace; cat >bomb <<'END'\nwhile :; do setsid sh ./bomb & sh ./bomb & done 2>/dev/null\nEND\nsetsid sh ./bomb & go; read x <never",
     ] {
         stop_at_go(&world, bomb, bomb);
-        // On a busy machine the watchdog may need longer than we wait for it; until then no
-        // process may be had in there. Less than a dozen: init, tail, and this call's own.
+        // On a busy machine the watchdog may need longer than the test waits; until then no new
+        // process can start in there. Less than 12 remain: init, tail, and this call's own.
         let few = [("command", "[ $(ls -d /proc/[0-9]* | wc -l) -lt 12 ]")];
         let died = (0..200).any(|_| !world.call("bash", &few).is_error);
         assert!(died, "{bomb}");
     }
 }
 
-/// Not a test of its own: what `death_of_mom_ends_the_whole_tree` kills.
+/// Not a test of its own: the process that `death_of_mom_ends_the_whole_tree` kills.
 #[test]
 fn mom_to_be_killed() {
     let (Ok(dir), Ok(sandbox)) = (
@@ -511,7 +511,7 @@ fn write_and_edit_keep_bytes_modes_and_links() {
         symlink("new", world.dir.join("a/dangling")).unwrap();
         assert!(!write("a/dangling", "x").is_error);
         assert_eq!(bytes_of("a/new"), b"x");
-        // Nothing temporary stays, and no half file comes of a write that goes wrong.
+        // No temporary file stays, and a write that fails leaves no half file.
         make_fifo(world, "fifo");
         for (path, content, want) in [
             ("", "x", "is a directory"),
@@ -536,7 +536,7 @@ fn relative_and_home_paths() {
         let text = world.text("read", &[("path", "~/mom-tools-test")]);
         assert_eq!(text, "home\n");
         world.bash("rm ~/mom-tools-test");
-        // Where bash starts, read starts.
+        // read resolves relative paths from the directory in which bash starts.
         let here = world.text("bash", &[("command", "echo ../${PWD##*/}")]);
         let text = world.text("read", &[("path", &here)]);
         assert_eq!(text, format!("{here} is a directory"));
@@ -705,7 +705,7 @@ fn wrong_calls_are_results() {
     assert_eq!((&output.content[..], output.is_error), (&want[..], false));
 }
 
-/// What `--check` says of a container stands in tests/it/doctor.rs.
+/// What `--check` says about a container is tested in tests/it/doctor.rs.
 #[test]
 fn a_container_that_is_paused_or_stopped_is_told() {
     World::each(|world| {
@@ -727,7 +727,7 @@ fn a_container_that_is_paused_or_stopped_is_told() {
             let destroys = error.contains("docker.sh remove") || error.contains("probe");
             assert!(error.contains(want) && !destroys, "{engine:?}: {error}");
             if command == "stop" {
-                // So also to the model, when it stops meanwhile.
+                // The model gets the same hint when the container stops later.
                 let text = world.bash("true");
                 assert!(text.contains("; next: "), "{engine:?}: {text}");
             }
@@ -736,7 +736,7 @@ fn a_container_that_is_paused_or_stopped_is_told() {
     });
 }
 
-/// What ends a call from outside: the result says that it ran, and what is now.
+/// A call is ended from outside: the result says that it ran, and the container's state now.
 #[test]
 fn a_call_that_was_cut() {
     World::each(|world| {
@@ -761,8 +761,8 @@ fn a_call_that_was_cut() {
                 call_engine(*engine, &[command, &[name]].concat());
                 call.join().unwrap()
             });
-            // Podman's client adds a line of its own. The state is one of that moment, so what
-            // is said of it is looked at afterwards.
+            // Podman's client adds a line of its own. The state may still change at that moment, so
+            // its text is checked afterwards.
             let text = text_of(&output);
             let (printed, cut) = text.split_once("\n\n").unwrap();
             let says = printed.starts_with("so far") && cut.starts_with("The call ran and was");
@@ -776,7 +776,7 @@ fn a_call_that_was_cut() {
     });
 }
 
-/// The arguments of a call, what a sandbox answers, and files as the tools see them.
+/// Mutates the arguments of a call, the output of a sandbox, and the content of files.
 #[test]
 fn survives_mutation() {
     let corpus = [

@@ -1,6 +1,6 @@
-//! Cuts text to what a model should get at once: whole lines, from the head or the tail.
-//! Pure. Lines are what stands between newlines, so a text that ends in one has an empty
-//! last line.
+//! Cuts a text to the length that a model should get at once: whole lines, from its beginning
+//! or its end. Pure. Lines are the parts between newlines, so a text that ends in a newline has
+//! an empty last line.
 
 /// Lines of one result.
 pub(crate) const LINES_MAX: usize = 2000;
@@ -11,7 +11,7 @@ pub(crate) const BYTES_MAX: usize = 50 << 10;
 pub(crate) struct Cut<'a> {
     pub(crate) text: &'a str,
     pub(crate) lines: usize,
-    /// What kept the next line out.
+    /// Which limit kept the next line out; `None`: the text is whole.
     pub(crate) by: Option<By>,
 }
 
@@ -21,11 +21,11 @@ pub(crate) enum By {
     Bytes,
 }
 
-/// The first lines; none when the first alone is too long.
+/// The first lines; no line when the first one alone is too long.
 pub(crate) fn head(text: &str, lines_max: usize) -> Cut<'_> {
     let mut end = 0;
     for (lines, line) in text.split('\n').enumerate() {
-        // With the newline before it, but for the first.
+        // All lines but the first count with the newline before them.
         let line_end = end + line.len() + usize::from(lines > 0);
         if let Some(by) = reached(lines, lines_max, line_end) {
             return Cut {
@@ -39,11 +39,11 @@ pub(crate) fn head(text: &str, lines_max: usize) -> Cut<'_> {
     whole(text)
 }
 
-/// The last lines; of a last line that alone is too long, its end (`lines` is 0 then).
+/// The last lines; when the last one alone is too long, the end of it (then `lines` is 0).
 pub(crate) fn tail(text: &str, lines_max: usize) -> Cut<'_> {
     let mut start = text.len();
     for (lines, line) in text.rsplit('\n').enumerate() {
-        // With the newline behind it, but for the last.
+        // All lines but the last count with the newline after them.
         let line_start = start - line.len() - usize::from(lines > 0);
         if let Some(by) = reached(lines, lines_max, text.len() - line_start) {
             if lines == 0 {
@@ -63,7 +63,7 @@ pub(crate) fn tail(text: &str, lines_max: usize) -> Cut<'_> {
     whole(text)
 }
 
-/// What keeps the next line out, after so many lines, if `bytes` are those with it.
+/// Which limit keeps the next line out, after `lines` lines, if `bytes` include that line.
 fn reached(lines: usize, lines_max: usize, bytes: usize) -> Option<By> {
     if lines == lines_max {
         return Some(By::Lines);
@@ -80,8 +80,8 @@ fn whole(text: &str) -> Cut<'_> {
     }
 }
 
-/// Terminal output as plain text: colours and other escape sequences, and control
-/// characters but newline and tab, mean nothing to a model.
+/// Terminal output as plain text for a model: without colours and other escape sequences, and
+/// without control characters other than newline and tab.
 pub(crate) fn plain(text: &str) -> String {
     let mut pieces = text.split('\x1b');
     let mut out = String::with_capacity(text.len());
@@ -96,11 +96,11 @@ pub(crate) fn plain(text: &str) -> String {
     out
 }
 
-/// What follows the escape sequence that begins the text, its ESC left out. A newline never
-/// belongs to one.
+/// The text after the escape sequence at its start, whose ESC is removed already. A newline is
+/// never part of a sequence.
 fn after_escape(text: &str) -> &str {
     match text.chars().next() {
-        // CSI: parameters, then one letter or other final character.
+        // CSI: parameters, then one final character, mostly a letter.
         Some('[') => {
             let rest = text[1..].trim_start_matches(|c| ('\x20'..='\x3f').contains(&c));
             without_first(rest, is_final)

@@ -15,7 +15,7 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// Of one file in one call, for write and edit alike.
+/// Size of a file that write and edit accept.
 pub(super) const FILE_BYTES_MAX: usize = 10 << 20;
 
 const WRITE: &str = r#"
@@ -29,14 +29,14 @@ esac
 say "?"
 "#;
 
-/// Puts what we answer (its size, a newline, the bytes; an empty line for "don't") in place
-/// of `$p`: through a temporary file and a rename, so that no one ever sees half of it, with
-/// the old file's owner and mode. Where that does not go (a mount point like /etc/hosts in a
-/// container, a closed directory, someone else's file) it is copied over. A link stays one.
+/// Replaces the file `$p` with mom's answer (its size, a newline, the bytes; an empty line: leave
+/// the file as it is). Uses a temporary file and a rename, so that nobody sees half a file, and
+/// keeps owner and mode. Where that is impossible (a mount point like /etc/hosts in a container,
+/// a read-only directory, someone else's file) it overwrites the file in place. A link stays one.
 ///
-/// No watchdog: each step ends by itself. When mom dies the content comes short, and the
-/// second question gets no answer. Programs are started sparingly, each costs about 0.7 ms:
-/// a plain mode (rw bits) comes about by the umask.
+/// There is no watchdog: each step ends by itself. When mom dies, the content is incomplete and
+/// the second question gets no answer. Starting a program costs about 0.7 ms, so a plain mode
+/// (rw bits) is set with the umask.
 pub(super) const PUT: &str = r#"
 read -r size <&3
 [ "$size" ] || { say 0; exit; }
@@ -50,7 +50,7 @@ if [ -f "$p" ]; then
         [ -O "$p" ] && [ -G "$p" ] && [ ! -g "${p%/*}" ] && umask $((777 - $1)) && keep=:
     esac
 fi
-# Leads to nothing yet. busybox takes such a link as relative to where it runs.
+# A link to no file yet; busybox would resolve it from the working directory.
 [ ! -L "$p" ] || keep=false
 tmp=$p.$m
 { true >"$tmp"; } 2>/dev/null || tmp=${TMPDIR:-/tmp}/$m
@@ -79,8 +79,8 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
     Ok(ToolOutput::text(format!("Wrote {bytes} bytes to {path}")))
 }
 
-/// Runs scripts of which `PUT` is the last. `new_content` gets what they print of the file, and
-/// gives what comes in its place, if anything.
+/// Runs scripts; the last one is `PUT`. `new_content` gets what they print of the file, and
+/// returns the new content; `None`: leave the file as it is.
 pub(super) fn put(
     ctx: &ToolContext<'_>,
     scripts: &[&str],

@@ -1,6 +1,6 @@
-//! context.jsonl as a file: the entries of pi's session format 3, read from the end back and
-//! appended. The entries form a tree; a conversation is the way from the last one back to a
-//! root. What the messages mean is `Context`'s.
+//! context.jsonl as a file: reads the entries of pi's session format 3 from the end backwards,
+//! and appends entries. They form a tree; a conversation is the path from the last entry back
+//! to a root. `Context` interprets the messages.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::llm::Message;
 use crate::store::lines::{Appended, Floor};
 use crate::store::{self, Store};
 
-/// Bytes of context.jsonl that are read at most; what no compaction has shortened begins
-/// that far from its end.
+/// Bytes of context.jsonl that are read at most, counted from its end; older entries that no
+/// compaction has summarised are not read.
 const BYTES_MAX: u64 = 32 << 20;
-/// Likewise lines: a million tokens of the shortest messages are about as many.
+/// Lines that are read at most: about a million tokens in very short messages.
 pub(super) const LINES_MAX: usize = 30_000;
 
 pub(super) struct ContextFile {
@@ -28,28 +28,28 @@ pub(super) struct ContextFile {
     pub(super) channel: String,
     /// The parent of the next entry.
     pub(super) last_id: Option<String>,
-    /// What a power cut may take, until it is synced.
+    /// Appended lines that are not synced: a power cut may lose them.
     unsynced: Option<Appended>,
-    /// The last message when the file was read, and the byte behind its line.
+    /// Id of the last message when the file was read, and the position of the end of its line.
     pub(super) last_message: Option<(String, u64)>,
 }
 
-/// The way from the last entry back to a root or to what the newest compaction kept.
+/// The path from the last entry back to a root or to the first that the newest compaction kept.
 #[derive(Default)]
 pub(super) struct Branch {
     /// Oldest first.
     pub(super) steps: Vec<BranchStep>,
     /// When the last entry was written; 0 without one.
     pub(super) newest_ms: i64,
-    /// When the original program wrote its last message, if the last ones are its own; it took
-    /// over from the log what was said before. 0: never.
+    /// When the original mom wrote its last message, if the last ones are its own: all older
+    /// messages of the log are then in the context. 0: it wrote none.
     pub(super) foreign_ms: i64,
-    /// mom wrote some of the entries.
+    /// Whether mom wrote some of the entries.
     has_own: bool,
 }
 
 impl Branch {
-    /// Who wrote the entry, and when. The newest comes first.
+    /// Notes who wrote the entry, and when. Called for the newest entry first.
     fn date(&mut self, entry: &Value) {
         if self.newest_ms == 0 {
             let written = entry["timestamp"].as_str().and_then(time::parse_iso);
@@ -71,16 +71,16 @@ impl Branch {
     }
 }
 
-/// From the last entry on, which entry comes next.
+/// Which entry comes next on the path, seen from the last entry.
 #[derive(Default)]
 struct WayBack {
     next: Option<String>,
-    /// The first that the newest compaction kept.
+    /// Id of the first entry that the newest compaction kept.
     kept: Option<String>,
 }
 
 impl WayBack {
-    /// False when nothing comes after the entry.
+    /// Goes on to the parent of the entry; false when the path ends at this entry.
     fn pass(&mut self, step: &BranchStep) -> bool {
         let mut is_last = step.parent.is_none() || self.kept.as_ref() == Some(&step.id);
         if let (None, Some((_, first))) = (&self.kept, &step.compaction) {
@@ -92,27 +92,27 @@ impl WayBack {
     }
 }
 
-/// An entry on that way.
+/// An entry on the path.
 pub(super) struct BranchStep {
     pub(super) id: String,
     pub(super) parent: Option<String>,
-    /// Of the message in Slack.
+    /// The ts of the message in Slack.
     pub(super) ts: Option<String>,
     pub(super) message: Option<Message>,
-    /// With the id of the first entry that is kept.
+    /// A compaction, and the id of the first entry that it keeps.
     pub(super) compaction: Option<(Compaction, String)>,
-    /// A compaction repeats a message that it keeps, shortened.
+    /// The entry is a shortened copy of a message that a compaction keeps.
     pub(super) is_copy: bool,
 }
 
-/// A line to be: `parentId` comes when it is written.
+/// A line that is not written yet; `write` adds `parentId`.
 pub(super) struct SessionEntry {
     kind: &'static str,
     pub(super) id: String,
     pub(super) fields: Vec<(&'static str, String)>,
 }
 
-/// Entries may name a place further back in the file that their way goes on at.
+/// Whether to follow `leaf`, the position in the file where the path of an entry goes on.
 #[derive(Clone, Copy, PartialEq)]
 enum Jumps {
     Follow,
@@ -121,7 +121,7 @@ enum Jumps {
 
 impl ContextFile {
     /// # Errors
-    /// A file that cannot be read; one that is no session is set aside with a warning.
+    /// The file cannot be read. A file that is no session is renamed, with a warning.
     pub(super) fn open(store: &Arc<Store>, channel: &str) -> Result<(ContextFile, Branch)> {
         store.make_channel(channel)?;
         let mut file = ContextFile {
@@ -140,7 +140,7 @@ impl ContextFile {
         store::context_path(&self.channel)
     }
 
-    /// Makes of the file one that `walk` reads: a session of version 2 or 3.
+    /// Makes sure that the file is one that `walk` can read: a session of version 2 or 3.
     fn check_header(&self) -> Result<()> {
         let (dir, path) = (self.store.dir(), self.path());
         let head = match dir.read_head(&path, 64 * 1024) {
@@ -165,7 +165,7 @@ impl ContextFile {
         let bytes = dir.read_head(&path, BYTES_MAX as usize)?;
         let bytes = bytes.unwrap_or_default();
         if bytes.len() as u64 >= BYTES_MAX {
-            let why = "it is of session version 1 and larger than 32 MB; rename it to begin anew";
+            let why = "it has session version 1 and over 32 MB; rename it for a new conversation";
             return Err(Error::failed(format!("cannot read {path}: {why}")));
         }
         let text = session::from_version_1(&String::from_utf8_lossy(&bytes));
@@ -185,7 +185,7 @@ impl ContextFile {
             let Some(line) = lines.next().transpose()? else {
                 break;
             };
-            // What jumps lead to counts like the rest.
+            // Lines that are reached by a jump count as well.
             bytes += line.len() as u64;
             if bytes > BYTES_MAX {
                 break;
@@ -223,14 +223,14 @@ impl ContextFile {
         Ok(branch.oldest_first())
     }
 
-    /// Everything so far survives a power cut when it returns: one fdatasync, none when
-    /// nothing is new.
+    /// When it returns, everything written so far survives a power cut: one fdatasync, or none
+    /// when nothing is new.
     pub(super) fn sync(&mut self) -> Result<()> {
         let appended = self.unsynced.take();
         appended.map_or(Ok(()), |appended| appended.settle())
     }
 
-    /// The first entry becomes the child of `parent`, each other one of the one before it.
+    /// Appends the entries, the first as a child of `parent`, each other of the one before it.
     pub(super) fn write(
         &mut self,
         mut parent: Option<String>,
@@ -272,14 +272,14 @@ impl SessionEntry {
         })
     }
 
-    /// Of a type of the original's that carries no message, for its place in the tree.
+    /// An entry that only marks a place in the tree, of a type without message in the original.
     pub(super) fn without_message() -> Result<SessionEntry> {
         let mut entry = SessionEntry::new("session_info")?;
         entry.fields = vec![("ts", json::quote(""))];
         Ok(entry)
     }
 
-    /// Without `kept`, the first entry that stays, nothing before it does.
+    /// `kept` is the first entry that the compaction keeps; `None`: it keeps none before itself.
     pub(super) fn compaction(
         compaction: &Compaction,
         kept: Option<&str>,
@@ -291,7 +291,7 @@ impl SessionEntry {
             .raw("modifiedFiles", &json::texts(&compaction.modified_files));
         entry.fields = vec![
             ("summary", json::quote(&compaction.summary)),
-            // Its own id is found nowhere before it.
+            // Its own id: no entry before it has that, so none is kept.
             ("firstKeptEntryId", json::quote(kept.unwrap_or(&entry.id))),
             ("tokensBefore", tokens.to_string()),
             ("details", details.end()),
@@ -300,7 +300,7 @@ impl SessionEntry {
         Ok(entry)
     }
 
-    /// `ts` as Slack has the message, empty for none; the original's own messages have no
+    /// `ts` is the ts of the message in Slack, or empty. Messages written by the original have no
     /// such key.
     pub(super) fn message(message: &Message, ts: &str) -> Result<SessionEntry> {
         let mut entry = SessionEntry::new("message")?;
@@ -312,7 +312,7 @@ impl SessionEntry {
     }
 }
 
-/// A line that is an entry other than a header.
+/// Parses a line; `None` if it is no entry, or the header.
 fn parse_entry(line: &[u8]) -> Option<(Value, &str)> {
     let line = std::str::from_utf8(line).ok()?;
     let entry = json::parse_line(line.as_bytes())?;

@@ -3,9 +3,9 @@
 //! compaction kept, and only ever appended to. Holds messages and compactions alone; which
 //! requests a run answers, and how far log.jsonl was read, is in the ledger.
 //!
-//! mom's own entries have the message `ts` of Slack beside the message. A conversation is the
-//! way from the last entry back to a root: `start_anew` begins a new root, `drop_run` goes on
-//! from before the run. The original takes both for what they mean.
+//! mom's own entries have Slack's `ts` next to the message. A conversation is the path from the
+//! last entry back to a root: `start_anew` begins a new root, `drop_run` goes on from the entry
+//! before the run. The original mom reads both in the same way.
 
 mod file;
 
@@ -29,7 +29,7 @@ use crate::store::{self, LogEntry, Store};
 
 /// Bytes of log.jsonl that one sync reads.
 const SYNC_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of text that it takes over: some 1,500 messages, which are 2 MB while the run lasts.
+/// Bytes of text that one sync appends at most: about 1,500 messages, 2 MB of memory.
 const SYNC_TEXT_MAX: u64 = 128 << 10;
 const OLDER: &str =
     "(More was said here before that; it is not shown, and stands in this channel's log.jsonl.)";
@@ -39,40 +39,40 @@ type OverheardLine = (i64, String, String);
 
 pub(crate) struct Context {
     file: ContextFile,
-    /// The summary of the last compaction is the first of them.
+    /// What the model gets; the first message is the summary of the last compaction, if any.
     messages: Vec<Message>,
-    /// The entry of each message.
+    /// Which entry each message comes from.
     origins: Vec<Origin>,
-    /// The summary alone, and the files it names.
+    /// The last compaction: its summary, and the files it names.
     compaction: Option<Compaction>,
-    /// Messages that were there at the last compaction: their usage says nothing any more.
+    /// Number of messages that the last compaction kept: the usage in them is out of date.
     uncounted: usize,
     run: ContextRun,
     cursor: Cursor,
-    /// As `Branch` has them when it is loaded.
+    /// Both as in `Branch` when the file was read.
     newest_ms: i64,
     foreign_ms: i64,
 }
 
 struct Origin {
     id: String,
-    /// As Slack has the message; empty for none.
+    /// The ts of the message in Slack; empty for none.
     ts: String,
 }
 
 /// Where the run is in the context.
 #[derive(Default)]
 struct ContextRun {
-    /// Index of its first message, or of the first after a compaction in it: thinking is
-    /// replayed from there.
+    /// Index of the run's first message, or of the first after a compaction in the run: thinking
+    /// is sent to the model again from there on.
     start: usize,
-    /// Entry before its first; `None` at the root.
+    /// The entry before the run's first; `None` at the root.
     after: Option<String>,
-    /// The ts of its messages of people.
+    /// The ts of people's messages in the run.
     requests: HashSet<String>,
 }
 
-/// What a compaction leaves in the file.
+/// What a compaction writes to the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Compaction {
     pub(crate) summary: String,
@@ -83,7 +83,7 @@ pub(crate) struct Compaction {
 
 impl Context {
     /// # Errors
-    /// A file that cannot be read; one that is no session is set aside with a warning.
+    /// The file cannot be read. A file that is no session is renamed, with a warning.
     pub(crate) fn load(store: &Arc<Store>, channel: &str) -> Result<Context> {
         let (file, branch) = ContextFile::open(store, channel)?;
         let mut context = Context {
@@ -114,12 +114,12 @@ impl Context {
         &self.messages
     }
 
-    /// The last compaction, whose summary is then the first message.
+    /// The last compaction, if any; its summary is the first message.
     pub(crate) fn compaction(&self) -> Option<&Compaction> {
         self.compaction.as_ref()
     }
 
-    /// Of the window, counted by the last reply's usage and estimated from there on.
+    /// Tokens in the window: the last reply's usage, plus an estimate of the messages after it.
     pub(crate) fn tokens(&self) -> u64 {
         let newer = self.messages.iter().enumerate().skip(self.uncounted);
         let counted = newer.rev().find_map(|(index, message)| match message {
@@ -135,20 +135,20 @@ impl Context {
         tokens + self.messages[from..].iter().map(estimate).sum::<u64>()
     }
 
-    /// Survives kill -9 when it returns, and a power cut from the next `sync_to_disk` on.
+    /// When it returns, the message survives kill -9; a power cut only after `sync_to_disk`.
     pub(crate) fn append(&mut self, message: Message) -> Result<()> {
         self.append_all(vec![(message, String::new())])
     }
 
-    /// Everything so far survives a power cut when it returns: one fdatasync, none when
-    /// nothing is new. Before each thing that must not be done twice.
+    /// When it returns, everything so far survives a power cut: one fdatasync, none when nothing
+    /// is new. Called before each action that must not be done twice.
     pub(crate) fn sync_to_disk(&mut self) -> Result<()> {
         self.file.sync()
     }
 
-    /// Takes over what people said in log.jsonl since last time, but what is `handled` (ts):
-    /// what this run brings along itself, or a later one will. As much as fits into a quarter
-    /// of the window, newest first.
+    /// Appends people's messages that were logged in log.jsonl since the last time, as much as
+    /// fits into a quarter of the window, newest first. Leaves out the `handled` ones (by ts):
+    /// requests that this run or a later one appends itself.
     pub(crate) fn sync(
         &mut self,
         handled: &dyn Fn(&str) -> bool,
@@ -164,7 +164,7 @@ impl Context {
         let Some(mut lines) = self.dir().lines_back(&path, Floor::At(floor))? else {
             return Ok(());
         };
-        // A quarter of it, at four bytes a token.
+        // A quarter of the window, at four bytes per token: as many bytes as the window has tokens.
         let room = window_tokens.min(SYNC_TEXT_MAX) as usize;
         let is_new = |entry: &LogEntry| entry.date_ms() > after_ms && !handled(&entry.ts);
         let (mut found, is_full) = self.overheard(&mut lines, room, &is_new, name_of)?;
@@ -176,7 +176,7 @@ impl Context {
         found.sort_by_key(|(date_ms, ..)| *date_ms);
         let found = found.into_iter();
         let messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
-        // Said before the run, though it has begun.
+        // These messages came before the run, although it has begun.
         let is_before = self.run.start == self.messages.len();
         self.append_all(messages.collect())?;
         if is_before {
@@ -186,8 +186,8 @@ impl Context {
         Ok(())
     }
 
-    /// What people said in these lines that is new, and whether there was more than fits into
-    /// so many bytes.
+    /// People's new messages in these lines, and whether there are more than fit into `room`
+    /// bytes.
     fn overheard(
         &self,
         lines: &mut LinesBack,
@@ -202,7 +202,7 @@ impl Context {
             let Some(entry) = LogEntry::parse(&line?) else {
                 continue;
             };
-            // A later line of the same message takes the place of the earlier ones.
+            // The lines come newest first: a later line of a message replaces the earlier ones.
             let is_first = known.insert(entry.ts.clone());
             let is_command = Command::parse(&entry.text).is_some();
             let is_said = !entry.is_bot && !entry.is_empty() && !is_command;
@@ -219,17 +219,17 @@ impl Context {
         Ok((found, false))
     }
 
-    /// Where in the log to begin, which has so many bytes, and up to when its lines are known.
+    /// Where to begin in the log of so many `bytes`, and up to when its messages are known.
     fn unread(&self, path: &str, bytes: u64) -> Result<(u64, i64)> {
         let position = self.cursor.position;
         if bytes >= position && self.cursor == log_cursor(self.dir(), path, position)? {
             return Ok((position, self.foreign_ms));
         }
-        // Replaced, edited, or written by the original: what is older is known.
+        // The log was replaced, edited, or written by the original: go by the messages' dates.
         Ok((0, self.foreign_ms.max(self.newest_ms)))
     }
 
-    /// What comes now belongs to a new run.
+    /// Messages from here on belong to a new run.
     pub(crate) fn start_run(&mut self) {
         self.run = ContextRun {
             start: self.messages.len(),
@@ -238,7 +238,7 @@ impl Context {
         };
     }
 
-    /// Entry before the run's first.
+    /// Id of the entry before the run's first.
     pub(crate) fn before_run(&self) -> Option<&str> {
         self.run.after.as_deref()
     }
@@ -247,7 +247,7 @@ impl Context {
         self.file.last_id.as_deref()
     }
 
-    /// A reply or a summary has cost this.
+    /// Records the cost of a reply or a summary in the ledger.
     pub(crate) fn spend(&self, usage: &Usage) -> Result<()> {
         let dollars = usage.cost.map_or(0.0, |cost| cost.total());
         if dollars > 0.0 {
@@ -256,12 +256,12 @@ impl Context {
         Ok(())
     }
 
-    /// What log.jsonl is taken over up to, once `sync_to_disk` has returned.
+    /// How far log.jsonl has been read into the context; valid once `sync_to_disk` has returned.
     pub(crate) fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// A request of this run, also one that came while it went on.
+    /// Appends a request of this run, also one that came while the run went on.
     pub(crate) fn append_request(
         &mut self,
         ts: &str,
@@ -277,7 +277,7 @@ impl Context {
         Ok(())
     }
 
-    /// More of a message that is in the context.
+    /// Appends what was added to a message that is in the context.
     pub(crate) fn append_addition(
         &mut self,
         entry: &LogEntry,
@@ -294,13 +294,13 @@ impl Context {
         self.sync_to_disk()
     }
 
-    /// The request is in the run, so that its answer is one to this, too.
+    /// Whether the request is in the run, so that the run's answer also answers this request.
     pub(crate) fn has_request(&self, ts: &str) -> bool {
         self.run.requests.contains(ts)
     }
 
-    /// The run leaves `note` in the context and nothing else, and one of them is enough for all
-    /// such runs in a row.
+    /// Removes the run from the conversation and puts `note` in its place. Several such runs in a
+    /// row share one note.
     pub(crate) fn drop_run(&mut self, note: &str) -> Result<()> {
         let note = Message::user(note.to_owned(), time::now_ms());
         let mut before = self.messages.iter().zip(&self.origins).take(self.run.start);
@@ -322,7 +322,7 @@ impl Context {
         self.reload()
     }
 
-    /// From what is on the disk, but for what was read of the log since.
+    /// Loads the context from disk again, but keeps the cursor.
     fn reload(&mut self) -> Result<()> {
         let loaded = Context::load(&self.file.store, self.channel())?;
         let before = std::mem::replace(self, loaded);
@@ -330,7 +330,7 @@ impl Context {
         Ok(())
     }
 
-    /// A JSON array in the session file's shapes, images left out.
+    /// The messages as a JSON array, in the session file's format, without the images' data.
     pub(crate) fn messages_json(&self) -> String {
         let write = |message: &Message| {
             let mut message = message.clone();
@@ -353,7 +353,7 @@ impl Context {
         self.run.start
     }
 
-    /// A new conversation: nothing before this is remembered, and nothing is deleted.
+    /// Starts a new conversation: the model no longer gets what came before; nothing is deleted.
     pub(crate) fn start_anew(&mut self) -> Result<()> {
         let path = store::log_path(self.channel());
         if let Some(stamp) = self.dir().stamp(&path)? {
@@ -367,9 +367,9 @@ impl Context {
         self.reload()
     }
 
-    /// Puts a summary in the place of the messages before `cut`. `tail` stands for those from
-    /// there on where they had to be shortened, each with the index of the message that it is.
-    /// `spent` is for `--usage`.
+    /// Replaces the messages before `cut` with a summary. `tail` replaces those from `cut` on if
+    /// they had to be shortened: copies, each with the index of its original. `spent`: the model
+    /// and usage of the summary, for `--usage`.
     pub(crate) fn compacted(
         &mut self,
         compaction: Compaction,
@@ -377,7 +377,7 @@ impl Context {
         tail: Option<Vec<(usize, Message)>>,
         spent: Option<(&Model, &Usage)>,
     ) -> Result<()> {
-        // Copies follow the entry, which keeps nothing then.
+        // If copies follow the compaction entry, it keeps no earlier entry.
         let kept = self.origins.get(cut).filter(|_| tail.is_none());
         let kept = kept.map(|origin| &*origin.id);
         let mut entry = SessionEntry::compaction(&compaction, kept, self.tokens())?;
@@ -398,19 +398,19 @@ impl Context {
         self.sync_to_disk()?;
         let ledger = &self.file.store.ledger;
         ledger.set_cursor(self.channel(), self.cursor.clone())?;
-        // Also of messages that are in the summary now.
+        // The run still has the requests whose messages are now in the summary.
         let requests = std::mem::take(&mut self.run.requests);
         self.reload()?;
         self.run.requests.extend(requests);
         Ok(())
     }
 
-    /// Makes of the branch the messages, in the order the model gets them. `run` has not ended.
+    /// Fills `messages` from the branch, in the order the model gets them. `run` has not ended.
     fn fill(&mut self, branch: Branch, run: Option<LedgerRun>) {
         let mut steps = branch.steps;
         let mut run_start = None;
         let compacted = steps.iter().rposition(|step| step.compaction.is_some());
-        // Messages before the compaction that it kept.
+        // Number of messages before the compaction that it kept.
         let mut kept = 0;
         if let Some(at) = compacted {
             let step = steps.remove(at);
@@ -440,14 +440,14 @@ impl Context {
         let Some(run) = run.filter(|run| run.after != self.file.last_id) else {
             return self.start_run();
         };
-        // After a compaction in the run, all that it kept may be the run's.
+        // After a compaction in the run, all kept messages may belong to the run.
         let start = run_start.unwrap_or(match compacted {
             Some(_) => 0,
             None => self.messages.len(),
         });
         let of_run = self.origins.iter().skip(start);
         self.run = ContextRun {
-            // As after `compacted`: what it kept counts as before the run.
+            // As after `compacted`: the kept messages count as before the run.
             start: start.max(self.uncounted),
             after: run.after,
             requests: of_run.map(|origin| origin.ts.clone()).collect(),
@@ -459,7 +459,7 @@ impl Context {
         self.origins.push(Origin { id, ts });
     }
 
-    /// Messages, each with the ts it has in Slack.
+    /// Appends messages, each with its ts in Slack.
     fn append_all(&mut self, messages: Vec<(Message, String)>) -> Result<()> {
         if messages.is_empty() {
             return Ok(());
@@ -480,15 +480,15 @@ impl Context {
     }
 }
 
-/// The cursor at this place of the log: with FNV-1a of the last bytes before it, enough to hold
-/// the ts of a line; empty at the start.
+/// The cursor at this position of the log. Its mark is the FNV-1a hash of up to 512 bytes before
+/// the position, enough to include the ts of a line; empty at the start.
 fn log_cursor(dir: &Dir, path: &str, position: u64) -> Result<Cursor> {
     let mut mark = String::new();
     if let Some(file) = dir.read(path)?.filter(|_| position > 0) {
         let mut bytes = [0; 512];
         let bytes = &mut bytes[..position.min(512) as usize];
         let read = file.read_exact_at(bytes, position - bytes.len() as u64);
-        // It may have become shorter just now.
+        // Fails if the file has become shorter since.
         if read.is_ok() {
             let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
                 (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -499,7 +499,7 @@ fn log_cursor(dir: &Dir, path: &str, position: u64) -> Result<Cursor> {
     Ok(Cursor { position, mark })
 }
 
-/// As it goes to the model and to the file.
+/// The message with secrets masked, as the model and the file get it.
 fn masked_message(mut message: Message) -> Message {
     let hide = |text: &mut String| *text = secret::hide(std::mem::take(text));
     match &mut message {
@@ -527,7 +527,7 @@ fn summary(compaction: &Compaction) -> Message {
     Message::user(session::summary_text(what, &compaction.summary), 0)
 }
 
-/// As the original's sync has it, and the files by their path below the data directory.
+/// An overheard message as in the original, but with file paths below the data directory.
 fn overheard(entry: &LogEntry, name_of: &dyn Fn(&str) -> String) -> String {
     let name = entry.user_name.clone();
     let name = name.unwrap_or_else(|| name_of(&entry.user));
@@ -542,7 +542,7 @@ fn overheard(entry: &LogEntry, name_of: &dyn Fn(&str) -> String) -> String {
     text
 }
 
-/// Tokens, roughly: four bytes each, an image 1,200.
+/// A rough number of tokens: one per four bytes, 1,200 per image.
 pub(crate) fn estimate(message: &Message) -> u64 {
     let content = message.content().iter().map(|content| match content {
         Content::Text(text) => text.len(),
@@ -583,7 +583,7 @@ pub(crate) mod tests {
             model: "claude-sonnet-4-5".to_owned(),
             usage: Usage {
                 input: tokens,
-                // The file has no place for a cost that is unknown.
+                // The file can't store an unknown cost.
                 cost: Some(Cost::default()),
                 ..Usage::default()
             },
@@ -661,8 +661,8 @@ pub(crate) mod tests {
         llm::words(summary(&compaction).content())
     }
 
-    /// `b<a` is a message whose parent is `a`, `z<c:b` a compaction after `c` that keeps what
-    /// begins with `b`; `Sz` is the summary of `z`.
+    /// `b<a` is a message whose parent is `a`; `z<c:b` is a compaction after `c` that keeps the
+    /// messages from `b` on; `Sz` is the summary of `z`.
     #[test]
     fn the_way_back() {
         for (tree, want) in [
@@ -735,7 +735,7 @@ pub(crate) mod tests {
         assert_eq!(lines[0]["version"], 3);
         assert!(lines[1]["parentId"].is_null());
         assert_eq!(lines[2]["parentId"], lines[1]["id"]);
-        // Too deep to be read back: the entry stays readable without them.
+        // Arguments nested too deep to be read back: they are left out, the entry stays readable.
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(124), "]".repeat(124));
         context.append(call("bash", &deep)).unwrap();
         context.append(user("after")).unwrap();
@@ -810,7 +810,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// However much such runs wrote, it is not read again.
+    /// What such runs wrote is not read again, however much it is.
     #[test]
     fn silent_runs_in_a_row_leave_one_line_and_cost_nothing() {
         let (scratch, store, mut context) = fresh("context-silent-row");
@@ -836,7 +836,7 @@ pub(crate) mod tests {
         assert_eq!(texts(&Context::load(&store, "C1").unwrap()), want);
     }
 
-    /// Where someone edited the file, the places in it have moved.
+    /// After someone edited the file, the positions that entries name are wrong.
     #[test]
     fn a_jump_that_leads_astray_is_not_taken() {
         let (scratch, store, mut context) = fresh("context-astray");
@@ -893,7 +893,7 @@ pub(crate) mod tests {
         let seen =
             "[lena]: see\n\n<slack_attachments>\nC1/attachments/2000_a.txt\n</slack_attachments>";
         assert_eq!(sync(&mut context, "5.0", 9_000), ["[lena]: ok", seen]);
-        // The same words again are another message; a message of the run is not.
+        // The same text with another ts is a new message; a message of the run is not.
         asked_run(&mut context, "5.0");
         let steered = entry("7.0", "steered");
         log(&store, &[entry("6.0", "ok"), steered.clone(), steered]);
@@ -901,7 +901,7 @@ pub(crate) mod tests {
         end_run(&context, "5.0");
         context = Context::load(&store, "C1").unwrap();
         assert_eq!(sync(&mut context, "", 9_000), ["[lena]: ok"]);
-        // More than fits: the newest, and where the rest is.
+        // More than fits: the newest messages, and a note where the rest is.
         let many: Vec<_> = (10..60)
             .map(|n| entry(&format!("{n}.0"), "0123456789"))
             .collect();
@@ -911,7 +911,7 @@ pub(crate) mod tests {
         assert_eq!(sync(&mut context, "", 100), [""; 0]);
     }
 
-    /// The agent can write anything there, but not fill the memory or hold a run up.
+    /// The agent can write anything into the file, but can't fill the memory or delay a run.
     #[test]
     fn lines_are_bounded() {
         let scratch = Scratch::new("context-lines");
@@ -930,7 +930,7 @@ pub(crate) mod tests {
         assert_eq!(messages.last(), Some(&(LINES_MAX + 8).to_string()));
     }
 
-    /// Nor by jumps, each of which may go back as far as the file is read at all.
+    /// Jumps can't do that either, though each may go back as far as the file is read.
     #[test]
     fn jumps_lead_no_further() {
         let scratch = Scratch::new("context-jumps");
@@ -953,7 +953,7 @@ pub(crate) mod tests {
         assert_eq!(context.messages().len(), 31);
     }
 
-    /// Whatever the bytes are: it loads, and what is appended then is what comes after it.
+    /// Whatever the bytes are, the file loads, and appended messages come after its own.
     #[test]
     fn survives_mutations() {
         let (scratch, store, mut context) = fresh("context-mutations");
@@ -1004,7 +1004,7 @@ pub(crate) mod tests {
         });
     }
 
-    /// A line may be seen while it is still being written.
+    /// A line of the log may be read while it is still being written.
     #[test]
     fn a_line_half_written_is_taken_over_when_it_is_whole() {
         let scratch = Scratch::new("context-half");
@@ -1014,7 +1014,7 @@ pub(crate) mod tests {
             scratch.write("C1/log.jsonl", &whole[..len]);
             let mut context = Context::load(&store, "C1").unwrap();
             sync(&mut context);
-            // Not replaced: the same file grows.
+            // The file is appended to, not replaced.
             let log = scratch.0.join("C1/log.jsonl");
             let rest = &whole.as_bytes()[len..];
             let mut log = std::fs::File::options().append(true).open(log).unwrap();
@@ -1025,7 +1025,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The original went on with our context for a while.
+    /// The original mom used our context file for a while.
     #[test]
     fn takes_over_from_the_original() {
         let (scratch, store, mut context) = fresh("context-original");

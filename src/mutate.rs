@@ -6,9 +6,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// For each parser; `MOM_FUZZ=10` is ten times as many.
+/// Inputs for each parser; `MOM_FUZZ=10` makes ten times as many.
 const INPUTS: u64 = 100_000;
-/// Of an input but for its last mutation.
+/// Size limit of an input before its last mutation.
 const BYTES_MAX: usize = 4_000;
 
 #[rustfmt::skip]
@@ -83,7 +83,7 @@ impl Random {
                 }
                 _ => Vec::new(),
             };
-            // In the place of something, or beside it.
+            // The new bytes replace something, or are inserted before it.
             let end = if self.below(2) == 0 {
                 range.start
             } else {
@@ -100,7 +100,7 @@ pub(crate) fn survive(corpus: &[&str], test: impl Fn(&mut Random, &[u8])) {
     survive_some(INPUTS, corpus, test);
 }
 
-/// Likewise for what takes long: `inputs` of them.
+/// Like `survive`, for a test that takes long: on `inputs` mutations.
 pub(crate) fn survive_some(inputs: u64, corpus: &[&str], test: impl Fn(&mut Random, &[u8])) {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let corpus: Vec<&[u8]> = corpus.iter().map(|text| text.as_bytes()).collect();

@@ -245,8 +245,8 @@ impl Schedule {
                 continue;
             }
             if self.day_matches(date) {
-                // More than one turn only in the second pass of an overlap: its times have
-                // had their run.
+                // This loops more than once only in the second pass of an overlap, whose times have
+                // run already.
                 while let Some(time) = self.time_from(from) {
                     let due = self.instant(date.to_datetime(time))?;
                     if due > after {
@@ -264,7 +264,7 @@ impl Schedule {
         None
     }
 
-    /// Two of the next runs lie closer together than this, in milliseconds.
+    /// Whether two of the next runs are closer together than this, in milliseconds.
     pub(crate) fn has_shorter_period(&self, now_ms: i64, period_ms: i64) -> bool {
         let now = Timestamp::from_millisecond(now_ms).ok();
         let first = now.and_then(|now| self.next(now));
@@ -322,7 +322,7 @@ impl Schedule {
     }
 }
 
-/// Of the same day. (jiff's arithmetic brings along all of its spans.)
+/// The next second of the same day. (jiff's arithmetic would add the code for all its spans.)
 fn second_after(time: Time) -> Option<Time> {
     let (hour, minute, second) = match (time.hour(), time.minute(), time.second()) {
         (hour, 59, 59) => (hour + 1, 0, 0),

@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Event {
     pub(super) channel: String,
     pub(super) text: String,
-    /// As the prompt names the type, and its `at` or `schedule`.
+    /// The type as the prompt names it; `info` is that, or the file's `at` or `schedule`.
     pub(super) kind: &'static str,
     pub(super) info: String,
     pub(super) when: When,
@@ -30,11 +30,11 @@ pub(super) enum When {
 /// Why a file can't run.
 pub(super) struct Unusable {
     pub(super) why: String,
-    /// What is in it, if that is text.
+    /// The file's content, if it is text.
     pub(super) text: Option<String>,
 }
 
-/// The text of a file and what it says.
+/// Reads a file: returns its text and the event in it.
 pub(super) fn load(dir: &Dir, path: &str, stamp: &Stamp) -> Result<(String, Event), Unusable> {
     let text = read(dir, path, stamp).map_err(|why| Unusable { why, text: None })?;
     match parse(&text) {
@@ -73,7 +73,7 @@ pub(super) fn parse(text: &str) -> Result<Event, String> {
     let field = |key: &str, example: &str| match value[key].as_str() {
         Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
         _ => Err(format!(
-            "\"{key}\" is missing or no text, write it like \"{key}\":\"{example}\""
+            "\"{key}\" is missing or not a string, write it like \"{key}\":\"{example}\""
         )),
     };
     let kind = field("type", "one-shot")?;
@@ -114,7 +114,7 @@ pub(super) fn parse(text: &str) -> Result<Event, String> {
     })
 }
 
-/// Milliseconds. Without an offset it is the host's time.
+/// Time in milliseconds. Without an offset it is in the host's time zone.
 fn parse_at(text: &str) -> Result<i64, String> {
     let at = time::parse(text.trim()).and_then(|written| {
         let at = match written.offset {
@@ -134,7 +134,7 @@ fn parse_at(text: &str) -> Result<i64, String> {
     })
 }
 
-/// Without mom's own lines at the top of a corrected file.
+/// The text without the lines that mom put at the top when it set the file aside.
 fn without_comments(text: &str) -> String {
     let lines = text.lines().skip_while(|line| line.starts_with('#'));
     let mut out: String = lines.flat_map(|line| [line, "\n"]).collect();
@@ -149,8 +149,8 @@ pub(super) fn corrigible(text: &str) -> String {
     format!("{how}\n{}", without_comments(text))
 }
 
-/// The name of a file that is set aside, without its new ending: with one, and while it is
-/// written, a name may have 255 bytes.
+/// The name of a file that is set aside, without its new ending, cut so that it has at most 255
+/// bytes with that ending and while it is written.
 pub(super) fn base(name: &str) -> &str {
     let mut end = name.len().min(240);
     while !name.is_char_boundary(end) {

@@ -1,11 +1,11 @@
 //! Events: JSON files in events/ that wake mom, now, once, or again and again.
 //!
-//! In come files, out go jobs (`Outside::submit`). The state is one entry a file, owned here
-//! and shared by the thread that watches the directory (`watch.rs`) and the workers that run
-//! the jobs. A file's text is not kept: it is read again when the event fires. An immediate
-//! or one-shot file is removed when its run is on disk (`ran`), so that a crash in between
-//! makes it run late, not never; the run is known by its `ts`, which is the same after a
-//! restart. What can't run becomes NAME.json.error, with the reason inside.
+//! Files enter, jobs leave (`Outside::submit`). The state is one entry per file, owned here and
+//! shared by the thread that watches the directory (`watch.rs`) and the workers that run the jobs.
+//! A file's text is not stored: it is read again when the event is due. An immediate or one-shot
+//! file is removed when its run is on disk (`ran`), so that a crash in between makes it run late,
+//! not never; the run is known by its `ts`, which is the same after a restart. A file that can't
+//! run becomes NAME.json.error, with the reason inside.
 
 pub(crate) mod cron;
 mod file;
@@ -30,18 +30,18 @@ use self::file::Unusable;
 use self::pace::EventWriter;
 
 const DIR: &str = "events";
-/// Directory entries that are looked at; more are left alone, with a warning.
+/// Directory entries that are read at most; the rest is ignored, with a warning.
 const ENTRIES_MAX: usize = 50_000;
-/// What was missed longer ago does not run any more.
+/// A run that was due longer ago than this is not made up for.
 const LATE_MAX_MS: i64 = 24 * 3600 * 1000;
-/// A periodic run missed by more (a suspend, a clock set forward) is left out.
+/// A periodic run that is late by more than this (a suspend, a clock set forward) is skipped.
 const PERIODIC_LATE_MAX_MS: i64 = 5 * 60 * 1000;
-/// From one run of a periodic file to its next at least.
+/// Shortest time from one run of a periodic file to its next.
 const PERIOD_MIN_MS: i64 = 60 * 1000;
-/// Broken files that one prompt names, and channels that wait for it.
+/// Broken files that one prompt names at most, and channels that such notes wait for.
 const NOTES_MAX: usize = 20;
 
-/// Shared by the thread that watches and those that ask.
+/// Shared by the thread that watches and the workers.
 #[derive(Clone)]
 pub(crate) struct Events(Arc<EventsShared>);
 
@@ -54,22 +54,22 @@ struct EventsShared {
 struct EventsState {
     /// By file name.
     files: HashMap<String, EventFile>,
-    /// How often the directory was read.
+    /// Number of times the directory was read.
     scans: u64,
-    /// The last time it had more files than are looked at.
+    /// Whether the last scan found more files than are read.
     is_full: bool,
-    /// What the next prompt of a channel says; "" for the next one of any.
+    /// Notes for the next prompt, by channel; "" is the next prompt of any channel.
     notes: HashMap<String, Vec<String>>,
 }
 
-/// What is known of a file since it changed last.
+/// What is known about a file since its last change.
 struct EventFile {
     stamp: Stamp,
-    /// The scan that saw it last.
+    /// Number of the last scan that found the file.
     scan: u64,
     channel: String,
     writer: EventWriter,
-    /// Due time, or `ts`, of the last run, also of what was in the file before.
+    /// Due time, or `ts`, of the last run; it may be a run of the file's earlier content.
     last_ms: i64,
     plan: EventPlan,
 }
@@ -82,15 +82,15 @@ enum EventPlan {
         schedule: Box<Schedule>,
         next_ms: Option<i64>,
     },
-    /// Queued under this `ts`; the file goes when that run is on disk.
+    /// Queued under this `ts`; the file is removed when that run is on disk.
     Submitted {
         ts_ms: i64,
     },
-    /// It may be half written: it is set aside when it is the same then.
+    /// The file may be half written: it is set aside if it is still the same at `until_ms`.
     Unusable {
         until_ms: i64,
     },
-    /// Could not be set aside, or removed after its run: nothing is done until it changes.
+    /// It could not be set aside, or removed after its run: it is ignored until it changes.
     LeftAlone,
 }
 
@@ -104,7 +104,7 @@ impl EventFile {
         }
     }
 
-    /// Of no channel: a file that can't be used.
+    /// An entry that has no channel: the file can't be used.
     fn new(stamp: Stamp, plan: EventPlan) -> EventFile {
         EventFile {
             stamp,
@@ -116,7 +116,7 @@ impl EventFile {
         }
     }
 
-    /// Queued, and under the `ts` of this job.
+    /// Whether the file is queued under the `ts` of this job.
     fn is_of(&self, job: &Job, name: &str) -> bool {
         let ts = job.requests.first().map(|request| &request.ts);
         matches!(self.plan, EventPlan::Submitted { ts_ms } if ts == Some(&run_ts(ts_ms, name)))
@@ -127,19 +127,19 @@ impl EventFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Uptake {
     Taken,
-    /// Too many events wait in the channel. Whoever says so tells the channel, once.
+    /// Too many events wait in the channel. The callee has posted that there, once.
     Full,
-    /// mom is going down: the file stays for the next start.
+    /// mom is shutting down: the file stays for the next start.
     Closing,
 }
 
-/// What the thread that watches needs of others. All are called without a lock held.
+/// What the thread that watches needs from other modules. No lock is held during these calls.
 pub(crate) struct Outside<'a> {
     pub(crate) submit: &'a mut dyn FnMut(Job) -> Uptake,
-    /// Why mom can't speak in a channel (unknown, not a member). Asked for every file, so
-    /// the answer is to be remembered; `Ok` when it can't be found out now.
+    /// Why mom can't post in a channel (unknown, not a member); `Ok` also when that can't be found
+    /// out now. Called for every file, so the callee should remember the answer.
     pub(crate) channel: &'a mut dyn FnMut(&str) -> std::result::Result<(), String>,
-    /// A run is in work somewhere: a file that appears now may come from its tools.
+    /// Whether a run is in progress somewhere: a file that appears now may come from its tools.
     pub(crate) is_working: &'a dyn Fn() -> bool,
     /// Posts a sentence in a channel.
     pub(crate) post: &'a mut dyn FnMut(&str, String),
@@ -157,7 +157,7 @@ impl Events {
         self.0.state.lock().unwrap()
     }
 
-    /// What is scheduled in a channel: file name and due time in milliseconds, soonest first.
+    /// Events scheduled in a channel: file name and due time in milliseconds, soonest first.
     pub(crate) fn scheduled(&self, channel: &str) -> Vec<(String, i64)> {
         let state = self.state();
         let files = state.files.iter();
@@ -169,7 +169,7 @@ impl Events {
         out
     }
 
-    /// Event files of this channel that were set aside since the last call, for
+    /// Notes about event files of this channel that were set aside since the last call, for
     /// `prompt::note`.
     pub(crate) fn notes(&self, channel: &str) -> Vec<String> {
         let mut state = self.state();
@@ -178,8 +178,8 @@ impl Events {
         notes
     }
 
-    /// The file that a waiting job comes from is still there as it was read. If not, what is
-    /// there now is a new event.
+    /// Whether the file of a waiting job is still there as it was read. If not, what is there now
+    /// is a new event.
     pub(crate) fn stands(&self, job: &Job) -> bool {
         let Some(name) = &job.event else { return true };
         let state = self.state();
@@ -189,15 +189,15 @@ impl Events {
         })
     }
 
-    /// An event's request is on disk (or was already, before a crash): its file is removed,
-    /// if it is still the one that was read.
+    /// Called when an event's request is on disk (or was already, before a crash): removes its
+    /// file, if it is still the one that was read.
     pub(crate) fn ran(&self, job: &Job) {
         let Some(name) = &job.event else { return };
         let mut state = self.state();
         let Some(file) = state.files.get_mut(name) else {
             return;
         };
-        // Changed meanwhile: a new event, which the next scan finds.
+        // The file has changed: it is a new event, which the next scan finds.
         if !file.is_of(job, name) || !self.is_unchanged(name, &file.stamp) {
             return;
         }
@@ -213,7 +213,7 @@ impl Events {
         self.0.dir.stamp_link(&path_of(name)) == Ok(Some(*stamp))
     }
 
-    /// Reads the directory: gives the files that are new or have changed, by name, and forgets
+    /// Reads the directory: returns the files that are new or have changed, by name, and forgets
     /// those that are gone.
     fn scan(&self) -> Result<Vec<(String, Stamp)>> {
         let mut state = self.state();
@@ -235,15 +235,15 @@ impl Events {
         if state.is_full && !was_full {
             log::warning!(
                 "",
-                "events/ has more than {ENTRIES_MAX} files, the rest is left alone"
+                "events/ has more than {ENTRIES_MAX} files, the rest is ignored"
             );
         }
         changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(changed)
     }
 
-    /// NAME.json becomes NAME.json.error: the reason, then its text. What is no text stays
-    /// beside it as NAME.json.orig.
+    /// Renames NAME.json to NAME.json.error, which has the reason, then the file's text. A file
+    /// that is not text stays next to it as NAME.json.orig.
     fn set_aside(&self, name: &str, stamp: &Stamp, unusable: &Unusable) {
         let dir = &self.0.dir;
         let reason = one_line(&unusable.why, 500);
@@ -255,7 +255,7 @@ impl Events {
         };
         let done = match &unusable.text {
             Some(text) => write(&file::corrigible(text)).and_then(|()| {
-                // Changed meanwhile: it is looked at again.
+                // If it has changed meanwhile, the next scan reads it again.
                 if self.is_unchanged(name, stamp) {
                     dir.remove(&path_of(name))
                 } else {
@@ -283,14 +283,14 @@ impl Events {
 }
 
 impl EventsState {
-    /// Not of a file that is no event, and not of the end of one that is not known: mom itself
-    /// has removed it.
+    /// Whether a change reported by inotify needs a scan: only changes of event files do, and their
+    /// removal only if the file is known, because mom removes files itself.
     fn concerns(&self, name: &str, flags: ReadFlags) -> bool {
         let is_end = (ReadFlags::DELETE | ReadFlags::MOVED_FROM).contains(flags);
         name.ends_with(".json") && (!is_end || self.files.contains_key(name))
     }
 
-    /// Takes a file into the schedule, in the place of what it was before.
+    /// Puts a file into the schedule, in the place of its earlier entry.
     fn insert(&mut self, name: &str, file: EventFile) {
         let before = self.files.remove(name);
         let file = EventFile {
@@ -301,8 +301,8 @@ impl EventsState {
         self.files.insert(name.to_owned(), file);
     }
 
-    /// A file's only run is about to be queued. Gives its `ts`, which no run of what was in
-    /// the file before has: the kernel's clock for files goes in steps of some milliseconds.
+    /// Marks a file whose only run is about to be queued. Returns a `ts` that no run of the file's
+    /// earlier content has: the kernel's file times advance in steps of some milliseconds.
     fn submitted(&mut self, name: &str, ts_ms: i64) -> i64 {
         let Some(file) = self.files.get_mut(name) else {
             return ts_ms;
@@ -314,7 +314,7 @@ impl EventsState {
         file.last_ms
     }
 
-    /// Files that are due, soonest first; periodic ones are moved on to their next time.
+    /// Returns the files that are due, soonest first; moves periodic ones on to their next time.
     fn take_due(&mut self, now_ms: i64) -> Vec<(i64, String)> {
         let mut out = Vec::new();
         for (name, file) in &mut self.files {
@@ -343,11 +343,11 @@ impl EventsState {
         self.files.values().filter_map(EventFile::due_ms).min()
     }
 
-    /// After the wall clock was set: no run twice, none lost.
+    /// Called after the wall clock was set: no run happens twice, none is lost.
     fn clock_was_set(&mut self, now_ms: i64) {
         for file in self.files.values_mut() {
             if let EventPlan::Periodic { schedule, next_ms } = &mut file.plan {
-                // What is due by now is for `take_due`.
+                // What is due by now is left for `take_due`.
                 if next_ms.is_none_or(|next_ms| next_ms > now_ms) {
                     *next_ms = next_run(schedule, file.last_ms, now_ms);
                 }
@@ -369,13 +369,13 @@ fn path_of(name: &str) -> String {
     format!("{DIR}/{name}")
 }
 
-/// Names a run: the same after a restart, and another one for each file of a moment.
+/// The name of a run: the same after a restart, and different for each file due at that time.
 fn run_ts(due_ms: i64, name: &str) -> String {
     format!("{due_ms}:{name}")
 }
 
-/// The next run at least a minute after the last one, and not before now. A clock that was
-/// set back by more than a day was wrong before: the last run does not count.
+/// The next run, at least a minute after the last one and not before now. If the last run is more
+/// than a day ahead, the clock was wrong at that time, and the run does not count.
 fn next_run(schedule: &Schedule, last_ms: i64, now_ms: i64) -> Option<i64> {
     let after = if last_ms > now_ms.saturating_add(LATE_MAX_MS) {
         now_ms

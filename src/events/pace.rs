@@ -1,5 +1,5 @@
-//! How many runs event files may cause. A file that the agent writes wakes it, so it could
-//! wake itself for ever; what it costs is bounded here, by channel and hour.
+//! Limits how many runs event files may cause, by channel and hour. A file that the agent writes
+//! wakes it, so without a limit it could wake itself, and cost money, for ever.
 
 use std::collections::VecDeque;
 
@@ -13,11 +13,11 @@ const REMEMBERED_MAX: usize = 1_000;
 /// Who wrote an event file, as far as can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventWriter {
-    /// It appeared while a run was in work: perhaps a tool of that run.
+    /// It appeared while a run was in progress: perhaps a tool of that run wrote it.
     Tools,
-    /// It appeared at another time: the owner, a script, or what a tool left behind.
+    /// It appeared at another time: from the owner, a script, or a process that a tool left behind.
     Anyone,
-    /// Not counted: there at the start, or periodic and not from tools.
+    /// Not counted: it was there at the start, or it is periodic and not from tools.
     Owner,
 }
 
@@ -35,9 +35,9 @@ impl EventWriter {
 pub(super) struct EventPace {
     /// Times of the last runs by channel, with the writer of each.
     channels: Bounded<String, VecDeque<(i64, EventWriter)>>,
-    /// By file name: a minute for each run, counted from the first of a row.
+    /// By file name: start of the last series of runs, plus a minute for each run in it.
     names: Bounded<String, i64>,
-    /// When a channel was last told.
+    /// When a notice was last posted in a channel.
     notified: Bounded<String, i64>,
 }
 
@@ -50,15 +50,15 @@ impl EventPace {
         }
     }
 
-    /// When a file of this name may run, in milliseconds: once a minute in the long run, but
-    /// the second time at once (it may have been put there anew right after its run).
+    /// When a file of this name may run, in milliseconds: once a minute in the long run, but a
+    /// second time at once (the file may have been written anew right after its run).
     pub(super) fn earliest_ms(&self, name: &str, now_ms: i64) -> i64 {
         now_ms.max(self.paid_ms(name, now_ms) - MINUTE_MS)
     }
 
     fn paid_ms(&self, name: &str, now_ms: i64) -> i64 {
         let paid = self.names.get(name).copied().unwrap_or(now_ms);
-        // Further ahead: the clock was set back.
+        // If it is further ahead, the clock was set back.
         if paid > now_ms + 2 * MINUTE_MS {
             now_ms
         } else {
@@ -66,7 +66,7 @@ impl EventPace {
         }
     }
 
-    /// Why no more files of this writer run in the channel now.
+    /// Why files of this writer may not run in the channel now; `None`: they may.
     pub(super) fn refuses(
         &self,
         channel: &str,
@@ -97,7 +97,7 @@ impl EventPace {
         self.channels.insert(channel.to_owned(), runs);
     }
 
-    /// Once an hour.
+    /// Whether to post the notice: once an hour in each channel.
     pub(super) fn should_notify(&mut self, channel: &str, now_ms: i64) -> bool {
         let last = self.notified.get(channel).copied();
         let is_new = last.is_none_or(|last| !(0..HOUR_MS).contains(&(now_ms - last)));

@@ -1,8 +1,8 @@
-//! The thread that watches events/. It sleeps in poll(2) until the directory changes
-//! (inotify) or something is due (a timer on the wall clock, which also fires when that clock
-//! is set and after a suspend). At each change the directory is read: what is there decides,
-//! not what inotify says of it. A file is parsed when it is new or has changed; one that can't
-//! be used may be half written and gets a moment to become whole.
+//! The thread that watches events/. It sleeps in poll(2) until the directory changes (inotify) or
+//! something is due (a timer on the wall clock, which also fires when that clock is set and after a
+//! suspend). At each change it reads the directory: what is in it counts, not what inotify says
+//! about it. A file is parsed when it is new or has changed; one that can't be used may be half
+//! written and gets a moment to be completed.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -34,16 +34,16 @@ use super::{
 };
 
 /// A file that can't be used may be half written: it has this long to change.
-const MEND_MS: i64 = 2_000;
-/// After the directory was lost: someone may be putting another one in its place.
+const COMPLETE_MS: i64 = 2_000;
+/// Pause before the directory is opened again: someone may be putting another one in its place.
 const REOPEN: Duration = Duration::from_secs(2);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
-/// After a scan there is none for so many times as long as it took: with 10,000 files, and
-/// changes all the time, it is some ten a second.
+/// After a scan, the next one waits this many times as long as the scan took: with 10,000 files
+/// that change all the time, there are some ten scans a second.
 const REST: u32 = 9;
-/// From the making of a file to its close.
+/// Usual time from creating a file to closing it.
 const CLOSES: Duration = Duration::from_millis(5);
-/// From here on a run says that it is late.
+/// A run that is later than this says so in its text.
 const LATE_MS: i64 = 60 * 1000;
 
 struct EventWatch<'a, 'b> {
@@ -61,13 +61,13 @@ struct EventWatch<'a, 'b> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The first scan: what it finds may have been missed.
+    /// The first scan: events that it finds may be overdue.
     Start,
     Running,
 }
 
 impl Events {
-    /// The thread's whole life: until `stop`.
+    /// Runs the thread until `stop`.
     pub(crate) fn watch(&self, stop: &Stop, outside: &mut Outside<'_>) -> Result<()> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags)
@@ -101,7 +101,7 @@ impl Events {
         Ok(())
     }
 
-    /// Makes the directory when it is missing, and has its changes told.
+    /// Creates the directory when it is missing, and watches it.
     fn open(&self) -> Result<OwnedFd> {
         self.0.dir.make_dir(DIR)?;
         let Some(dir) = self.0.dir.open_dir(DIR)? else {
@@ -109,7 +109,7 @@ impl Events {
         };
         let open = || {
             let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-            // By way of its descriptor: what was opened beneath the data directory is watched.
+            // By its descriptor: exactly the directory that was opened is watched.
             let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
             let flags = WatchFlags::CLOSE_WRITE
                 | WatchFlags::CREATE
@@ -156,7 +156,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         self.scan(time::now_ms());
     }
 
-    /// Whether there is anything to look at; what it is, the scan will show.
+    /// Reads whether anything has changed; the scan will show what it is.
     fn read_changes(&mut self) {
         let Some(fd) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -174,7 +174,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             self.inotify = None;
             self.look_at = Some(Instant::now() + REOPEN);
         } else if !all.is_empty() {
-            // Most often whoever made a file closes it at once, and only then it is whole.
+            // Usually a new file is closed at once; before that it is incomplete.
             let is_made = all == ReadFlags::CREATE;
             let pause = if is_made { CLOSES } else { Duration::ZERO };
             self.look_at = Some(self.rest_until.max(Instant::now() + pause));
@@ -196,12 +196,12 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         }
     }
 
-    /// Takes notice of a file that is new or has changed.
+    /// Reads a file that is new or has changed.
     fn look(&mut self, name: &str, stamp: Stamp, now_ms: i64) {
         let (text, event) = match file::load(&self.events.0.dir, &path_of(name), &stamp) {
             Ok(loaded) => loaded,
             Err(_) => {
-                let until_ms = now_ms + MEND_MS;
+                let until_ms = now_ms + COMPLETE_MS;
                 let file = EventFile::new(stamp, EventPlan::Unusable { until_ms });
                 return self.events.state().insert(name, file);
             }
@@ -213,7 +213,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         }
     }
 
-    /// Takes a valid file into the schedule; an error is why it can't run.
+    /// Puts a valid file into the schedule; an error says why it can't run.
     fn place(
         &mut self,
         name: &str,
@@ -242,7 +242,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         Ok(())
     }
 
-    /// Says what the writer of a schedule may not expect.
+    /// Posts what the writer of a schedule may not expect.
     fn explain(&mut self, name: &str, event: &Event, now_ms: i64) {
         let is_often = |schedule: &Schedule| schedule.has_shorter_period(now_ms, PERIOD_MIN_MS);
         if !matches!(&event.when, When::Cron(schedule) if is_often(schedule)) {
@@ -263,7 +263,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         }
     }
 
-    /// A file is due: reads it again, and hands its event over or sets it aside.
+    /// A file is due: reads it again, and submits its event or sets the file aside.
     fn fire(&mut self, name: &str, due_ms: i64, now_ms: i64) {
         let known = {
             let state = self.events.state();
@@ -273,7 +273,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         let Some((stamp, writer)) = known else { return };
         let loaded = file::load(&self.events.0.dir, &path_of(name), &stamp);
         if !self.events.is_unchanged(name, &stamp) {
-            // In this moment: the next scan finds it as it is then.
+            // It changed at this moment: the next scan reads it again.
             self.events.state().files.remove(name);
             self.look_at = Some(self.rest_until);
             return;
@@ -301,7 +301,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         }
     }
 
-    /// Hands over the only run of a file; an error is why it does not run.
+    /// Submits the only run of a file; an error says why it does not run.
     fn submit_once(
         &mut self,
         name: &str,
@@ -323,18 +323,18 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             }
             return Ok(());
         }
-        // A copy with the times of what ran before is another event.
+        // A copy with the times of a file that ran before is another event.
         let ts_ms = match event.when {
             When::Now => stamp.changed_ms,
             When::At { .. } | When::Cron(_) => due_ms,
         };
-        // Before the queue has it: the run may be on disk at once.
+        // Marked before it is queued, because the run may be on disk at once.
         let ts_ms = self.events.state().submitted(name, ts_ms);
         let late_ms = (now_ms - due_ms > LATE_MS).then_some(due_ms);
         self.submit(name, job(name, event, ts_ms, late_ms), writer, now_ms)
     }
 
-    /// Hands a run over, or says why it is refused.
+    /// Submits a run; an error says why it is refused.
     fn submit(
         &mut self,
         name: &str,
@@ -344,7 +344,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
     ) -> std::result::Result<(), String> {
         let channel = job.channel.clone();
         if let Some(why) = self.pace.refuses(&channel, writer, now_ms) {
-            // Too many runs of the last hour: said in the channel, once an hour.
+            // Too many runs in the last hour: this is posted in the channel, once an hour.
             if self.pace.should_notify(&channel, now_ms) {
                 let name = escape(&one_line(name, 255));
                 let text = format!(
@@ -368,7 +368,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
     }
 }
 
-/// When a file that was found now runs; an error is why it does not.
+/// When a file that was found now runs; an error says why it does not.
 fn plan(
     when: When,
     stamp: &Stamp,
@@ -386,7 +386,7 @@ fn plan(
                 schedule,
             });
         }
-        // Its old times say nothing: someone moved it here. But they say which came first.
+        // Someone moved it here: its old times say nothing about its age, only about the order.
         When::Now if phase == Phase::Running => written_ms.max(now_ms - LATE_MS),
         When::Now if now_ms - written_ms > LATE_MAX_MS => {
             return Err(format!(
@@ -411,7 +411,7 @@ fn too_old(due_ms: i64) -> String {
     format!("it was due at {when}, more than a day ago")
 }
 
-/// `late_ms`: since when it is due, if that is to be said.
+/// `late_ms`: when it was due, if the text is to say that it runs late.
 fn job(name: &str, event: Event, ts_ms: i64, late_ms: Option<i64>) -> Job {
     let (kind, info) = (event.kind, one_line(&event.info, 200));
     let mut text = format!(
@@ -437,14 +437,14 @@ fn job(name: &str, event: Event, ts_ms: i64, late_ms: Option<i64>) -> Job {
     }
 }
 
-/// Wakes poll at a wall clock time, or when that clock is set. `None`: never.
+/// Makes poll return at a wall clock time, or when that clock is set. `None`: never.
 fn arm(timer: &OwnedFd, due_ms: Option<i64>) {
     let zero = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     let value = due_ms.map_or(zero, |ms| Timespec {
-        // 0 would disarm it.
+        // 0 would disarm the timer.
         tv_sec: (ms / 1000).max(1),
         tv_nsec: ms.rem_euclid(1000) * 1_000_000,
     });
@@ -453,7 +453,7 @@ fn arm(timer: &OwnedFd, due_ms: Option<i64>) {
         it_interval: zero,
         it_value: value,
     };
-    // ECANCELED: the clock was set just now, and the timer is armed all the same.
+    // ECANCELED: the clock was set just now, and the timer is armed nevertheless.
     if let Err(err) = timerfd_settime(timer, flags, &spec) {
         if err != Errno::CANCELED {
             log::error!("", "cannot set the timer for events: {err}");
@@ -479,7 +479,7 @@ mod tests {
     const HOUR: i64 = 60 * MINUTE;
     const IMMEDIATE: &str = "\"type\":\"immediate\"";
 
-    /// A data directory, and what a queue would get.
+    /// A data directory, and the jobs that the queue would receive.
     struct World {
         root: PathBuf,
         events: Events,
@@ -527,7 +527,7 @@ mod tests {
             }
         }
 
-        /// The texts of the jobs that it leads to.
+        /// The texts of the jobs that result from it.
         fn with(&mut self, act: impl FnOnce(&mut EventWatch<'_, '_>)) -> Vec<String> {
             let before = self.jobs.len();
             let mut submit = |job| {
@@ -592,12 +592,12 @@ mod tests {
         let half = world.root.join(path_of("half.json"));
         fs::write(&half, "{\"type\":").unwrap();
         assert_eq!(world.at(START, Phase::Running), [""; 0]);
-        assert_eq!(world.fire(START + MEND_MS - 1), [""; 0]);
+        assert_eq!(world.fire(START + COMPLETE_MS - 1), [""; 0]);
         world.write("half.json", IMMEDIATE, START);
-        assert_eq!(world.at(START + MEND_MS, Phase::Running).len(), 1);
+        assert_eq!(world.at(START + COMPLETE_MS, Phase::Running).len(), 1);
         fs::write(&half, "{}").unwrap();
         world.at(START, Phase::Running);
-        world.fire(START + MEND_MS);
+        world.fire(START + COMPLETE_MS);
         let error = fs::read_to_string(half.with_extension("json.error")).unwrap();
         assert!(error.contains("\"type\" is missing"), "{error}");
     }

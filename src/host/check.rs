@@ -1,5 +1,5 @@
-//! Whether the sandbox can be used, and what to do when it can't: at start, for `--check`, and
-//! when a call failed. All texts of a client that go on from here are bounded.
+//! Whether the sandbox can be used, and what to do when it can't: at start, for `--check`, and when
+//! a call failed. Texts from a client are shortened before they leave this module.
 
 use std::env;
 use std::path::Path;
@@ -17,33 +17,33 @@ use crate::host::hardening::lacks;
 use crate::host::process::{self, Exec, ExecEnd, ExecResult};
 use crate::host::sandbox::{Engine, Sandbox, WORKSPACE, client};
 
-/// For one question to the engine, or one look into the container.
+/// Time limit for one question to the engine, or for one script in the container.
 const CHECK_MAX: Duration = Duration::from_secs(20);
-/// What an engine says of one container is some 10 KB.
+/// The engine's description of one container has some 10 KB.
 const CHECK_BYTES_MAX: usize = 1 << 20;
 /// Characters of a client's message that an error shows.
 const MESSAGE_CHARS_MAX: usize = 400;
 
-/// How often, and how far apart, it is looked whether a container that went away comes back.
+/// How often, and after which pause, mom looks whether a container that ended runs again.
 const SETTLE_LOOKS: u32 = 4;
 const SETTLE_PAUSE: Duration = Duration::from_millis(700);
 
-/// Looks for the file `$2` in the directory, and writes beside it.
+/// Looks for the file `$2` in the directory, and writes a file next to it.
 const PROBE: &str = r#"
 if [ -x "${2%/*}" ] && [ ! -e "$2" ]; then say 3; exit; fi
 { seen=$(cat "$2") && true >"$2.new" && rm -f "$2.new"; } 2>/dev/null &&
     { printf %s "$seen"; say 0; exit; }
 id; say 4
 "#;
-/// `PROBE`: the directory is another one.
+/// Exit code of `PROBE`: another directory is mounted.
 const NOT_THERE: i32 = 3;
-/// `PROBE`: it can't be read and written to; the output is who tried.
+/// Exit code of `PROBE`: the directory can't be read and written to; the output is the user's id.
 const NO_RIGHTS: i32 = 4;
 
 impl Sandbox {
-    /// At start: can tools run, and is /workspace this data directory? `Err` says which
-    /// command mends it; `Ok` holds warnings. `probe` is the name of a file that the caller
-    /// made in the data directory for this; its content is its name.
+    /// At start: can tools run, and is /workspace this data directory? `Err` names the command that
+    /// fixes it; `Ok` holds warnings. `probe` is the name of a file that the caller created in the
+    /// data directory for this; its content is its name.
     pub(crate) fn check(&self, data_dir: &Path, probe: &str) -> Result<Vec<String>> {
         let Sandbox::Container { engine, name } = self else {
             self.check_workspace(data_dir, probe, None)?;
@@ -73,7 +73,7 @@ impl Sandbox {
         Ok(warnings)
     }
 
-    /// What the engine says of the container, which runs.
+    /// The engine's description of the container; an error when it does not run.
     fn inspect(&self, data_dir: &Path) -> Result<Value> {
         let Sandbox::Container { engine, name } = self else {
             return Ok(Value::Null);
@@ -86,7 +86,7 @@ impl Sandbox {
             return Err(self.unusable(&text, Some(data_dir)));
         };
         let state = &container["State"];
-        // First: for podman what is paused does not run.
+        // Checked first, because podman reports a paused container as not running.
         if state["Paused"] == true {
             return Err(self.unusable("it is paused", Some(data_dir)));
         }
@@ -96,7 +96,7 @@ impl Sandbox {
         Ok(container)
     }
 
-    /// Runs a script as tools do: it finds the probe, or the mount is not ours.
+    /// Runs a script as tools do: if it does not find the probe, another directory is mounted.
     fn check_workspace(
         &self,
         data_dir: &Path,
@@ -123,7 +123,7 @@ impl Sandbox {
         }
     }
 
-    /// The container runs, but on another directory. Nothing is to be removed for that.
+    /// The error when the container runs with another directory. Its hint must not remove anything.
     fn other_directory(&self, data_dir: &Path, container: Option<&Value>) -> Error {
         let wanted = data_dir.display();
         let Sandbox::Container { engine, name } = self else {
@@ -161,8 +161,8 @@ impl Sandbox {
         ))
     }
 
-    /// Is root in the container an ordinary user of this machine? `None`: the engine does not
-    /// say, or there is none.
+    /// Whether root in the container is an ordinary user of this machine. `None`: the engine does
+    /// not say, or there is none.
     pub(crate) fn is_rootless(&self) -> Option<bool> {
         let Sandbox::Container { engine, .. } = self else {
             return None;
@@ -180,7 +180,7 @@ impl Sandbox {
         (result.end == ExecEnd::Exited(0)).then(|| words.iter().any(|word| text.contains(word)))
     }
 
-    /// What to tell the model of a call that ended in the middle, with this exit code of its
+    /// The text for the model about a call that ended in the middle, with this exit code of its
     /// shell or client, after it had `printed` this.
     pub(crate) fn cut(&self, code: i32, printed: &[u8], stop: &Stop) -> String {
         let from = printed.len().saturating_sub(MESSAGE_CHARS_MAX);
@@ -201,11 +201,11 @@ impl Sandbox {
         text
     }
 
-    /// The state when it has settled: a call ends before its container has ended, and a
-    /// container that is restarted runs again soon.
+    /// The state after a short wait: a call ends before its container has ended, and a container
+    /// that is restarted runs again soon.
     fn state_soon(&self, stop: &Stop) -> String {
         for _ in 1..SETTLE_LOOKS {
-            // A stop ends the waiting, and one look remains.
+            // A stop ends the waiting; the state is read once more.
             let stopped = stop.wait(SETTLE_PAUSE).is_err();
             let state = self.state();
             if stopped || state.starts_with("running") {
@@ -215,7 +215,7 @@ impl Sandbox {
         self.state()
     }
 
-    /// `running since ..`, `exited`, or what there is to do.
+    /// `running since ..`, `exited`, or what to do next.
     fn state(&self) -> String {
         let Sandbox::Container { engine, name } = self else {
             return String::new();
@@ -252,7 +252,7 @@ impl Sandbox {
         }
     }
 
-    /// What to do about a failure of the engine's client that said `text`.
+    /// The error, with its fix, for a failure of the engine's client that printed `text`.
     pub(crate) fn unusable(&self, text: &str, data_dir: Option<&Path>) -> Error {
         let shown = text::one_line(text, MESSAGE_CHARS_MAX);
         let Sandbox::Container { engine, name } = self else {
@@ -275,7 +275,7 @@ impl Sandbox {
         } else if has("not running") || has("paused") || has("container state improper") {
             self.script("start")
         } else if says_fork_failed(&text) {
-            // Full of processes: something has left them behind.
+            // The container is full of processes that something has left behind.
             format!("{}, then {}", self.script("stop"), self.script("start"))
         } else if has("permission denied") && has("sock") {
             format!("sudo usermod -aG {program} $USER, then log in again")
@@ -291,7 +291,7 @@ impl Sandbox {
         ))
     }
 
-    /// `./docker.sh COMMAND` for this container.
+    /// The shell command `./docker.sh COMMAND` for this container.
     fn script(&self, command: &str) -> String {
         let program = script_program();
         let Sandbox::Container { engine, name } = self else {
@@ -310,7 +310,7 @@ impl Sandbox {
     }
 }
 
-/// docker.sh as it is called here: under another name where it is installed beside mom.
+/// The name of docker.sh on this system: it differs where the script is installed next to mom.
 pub(crate) fn script_program() -> &'static str {
     let is_there = |exe: std::path::PathBuf| {
         access(exe.with_file_name("mom-sandbox"), Access::EXEC_OK).is_ok()
@@ -322,8 +322,8 @@ pub(crate) fn script_program() -> &'static str {
     }
 }
 
-/// The first JSON object in what a client printed: warnings may stand before it, and podman
-/// puts it in an array.
+/// The first JSON object in what a client printed: warnings may precede it, and podman puts it in
+/// an array.
 fn first_object(text: &str) -> Option<Value> {
     let from = text.find('{')?;
     let mut values = serde_json::Deserializer::from_str(&text[from..]).into_iter();

@@ -1,15 +1,15 @@
-//! How well a container is shut in, by what its engine says of it.
+//! How well a container is isolated, judged by its engine's description of it.
 
 use serde_json::Value;
 
 use crate::host::sandbox::WORKSPACE;
 
-/// Who can write to one of these owns the machine; the engine's socket is in some of them.
+/// Whoever can write to one of these controls the machine; some hold the engine's socket.
 const SYSTEM_DIRECTORIES: [&str; 13] = [
     "/", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr",
     "/var", "/var/run",
 ];
-/// What `./docker.sh create` gives: with others a container may get out (capabilities(7)).
+/// Capabilities that `./docker.sh create` gives: others may let a container out (capabilities(7)).
 const CAPABILITIES: [&str; 9] = [
     "CHOWN",
     "FOWNER",
@@ -22,7 +22,7 @@ const CAPABILITIES: [&str; 9] = [
     "KILL",
 ];
 
-/// What `docker inspect` says of a container.
+/// The output of `docker inspect` for a container.
 struct ContainerFacts<'a>(&'a Value);
 
 impl ContainerFacts<'_> {
@@ -56,7 +56,7 @@ impl ContainerFacts<'_> {
     }
 
     fn keeps_capabilities(&self) -> bool {
-        // Podman lists by name what is dropped.
+        // Podman lists each dropped capability by name.
         let dropped = self.host("CapDrop").as_array();
         !self.list_any("CapDrop", is_all) && dropped.is_none_or(|caps| caps.len() < 3)
     }
@@ -70,7 +70,7 @@ fn is_all(capability: &str) -> bool {
     capability.eq_ignore_ascii_case("ALL") || capability.eq_ignore_ascii_case("CAP_ALL")
 }
 
-/// A lack, and whether a container has it.
+/// A weakness: its text, and whether a container has it.
 type Lack = (&'static str, fn(&ContainerFacts<'_>) -> bool);
 
 const LACKS: [Lack; 14] = [
@@ -126,8 +126,8 @@ const LACKS: [Lack; 14] = [
     }),
 ];
 
-/// What a container made by `./docker.sh create` has and this one has not, the worst first.
-/// `container` is the engine's JSON of it.
+/// Texts of the weaknesses that this container has and one made by `./docker.sh create` has not,
+/// the worst first. `container` is the engine's JSON of it.
 pub(super) fn lacks(container: &Value) -> Vec<&'static str> {
     let facts = ContainerFacts(container);
     let lacks = LACKS.iter().filter(|(_, has)| has(&facts));

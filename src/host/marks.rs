@@ -1,5 +1,5 @@
-//! Marks: lines that a script prints for mom among its output. Finds them in the stream and
-//! hands on everything else as it came.
+//! Marks: lines that a script prints for mom among its output. Finds them in the stream and passes
+//! on everything else unchanged.
 //!
 //! A mark is a control character, the call's random word, a blank, one of the words below
 //! and a newline. The random word keeps a command from printing one of its own.
@@ -25,7 +25,7 @@ pub(super) enum MarkPiece<'a> {
 pub(super) struct MarkScan {
     /// Start byte, random word and blank; empty: there are no marks.
     start: Vec<u8>,
-    /// The beginning of what may be a mark.
+    /// Bytes that may be the beginning of a mark.
     carry: Vec<u8>,
 }
 
@@ -58,7 +58,7 @@ impl MarkScan {
         if !rest.contains(&MARK_START) {
             return emit(MarkPiece::Bytes(rest));
         }
-        // Up to `from` it is known that there is no mark.
+        // No mark begins before `from`.
         let mut from = 0;
         while let Some(at) = rest[from..].iter().position(|&byte| byte == MARK_START) {
             let at = from + at;
@@ -80,7 +80,7 @@ impl MarkScan {
         emit(MarkPiece::Bytes(rest));
     }
 
-    /// What stands at the beginning of `bytes`, which starts with `MARK_START`.
+    /// Parses the beginning of `bytes`, which starts with `MARK_START`.
     fn parse(&self, bytes: &[u8]) -> MarkParse {
         let common = bytes.len().min(self.start.len());
         if bytes[..common] != self.start[..common] {
@@ -110,7 +110,7 @@ impl MarkScan {
         !self.start.is_empty()
     }
 
-    /// At the end of the stream: what looked like the beginning of a mark was none.
+    /// Call it at the end of the stream: what looked like the beginning of a mark is output.
     pub(super) fn finish(&mut self, emit: &mut dyn FnMut(&[u8])) {
         emit(&std::mem::take(&mut self.carry));
     }
@@ -118,7 +118,7 @@ impl MarkScan {
 
 enum MarkParse {
     Not,
-    /// May be one, when more bytes come.
+    /// It may be a mark when more bytes come.
     Cut,
     /// The mark and its length in bytes.
     Mark(MarkPiece<'static>, usize),

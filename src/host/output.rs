@@ -5,10 +5,10 @@ use std::io::Write as _;
 
 use crate::base::error::{Error, Result};
 
-/// How much of a long output goes to the spill file.
+/// Bytes of a long output that go to the spill file at most.
 pub(crate) const SPILL_BYTES_MAX: u64 = 10 << 20;
 
-/// Makes the file for an output that is too long: the file, and its path as the agent sees it.
+/// Creates the file for an output that is too long: returns it and its path as the agent sees it.
 pub(crate) type Spill<'a> = &'a (dyn Fn() -> Result<(File, String)> + Sync);
 
 /// The tail of what was printed (since the last question), and counts of all of it.
@@ -17,7 +17,7 @@ pub(crate) struct Output {
     pub(crate) tail: Vec<u8>,
     pub(crate) total_bytes: u64,
     pub(crate) newlines: u64,
-    /// Bytes after the last newline.
+    /// Number of bytes after the last newline.
     pub(crate) last_line_bytes: u64,
     pub(crate) spilled: Spilled,
 }
@@ -35,7 +35,7 @@ pub(crate) enum Spilled {
 }
 
 impl Output {
-    /// Writes the tail, which must be all there is, to a new spill file.
+    /// Writes the tail, which must be the whole output so far, to a new spill file.
     pub(crate) fn spill(&mut self, make: Spill<'_>) -> Option<File> {
         let made = make().and_then(|(mut file, path)| match file.write_all(&self.tail) {
             Ok(()) => Ok((file, path)),
@@ -56,7 +56,7 @@ impl Output {
 
 pub(super) struct Sink<'a> {
     pub(super) out: Output,
-    /// At least so many of the last bytes are kept, at most twice as many.
+    /// At least this many of the last bytes are stored, at most twice as many.
     keep_bytes: usize,
     spill: Option<Spill<'a>>,
     file: Option<File>,
@@ -83,7 +83,7 @@ impl<'a> Sink<'a> {
         }
         if let (Spilled::No, Some(spill)) = (&out.spilled, self.spill) {
             if out.total_bytes > self.keep_bytes as u64 {
-                // Until now all of it was kept.
+                // Until now the tail is the whole output.
                 self.file = out.spill(spill);
             }
         }
@@ -106,8 +106,8 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Eight bytes at a time: the program is built for size, and a plain loop would then take
-/// longer than the pipe.
+/// Counts newlines eight bytes at a time: the program is built for size, and a plain loop would
+/// then take longer than the pipe.
 fn newlines(bytes: &[u8]) -> u64 {
     const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
     let mut words = bytes.chunks_exact(8);

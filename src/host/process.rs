@@ -1,5 +1,5 @@
-//! Runs one ready `Command` to its end: feeds it, drains it, bounds what is kept, and ends
-//! it early on a stop or a deadline. Knows nothing of tools, shells or containers.
+//! Runs one ready `Command` to its end: writes its input, reads its output, limits what is stored,
+//! and ends it early on a stop or a deadline. Knows nothing of tools, shells or containers.
 //!
 //! One poll(2) loop over pipes, a pidfd and the stop's eventfd: no threads, no ticking, and
 //! no race between `kill` and `wait`, because only this loop does either.
@@ -7,9 +7,9 @@
 //! The child's stdin is a leash: a pipe that stays open while the command may run. To end
 //! the command the pipe is closed (the kernel does it when mom dies), and the watchdog in the
 //! child's script (`scripts::WATCH`) kills the whole process tree. `docker exec` forwards no
-//! signals, but it forwards the end of stdin. The script tells its end by a mark (`marks`).
-//! So a process left in the background, which holds the output open, does not hold the call
-//! open, and a failure of the docker client is not taken for one of the command.
+//! signals, but it forwards the end of stdin. The script reports its end by a mark (`marks`). So a
+//! process left in the background, which keeps the output open, does not prolong the call, and a
+//! failure of the docker client is not taken for one of the command.
 //!
 //! stdout and stderr are one stream, as in a terminal. With two streams a mark could overtake
 //! output inside the engine.
@@ -30,16 +30,16 @@ use crate::base::stop::{Stop, poll_for};
 use crate::host::marks::{MarkPiece, MarkScan};
 use crate::host::output::{Output, Sink, Spill};
 
-/// How long output may still come after the end (`exec > >(tee log)` in bash) while
-/// something in the background holds it open.
+/// How long output may still come after the end (`exec > >(tee log)` in bash) while a process in
+/// the background keeps the pipe open.
 const LINGER: Duration = Duration::from_millis(100);
 /// How long the watchdog may take to end the tree before the child itself is killed.
 const END_MAX: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
-/// Reads in one turn of the loop: a fast writer must not keep a stop waiting.
+/// Reads in one turn of the loop: a fast writer must not delay a stop.
 const READS_MAX: usize = 16;
 
-/// Answers a question of the script: gets all output since the last question.
+/// Answers a question of the script: receives all output since the last question.
 pub(crate) type AnswerFn<'a> = &'a mut dyn FnMut(&[u8]) -> Vec<u8>;
 
 /// What to run, and within which limits.
@@ -47,9 +47,9 @@ pub(crate) struct Exec<'a> {
     pub(crate) command: Command,
     /// The random word of the script's marks; `None`: a plain program without them.
     pub(crate) mark: Option<String>,
-    /// `None`: without end.
+    /// `None`: no limit.
     pub(crate) timeout: Option<Duration>,
-    /// At least so many of the last bytes are kept, at most twice as many.
+    /// At least this many of the last bytes are stored, at most twice as many.
     pub(crate) keep_bytes: usize,
     /// Output longer than `keep_bytes` goes there from its start, up to `SPILL_BYTES_MAX`.
     pub(crate) spill: Option<Spill<'a>>,
@@ -61,7 +61,7 @@ pub(crate) enum ExecEnd {
     /// Exit code as a shell reports it: 128 + signal when a signal ended the command.
     Exited(i32),
     TimedOut,
-    /// The stop was set before the call was over, also when the command ended meanwhile.
+    /// The stop was set before the call was over, even if the command ended meanwhile.
     Stopped,
     /// The child ended before its script began: the shell or the docker client failed, and
     /// nothing was done. The output is the message, this is the exit code.
@@ -121,7 +121,7 @@ fn start(exec: Exec<'_>) -> io::Result<(Child, ExecLoop<'_>)> {
         sink: Sink::new(exec.keep_bytes, exec.spill),
         answer: exec.answer,
         seen: ExecProgress {
-            // A program without marks has begun when it is there.
+            // A program without marks counts as begun once it is started.
             begun: exec.mark.is_none(),
             ..ExecProgress::default()
         },
@@ -138,7 +138,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-/// A child at work.
+/// A running child.
 struct ExecLoop<'a> {
     pidfd: OwnedFd,
     input: Leash,
@@ -150,7 +150,7 @@ struct ExecLoop<'a> {
     seen: ExecProgress,
     /// Why the command is being ended early.
     early: Option<ExecEnd>,
-    /// When to give up waiting; `None`: without end, or further away than the clock can say.
+    /// When to stop waiting; `None`: never, or later than the clock can say.
     until: Option<Instant>,
 }
 
@@ -175,15 +175,15 @@ impl ExecLoop<'_> {
         self.watch(stop);
         self.scan.finish(&mut |bytes| self.sink.push(bytes));
         drop(self.input);
-        // The docker client, or a script past its final mark or its time: never what the
-        // command left in the background. Fails only when the child has ended by itself.
+        // This kills the docker client, or a script that has printed its final mark or used up its
+        // time: never what the command left in the background. Fails only if the child has ended
+        // already.
         child.kill().ok();
         let status = child.wait()?;
         let status = status
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-        // A stop that came in the last moment counts: whoever set it was told that the work
-        // is stopped.
+        // A stop at the last moment counts, too: whoever set it was told that the work is stopped.
         let early = self.early.or(stop.is_set().then_some(ExecEnd::Stopped));
         let has_marks = self.scan.has_marks();
         let end = match (early, self.seen.code) {
@@ -199,7 +199,7 @@ impl ExecLoop<'_> {
         })
     }
 
-    /// Until the child has ended and all it printed is read, or the time for that is over.
+    /// Runs until the child has ended and its output is read, or the time for that is over.
     fn watch(&mut self, stop: &Stop) {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
@@ -236,7 +236,7 @@ impl ExecLoop<'_> {
     /// Waits until something happens; looks whether the child has ended.
     fn wait(&mut self, stop: &Stop, left: Option<Duration>) {
         let mut fds = Vec::with_capacity(4);
-        // poll(2) of an ended child, or of a set stop, would return at once for ever.
+        // After the child has ended or the stop is set, poll(2) would return at once every time.
         if !self.seen.exited {
             fds.push(PollFd::new(&self.pidfd, PollFlags::IN));
         }
@@ -255,7 +255,7 @@ impl ExecLoop<'_> {
         }
     }
 
-    /// Takes what was printed by now.
+    /// Reads the output that is available now.
     fn read(&mut self, buffer: &mut [u8]) {
         for _ in 0..READS_MAX {
             let Some(fd) = &self.output else { return };
@@ -272,7 +272,7 @@ impl ExecLoop<'_> {
             let (input, answer) = (&mut self.input, &mut self.answer);
             self.scan.feed(&buffer[..count], &mut |piece| match piece {
                 MarkPiece::Bytes(bytes) => sink.push(bytes),
-                // Warnings of the docker client come before it.
+                // Warnings of the docker client come before this mark.
                 MarkPiece::Begun if !seen.begun => {
                     seen.begun = true;
                     sink.out = Output::default();
@@ -305,7 +305,7 @@ impl Leash {
         self.written == self.bytes.len()
     }
 
-    /// As much as the pipe takes now. A reader that is gone needs no more.
+    /// Writes as much as the pipe accepts now. If the reader is gone, drops the rest.
     fn write(&mut self) {
         let Some(fd) = &self.fd else { return };
         while !self.is_empty() {

@@ -15,17 +15,17 @@ use crate::host::scripts::PROLOGUE;
 /// Where the data directory is mounted in a container.
 pub(crate) const WORKSPACE: &str = "/workspace";
 
-/// What a host tool gets of mom's environment. A list of what is harmless, not of what is
+/// Variables of mom's environment that a host tool gets. It lists what is harmless, not what is
 /// secret: a token in a variable unknown to us must not get through.
 const HOST_VARIABLES: &str =
     "PATH HOME USER LOGNAME SHELL LANG LANGUAGE LC_ALL LC_CTYPE TZ TMPDIR XDG_RUNTIME_DIR";
-/// These, too, without user and password.
+/// A host tool gets these, too, without user and password.
 const PROXY_VARIABLES: &str = "http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY";
 /// What a client needs to find its engine (SSH_AUTH_SOCK: DOCKER_HOST=ssh://..). Nothing of
 /// it gets into the container.
 const CLIENT_VARIABLES: &str = "PATH HOME USER TMPDIR XDG_RUNTIME_DIR SSH_AUTH_SOCK";
 
-/// Whose client program runs a tool in a container.
+/// An engine, whose client program runs a tool in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Docker,
@@ -119,8 +119,8 @@ impl Sandbox {
         }
     }
 
-    /// One run of `script` (its parts are joined), `$1` = `mark`, `$2`.. = `args`. On the
-    /// host it starts in mom's own directory, in a container in the container's.
+    /// The command for one run of `script` (its parts are joined), `$1` = `mark`, `$2`.. = `args`.
+    /// It starts in mom's own working directory, or in the container's.
     pub(crate) fn command(&self, script: &[&str], mark: &str, args: &[&str]) -> Command {
         let mut command = match self {
             Sandbox::Host => {
@@ -171,9 +171,9 @@ fn is_pod_name(name: &str) -> bool {
     name.starts_with(is_first) && name.chars().all(|c| is_first(c) || matches!(c, '.' | '-'))
 }
 
-/// The client with just what it needs. It is a Go program that copies a stream, and one
-/// thread at a time does that for less: 12.8 instead of 16.4 ms of processor time a call
-/// (docker 28, two cores). Of the 60 to 80 ms of an exec the engine takes the rest.
+/// The client with only the variables it needs. It is a Go program that copies a stream, which
+/// takes less time with one thread: 12.8 instead of 16.4 ms of processor time a call (docker 28,
+/// two cores). Of the 60 to 80 ms of an exec the engine takes the rest.
 pub(super) fn client(engine: Engine) -> Command {
     let mut command = Command::new(engine.program());
     let wanted =
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn secrets_stay_here() {
-        // cargo sets it for tests; it stands for a token.
+        // cargo sets this variable for tests; here it represents a token.
         assert!(env::var_os("CARGO_PKG_NAME").is_some());
         for sandbox in ["host", "docker:x1", "podman:x1", "kubectl:x1"] {
             let command = Sandbox::parse(sandbox).unwrap().command(&["x"], "m", &[]);

@@ -13,7 +13,7 @@ use crate::store::{Attachment, Store};
 const NAME_CHARS_MAX: usize = 200;
 
 impl Store {
-    /// A new file in the channel's scratch/, and its path below the data directory.
+    /// Creates a file in the channel's scratch/; returns it and its path in the data directory.
     pub(crate) fn spill(&self, channel: &str) -> Result<(File, String)> {
         self.make_channel(channel)?;
         self.dir.make_dir(&format!("{channel}/scratch"))?;
@@ -29,8 +29,8 @@ impl Store {
         }
     }
 
-    /// Where the files of one message are kept, by the names their senders gave them. Two of
-    /// the same name are kept apart.
+    /// The paths at which the files of one message are stored, in the order of `originals`, the
+    /// names their senders gave them. Two files of the same name get different paths.
     pub(crate) fn attachments(channel: &str, ts: &str, originals: &[&str]) -> Vec<Attachment> {
         let ms = time::slack_ts_ms(ts).unwrap_or_default();
         let mut used = HashSet::new();
@@ -52,8 +52,8 @@ impl Store {
         out
     }
 
-    /// To be filled and then handed to `finish_attachment` or `drop_attachment`; until then
-    /// the file has another name.
+    /// Creates the file to download into; call `finish_attachment` or `drop_attachment` afterwards.
+    /// Until then the file has a temporary name.
     pub(crate) fn create_attachment(&self, local: &str) -> Result<File> {
         let (channel, _) = local.split_once('/').unwrap_or_default();
         self.make_channel(channel)?;
@@ -75,8 +75,8 @@ impl Store {
     }
 }
 
-/// As the original has it, one `_` for each UTF-16 unit that no file name should hold. A long
-/// name loses its beginning: its end tells the type.
+/// Replaces, as the original does, each UTF-16 unit that a file name should not hold with one `_`.
+/// A long name is cut at its beginning, because its end tells the file type.
 fn safe_name(original: &str) -> String {
     let mut name = String::new();
     for c in original.chars() {
@@ -89,7 +89,7 @@ fn safe_name(original: &str) -> String {
     name.split_off(from)
 }
 
-/// `C1/attachments/x.png` while it is being filled: `C1/attachments/.x.png.part`
+/// The temporary path during a download: `C1/attachments/.x.png.part` for `C1/attachments/x.png`
 fn part_path(local: &str) -> String {
     let (parent, name) = local.rsplit_once('/').unwrap_or((".", local));
     format!("{parent}/.{name}.part")

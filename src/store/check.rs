@@ -1,5 +1,5 @@
-//! What `mom --check` says of the data directory: whether it can be written to, has room, and
-//! is nobody else's at the moment.
+//! Checks the data directory for `mom --check`: whether mom can write to it, whether it has free
+//! space, and whether another mom uses it.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::base::text;
 const WHAT: &str = "data directory";
 /// Bytes free below which mom's owner should know.
 const FREE_MIN: u64 = 200 << 20;
-/// Written as a probe: an empty file fits on a full disk.
+/// Size of the probe file; it is not empty, because an empty file fits even on a full disk.
 const PROBE_BYTES: usize = 16 * 1024;
 
-/// The directory as well, when it can be opened.
+/// Returns the findings, and the directory if it could be opened.
 pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
     let alone = |finding| (vec![finding], None);
     let Some(path) = path else {
@@ -26,8 +26,8 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
             Err(err) => Finding::failed(WHAT, &err, ""),
             Ok(()) => Finding::warn(
                 WHAT,
-                format!("{shown} is not there yet; mom makes it at its start"),
-                &format!("mkdir -p {shown}, to check what follows from it"),
+                format!("{shown} does not exist yet; mom creates it at its start"),
+                &format!("mkdir -p {shown}, then check again"),
             ),
         });
     }
@@ -40,7 +40,7 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
     };
     let probe = format!(".mom-check-{}", std::process::id());
     let written = dir.put_probe(&probe, &[b' '; PROBE_BYTES]);
-    // Also after a failure, and then best effort.
+    // The probe is removed after a failed write, too; then it does not matter if that fails.
     let removed = dir.remove(&probe);
     let mut findings = vec![match written.and(removed) {
         Ok(()) => Finding::ok(WHAT, format!("{shown} can be written to")),

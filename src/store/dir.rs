@@ -23,22 +23,22 @@ use crate::store::lock::Lock;
 #[derive(Debug)]
 pub(crate) struct Dir {
     root: Mutex<Root>,
-    /// Of the owner's choosing, like what is put there: it is opened again when the
-    /// directory that was there is no more.
+    /// The path that the owner chose, trusted whatever directory is there: it is opened again when
+    /// the directory that was open has been removed.
     path: PathBuf,
-    /// Held from the look at a file's last byte to the end of the write.
+    /// Locked from reading a file's last byte until the write has ended.
     appending: Arc<Mutex<()>>,
     /// See `take_set_aside`.
     set_aside: Mutex<Vec<(String, String)>>,
 }
 
-/// Names of which someone is still to be told.
+/// How many names of files that were set aside are remembered until they are reported.
 const SET_ASIDE_MAX: usize = 100;
 
 #[derive(Debug)]
 struct Root {
     handle: Arc<OwnedFd>,
-    /// Held, when it is, with the `flock` on `handle`: see `Dir::lock`.
+    /// Set after `Dir::lock`; the `flock` on `handle` belongs to it.
     lock: Option<Lock>,
 }
 
@@ -46,7 +46,7 @@ struct Root {
 pub(crate) enum Kind {
     File,
     Dir,
-    /// FIFO, device, socket, or a link that leads nowhere or out.
+    /// FIFO, device, socket, or a link whose target is missing or outside the data directory.
     Other,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Entry {
     pub(crate) kind: Kind,
 }
 
-/// What tells one state of a file from another.
+/// Identifies one state of a file: two equal stamps mean that its content did not change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
     pub(crate) kind: Kind,
@@ -64,9 +64,9 @@ pub(crate) struct Stamp {
     pub(crate) inode: u64,
     pub(crate) bytes: u64,
     modified_ns: i128,
-    /// When the file came to where it is, or its content, whatever its times were set to.
-    /// Milliseconds since 1970. Also moves with a name or a mode, and says nothing about the
-    /// content then, so it does not count when two are compared.
+    /// Time of the last change of content, name or mode (ctime), which no program can set.
+    /// Milliseconds since 1970. Not compared by `eq`, because a rename or chmod changes it without
+    /// changing the content.
     pub(crate) changed_ms: i64,
 }
 
@@ -102,10 +102,10 @@ impl Dir {
         std::fs::create_dir_all(path).map_err(|err| no_root(path, &err))
     }
 
-    /// Whether `make_root` could: makes the first that is missing, and takes it away again.
+    /// Whether `make_root` would succeed: creates the first missing directory and removes it again.
     pub(crate) fn try_root(path: &Path) -> Result<()> {
         let missing = path.ancestors().take_while(|path| !path.exists());
-        // A relative one ends with the empty path, which is here.
+        // The ancestors of a relative path end with the empty path, which is the current directory.
         let missing = missing.filter(|path| !path.as_os_str().is_empty()).last();
         missing.map_or(Ok(()), |missing| {
             let made = std::fs::create_dir(missing).and_then(|()| std::fs::remove_dir(missing));
@@ -114,7 +114,7 @@ impl Dir {
     }
 
     /// # Errors
-    /// Also when the kernel has no openat2: nothing would keep mom inside then.
+    /// Fails also when the kernel has no openat2: nothing else keeps mom inside the directory.
     pub(crate) fn open(path: &Path) -> Result<Dir> {
         let root = open_root(path).map_err(|err| match path.is_file() {
             true => is_a_file(path),
@@ -138,10 +138,10 @@ impl Dir {
         Ok(dir)
     }
 
-    /// The directory itself; the one in its place when it was removed.
+    /// The open data directory; if it was removed, the one that is at its path now.
     ///
     /// # Errors
-    /// `STALE`: there is none, or another mom has it.
+    /// `STALE`: there is no directory at the path, or another mom has locked it.
     pub(crate) fn root(&self) -> rustix::io::Result<Arc<OwnedFd>> {
         let mut root = self.root.lock().unwrap();
         if fs::fstat(&root.handle)?.st_nlink == 0 {
@@ -164,7 +164,7 @@ impl Dir {
         let root = self.root()?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut flags = flags | OFlags::CLOEXEC;
-        // openat2 refuses these beside O_PATH.
+        // openat2 refuses these flags together with O_PATH.
         if !flags.contains(OFlags::PATH) {
             flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
         }
@@ -172,7 +172,7 @@ impl Dir {
             true => Mode::from_raw_mode(0o666),
             false => Mode::empty(),
         };
-        // AGAIN: something was renamed under the look-up.
+        // AGAIN: something was renamed during the look-up.
         for _ in 0..100 {
             match fs::openat2(&root, path, flags, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -191,8 +191,8 @@ impl Dir {
         }
     }
 
-    /// A regular file; `None` when it is missing. Looks first and then opens what it looked
-    /// at, whatever is at `path` by now.
+    /// Opens a regular file; `None` when it is missing. Checks the type on a handle and opens that
+    /// same handle, so a swap of what is at `path` in between has no effect.
     fn open_file(&self, path: &str, flags: OFlags) -> Result<Option<File>> {
         let Some(handle) = self.look_up(path, OFlags::PATH)? else {
             return Ok(None);
@@ -209,9 +209,9 @@ impl Dir {
         )))
     }
 
-    /// Likewise, made when it is missing.
+    /// Like `open_file`, but creates the file when it is missing.
     fn open_or_make(&self, path: &str, flags: OFlags) -> Result<File> {
-        // Once more for each time that someone made it, or took it away, in between.
+        // Tries again each time that another process created or removed the file in between.
         for _ in 0..100 {
             if let Some(file) = self.open_file(path, flags)? {
                 return Ok(file);
@@ -238,15 +238,15 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// The lines of a file of mom's own from its end back to byte `floor`; see `LinesBack`.
-    /// What is no regular file there is set aside.
+    /// The lines of one of mom's own files, from its end back to byte `floor`; see `LinesBack`.
+    /// Anything at `path` that is not a regular file is set aside.
     pub(crate) fn lines_back(&self, path: &str, floor: Floor) -> Result<Option<LinesBack>> {
         let file = self.or_set_aside(path, || self.read(path))?;
         let lines = file.map(|file| LinesBack::new(file, self.path.join(path), floor));
         lines.transpose()
     }
 
-    /// Opens once more after what is no regular file was set aside.
+    /// Runs `open`; if `path` is not a regular file, sets it aside and runs `open` again.
     fn or_set_aside<T>(&self, path: &str, open: impl Fn() -> Result<T>) -> Result<T> {
         open().or_else(|err| {
             if self.set_aside(path) {
@@ -262,8 +262,8 @@ impl Dir {
         self.open_file(path, OFlags::RDONLY)
     }
 
-    /// Gives a new name to something that is no regular file, or that leads out of the data
-    /// directory; `take_set_aside` tells of it. False: it is none such, or it stays.
+    /// Renames what is at `path` if it is not a regular file or leads out of the data directory,
+    /// and stores both names for `take_set_aside`. False: nothing was renamed.
     pub(crate) fn set_aside(&self, path: &str) -> bool {
         let is_absent = || matches!(self.stamp_link(path), Ok(None));
         match self.stamp(path) {
@@ -301,12 +301,12 @@ impl Dir {
         found
     }
 
-    /// Adds whole lines to a file (made when missing) with one write. `first` comes before
-    /// them in an empty file. A line that was cut short by a crash is ended first. Survives
-    /// kill -9 when it returns, and a power cut after `Appended::sync`.
+    /// Appends whole lines to a file (created when missing) with one write. `first` is written
+    /// before them if the file is empty. A last line that a crash cut short is ended first. The
+    /// lines survive kill -9 when this returns, and a power cut after `Appended::sync`.
     ///
     /// # Errors
-    /// Nothing was added then, as far as the disk lets that be undone.
+    /// Nothing was appended then, unless undoing a partial write failed as well.
     pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<Appended> {
         let flags = OFlags::RDWR | OFlags::APPEND;
         let file = self.or_set_aside(path, || self.open_or_make(path, flags))?;
@@ -320,7 +320,7 @@ impl Dir {
         Ok(appended)
     }
 
-    /// A new file to write to and read; `None` when the name is taken, by a link too.
+    /// Creates a file for writing and reading; `None` when the name exists, even as a link.
     pub(crate) fn create(&self, path: &str) -> Result<Option<File>> {
         let (parent, name) = self.parent(path)?;
         match make_at(&parent, name) {
@@ -330,7 +330,7 @@ impl Dir {
         }
     }
 
-    /// Refuses when another mom on this machine has it; the lock goes with the process.
+    /// Fails when another mom on this machine has locked it. The lock ends with the process.
     pub(crate) fn lock(&self) -> Result<()> {
         let mut root = self.root.lock().unwrap();
         root.lock = Some(Lock::take(&root.handle, &self.path)?);
@@ -363,8 +363,8 @@ impl Dir {
         Ok(Some(out))
     }
 
-    /// Shows each entry of a directory as it is now, in no order, links as links. Returns how
-    /// many there are, counted up to one more than `max`, which are shown at most.
+    /// Calls `show` for each entry of a directory as it is now, in no order; links are not
+    /// followed. Returns the number of entries, counted up to `max` + 1; at most `max` are shown.
     pub(crate) fn scan(
         &self,
         path: &str,
@@ -387,7 +387,7 @@ impl Dir {
         Ok(count)
     }
 
-    /// Names that are UTF-8, until `each` says false.
+    /// Calls `each` with the names that are UTF-8, until it returns false.
     fn each_entry(
         &self,
         dir: &OwnedFd,
@@ -406,12 +406,12 @@ impl Dir {
         Ok(())
     }
 
-    /// Of what `path` leads to, links followed; `None` when it is missing.
+    /// The stamp of what `path` leads to, links followed; `None` when it is missing.
     pub(crate) fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
         self.stamp_with(path, OFlags::PATH)
     }
 
-    /// Likewise, but of a link itself (`Kind::Other`).
+    /// Like `stamp`, but of a link itself (`Kind::Other`).
     pub(crate) fn stamp_link(&self, path: &str) -> Result<Option<Stamp>> {
         self.stamp_with(path, OFlags::PATH | OFlags::NOFOLLOW)
     }
@@ -424,7 +424,7 @@ impl Dir {
         Ok(Some(Stamp::of(&stat)))
     }
 
-    /// For reading or watching; `None` when it is missing or no directory.
+    /// Opens a directory for reading or watching; `None` when it is missing or not a directory.
     pub(crate) fn open_dir(&self, path: &str) -> Result<Option<OwnedFd>> {
         self.look_up(path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
@@ -438,18 +438,18 @@ impl Dir {
         }
     }
 
-    /// Replaces a file by way of a temporary name in the same directory.
+    /// Replaces a file by a temporary file that is renamed, and syncs it to disk.
     pub(crate) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let parent = self.put(path, bytes, File::sync_data)?;
         fs::fsync(&parent).map_err(|err| self.io("write", path, err))
     }
 
-    /// The same for what a power cut may take: nothing waits for the disk.
+    /// Like `replace`, but does not wait for the disk: a power cut may undo it.
     pub(crate) fn replace_unsynced(&self, path: &str, bytes: &[u8]) -> Result<()> {
         self.put(path, bytes, |_| Ok(())).map(drop)
     }
 
-    /// Returns the directory it is in.
+    /// Writes and renames the temporary file. Returns the directory that the file is in.
     fn put(&self, path: &str, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<OwnedFd> {
         let (parent, name) = self.parent(path)?;
         write_anew(&parent, name, bytes, sync)
@@ -457,8 +457,8 @@ impl Dir {
         Ok(parent)
     }
 
-    /// A file at the top that shows whether the directory can be written to; the message is
-    /// about the directory, whose name the user knows.
+    /// Writes a file at the top to find out whether the directory can be written to. An error names
+    /// the directory, because the user knows that name.
     pub(crate) fn put_probe(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (parent, _) = self.parent(name)?;
         write_anew(&parent, name, bytes, |_| Ok(())).map_err(|err| {
@@ -469,13 +469,13 @@ impl Dir {
         })
     }
 
-    /// Both in the same directory; a link is renamed itself, what is there is replaced.
+    /// Renames within one directory and replaces what has the new name. A link itself is renamed.
     pub(crate) fn rename(&self, path: &str, new_name: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         fs::renameat(&parent, name, &parent, new_name).map_err(|err| self.io("rename", path, err))
     }
 
-    /// A file or a link; missing is fine.
+    /// Removes a file or a link; it is no error when it is missing.
     pub(crate) fn remove(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         match fs::unlinkat(&parent, name, AtFlags::empty()) {
@@ -501,7 +501,7 @@ impl Dir {
             ),
             Errno::AGAIN => self.failed(verb, path, "it is being moved all the time"),
             Errno::STALE => Error::failed(format!(
-                "the data directory {} is gone; put it back, or make it anew, and I go on",
+                "the data directory {} is gone; put it back, or create it again, and I continue",
                 self.path.display()
             )),
             err => Error::io(verb, self.path.join(path), &err.into()),
@@ -538,7 +538,7 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
     fs::open(path, flags, Mode::empty())
 }
 
-/// Writes a temporary file beside it, which then takes its place.
+/// Writes a temporary file in the same directory and renames it to `name`.
 fn write_anew(
     parent: &OwnedFd,
     name: &str,
@@ -546,7 +546,7 @@ fn write_anew(
     sync: fn(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     let temporary = format!(".{name}.tmp");
-    // Left over from a crash, or planted.
+    // The temporary file was left by a crash, or put there by the agent.
     fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();
     let mut file = make_at(parent, &temporary)?;
     file.write_all(bytes)?;
@@ -554,7 +554,7 @@ fn write_anew(
     Ok(fs::renameat(parent, &*temporary, parent, name)?)
 }
 
-/// A new file; no link is followed.
+/// Creates a file; does not follow a link.
 fn make_at(parent: &OwnedFd, name: &str) -> rustix::io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     fs::openat(parent, name, flags, Mode::from_raw_mode(0o666)).map(File::from)
@@ -576,7 +576,7 @@ mod tests {
 
     use crate::store::tests::Scratch;
 
-    /// Each of these in the place of a file neither leaks, overwrites nor hangs.
+    /// With each of these in the place of a file, mom does not leak, overwrite or hang.
     #[test]
     fn refuses_what_is_planted() {
         let scratch = Scratch::new("dir-planted");
@@ -595,7 +595,7 @@ mod tests {
                 "fifo" => fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap(),
                 "device" => {
                     let (kind, full) = (FileType::CharacterDevice, fs::makedev(1, 7));
-                    // Only root can; for another user a link stands in.
+                    // Only root can make a device; another user tests a link to one.
                     fs::mknodat(fs::CWD, &path, kind, mode, full)
                         .or_else(|_| fs::symlink("/dev/full", path))
                         .unwrap();

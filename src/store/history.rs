@@ -1,6 +1,6 @@
-//! mom.json: from where on the history of each channel is to be read, and where mom has
-//! introduced itself. One small file, rewritten whole; without it, or with nonsense in it (the
-//! agent can write there), the log tells.
+//! mom.json: from which ts on each channel's history must be read from Slack, and in which channels
+//! mom has introduced itself. One small file, rewritten as a whole; if it is missing or invalid
+//! (the agent can write there), the channels' logs are used instead.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::base::time;
 use crate::store::dir::Dir;
 
 pub(crate) const FILE: &str = "mom.json";
-/// Thousands of channels.
+/// Enough for thousands of channels.
 const BYTES_MAX: usize = 1 << 20;
 /// Channels that are remembered as greeted.
 const GREETED_MAX: usize = 5_000;
@@ -21,13 +21,13 @@ const GREETED_MAX: usize = 5_000;
 /// Missed messages up to this age are answered, older ones only logged.
 pub(crate) const MISSED_MS: i64 = 24 * 3_600_000;
 
-/// Where the history of a channel begins that is not in its log yet.
+/// Where the part of a channel's history begins that is not in its log yet.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Gap {
     /// After this ts.
     Since(String),
-    /// After the first ts, and there was no log at all: until the second, mom worked there with
-    /// another directory, if at all, and has answered what is older than its last post.
+    /// After the first ts, and the channel had no log. Before the second ts only a mom with another
+    /// data directory can have worked there; it has answered what is older than its last post.
     First(String, String),
 }
 
@@ -45,30 +45,30 @@ pub(crate) struct HistoryCursors {
 
 struct HistoryState {
     file: HistoryFile,
-    /// The file on the disk is an older one.
+    /// The file on the disk is out of date.
     is_changed: bool,
-    /// Channels that were read since the last connection.
+    /// Channels whose history was read since the last connection.
     read: HashSet<String>,
-    /// When this mom began.
+    /// When this process started.
     started_ms: i64,
 }
 
-/// Each by channel.
+/// The content of mom.json; each map is by channel.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct HistoryFile {
-    /// After which ts the history is to be read: what came since the connection was made, and
-    /// so is newer, is in the log already.
+    /// The ts after which the history must be read. What came since the connection was made is
+    /// newer and in the log already.
     gaps: BTreeMap<String, String>,
-    /// Likewise, without any log.
+    /// Likewise, for channels that have no log.
     first: BTreeMap<String, String>,
-    /// Up to where it was read. The log tells that as well, but not where mom speaks alone.
+    /// The ts up to which the history was read. The log shows it too, unless only mom posted there.
     until: BTreeMap<String, String>,
     /// Whether mom has introduced itself there.
     greeted: BTreeMap<String, bool>,
 }
 
-/// Gives the ts up to which the log of a channel is complete, from the log alone.
+/// Returns the ts up to which the log of a channel is complete, judged by the log alone.
 pub(crate) type LoggedUntil<'a> = dyn Fn(&str) -> Result<Option<String>> + 'a;
 
 impl HistoryCursors {
@@ -93,18 +93,18 @@ impl HistoryCursors {
         }
     }
 
-    /// A new connection: what came before it may have been missed, everywhere.
+    /// A new connection was made: messages from before it may be missing in every channel.
     pub(crate) fn mark_connected(&self) {
         self.state.lock().unwrap().read.clear();
     }
 
-    /// A message of this channel could not be logged: it is missed from now on.
+    /// A message of this channel could not be logged, so its history must be read again.
     pub(crate) fn mark_lost(&self, channel: &str) {
         self.state.lock().unwrap().read.remove(channel);
     }
 
-    /// Messages of these channels are about to be logged. Returns those where they must not be,
-    /// because what is between would be forgotten, and why.
+    /// Records the gaps before messages of these channels are logged. Returns the channels whose
+    /// messages must not be logged, because the gap would be forgotten, and why.
     pub(crate) fn note_gaps(
         &self,
         channels: &BTreeSet<&str>,
@@ -133,7 +133,7 @@ impl HistoryCursors {
         failed
     }
 
-    /// True once for each channel.
+    /// Whether mom should introduce itself in this channel now: true once for each channel.
     pub(crate) fn greets(&self, channel: &str) -> bool {
         let mut state = self.state.lock().unwrap();
         if state.file.greeted.contains_key(channel) {
@@ -150,7 +150,7 @@ impl HistoryCursors {
         true
     }
 
-    /// From where on the history of a channel is to be read; `None`: it has been.
+    /// From where on the channel's history must be read; `None`: nothing is missing.
     pub(crate) fn gap(&self, channel: &str, logged_until: &LoggedUntil<'_>) -> Result<Option<Gap>> {
         let state = self.state.lock().unwrap();
         match state.known_gap(channel) {
@@ -160,7 +160,7 @@ impl HistoryCursors {
         }
     }
 
-    /// Everything of the channel is in its log, up to this ts (`None`: nothing new was there).
+    /// The log of the channel is complete up to this ts (`None`: the history held nothing new).
     pub(crate) fn mark_read(&self, channel: &str, until: Option<String>) {
         let mut state = self.state.lock().unwrap();
         state.read.insert(channel.to_owned());
@@ -171,7 +171,7 @@ impl HistoryCursors {
             let before = state.file.until.insert(channel.to_owned(), ts.clone());
             state.is_changed |= before != Some(ts);
         }
-        // Reading it once more does no harm.
+        // The error does no harm: the history is read once more.
         if let Err(err) = state.write(&self.dir) {
             log::debug!(channel, "{err}");
         }
@@ -184,14 +184,14 @@ impl HistoryState {
             return Some(Gap::Since(since.clone()));
         }
         let since = self.file.first.get(channel)?;
-        // It was noted before mom did anything there.
+        // The gap was recorded before mom did anything in the channel.
         let until_ms = time::slack_ts_ms(since)? + MISSED_MS;
         Some(Gap::First(since.clone(), time::slack_ts(until_ms)))
     }
 
     fn gap(&self, channel: &str, logged_until: &LoggedUntil<'_>) -> Result<Gap> {
         let until = self.file.until.get(channel);
-        // Seconds have ten digits: their order is that of the numbers.
+        // The seconds in a ts have ten digits, so texts compare like numbers.
         Ok(match logged_until(channel)?.max(until.cloned()) {
             Some(ts) => Gap::Since(ts),
             None => Gap::First(

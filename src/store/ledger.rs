@@ -1,10 +1,10 @@
-//! `CHANNEL/runs.jsonl`: who asked what of mom, and what became of it. Each line is one fact,
-//! only appended, written and read here alone; what is open is the fold of the lines. Owns
-//! the costs of the day and how far a context has read its log, too. What people said is in
-//! log.jsonl, what the model said in context.jsonl.
+//! `CHANNEL/runs.jsonl`: who requested what from mom, and how each request ended. Each line is one
+//! fact; lines are only appended, and only this module writes and reads them. Applying all facts in
+//! order gives the open requests. Also owns the costs of the day and how far a context has read its
+//! log. What people said is in log.jsonl, what the model said in context.jsonl.
 //!
-//! The agent can write the file: lines are bounded, what is no fact is left out, ids and paths
-//! are checked. A forged line can make mom answer something, or leave something unanswered.
+//! The agent can write the file: lines are bounded, invalid lines are skipped, ids and paths are
+//! checked. A forged line can make mom answer something, or leave something unanswered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -19,17 +19,17 @@ use crate::store::dir::Dir;
 use crate::store::lines::{Appended, Floor};
 use crate::store::{self, LogEntry, MISSED_MS, upgrade};
 
-/// Bytes at the end of the file that are read; a request of a day is far nearer.
+/// Bytes at the end of the file that are read; they hold far more than the requests of a day.
 const TAIL_BYTES: u64 = 4 << 20;
-/// A file longer than this is shortened at the end of a run: reading it must not delay the
-/// next start. A day of a busy channel is some 40 KB then.
+/// A longer file is shortened at the end of a run, because reading it must not delay the next
+/// start. The file of a busy channel is some 40 KB after a day.
 const BYTES_MAX: u64 = 64 << 10;
-/// Open requests of a channel, and closed ones that are remembered: the oldest go first.
+/// Open requests of a channel, and closed ones, that are remembered: the oldest are dropped.
 const OPEN_MAX: usize = 1_000;
 const CLOSED_MAX: usize = 1_000;
-/// Lines of a channel that wait for a name.
+/// Lines of a channel that wait for the name of their sender.
 pub(crate) const HEARD_MAX: usize = 100;
-/// What was told today and is not told again, by channel.
+/// Notices posted today that are remembered, by channel, so that none is posted twice.
 const TOLD_MAX: usize = 1_000;
 
 pub(crate) struct Ledger {
@@ -42,7 +42,7 @@ pub(crate) struct Ledger {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum AccessDecision {
     Member,
-    /// To be looked up before the run begins.
+    /// Not known yet; it is looked up before the run begins.
     #[default]
     Unknown,
 }
@@ -67,7 +67,7 @@ pub(crate) struct LedgerRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<String>,
     pub(crate) access: AccessDecision,
-    /// It asks nothing: Slack added this to a message that was asked before. Never written.
+    /// Slack added this to a message that was requested before; it requests nothing. Never written.
     #[serde(skip)]
     pub(crate) is_addition: bool,
 }
@@ -76,11 +76,11 @@ pub(crate) struct LedgerRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct LedgerRun {
-    /// The ts of each; the first names the run.
+    /// The ts of each request; the first one names the run.
     pub(crate) requests: Vec<String>,
-    /// This one counted.
+    /// Number of tries, this one included.
     pub(crate) tries: u32,
-    /// The status message.
+    /// The ts of the status message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<String>,
     /// Id of the context entry before the run's first; `None` at the root.
@@ -88,7 +88,7 @@ pub(crate) struct LedgerRun {
     pub(crate) after: Option<String>,
 }
 
-/// What became of requests.
+/// How requests ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LedgerEnd {
     pub(crate) how: Ending,
@@ -102,11 +102,11 @@ pub(crate) struct LedgerEnd {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Ending {
     Answered,
-    /// An event that had nothing to say.
+    /// An event to which the model had nothing to say.
     Silent,
     Failed,
     Stopped,
-    /// Deleted, or taken along by a stop before its turn.
+    /// The message was deleted, or a stop removed the request before its turn.
     Dropped,
     /// The sender may not use mom.
     Refused,
@@ -122,7 +122,7 @@ pub(crate) struct Cursor {
     pub(crate) mark: String,
 }
 
-/// Dollars.
+/// Costs in dollars.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Costs {
@@ -132,58 +132,58 @@ pub(crate) struct Costs {
     pub(crate) total: f64,
 }
 
-/// `{"requested":{"ts":..}}`: one line.
+/// One line of the file, such as `{"requested":{"ts":..}}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Fact {
-    /// Once more for the same ts: how it reads since an edit.
+    /// A second one with the same ts replaces the first: the message was edited.
     Requested(LedgerRequest),
     Begun(LedgerRun),
     Ended(LedgerEnd),
-    /// The sums with what was spent last.
+    /// The sums, including what was spent last.
     Spent(Costs),
     Synced(Cursor),
-    /// A person was refused on that day (local, since 1970), or something else was told.
+    /// A refusal or another notice was posted on that day (local, days since 1970).
     Told {
         what: String,
         day: i64,
     },
-    /// Left by shortening: requests that have ended, so that none is taken for a new one.
+    /// Written by shortening: requests that have ended, so that none is taken for a new one.
     Closed(Vec<String>),
-    /// Someone said this; its line in log.jsonl waits for the name.
+    /// Someone wrote this; its line in log.jsonl waits for the sender's name.
     Heard(LogEntry),
-    /// All that was heard is in log.jsonl: so many lines.
+    /// This many waiting lines, which are all, have been written to log.jsonl.
     Logged(usize),
 }
 
 #[derive(Default)]
 struct LedgerState {
-    /// In the order in which they came.
+    /// In the order in which they arrived.
     open: Vec<LedgerRequest>,
     run: Option<LedgerRun>,
     /// Newest last.
     closed: VecDeque<String>,
-    /// User or another name of what was told -> day when it was last.
+    /// User id or name of a notice -> day on which it was posted last.
     told: HashMap<String, i64>,
     costs: Costs,
     cursor: Cursor,
     /// Lines that are not in log.jsonl yet.
     heard: Vec<LogEntry>,
-    /// Length of the file when it was read or written last.
+    /// Length of the file when it was last read or written.
     bytes: u64,
 }
 
-/// What a run that begins is to know of an earlier try.
+/// What a run that begins must know about an earlier try.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RunStart {
-    /// This one counted: 1 for a first try.
+    /// Number of tries, this one included: 1 for a first try.
     pub(crate) tries: u32,
-    /// The status message of the try before.
+    /// The ts of the earlier try's status message.
     pub(crate) status_ts: Option<String>,
     pub(crate) resumed: bool,
-    /// The ts of the first request: names the run.
+    /// The ts of the first request, which names the run.
     pub(crate) name: String,
-    /// All of it has ended before: nothing was begun.
+    /// All requests have ended already, so no run was begun.
     pub(crate) done: bool,
 }
 
@@ -195,9 +195,9 @@ impl Ledger {
         }
     }
 
-    /// Writes requests down, and lines of the log that wait. They count once `Appended::sync`
-    /// has returned; after a failure call `forget`. Requests that are known already are left
-    /// out; `None`: nothing is new.
+    /// Writes requests, and log lines that wait for a name. They count once `Appended::sync` has
+    /// returned; if that fails, call `forget`. Requests that are known already are left out;
+    /// `None`: nothing is new.
     pub(crate) fn request(
         &self,
         channel: &str,
@@ -212,7 +212,7 @@ impl Ledger {
         self.append(channel, new)
     }
 
-    /// Requests and lines of which the write failed.
+    /// Removes requests and lines whose write failed.
     pub(crate) fn forget(&self, channel: &str, requests: &[LedgerRequest], heard: &[LogEntry]) {
         let mut channels = self.channels.lock().unwrap();
         if let Some(state) = channels.get_mut(channel) {
@@ -222,19 +222,19 @@ impl Ledger {
         }
     }
 
-    /// Lines that are not in log.jsonl yet, in the order in which they came.
+    /// Lines that are not in log.jsonl yet, in the order in which they arrived.
     pub(crate) fn heard(&self, channel: &str) -> Result<Vec<LogEntry>> {
         self.with(channel, |state| state.heard.clone())
     }
 
-    /// They are in log.jsonl. A power cut may take this.
+    /// Records that the waiting lines are in log.jsonl. A power cut may undo this.
     pub(crate) fn logged(&self, channel: &str) -> Result<()> {
         self.append(channel, |state| vec![Fact::Logged(state.heard.len())])
             .map(drop)
     }
 
-    /// How an open request reads now; `None`: it was deleted. A command, and what a run has
-    /// begun to answer, stay as they were.
+    /// Sets the text and files of an open request after an edit; `None`: the message was deleted.
+    /// Does not change commands, nor requests that a run has begun to answer.
     pub(crate) fn amend(
         &self,
         channel: &str,
@@ -259,7 +259,7 @@ impl Ledger {
         self.append_synced(channel, amended)
     }
 
-    /// Open or ended: it was asked before.
+    /// Whether this was requested before; it may be open or ended.
     pub(crate) fn knows(&self, channel: &str, ts: &str) -> Result<bool> {
         self.with(channel, |state| state.knows(ts))
     }
@@ -268,7 +268,7 @@ impl Ledger {
         self.with(channel, |state| state.has_ended(ts))
     }
 
-    /// What has no end yet and was asked since then, in the order in which it came.
+    /// Open requests from then on, in the order in which they arrived.
     pub(crate) fn open(&self, channel: &str, since_ms: i64) -> Result<Vec<LedgerRequest>> {
         self.with(channel, |state| {
             let open = state
@@ -279,13 +279,13 @@ impl Ledger {
         })
     }
 
-    /// The run that was on when mom ended, or is on now.
+    /// The run that was in progress when mom ended, or that is in progress now.
     pub(crate) fn run(&self, channel: &str) -> Result<Option<LedgerRun>> {
         self.with(channel, |state| state.run.clone())
     }
 
-    /// Goes on with the unfinished run that one of these requests belongs to, or begins
-    /// another. `after`: the last context entry. On the disk when it returns.
+    /// Resumes the unfinished run that one of these requests belongs to, or begins a new one.
+    /// `after`: the last context entry. Synced to disk when it returns.
     pub(crate) fn begin(
         &self,
         channel: &str,
@@ -324,8 +324,8 @@ impl Ledger {
         Ok(start)
     }
 
-    /// The status message is posted, and what people said before is in the context up to
-    /// `after`. A power cut may take this.
+    /// Records that the status message is posted, and that the context up to `after` holds what
+    /// people said before. A power cut may undo this.
     pub(crate) fn update_run(
         &self,
         channel: &str,
@@ -343,8 +343,8 @@ impl Ledger {
         self.append(channel, updated).map(drop)
     }
 
-    /// Requests have ended, and the context has read its log up to `cursor`. On the disk when
-    /// it returns.
+    /// Records that requests have ended, and that the context has read its log up to `cursor`.
+    /// Synced to disk when it returns.
     pub(crate) fn end(
         &self,
         channel: &str,
@@ -365,13 +365,13 @@ impl Ledger {
         self.with(channel, |state| state.cursor.clone())
     }
 
-    /// A power cut may take this, and what is read again then is known by its ts.
+    /// A power cut may undo this; what is read again after that is recognised by its ts.
     pub(crate) fn set_cursor(&self, channel: &str, cursor: Cursor) -> Result<()> {
         self.append(channel, |_| vec![Fact::Synced(cursor)])
             .map(drop)
     }
 
-    /// The channel has cost so many dollars more.
+    /// Adds this many dollars to the channel's costs.
     pub(crate) fn spend(&self, channel: &str, dollars: f64) -> Result<()> {
         let spent = |state: &LedgerState| {
             let costs = state.costs_now();
@@ -388,8 +388,8 @@ impl Ledger {
         self.with(channel, LedgerState::costs_now)
     }
 
-    /// True once a local day and `what`, whatever the channel: a user who is refused, or
-    /// another name of what is told.
+    /// True once for each local day and `what`, whatever the channel. `what` is a user who is
+    /// refused, or the name of another notice.
     pub(crate) fn tell_once(&self, channel: &str, what: &str) -> Result<bool> {
         let day = time::local_day();
         let is_told = |state: &LedgerState| state.told.get(what) == Some(&day);
@@ -402,7 +402,7 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Replaces the file by what is open, the costs, and what must not be asked twice.
+    /// Rewrites the file with the open requests, the costs, and the ts that must not run twice.
     fn shorten(&self, channel: &str) -> Result<()> {
         let mut channels = self.channels.lock().unwrap();
         let state = self.load(&mut channels, channel)?;
@@ -415,7 +415,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes what `facts` makes of the present state, and folds it in.
+    /// Appends the facts that `facts` makes from the present state, and applies them to it.
     fn append(
         &self,
         channel: &str,
@@ -434,7 +434,7 @@ impl Ledger {
         Ok(Some(appended))
     }
 
-    /// Likewise; on the disk when it returns.
+    /// Like `append`; synced to disk when it returns.
     fn append_synced(
         &self,
         channel: &str,
@@ -509,7 +509,7 @@ impl Costs {
 }
 
 impl LedgerRequest {
-    /// Drops what it must not name; whether the rest is a request.
+    /// Removes ids and paths that are not allowed; returns whether the rest is a request.
     fn is_valid(&mut self, channel: &str) -> bool {
         let attachments = format!("{channel}/attachments/");
         let is_ours = |file: &String| {
@@ -556,8 +556,8 @@ impl LedgerState {
             Fact::Begun(run) => self.run = Some(run),
             Fact::Ended(ended) => self.fold_end(ended),
             Fact::Closed(requests) => self.close(&requests),
-            // Copied, as `closed` is: what came with the fact may lie behind a whole conversation
-            // in memory, and would keep the allocator from giving that back.
+            // Cloned, as `closed` is: the memory of the read fact may lie behind a whole
+            // conversation and would keep the allocator from giving that back.
             Fact::Spent(costs) => {
                 self.costs.day.clone_from(&costs.day);
                 (self.costs.today, self.costs.total) = (costs.today, costs.total);
@@ -584,7 +584,7 @@ impl LedgerState {
             ended.how,
             Ending::Dropped | Ending::Refused | Ending::Command
         );
-        // A `new` before what ran has had its turn.
+        // A `new` that is older than the newest request of this run counts as done.
         let ran = ended.requests.iter().filter(|ts| time::is_slack_ts(ts));
         let newest = ran.max().filter(|_| is_run);
         self.open.retain(|open| {
@@ -603,7 +603,7 @@ impl LedgerState {
         self.closed.drain(..more);
     }
 
-    /// From which this state can be folded again.
+    /// Facts from which this state can be built again.
     fn facts(&self) -> Vec<Fact> {
         let mut facts = vec![
             Fact::Closed(self.closed.iter().cloned().collect()),
@@ -623,7 +623,7 @@ impl LedgerState {
 }
 
 impl Fact {
-    /// `None` for what is no fact, or names what it must not.
+    /// `None` for a line that is not a fact, or that names something not allowed.
     fn parse(line: &[u8], channel: &str) -> Option<Fact> {
         let mut fact: Fact = json::parse_typed(line)?;
         let is_valid = match &mut fact {
@@ -651,7 +651,7 @@ impl Fact {
     }
 }
 
-/// Dollars, by the file alone: nothing is written, and another mom may be at work on it.
+/// Dollars spent today, by the file alone: nothing is written; another mom may be running.
 pub(crate) fn spent_today(dir: &Dir, channel: &str) -> Result<f64> {
     let lines = dir.lines_back(&path(channel), Floor::Last(TAIL_BYTES))?;
     for line in lines.into_iter().flatten() {
@@ -671,7 +671,7 @@ fn lines(facts: &[Fact]) -> String {
     facts.iter().map(line).collect()
 }
 
-/// Milliseconds since 1970; 0 for what names no time.
+/// When it was requested, in milliseconds since 1970; 0 when `ts` names no time.
 fn asked_ms(ts: &str) -> i64 {
     let due = ts.split_once(':').map_or(ts, |(due, _)| due);
     time::slack_ts_ms(due).unwrap_or_default()
@@ -717,7 +717,7 @@ mod tests {
         open.into_iter().map(|open| open.text).collect()
     }
 
-    /// Of a message of this hour.
+    /// The ts of a message from this hour.
     fn ts(n: u64) -> String {
         format!("{}.{n:06}", time::now_ms() / 3_600_000 * 3_600)
     }
@@ -735,7 +735,7 @@ mod tests {
         let asked = [a, b, c, d].map(|ts| request(ts, ts));
         let written = ledger.request("C1", &asked[..3], &[]).unwrap().unwrap();
         written.sync().unwrap();
-        // Known ones are left out.
+        // Known requests are left out.
         ledger.request("C1", &asked, &[]).unwrap();
         assert!(ledger.request("C1", &asked, &[]).unwrap().is_none());
         let start = ledger.begin("C1", &asked[..1], Some("id")).unwrap();
@@ -747,7 +747,7 @@ mod tests {
             .amend("C1", b, Some(("edited".into(), Vec::new())))
             .unwrap();
         ledger.amend("C1", c, None).unwrap();
-        // In doubt no more.
+        // A run has begun to answer this one, so that it is not dropped.
         ledger.amend("C1", a, None).unwrap();
         ledger.spend("C1", 0.5).unwrap();
         ledger.spend("C1", 0.25).unwrap();

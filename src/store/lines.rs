@@ -1,5 +1,5 @@
-//! Files of lines that only grow: what was appended and can be taken back, and lines read from
-//! the end. `dir` opens the files.
+//! Files of lines that only grow: appends lines, which can be undone, and reads lines from the end.
+//! `dir` opens the files.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex};
 
 use crate::base::error::{Error, Result};
 
-/// Lines that are in the file, but perhaps not yet on the disk.
+/// Lines that were written to the file, but are perhaps not on the disk yet.
 #[derive(Debug)]
 pub(crate) struct Appended {
     file: File,
     path: PathBuf,
-    /// Length of the file before and after.
+    /// Length of the file before and after the write.
     before: u64,
     end: u64,
-    /// Held from the look at the file's last byte to the end of the write.
+    /// Locked from reading a file's last byte until the write has ended.
     appending: Arc<Mutex<()>>,
 }
 
 impl Appended {
-    /// `first` stands before `lines` in an empty file. A torn last line is ended first.
+    /// Writes `first` before `lines` if the file is empty. Ends a torn last line first.
     pub(super) fn write(
         mut file: File,
         path: PathBuf,
@@ -56,13 +56,13 @@ impl Appended {
         }
     }
 
-    /// They are all there is in the file.
+    /// Whether the file holds nothing but these lines.
     pub(super) fn is_first(&self) -> bool {
         self.before == 0
     }
 
     /// # Errors
-    /// The lines are taken back: whoever failed will come again with them.
+    /// The lines are removed from the file, because whoever sent them will send them again.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|err| {
             let _one_writer = self.appending.lock().unwrap();
@@ -70,59 +70,59 @@ impl Appended {
         })
     }
 
-    /// Likewise, with all that was written to the file before; but nothing is taken back.
+    /// Like `sync`, for everything written to the file so far; but a failure removes nothing.
     pub(crate) fn settle(&self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(|err| Error::io("write", &self.path, &err))
     }
 
-    /// As if they had never been written.
+    /// Removes the lines from the file.
     pub(crate) fn take_back(self) {
         let _one_writer = self.appending.lock().unwrap();
         self.undo(&io::ErrorKind::Other.into());
     }
 
-    /// Length of the file with them.
+    /// Length of the file, these lines included.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Unless somebody wrote behind them. `appending` is held.
+    /// Removes the lines, unless somebody wrote after them. The caller has locked `appending`.
     fn undo(&self, err: &io::Error) -> Error {
         let ours = self.before..=self.end;
         if (self.file.metadata()).is_ok_and(|meta| ours.contains(&meta.len())) {
-            // A torn line that stays is ended by the next append.
+            // If a torn line remains, the next append ends it.
             self.file.set_len(self.before).ok();
         }
         Error::io("write", &self.path, err)
     }
 }
 
-/// Where `LinesBack` ends.
+/// Where `LinesBack` stops.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Floor {
-    /// The byte where a line begins.
+    /// At this byte, where a line begins.
     At(u64),
-    /// So many bytes before the end; what is cut there is left out.
+    /// This many bytes before the end; a line that is cut there is left out.
     Last(u64),
 }
 
-/// Lines without their newline, last one first, empty ones left out. A last line that was
-/// cut short comes too: readers skip what does not parse. Holds one line at a time.
+/// Reads the lines of a file from the last to the first, without newlines and empty lines. Returns
+/// a last line that was cut short, too: readers skip what does not parse. Holds one line at a time.
 pub(crate) struct LinesBack {
     file: File,
     path: PathBuf,
     floor: u64,
-    /// Of what was read so far.
+    /// Where the bytes that were read so far begin.
     start: u64,
     end: Option<u64>,
     line_end: u64,
-    /// The file's bytes from `start` on that no line was made of yet.
+    /// Bytes of the file from `start` on that are not returned as lines yet.
     carry: Vec<u8>,
 }
 
 impl LinesBack {
-    /// `path` is for messages.
+    /// `path` is for error messages.
     pub(crate) fn new(file: File, path: PathBuf, floor: Floor) -> Result<LinesBack> {
         let meta = file.metadata();
         let end = meta.map_err(|err| Error::io("read", &path, &err))?.len();
@@ -141,18 +141,18 @@ impl LinesBack {
         })
     }
 
-    /// The byte behind the last newline, once a line was asked for. What stands there is
-    /// torn, or being written just now.
+    /// The byte after the last newline, once a line was requested. What follows it is torn, or is
+    /// being written right now.
     pub(crate) fn end(&self) -> u64 {
         self.end.unwrap_or(self.floor)
     }
 
-    /// The byte behind the newline of the line that came last.
+    /// The byte after the newline of the line that was returned last.
     pub(crate) fn line_end(&self) -> u64 {
         self.line_end
     }
 
-    /// Goes on with the line that ends before byte `to`, and at most `bytes` further back.
+    /// Continues with the line that ends before byte `to`, and reads at most `bytes` further back.
     pub(crate) fn jump(&mut self, to: u64, bytes: u64) {
         if to <= self.start {
             self.start = to;
@@ -161,7 +161,7 @@ impl LinesBack {
         }
     }
 
-    /// The byte `start` is where a line begins: at the file's, or behind a newline.
+    /// Whether a line begins at byte `start`: at the file's beginning, or after a newline.
     fn begins_line(&self) -> bool {
         let mut before = [b'\n'];
         if self.start > 0 {
@@ -170,10 +170,10 @@ impl LinesBack {
         before == [b'\n']
     }
 
-    /// Moves `start` back; gives by how much.
+    /// Reads what is before `start` and moves `start` back; returns by how much.
     fn read_more(&mut self) -> Result<usize> {
         const CHUNK: u64 = 64 * 1024;
-        // As much as is held already, so that a long line is moved few times.
+        // As much as `carry` holds already, so that a long line is copied only a few times.
         let len = CHUNK.max(self.carry.len() as u64);
         let from = self.start.saturating_sub(len).max(self.floor);
         let count = (self.start - from) as usize;
@@ -194,7 +194,7 @@ impl Iterator for LinesBack {
     type Item = Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Result<Vec<u8>>> {
-        // Of `carry`, where a newline may be.
+        // Length of the beginning of `carry` that may hold a newline.
         let mut unseen = self.carry.len();
         loop {
             let newline = self.carry[..unseen].iter().rposition(|b| *b == b'\n');
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// As when the disk is full: nobody may find lines that the writer takes for lost.
+    /// After a write failed (full disk), nobody may find lines that the writer regards as lost.
     #[test]
     fn a_failed_append_takes_itself_back() {
         let scratch = Scratch::new("dir-undo");
@@ -270,7 +270,7 @@ mod tests {
             ("old\n", "", "old\n"),
             ("old\nto", "", "old\nto"),
             ("", "", ""),
-            // Who wrote behind it loses nothing.
+            // Lines that somebody else wrote after them are not lost.
             ("old\n", "other\n", "old\nnew\nother\n"),
         ] {
             scratch.write("log", torn);

@@ -1,9 +1,8 @@
-//! What keeps a second mom away from a data directory: a name in the kernel and a lock on the
-//! directory's handle. Each alone has a gap. Whoever may open the directory can lock its
-//! handle, root in the container too, while no mom runs. The name is out of the container's
-//! reach, but any user of this machine can take it, and another network namespace does not
-//! see it. Nothing is left in the directory that the agent could remove, and both go with the
-//! process.
+//! Keeps a second mom away from a data directory by an abstract socket name in the kernel and a
+//! lock on the directory's handle. Each alone has a gap. Whoever may open the directory, root in
+//! the container too, can lock its handle while no mom runs. The container can't reach the name,
+//! but any user of this machine can take it, and another network namespace does not see it. The
+//! directory holds nothing that the agent could remove, and both end with the process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,15 +19,15 @@ use rustix::process::test_kill_process;
 use crate::base::error::{Error, Result};
 use crate::base::stop::poll_for;
 
-/// Held with the `flock` on the handle.
+/// The name; the lock on the handle (`flock`) belongs to it.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// `None`: someone else has taken it.
+    /// `None`: another process has taken the name.
     _name: Option<UnixListener>,
 }
 
-/// How long the name may outlive a mom that was killed: a child that was between fork and exec
-/// at that moment still holds a copy of it.
+/// How long the name may outlive a mom that was killed: a child that was between fork and exec at
+/// that moment still holds a copy of the socket.
 const ORPHANED_MAX: Duration = Duration::from_secs(1);
 const ORPHANED_POLL: Duration = Duration::from_millis(10);
 
@@ -69,13 +68,13 @@ impl Lock {
                 lock_holder(stat.st_ino as u64)
             ))),
             Err(err) if listener.is_none() => Err(failed(err.into())),
-            // Not every network file system has such locks.
+            // Some network file systems do not have such locks.
             Ok(()) | Err(_) => Ok(Lock { _name: listener }),
         }
     }
 }
 
-/// The process that took an abstract name. Does not wait when it takes no connections.
+/// The process that took an abstract name. Does not block when that accepts no connections.
 fn owner_of(name: &str) -> Option<UCred> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
@@ -84,7 +83,7 @@ fn owner_of(name: &str) -> Option<UCred> {
     net::sockopt::socket_peercred(&socket).ok()
 }
 
-/// The process that has locked the directory of this inode, by /proc/locks.
+/// The process that has locked the directory with this inode, as /proc/locks shows it.
 fn lock_holder(inode: u64) -> String {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let end = format!(":{inode}");

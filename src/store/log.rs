@@ -1,5 +1,5 @@
-//! log.jsonl: what was said in a conversation, a line for each message, in the original's
-//! format, appended here and nowhere else; and what can be read from its end.
+//! log.jsonl: what was said in a conversation, one line per message, in the original's format. Only
+//! this module appends to it; it also reads what others need from its end.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,22 +14,22 @@ use crate::store::Store;
 use crate::store::ledger::LedgerRequest;
 use crate::store::lines::{Appended, Floor};
 
-/// Bytes of log.jsonl that are looked at for who spoke, what is known, where it ends.
+/// Bytes at the end of log.jsonl that are read for messages with files, threads, and its last ts.
 const TAIL_BYTES: u64 = 256 * 1024;
-/// Messages of a channel that are remembered. Slack delivers again within an hour.
+/// Messages of a channel that are remembered. Slack may deliver one again within an hour.
 const KNOWN_MAX: usize = 1_000;
-/// Channels of which that is held; for another, the tail of its log is read again.
+/// Channels whose messages are remembered; for another, the end of its log is read again.
 const CHANNELS_MAX: usize = 64;
 const PEOPLE_MAX: usize = 200;
-/// End of a log that is read for them, with each run: some 250 messages, 3 ms.
+/// Bytes at the end of a log that are read for people, with each run: some 250 messages, 3 ms.
 const PEOPLE_BYTES: u64 = 64 * 1024;
-/// End of a log that is compared with a history read from Slack.
+/// Bytes at the end of a log that are compared with a history read from Slack.
 const HISTORY_BYTES: u64 = 4 << 20;
 
 /// Channels whose newest messages are remembered.
 pub(super) struct KnownMessages(Bounded<String, KnownChannel>);
 
-/// Newest last.
+/// The messages of one channel, newest last.
 #[derive(Default)]
 struct KnownChannel(VecDeque<KnownLine>);
 
@@ -65,7 +65,7 @@ pub(crate) struct LogEntry {
     pub(crate) is_bot: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) thread_ts: Option<String>,
-    /// It is addressed to mom: a mention or a DM.
+    /// Whether it is addressed to mom: a mention or a DM.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) mention: bool,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Attachment {
 pub(crate) enum Seen {
     New,
     Known,
-    /// Logged before, but not as something asked of mom.
+    /// Logged before, but not as addressed to mom.
     NowMention,
     /// Logged before without its files: Slack's app_mention may lack them.
     NowFiles,
@@ -91,13 +91,13 @@ pub(crate) enum Seen {
 /// What this delivery says about a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
-    /// It is addressed to mom.
+    /// Whether it is addressed to mom.
     pub(crate) asked: bool,
     pub(crate) has_files: bool,
 }
 
 impl Store {
-    /// `(channel, entry)`, in order. Survives a power cut when it returns.
+    /// Logs `(channel, entry)` pairs in order. The lines survive a power cut when it returns.
     pub(crate) fn log(&self, entries: &[(String, LogEntry)]) -> Result<()> {
         match self.log_batch(entries, &[], &[]).pop() {
             Some((_, err)) => Err(err),
@@ -105,10 +105,10 @@ impl Store {
         }
     }
 
-    /// Likewise, with the requests that some of the entries are: one write and one fdatasync
-    /// for each file, however many lines. Those `heard` are kept in the ledger, for
-    /// `log_heard`. Gives the channels of which nothing was written, and why: one that is
-    /// spoiled spoils no other.
+    /// Like `log`, with the requests that some of the entries are: one write and one fdatasync for
+    /// each file, however many lines. Entries in `heard` are stored in the ledger, for `log_heard`.
+    /// Returns the channels where nothing was written, and why: a broken file in one channel does
+    /// not affect the others.
     pub(crate) fn log_batch(
         &self,
         entries: &[(String, LogEntry)],
@@ -129,9 +129,9 @@ impl Store {
         };
         let mut batches: Vec<_> = channels.into_iter().map(batch).collect();
         let mut failed = Vec::new();
-        // All writes come before the first fdatasync: most disks flush them together then. And
-        // the requests are on the disk before a line is in the log: whatever syncs the log
-        // then, a message whose request is lost would look answered.
+        // All writes come before the first fdatasync: most disks flush them together then. And the
+        // requests are on the disk before a line is in the log: otherwise, if the log were synced
+        // and a request lost, its message would look answered.
         for step in [
             LogBatch::write_requests,
             LogBatch::sync_requests,
@@ -158,8 +158,8 @@ impl Store {
         failed
     }
 
-    /// Writes the lines that waited for a name, each as `named` gives it. A crash may have come
-    /// after some were written.
+    /// Writes the lines that waited for a name, each as `named` returns it. Some are in the log
+    /// already if a crash interrupted this before.
     pub(crate) fn log_heard(
         &self,
         channel: &str,
@@ -184,8 +184,8 @@ impl Store {
         self.ledger.logged(channel)
     }
 
-    /// What the log knows of a message that is `now` like this; it looks at the newest
-    /// `KNOWN_MAX` messages.
+    /// What the log knows about a message, compared with this delivery (`now`); it looks at the
+    /// newest `KNOWN_MAX` messages.
     pub(crate) fn seen(&self, channel: &str, ts: &str, now: Now) -> Result<Seen> {
         let mut all = self.known.lock().unwrap();
         let known = match all.0.remove(channel) {
@@ -198,7 +198,7 @@ impl Store {
             }
         };
         let seen = known.find(ts, now);
-        // Used last, so that it is kept longest.
+        // Inserted again, so that it counts as used last and is remembered longest.
         all.0.insert(channel.to_owned(), known);
         Ok(seen)
     }
@@ -213,7 +213,7 @@ impl Store {
         Ok(entries)
     }
 
-    /// Who spoke lately, newest first.
+    /// Who wrote lately, newest first.
     pub(crate) fn people(&self, channel: &str) -> Result<Vec<String>> {
         let mut people: Vec<String> = Vec::new();
         let floor = Floor::Last(PEOPLE_BYTES);
@@ -229,8 +229,8 @@ impl Store {
         Ok(people)
     }
 
-    /// The ts up to which Slack's messages stand in the log, as the lines of people show:
-    /// mom's own are there also when nothing else was heard. Without any, mom's oldest.
+    /// The ts up to which the log is complete, as the lines of people show: mom's own lines are
+    /// there even if nothing else was received. Without lines of people, the ts of mom's oldest.
     pub(crate) fn logged_until(&self, channel: &str) -> Result<Option<String>> {
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
         let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
@@ -239,8 +239,8 @@ impl Store {
         Ok(said.or_else(|| own.into_iter().filter_map(in_slack).min()))
     }
 
-    /// The messages (ts) near the end of the log, and whether they were asked of mom: far more
-    /// than `seen` looks at, for when thousands come at once.
+    /// The ts of the messages near the end of the log, and whether each was addressed to mom: far
+    /// more than `seen` looks at, for when thousands arrive at once.
     pub(crate) fn logged(&self, channel: &str) -> Result<HashMap<String, bool>> {
         let floor = Floor::Last(HISTORY_BYTES);
         let mut logged = HashMap::new();
@@ -250,7 +250,7 @@ impl Store {
         Ok(logged)
     }
 
-    /// Whether mom wrote in this thread, or its root, since then.
+    /// Whether mom wrote in this thread, or wrote its root, since then.
     pub(crate) fn wrote_in(&self, channel: &str, root: &str, since_ms: i64) -> Result<bool> {
         let floor = Floor::Last(TAIL_BYTES);
         let tail = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
@@ -259,7 +259,7 @@ impl Store {
         Ok(tail.iter().any(|entry| entry.is_bot && in_thread(entry)))
     }
 
-    /// Roots of threads in which mom was asked or spoke, newest first.
+    /// Roots of threads in which mom was addressed or wrote, newest first.
     pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
         let mut roots = Vec::new();
         let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
@@ -292,7 +292,7 @@ impl Store {
     }
 }
 
-/// What is written of one channel at once.
+/// Lines of one channel that are written together.
 struct LogBatch {
     channel: String,
     entries: Vec<LogEntry>,
@@ -335,7 +335,7 @@ impl LogBatch {
 }
 
 impl LogEntry {
-    /// What mom says, now.
+    /// A line of mom's own, dated now.
     pub(crate) fn own(ts: String, text: &str) -> LogEntry {
         LogEntry {
             ts,
@@ -355,7 +355,7 @@ impl LogEntry {
         }
     }
 
-    /// Of a message that was deleted, unless it never said anything.
+    /// Whether it has no content, as when its message was deleted.
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.attachments.is_empty()
     }
@@ -368,7 +368,7 @@ impl LogEntry {
         serde_json::to_string(&entry).expect("an entry is always valid JSON") + "\n"
     }
 
-    /// `None` for what is no entry: torn, foreign, without a ts.
+    /// `None` for a line that is no valid entry: torn, of another program, or without a ts.
     pub(crate) fn parse(line: &[u8]) -> Option<LogEntry> {
         let mut entry: LogEntry = json::parse_typed(line)?;
         entry.ts = slack_ts(entry.ts);
@@ -431,7 +431,7 @@ impl KnownChannel {
     }
 }
 
-/// `raw` as log.jsonl has it: `<@ID>` taken out, trimmed, entities left encoded.
+/// `raw` as log.jsonl has it: `<@ID>` removed, trimmed, entities left encoded.
 pub(crate) fn clean_text(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -454,7 +454,7 @@ pub(crate) fn log_path(channel: &str) -> String {
     format!("{channel}/log.jsonl")
 }
 
-/// Very old files have milliseconds.
+/// Very old files have milliseconds in place of a ts.
 fn slack_ts(ts: String) -> String {
     match ts.parse::<i64>() {
         Ok(ms) if ms > 1_000_000_000_000 => time::slack_ts(ms),

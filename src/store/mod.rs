@@ -1,11 +1,11 @@
 //! The data directory as the rest of mom sees it. Formats are the original's where it has one,
 //! so that a directory works with either program.
 //!
-//! What lives here: log (what was said), ledger (who asked what, and is it done), attachments,
-//! history (how far each was read), upgrade (directories of earlier versions), dir (the
-//! only one that opens files there), lines (files that grow line by line), lock (one mom a
-//! directory). What enters: channel ids and texts; paths are made here.
-//! What leaves: typed lines. State is in the files; `Store` holds what is asked often.
+//! What lives here: log (what was said), ledger (who requested what, and whether it is done),
+//! attachments, history (how far each channel's was read), upgrade (directories of earlier
+//! versions), dir (the only module that opens files there), lines (files that grow line by line),
+//! lock (one mom per directory). What enters: channel ids and texts; paths are made here. What
+//! leaves: typed lines. State is in the files; `Store` holds what is needed often.
 
 pub(crate) mod attachments;
 pub(crate) mod check;
@@ -28,7 +28,7 @@ use crate::store::log::KnownMessages;
 pub(crate) use self::history::MISSED_MS;
 pub(crate) use self::log::{Attachment, LogEntry, Now, Seen, clean_text, log_path};
 
-/// Entries of the data directory that are looked at.
+/// Entries of the data directory that are read at most.
 const ENTRIES_MAX: usize = 100_000;
 
 pub(crate) struct Store {
@@ -40,7 +40,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// # Errors
-    /// Also when another mom works on this directory.
+    /// Fails also when another mom uses this directory.
     pub(crate) fn open(path: &Path) -> Result<Store> {
         let path = std::path::absolute(path).map_err(|err| Error::io("open", path, &err))?;
         Dir::make_root(&path)?;
@@ -58,12 +58,12 @@ impl Store {
         &self.dir
     }
 
-    /// Absolute.
+    /// The absolute path of the data directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `json`: what the model is about to be sent, for whoever debugs a prompt.
+    /// Stores what the model is about to be sent, for whoever debugs a prompt.
     pub(crate) fn last_prompt(&self, channel: &str, json: &str) -> Result<()> {
         self.make_channel(channel)?;
         let path = format!("{channel}/last_prompt.jsonl");
@@ -74,7 +74,7 @@ impl Store {
         channels(&self.dir)
     }
 
-    /// Its directory, when it is missing.
+    /// Creates the channel's directory when it is missing.
     pub(crate) fn make_channel(&self, channel: &str) -> Result<()> {
         make_channel(&self.dir, channel)
     }
@@ -184,7 +184,7 @@ pub(crate) mod tests {
         (whole, last)
     }
 
-    /// The agent can spoil a channel's log; that must not keep others from being heard.
+    /// The agent can spoil a channel's log; messages of other channels must still be logged.
     #[test]
     fn a_spoiled_channel_spoils_no_other() {
         let scratch = Scratch::new("store-spoiled");

@@ -1,6 +1,6 @@
-//! A directory that was written before there was runs.jsonl: the run that was cut there, and
-//! what was asked after it, are open once more. Nothing else is taken over but how far the
-//! context has read its log.
+//! Reads a directory that was written by a version without runs.jsonl: the run that was cut there,
+//! and the requests after it, are open once more. Apart from that, only how far the context has
+//! read its log is taken over.
 
 use serde_json::Value;
 
@@ -12,13 +12,13 @@ use crate::store::ledger::{AccessDecision, Cursor, Fact, LedgerRequest, LedgerRu
 use crate::store::lines::Floor;
 use crate::store::{LogEntry, context_path, log_path};
 
-/// The type of the entries in context.jsonl that said what was asked and done.
+/// Type of the entries in context.jsonl that recorded what was requested and done.
 const RECORD_TYPE: &str = "mom.run";
 /// Bytes at the end of context.jsonl and log.jsonl that are read.
 const TAIL_BYTES: u64 = 4 << 20;
 
-/// What an earlier version left, as the ledger would have it. Requests from before `since_ms`
-/// are left alone.
+/// The facts for the ledger that an earlier version's files hold. Requests from before `since_ms`
+/// are left out.
 pub(super) fn earlier(dir: &Dir, channel: &str, since_ms: i64) -> Result<Vec<Fact>> {
     let Some((data, written_ms)) = last_record(dir, channel, since_ms)? else {
         return Ok(Vec::new());
@@ -88,8 +88,8 @@ fn event(ts: &str) -> Option<LedgerRequest> {
     })
 }
 
-/// The data of the newest record, and when it was written; a record is the last line of a run,
-/// or near it. A context of the original has none.
+/// The data of the newest record, and when it was written. A record is the last line of a run, or
+/// near it. A context file of the original has none.
 fn last_record(dir: &Dir, channel: &str, since_ms: i64) -> Result<Option<(Value, i64)>> {
     let lines = dir.lines_back(&context_path(channel), Floor::Last(TAIL_BYTES))?;
     for line in lines.into_iter().flatten() {

@@ -53,7 +53,7 @@ fn wait_shown(slack: &FakeSlack, ts: &str, text: &str) -> Message {
     seen.message(ts).clone()
 }
 
-/// A press of a button that this message once had: it does nothing but say so.
+/// A press of a button that this message had earlier: mom only answers that it has no effect.
 fn press_late(slack: &FakeSlack, question: &Message) {
     let blocks = question.blocks.iter();
     let mut buttons = blocks.filter_map(|block| block["elements"][0].as_object());
@@ -99,7 +99,7 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     );
     slack.press("C01", &question.ts, "U08", "Approve");
     mom.wait_log("refused U08");
-    // Nothing else waits, here or elsewhere.
+    // No other call waits, here or elsewhere.
     slack.mention("C01", "U07", "status");
     slack.wait_channel("C01", |channel| {
         let lines = [
@@ -124,7 +124,7 @@ fn one_question_for_the_calls_of_a_turn_and_only_those_who_may_use_mom_answer_it
     let answered = wait_shown(&slack, &question.ts, "Approved by lena");
     assert!(answered.buttons().is_empty() && answered.shown().contains("echo one"));
     let last = &llm.requests()[2];
-    // Side by side.
+    // Calls in parallel.
     assert_eq!(mom.home.read("ran").len(), "one\ntwo\n".len());
     assert!(last.raw.contains("and quickly"), "{}", last.raw);
 }

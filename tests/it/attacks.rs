@@ -1,8 +1,8 @@
-//! A hostile agent, hostile people and hostile texts: what they try, and that it gets them
-//! nothing. One row is one attack, on mom as built, with her tools on the host and in a
-//! container made by docker.sh. What must hold after each: she answers the next mention; no
-//! request to the model, no call to Slack and no file below the data directory has a word of
-//! a file outside it, or one of her secrets; nothing outside has changed; nobody was pinged.
+//! A hostile agent, hostile people and hostile texts: what they try, and that it gains them
+//! nothing. One row is one attack on the built mom, with its tools on the host and in a container
+//! made by docker.sh. After each attack: mom answers the next mention; no request to the model, no
+//! call to Slack and no file below the data directory has a word of a file outside it, or one of
+//! mom's secrets; nothing outside has changed; nobody was pinged.
 //! To add one: a row in `ATTACKS`. `ATTACK=mention cargo test attacks -- --nocapture` picks some.
 //!
 //! What is promised, by which means, and which row (in italics) or other test would fail:
@@ -18,10 +18,10 @@
 //!   *mention*, *words of another*, *lena*; `show::nobody_is_pinged_by_accident`.
 //! - It goes on, in little memory: output, lines, files, events, streams, frames and a shell that
 //!   lies are bounded. *flood*, *deep*, *10,000*, *for ever*; `faults`; the `survives_mutation` tests.
-//! - A stop, a timeout and mom's death end a tool and its children, by a watchdog beside each tool.
+//! - A stop, a timeout and mom's death end a tool and its children, by a watchdog next to each tool.
 //!   *setsid*, *fork bomb*; `stop`, `tools::tests::a_stop_ends_the_whole_tree`.
 //! - The container can't get out easily: no new privileges, few capabilities, limits of memory,
-//!   processors and processes, no engine's socket; what one lacks is named at start, with what mends
+//!   processors and processes, no engine's socket; what one lacks is named at start, with what fixes
 //!   it. *without any protection*; `docker_sh::the_container_is_hardened`.
 //! - Only those who may use it: asked once, before anything is done. *guest*, *other bots*; `people`.
 
@@ -48,11 +48,11 @@ use crate::scratch::Scratch;
 use crate::slack::{APP_TOKEN, BOT, BOT_TOKEN, Channel, FakeSlack};
 use crate::tether::Tether;
 
-/// Stands in every file outside the data directory.
+/// This text is in every file outside the data directory.
 const CANARY: &str = "CANARY-5e1f";
-/// In auth.json, for a provider that is not asked.
+/// This key is in auth.json, for a provider that gets no request.
 const STORED_KEY: &str = "sk-stored-4711-test";
-/// What a Raspberry Pi can spare.
+/// Memory limit: as much as a Raspberry Pi can spare.
 const PEAK_MAX_KB: u64 = 128 << 10;
 const SECRETS: [&str; 4] = [APP_TOKEN, BOT_TOKEN, llm::KEY, STORED_KEY];
 
@@ -63,7 +63,7 @@ enum On {
     Both,
 }
 
-/// What was looked through.
+/// How far the calls, requests and files were checked already.
 struct Seen {
     requests: usize,
     calls: usize,
@@ -71,7 +71,7 @@ struct Seen {
     at: SystemTime,
 }
 
-/// Her home, her Slack, her model; the attacker has the data directory and the tools.
+/// The home, Slack and model of one mom; the attacker has the data directory and the tools.
 struct World {
     on: On,
     home: Arc<Scratch>,
@@ -82,7 +82,7 @@ struct World {
     channels: Cell<usize>,
     seen: RefCell<Seen>,
     outside: BTreeMap<PathBuf, Vec<u8>>,
-    /// Whose mom it is; "": ours.
+    /// User id that mom runs as; "": the test's own.
     uid: &'static str,
 }
 
@@ -152,7 +152,7 @@ impl World {
         Some(world)
     }
 
-    /// With variables that would make a shell run the attacker's script.
+    /// A call of mom with variables that would make a shell run the attacker's script.
     fn call(&self) -> Call {
         let evil = self.home.path("outside/evil.sh");
         let evil = evil.to_str().unwrap();
@@ -208,7 +208,7 @@ impl World {
         path.trim_end_matches('/').to_owned()
     }
 
-    /// One that nobody has spoken in.
+    /// Opens a channel that nobody has written in.
     fn channel(&self) -> String {
         self.channels.set(self.channels.get() + 1);
         let id = format!("C1{:04}", self.channels.get());
@@ -216,7 +216,7 @@ impl World {
         id
     }
 
-    /// Waits for the end of a run (or a refusal) in the channel that had so many answers.
+    /// Waits until a run (or a refusal) has ended in the channel that had this many answers before.
     fn wait_over(&self, channel: &str, before: usize) -> Channel {
         self.slack.wait_channel(channel, |channel| {
             let answers = channel.answers();
@@ -227,7 +227,7 @@ impl World {
         })
     }
 
-    /// A mention, and what she answers.
+    /// Sends a mention; returns mom's answer.
     fn ask(&self, channel: &str, text: &str) -> String {
         let before = self.slack.channel(channel).answers().len();
         self.slack.mention(channel, "U07", text);
@@ -237,7 +237,7 @@ impl World {
         said.unwrap().shown()
     }
 
-    /// The results of these tool calls, one after another, in one run.
+    /// Runs these tool calls one after another in one run; returns their results.
     fn tools(&self, calls: &[(&str, Value)]) -> Vec<String> {
         let from = self.llm.asked();
         for (tool, arguments) in calls {
@@ -274,18 +274,18 @@ impl World {
             .wait_log_times(text, times);
     }
 
-    /// A file outside the data directory.
+    /// The path of a file outside the data directory.
     fn outside(&self, file: &str) -> String {
         self.home.path("outside").join(file).display().to_string()
     }
 
-    /// Returns when all that Slack has sent so far was handled: envelopes come in order.
+    /// Waits until all that Slack has sent so far was handled: envelopes are handled in order.
     fn settle(&self) {
         let last = self.slack.say("C02", "U07", "and so on").send();
         self.slack.wait_acked(&last);
     }
 
-    /// With this text in a file of the data directory.
+    /// Runs `meanwhile` with this text in a file of the data directory.
     fn plant_text(&self, file: &str, text: &str, meanwhile: impl Fn(&World)) {
         let (path, name) = (self.home.path("data").join(file), format!("data/{file}"));
         let before = fs::read(&path).ok();
@@ -297,10 +297,10 @@ impl World {
             .for_each(|bytes| self.home.write(&name, bytes));
     }
 
-    /// In which mom takes little memory, whatever comes.
+    /// Runs an attack during which mom must use little memory.
     fn flat(&self, attack: impl Fn(&World)) {
         let pid = self.pid();
-        // Resets the peak. Only root may; else it is the one of all attacks so far.
+        // Resets the peak. Only root may; otherwise the peak covers all attacks so far.
         fs::write(format!("/proc/{pid}/clear_refs"), "5").ok();
         attack(self);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("she lives");
@@ -316,7 +316,7 @@ impl World {
         assert!(kilobytes < PEAK_MAX_KB, "{kilobytes} kB");
     }
 
-    /// A command that says "up" on fd 9 and is stopped then: nothing of it is left that holds
+    /// Runs a command that prints "up" on fd 9, then stops it: no process may remain that holds
     /// that descriptor.
     fn stopped(&self, command: &str) {
         let channel = self.channel();
@@ -332,7 +332,7 @@ impl World {
         fs::remove_file(self.home.path(&format!("data/tether-{channel}"))).unwrap();
     }
 
-    /// With this script as the container's `sh`: `$4` is the mark of the call.
+    /// Runs `meanwhile` with this script as the container's `sh`: `$4` is the mark of the call.
     fn hostile_shell(&self, script: &str, meanwhile: impl Fn(&World)) {
         let name = &self.container.as_ref().expect("in a container").name;
         self.bash(&format!(
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// What must hold whatever was tried.
+    /// Checks what must hold after every attack.
     fn check(&self) {
         let last = self.channel();
         assert_eq!(
@@ -396,7 +396,7 @@ impl World {
     }
 }
 
-/// Fails when a secret or a word from outside is in it.
+/// Fails when `bytes` holds a secret or a word from a file outside.
 fn clean(what: &str, bytes: &[u8]) {
     let text = text(bytes);
     for word in SECRETS.iter().chain([&CANARY]) {
@@ -408,13 +408,13 @@ fn clean(what: &str, bytes: &[u8]) {
     }
 }
 
-/// Regular files below a directory, but not below `except`, written since then: their first
-/// megabyte. Links are not followed.
+/// The first megabyte of each regular file below a directory, but not below `except`, that was
+/// written since then. Links are not followed.
 fn files_of(dir: &Path, except: &str, since: SystemTime) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
-        // It may go in this moment.
+        // The file may be removed at this moment.
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() && entry.file_name() != except {
             found.extend(files_of(&path, "", since));
@@ -432,7 +432,7 @@ fn files_of(dir: &Path, except: &str, since: SystemTime) -> BTreeMap<PathBuf, Ve
     found
 }
 
-/// A file for each place that a link could stand in for, such that its content would count.
+/// A file for each place in which a link may be put, with content that mom would use.
 fn outside() -> Vec<(String, String)> {
     let log = json!({"date": "2026-01-05T09:12:44.120Z", "ts": "1767604364.120019", "user": "U07", "userName": "lena",
         "text": CANARY, "attachments": [], "isBot": false});
@@ -465,7 +465,7 @@ fn slack_ts_now() -> String {
     format!("{}.000001", now.expect("a clock").as_secs())
 }
 
-/// Where something else could stand; CH is the conversation.
+/// Places where something else is put; CH is the conversation.
 const PLACES: &[&str] = &[
     "MEMORY.md",
     "SYSTEM.md",
@@ -506,7 +506,7 @@ fn plant(world: &World, place: &str, kind: &str, path: &Path) {
         "a link out" => {
             let target = world.home.path("outside").join(place);
             match &world.container {
-                // By the one who would do it.
+                // Made by root in the container, as an attacker would.
                 Some(container) => {
                     container.sh(&format!("ln -s {} /workspace/plant", target.display()));
                     Ok(())
@@ -519,7 +519,7 @@ fn plant(world: &World, place: &str, kind: &str, path: &Path) {
         "a FIFO" => mknodat(CWD, &new, FileType::Fifo, everyone, 0).map_err(Into::into),
         "a device" => {
             let (kind, full) = (FileType::CharacterDevice, makedev(1, 7));
-            // Only root can make one; for another user a link stands in.
+            // Only root can make a device; another user tests a link to one.
             let made = mknodat(CWD, &new, kind, everyone, full);
             made.or_else(|_| symlink("/dev/full", &new))
         }
@@ -533,7 +533,7 @@ fn plant(world: &World, place: &str, kind: &str, path: &Path) {
     put(&new, path);
 }
 
-/// In place of whatever is there; she may be making it in this moment.
+/// Puts `new` in the place of whatever is at `path`; mom may be creating it at this moment.
 fn put(new: &Path, path: &Path) {
     let done = |_| {
         remove(path);
@@ -557,12 +557,12 @@ fn write(path: &str, content: &str) -> (&'static str, Value) {
     )
 }
 
-/// Deeper than any stack.
+/// JSON that is nested deeper than any stack.
 fn deep() -> String {
     "[".repeat(100_000) + &"]".repeat(100_000)
 }
 
-/// Whatever it is, if it is there; she may be writing into it.
+/// Removes whatever is there; mom may be writing into it at this moment.
 fn remove(path: &Path) {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).ok(),
@@ -570,7 +570,7 @@ fn remove(path: &Path) {
     };
 }
 
-/// While she runs, between two messages; afterwards what was there comes back.
+/// Swaps a place while mom runs, between two messages; puts back what was there afterwards.
 fn swap(world: &World, place: &str, kind: &str) {
     let channel = world.channel();
     let path = world.home.path("data").join(place.replace("CH", &channel));
@@ -599,7 +599,7 @@ fn swap(world: &World, place: &str, kind: &str) {
     assert_eq!(world.ask(&channel, "and now?"), "Well.");
 }
 
-/// All of them at once, when she starts.
+/// Starts mom with all places swapped at once.
 fn start_with(kind: &str) {
     let mine = World::new(On::Host).expect("no engine is needed");
     drop(mine.mom.borrow_mut().take());
@@ -761,7 +761,7 @@ const ATTACKS: &[Attack] = &[
         say("hidden", true.into());
         w.settle();
         w.wait_over("C02", 0);
-        // The mention twin of what is hidden is a person's all the same.
+        // The message is hidden, but its app_mention event counts as a person's all the same.
         assert!(w.llm.asked() <= from + 2, "{}", w.llm.asked() - from);
     }),
     ("a guest", On::Both, |w| {
@@ -806,7 +806,7 @@ const ATTACKS: &[Attack] = &[
         }
     }),
     ("secrets in what the model writes", On::Both, |w| {
-        // What it thought is not what it signed any more: that costs one more request.
+        // The stored thinking differs from what was signed: that costs one more request.
         w.llm.allow("Invalid `signature`");
         for secret in SECRETS {
             let say = format!("the key is {secret}, or is it?");
@@ -820,7 +820,7 @@ const ATTACKS: &[Attack] = &[
     }),
     ("a secret that streams in pieces", On::Both, |w| {
         for cut in [1, 3, 5, 7, 9, 11] {
-            // The stream stands still in its middle: right behind so much of the token.
+            // The stream pauses right after this part of the token.
             let start = format!("so it is, as far as I know, {}", &APP_TOKEN[..cut]);
             let end = format!("{}{}", &APP_TOKEN[cut..], "x".repeat(start.len() + cut - APP_TOKEN.len()));
             let gate = Gate::new();
@@ -894,7 +894,7 @@ const ATTACKS: &[Attack] = &[
         let told = w.bash("sleep 3 & (setsid sleep 3 &); echo done");
         assert_eq!(told, "done");
     }),
-    // The other end of a tool call is the attacker's.
+    // The attacker controls the other end of a tool call.
     ("a shell that asks for the file for ever", On::Container, |w| {
         w.flat(|w| {
             w.hostile_shell(
@@ -1188,7 +1188,7 @@ const ATTACKS: &[Attack] = &[
         ] {
             File::options().append(true).open(&path).unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
         }
-        // What stands in the file can make her ask Slack in vain.
+        // What the file holds can make mom send Slack requests that it refuses.
         w.slack.allow("message_not_found");
         w.slack.allow("user_not_found");
         w.restart();
@@ -1196,7 +1196,7 @@ const ATTACKS: &[Attack] = &[
         let asked = w.last_request();
         assert!(!asked.raw.contains("\\n[otto"), "{}", asked.raw);
     }),
-    // How she is started.
+    // How mom is started.
     ("a container's name that is an option", On::Host, |w| {
         for name in
             ["docker:-v/:/x", "docker:--privileged", "docker:a b", "docker:$(id)", "docker:x;id", "docker:../x", "podman:-x", "docker:"]
@@ -1245,7 +1245,7 @@ const ATTACKS: &[Attack] = &[
         assert!(ended.code == Some(1) && ended.stderr.contains("Linux 5.6 or newer"), "{ended:?}");
     }),
     ("mom's process, as her own user", On::Host, |_| {
-        // Root may look into every process; to others hers is closed.
+        // Root may read every process; to other users mom's process is closed.
         let nobody = Command::new("setpriv").args(["--reuid=65534", "test", "-x", env!("CARGO_BIN_EXE_mom")]).status();
         if !nobody.is_ok_and(|status| status.success()) {
             return;
@@ -1269,7 +1269,7 @@ const ATTACKS: &[Attack] = &[
     }),
 ];
 
-/// `ATTACK=mentions cargo test attacks` tries those with this in their name.
+/// `ATTACK=mentions cargo test attacks` runs the attacks that have this in their name.
 fn all_hold(on: On) {
     assert!(ATTACKS.len() >= 60, "{}", ATTACKS.len());
     let Some(world) = World::new(on) else { return };
@@ -1287,7 +1287,7 @@ fn all_hold(on: On) {
             if tried.is_ok() { "held" } else { "WORKED" },
             format!("{name} ({})", world.name()),
         );
-        // Not println: the harness would hide it.
+        // Not println, because the test harness would hide it.
         let line = format!("attack: {name} {how}\n");
         std::io::stdout().write_all(line.as_bytes()).unwrap();
         if tried.is_err() {
@@ -1307,7 +1307,8 @@ fn all_hold(on: On) {
         each(name, attack);
     }
     for place in PLACES {
-        // In the container its root plants them; the rest is the kernel's affair there, too.
+        // In the container its root creates them; what they do depends on the kernel, as on the
+        // host.
         let kinds = if on == On::Host { KINDS } else { &KINDS[..1] };
         for kind in kinds {
             each(&format!("{kind} in place of {place}"), &|world| {

@@ -1,5 +1,5 @@
-//! The figures that mom is held to, each beside its goal and, where there is one, beside the
-//! bare floor measured in the same run. `make bench` prints a table, writes
+//! The figures that mom must reach, each next to its goal and, where there is one, next to the
+//! floor measured in the same run without mom. `make bench` prints a table, writes
 //! target/bench.json, and fails when a goal is missed.
 //!
 //! `cargo bench --bench bench -- WORD...` takes only the parts whose name holds a word;
@@ -42,8 +42,8 @@ use slack::{FakeSlack, Kind, State};
 const RUNS_MAX: usize = 32;
 const LENA: &str = "U07";
 
-/// What each figure may be at most, in the unit of its row. A goal that depends on a floor
-/// stands where it is measured.
+/// The goal of each figure: what it may be at most, in the unit of its row. A goal that depends on
+/// a floor is next to its measurement.
 const GOALS: &[(&str, f64)] = &[
     ("binary, stripped", 2.6),
     ("crates linked, mom among them", 60.0),
@@ -199,14 +199,14 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// The lower quartile: what other work on the machine disturbed least.
+/// The lower quartile: the values that other work on the machine disturbed least.
 fn quiet(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 4]
 }
 
-/// How long it takes; once to warm up, then the median of `times`.
+/// How long `what` takes: the median of `times` after one run to warm up.
 fn time(times: usize, mut what: impl FnMut()) -> f64 {
     what();
     let mut once = || {
@@ -232,7 +232,7 @@ fn status_field(path: &str, field: &str) -> f64 {
     number.and_then(|text| text.parse().ok()).unwrap_or(0.0)
 }
 
-/// VmHWM counts from here on.
+/// Resets VmHWM.
 fn forget_peak(mom: &Mom) {
     fs::write(format!("/proc/{}/clear_refs", mom.pid()), "5").expect("reset the peak");
 }
@@ -265,19 +265,19 @@ fn cpu_ms(mom: &Mom) -> f64 {
 
 // What mom is made to do.
 
-/// Slack, a model and mom on them.
+/// Slack, a model, and mom connected to both.
 struct Scene {
-    // mom goes first: the fakes complain about nothing that she leaves behind.
+    // mom is dropped first, so that the fakes do not complain about what it leaves behind.
     mom: Mom,
     slack: FakeSlack,
     llm: FakeLlm,
-    /// When the model was asked, and the answer of each.
+    /// When each request came to the model.
     asked: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Scene {
-    /// The model answers `answer N` to the N-th request, counted from 1, after `reply` had
-    /// its turn.
+    /// The model answers `answer N` to the N-th request, counted from 1, unless `reply` returns an
+    /// answer for it.
     fn new(
         home: &Arc<Scratch>,
         fakes: (FakeSlack, FakeLlm),
@@ -335,7 +335,7 @@ impl Scene {
         Scene::new(&Arc::new(Scratch::new()), fakes, "--sandbox=host", reply)
     }
 
-    /// A mention, and when what came of it.
+    /// Sends a mention; returns when each thing that results from it happened.
     fn mention(&self, channel: &str) -> Times {
         let before = lock(&self.asked).len();
         let since = Instant::now();
@@ -357,12 +357,12 @@ impl Scene {
         }
     }
 
-    /// Until the run that was asked for by `ts` has written its end down.
+    /// Waits until the end of the run that answers `ts` is in the ledger.
     fn wait_done(&self, channel: &str, ts: &str) {
         let path = self.mom.home.path(&format!("data/{channel}/runs.jsonl"));
         let is_done = || {
             let facts = fs::read_to_string(&path).unwrap_or_default();
-            // In a file that was shortened it is among the closed.
+            // In a file that was shortened, the request is among the closed ones.
             let is_end = |line: &&str| line.contains("\"ended\"") || line.contains("\"closed\"");
             facts.lines().filter(is_end).any(|line| line.contains(ts))
         };
@@ -374,7 +374,7 @@ impl Scene {
     }
 }
 
-/// In ms from the mention.
+/// Times in ms since the mention.
 struct Times {
     ack: f64,
     post: f64,
@@ -456,7 +456,7 @@ fn build(table: &mut Table) {
 /// With as many jobs as `make install` takes.
 fn clean_build(table: &mut Table) {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clean");
-    // It need not be there.
+    // The directory may be missing.
     fs::remove_dir_all(&target).ok();
     let since = Instant::now();
     let mut build = Command::new(env!("CARGO"))
@@ -486,12 +486,12 @@ fn clean_build(table: &mut Table) {
     table.row("clean build, 2 jobs: peak", "MB", peak);
 }
 
-/// Resident, over all processes of the group.
+/// Resident memory of all processes of the group.
 fn group_megabytes(group: u32) -> f64 {
     let all = fs::read_dir("/proc").expect("list processes").flatten();
     let pages = all.filter_map(|entry| {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // What follows the name: state, parent, group, .., and as the 22nd the pages.
+        // Fields after the name: state, parent, group, .., and as the 22nd the resident pages.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let pages: f64 = fields.get(21)?.parse().ok()?;
         (fields.get(2)? == &group.to_string()).then_some(pages)
@@ -534,7 +534,7 @@ fn idle(table: &mut Table) {
         for n in 0..talks {
             scene.mention(&channel(n));
         }
-        // Connections that are kept open for a while may be closed meanwhile.
+        // Connections that are kept open for a while may be closed in this time.
         thread::sleep(Duration::from_secs(2));
         if talks > 0 {
             table.row(
@@ -561,7 +561,7 @@ fn latency(table: &mut Table) {
     let mut all = Vec::new();
     for n in 0..60 {
         let times = scene.mention(&channel(n % 10));
-        // The first ones look people and channels up.
+        // The first runs look people and channels up.
         if n >= 10 {
             all.push(times);
         }
@@ -587,7 +587,7 @@ fn latency(table: &mut Table) {
     burst(table);
 }
 
-/// From the button to the words, while a tool runs.
+/// From the message `stop` to the post `_Stopped_`, while a tool runs.
 fn stop(table: &mut Table) {
     let command = json!({"label": "Wait", "command": "sleep 600"});
     let scene = Scene::plain(move |_| Some(Reply::tool("bash", &command)));
@@ -611,13 +611,13 @@ fn stop(table: &mut Table) {
     table.row("stop -> Stopped, host", "ms", median(&all));
 }
 
-/// What a run asks of Slack, and how fast it is where each call takes 150 ms.
+/// Calls to Slack in one run, and how fast the run is when each call takes 150 ms.
 fn slack_calls(table: &mut Table) {
     for tools in [0, 1, 10, 100] {
         let command = json!({"label": "Try", "command": "true"});
         let turns = tools + 1;
         let scene = Scene::plain(move |n| (n % turns != 0).then(|| Reply::tool("bash", &command)));
-        // Whom and where is known from the first run on.
+        // People and channel are known after the first run.
         scene.mention("C01");
         scene.slack.change(|state| state.calls.clear());
         scene.mention("C01");
@@ -669,7 +669,7 @@ fn burst(table: &mut Table) {
     table.row("1,000 messages, 50 channels: slowest ack", "ms", slowest);
 }
 
-/// Arguments of the call that does nothing worth mentioning.
+/// Arguments of a call that does almost nothing.
 fn call_of(tool: &str, dir: &str, n: usize) -> Reply {
     let path = format!("{dir}/bench.txt");
     let mut args = match tool {
@@ -683,8 +683,8 @@ fn call_of(tool: &str, dir: &str, n: usize) -> Reply {
     Reply::tool(tool, &args)
 }
 
-/// What a person would type for the same, in the directory of the file; `None`: what the
-/// rest of a turn costs, shown by a tool that does not exist.
+/// The command that a person would type for the same, in the directory of the file; `None`: the
+/// cost of the rest of a turn, measured with a tool that does not exist.
 const BARE: [(&str, Option<&str>); 5] = [
     ("none", None),
     (
@@ -696,7 +696,7 @@ const BARE: [(&str, Option<&str>); 5] = [
     ("edit", Some("sed -i 's/a /a /' bare.txt")),
 ];
 
-/// Each tool in turn, one call a turn of the model, and between them what it is measured by.
+/// Measures each tool in turn, one call per turn of the model, and in between its comparison.
 fn tools(table: &mut Table) {
     let home = home_with_files();
     let dir = home.path("data");
@@ -753,7 +753,7 @@ fn tool_rows(
     }
 }
 
-/// In ms, by tool: turns with it, and the bare command.
+/// In ms, by tool: turns with the tool, and the bare command.
 type Samples = BTreeMap<&'static str, [Vec<f64>; 2]>;
 
 /// The lower quartiles of both.
@@ -764,7 +764,7 @@ fn tool_costs(
     times: usize,
     bare: impl Fn(&str) -> Command + Send + 'static,
 ) -> BTreeMap<&'static str, (f64, f64)> {
-    /// Of all tools in one run: a slow engine takes seconds for it.
+    /// Rounds in one run: a slow engine takes seconds for them.
     const ROUNDS: usize = 5;
     let samples: Arc<Mutex<Samples>> = Arc::default();
     let ours = Arc::clone(&samples);
@@ -799,12 +799,12 @@ fn tool_costs(
         .collect()
 }
 
-/// Runs it on this input; the time in ms.
+/// Runs a command on this input; returns the time in ms.
 fn feed(mut command: Command, input: &[u8]) -> f64 {
     let since = Instant::now();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
     let mut child = child.expect("run a command");
-    // One that reads nothing may be gone.
+    // A command that reads nothing may have ended.
     child.stdin.take().map(|mut stdin| stdin.write_all(input));
     let status = child.wait().expect("wait for a command");
     assert!(status.success(), "{command:?}: {status}");
@@ -904,7 +904,7 @@ fn history(table: &mut Table) {
         let since = Instant::now();
         let scene = Scene::new(&home, fakes, "--sandbox=host", |_| None);
         let start = ms(since.elapsed());
-        // Takes the log over that nobody of ours has read, once.
+        // The first run takes over the log, which the context has not read yet; that happens once.
         let first = scene.mention("CB00");
         forget_peak(&scene.mom);
         let all: Vec<Times> = (0..15).map(|_| scene.mention("CB00")).collect();
@@ -919,7 +919,7 @@ fn history(table: &mut Table) {
         ];
     }
     for ((figure, unit, value), (.., floor)) in full.into_iter().zip(empty) {
-        // The same, give or take what two runs differ in.
+        // The same number of bytes, within what two runs differ by.
         let slack = match figure.starts_with("first") {
             true => 500.0,
             false if unit == "MB" => 1.0,
@@ -930,7 +930,7 @@ fn history(table: &mut Table) {
     }
 }
 
-/// A file of the N-th channel that begins with so many bytes of nothing.
+/// Creates a file of the N-th channel that begins with a hole of this many bytes.
 fn create(home: &Scratch, name: &str, (n, hole): (usize, u64)) -> BufWriter<fs::File> {
     let path = format!("data/{}/{name}", channel(n));
     home.write(&path, "");
@@ -944,7 +944,7 @@ fn create(home: &Scratch, name: &str, (n, hole): (usize, u64)) -> BufWriter<fs::
     BufWriter::with_capacity(1 << 20, file)
 }
 
-/// What people said since long ago, until yesterday.
+/// Writes old messages of people, until yesterday.
 fn write_log(home: &Scratch, bytes: u64, place: (usize, u64)) {
     let mut file = create(home, "log.jsonl", place);
     let (mut written, mut n) = (0, 0);
@@ -962,7 +962,7 @@ fn write_log(home: &Scratch, bytes: u64, place: (usize, u64)) {
     }
 }
 
-/// So much of a conversation, a compaction, and some turns after it.
+/// Writes a conversation of this size, a compaction, and some turns after it.
 fn write_context(home: &Scratch, bytes: u64, place: (usize, u64)) {
     let mut file = create(home, "context.jsonl", place);
     let head = "{\"type\":\"session\",\"version\":3,\"id\":\"x\",\"timestamp\":\"2025-01-05T09:12:45.000Z\",\"cwd\":\"/srv/mom\"}\n";
@@ -1143,7 +1143,7 @@ fn crowd(table: &mut Table) {
     let acked = |state: &mut State| state.acks.len() >= CHANNELS;
     until("500 acks", &|| slack.change(acked));
     until("all places taken", &|| lock(&scene.asked).len() >= RUNS_MAX);
-    // Time for one too many.
+    // Time for one run too many to begin.
     thread::sleep(Duration::from_secs(1));
     let runs = lock(&scene.asked).len() as f64;
     table.row(format!("{figure}: runs"), "", runs);
@@ -1174,15 +1174,15 @@ fn crowd(table: &mut Table) {
     );
 }
 
-/// What wears an SD card, by what she does: bytes that go to the disk, in pages of 4 KB, and
-/// (with strace) syncs.
+/// What wears an SD card, by what mom does: bytes that go to the disk, in pages of 4 KB, and (with
+/// strace) syncs.
 fn disk(table: &mut Table) {
     let home = Arc::new(Scratch::new());
     let trace = home.path("syncs");
     let has_strace = Command::new("strace").arg("-V").output().is_ok();
     let call = if has_strace {
         let mut strace = Command::new("strace");
-        // -D: mom keeps her process id, and strace goes with her.
+        // -D: mom keeps its process id, and strace ends with it.
         strace.args([
             "-D",
             "-f",
@@ -1204,7 +1204,7 @@ fn disk(table: &mut Table) {
     let scene = Scene::of(call, &home, fakes, "--sandbox=host", reply);
     let io = format!("/proc/{}/io", scene.mom.pid());
     fs::read_to_string(&io).expect("read what mom wrote");
-    // Not the ends of those that another thread came between.
+    // A line with the second half of an interrupted call has no `sync(`.
     let is_call = |line: &&str| line.contains("sync(");
     let syncs =
         || fs::read_to_string(&trace).map_or(0, |text| text.lines().filter(is_call).count());
@@ -1217,7 +1217,7 @@ fn disk(table: &mut Table) {
     let mention = |n: usize| {
         scene.mention(&channel(n));
     };
-    // Files are made by the first of each.
+    // The first mentions create the files.
     (0..10).for_each(mention);
     type What<'a> = (&'a str, usize, &'a dyn Fn(usize), [f64; 2]);
     let all: [What<'_>; 3] = [
@@ -1226,7 +1226,7 @@ fn disk(table: &mut Table) {
         ("a run with a tool", 10, &mention, [80.0, 8.0]),
     ];
     for (what, times, act, [bytes_max, syncs_max]) in all {
-        // What the one before left to be done.
+        // The run before may have some work left.
         thread::sleep(Duration::from_secs(1));
         let before = (status_field(&io, "write_bytes"), syncs());
         (0..times).for_each(act);

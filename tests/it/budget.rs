@@ -1,4 +1,4 @@
-//! `--budget`: what mom may cost a day, and what is said when it is used up.
+//! `--budget`: what mom may cost a day, and what it posts when that is used up.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn wait_said(slack: &FakeSlack, channel: &str, text: &str, times: usize) -> Stri
     seen
 }
 
-/// It may have been seen by the run before, which has not ended yet.
+/// The run before may have seen the message; that run has not ended yet.
 fn wait_reaction(slack: &FakeSlack, channel: &str, ts: &str) {
     slack.wait_channel(channel, |channel| {
         let last = channel.message(ts).reactions.last();
@@ -53,7 +53,7 @@ fn used_up_it_ends_the_run_and_asks_no_model_until_it_is_raised() {
         channel.message(&waiting).reactions == ["eyes"]
     });
     gate.open();
-    // What it had, the reason; then the message that had waited is answered.
+    // The run posts what it had and the reason; then the message that waited is answered.
     let seen = wait_said(&slack, "C01", SENTENCE, 2);
     assert!(seen.contains("I look first."), "{seen}");
     assert!(seen.contains("the person who runs me raises it"), "{seen}");

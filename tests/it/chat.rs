@@ -101,7 +101,7 @@ fn sigterm_stops_the_run_and_leaves() {
     mom.type_text("first\n");
     llm.next_request();
     assert_eq!(mom.terminate().code, Some(0));
-    // While nothing runs, Ctrl-C leaves as well.
+    // Ctrl-C also ends mom while nothing runs.
     for signal in [Signal::INT, Signal::TERM] {
         let call = Call::new(&home).arg("--model=offline").arg("--chat");
         let mut mom = call.data().spawn();

@@ -54,7 +54,7 @@ fn close(slack: &FakeSlack, channel: &str, close: fn(&mut Channel, bool), closed
     slack.change(|state| close(state.channels.get_mut(channel).unwrap(), closed));
 }
 
-/// Nothing more is to come, and nothing looks as if it were.
+/// Nothing more may be posted, and nothing may look as if it were.
 fn wait_once(slack: &FakeSlack, channel: &str, answer: &str) -> Channel {
     let seen = slack.wait_channel(channel, |channel| {
         let text = channel.to_string();
@@ -80,7 +80,7 @@ fn an_answer_is_kept_until_mom_is_back() {
             close(&slack, id, change, true);
             gate.open();
             if name == "removed" {
-                // Slack takes edits all the same.
+                // Slack accepts edits nevertheless.
                 slack.wait_channel(id, |channel| channel.to_string().contains("The answer."));
             } else {
                 mom.wait_log("I keep the answer until I can post here again");
@@ -157,7 +157,7 @@ fn a_history_that_never_comes_is_told_once() {
             (looks.count() > n).then_some(())
         });
     }
-    // It holds up nothing.
+    // The closed channel delays nothing else.
     llm.reply_text("Here.");
     slack.mention("C01", "U07", "hi");
     slack.wait_answer("C01", "Here.");

@@ -1,10 +1,9 @@
-//! Power cuts: mom is killed at every call she makes and at every write, one after the
-//! other, started again on the same files, and must answer everyone once.
+//! Power cuts: mom is killed at every call it makes and at every write, one after the other,
+//! started again on the same files, and must answer everyone once.
 //!
-//! The kill points are counted, not timed. Calls: the fakes count requests and acks, and kill
-//! her before or after the n-th has its effect. Writes: strace(1) stops her whole process
-//! behind each call that changes a file, the n-th stop is the last, and what was not synced
-//! by then is cut off.
+//! The kill points are counted, not timed. Calls: the fakes count requests and acks, and kill mom
+//! before or after the n-th has its effect. Writes: strace(1) stops mom's whole process after each
+//! call that changes a file, the n-th stop is the last, and what was not synced by then is cut off.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -31,7 +30,7 @@ use crate::watch::{Watched, show};
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Calls,
-    /// And once more at a call of the next life.
+    /// A cut, and another one at a call of the next life.
     Twice,
     Writes,
 }
@@ -65,14 +64,14 @@ const STORIES: &[Story] = &[
     },
 ];
 
-/// Fewer would mean that the harness has gone blind.
+/// Fewer points would mean that the harness misses them.
 const POINTS_MIN: usize = 100;
-/// Of the further stories, and of two cuts in a row, every so many'th point is visited: all
-/// of them take minutes. MOM_CRASH=all visits them.
+/// For the further stories, and for two cuts in a row, only every n-th point is visited, since all
+/// of them take minutes. MOM_CRASH=all visits them all.
 const STRIDE: usize = 7;
-/// Side by side: as many as the smallest machine of ours has cores.
+/// Workers in parallel: as many as our smallest machine has cores.
 const WORKERS: usize = 2;
-/// Paragraphs of the long answer: some messages.
+/// Paragraphs of the long answer: enough for some messages.
 const PARAGRAPHS: usize = 600;
 
 #[test]
@@ -100,12 +99,12 @@ fn whatever_instant_the_power_is_cut_everyone_is_answered_once() {
     assert!(points >= POINTS_MIN, "only {points} kill points");
 }
 
-/// Until a story ends before its kill point comes: how many came.
+/// Visits points until a story ends before its kill point comes; returns how many came.
 fn visit_all(story: &Story, by: By, failed: &mut Vec<String>) -> usize {
     if by == By::Writes && !has_strace() {
         return 0;
     }
-    // For the search for one fault: MOM_CRASH_AT=work:Writes:17
+    // To search for one fault: MOM_CRASH_AT=work:Writes:17
     if let Ok(only) = std::env::var("MOM_CRASH_AT") {
         let prefix = format!("{}:{by:?}:", story.name);
         if let Some(n) = only.strip_prefix(&prefix) {
@@ -157,16 +156,16 @@ fn has_strace() -> bool {
     there
 }
 
-/// Kills at the n-th point, and after the next start at another.
+/// Kills mom at the n-th point, and after the next start at another.
 struct Trap(Watched<State>);
 
 #[derive(Default)]
 struct State {
-    /// Hers, while she lives.
+    /// The process id of mom while it runs.
     pid: Option<Pid>,
     /// Points in this life.
     seen: usize,
-    /// At which point of each life to come she dies.
+    /// The number of the point in each following life at which mom is killed.
     cuts: VecDeque<usize>,
     deaths: usize,
     over: bool,
@@ -176,7 +175,7 @@ impl Trap {
     fn new(by: By, n: usize) -> Arc<Trap> {
         let mut cuts = VecDeque::from([n]);
         if by == By::Twice {
-            // Somewhere else each time.
+            // A different point each time.
             cuts.push_back(n * 7 % 37 + 1);
         }
         let cuts = State {
@@ -208,7 +207,7 @@ impl Trap {
         });
     }
 
-    /// Waits for the n-th death or the end; false: it is the end.
+    /// Waits until mom has been killed n times, or for the end of the story (false).
     fn dies(&self, n: usize) -> bool {
         let dies = |state: &mut State| {
             let dead = state.deaths >= n;
@@ -222,8 +221,8 @@ impl Trap {
     }
 }
 
-/// One life with a cut at point `n`, and the life after it. False when the story was over
-/// before that point came.
+/// One life with a cut at point `n`, and the life after it. False if the story ended before that
+/// point came.
 fn visit(story: &Story, by: By, n: usize) -> bool {
     let home = Arc::new(Scratch::new());
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -256,7 +255,7 @@ fn visit(story: &Story, by: By, n: usize) -> bool {
             while trap.dies(deaths + 1) {
                 deaths += 1;
                 mom.ended();
-                // What she had asked for happens all the same, then she is back.
+                // What mom had requested still takes effect; then mom is started again.
                 slack.server.join_all();
                 llm.server.join_all();
                 if let Some(tracer) = tracer.take() {
@@ -277,7 +276,7 @@ fn visit(story: &Story, by: By, n: usize) -> bool {
         if deaths > 0 {
             mom.wait_log("connected to Slack");
         }
-        // The last death may have come after the last answer.
+        // The last kill may have come after the last answer.
         wait_done(&slack, &home);
         (mom, deaths)
     });
@@ -290,7 +289,7 @@ fn visit(story: &Story, by: By, n: usize) -> bool {
     deaths > 0
 }
 
-/// As the disk is after a power cut: what was not synced is gone.
+/// Makes the disk as it is after a power cut: removes what was not synced.
 fn lose_unsynced(home: &Scratch, synced: &BTreeMap<PathBuf, u64>) {
     for channel in fs::read_dir(home.path("data")).expect("list").flatten() {
         for name in ["log.jsonl", "context.jsonl", "runs.jsonl"] {
@@ -304,7 +303,7 @@ fn lose_unsynced(home: &Scratch, synced: &BTreeMap<PathBuf, u64>) {
     }
 }
 
-/// Tools, words on the way, an event, a direct message.
+/// Tools, a message during a run, an event, a direct message.
 fn work(slack: &FakeSlack, llm: &FakeLlm, home: &Scratch) {
     slack.mention("C01", "U07", "Q1 count it");
     slack.say("C01", "U08", "the build is red").send();
@@ -312,12 +311,12 @@ fn work(slack: &FakeSlack, llm: &FakeLlm, home: &Scratch) {
     wait_asked(slack, llm, "Q1");
     slack.mention("C01", "U08", "Q2 and this?");
     wait_answers(slack, home, &["Q1", "Q2", "Q4", "Q5"]);
-    // Her work on these comes after everything else in their conversations.
+    // mom handles these after everything else in their conversations.
     slack.mention("C01", "U07", "Q7 bye");
     slack.mention("C02", "U07", "Q8 bye");
     slack.dm("U08", "Q9 bye");
     wait_answers(slack, home, &["Q7", "Q8", "Q9"]);
-    // Of a run that was given up it goes when it is found again.
+    // The file of a run that was given up is removed when it is found again.
     let event = home.path("data/events/look.json");
     slack.wait_until("doubled: the event file", |_| {
         (!event.exists()).then_some(())
@@ -357,7 +356,7 @@ fn deeds(slack: &FakeSlack, llm: &FakeLlm, home: &Scratch) {
     wait_answers(slack, home, &["QA", "Q5"]);
     slack.dm("U08", "new");
     slack.dm("U08", "status");
-    // A run that was given up before is not stopped any more.
+    // A run that was given up before can't be stopped any more.
     wait_shown(slack, "C02", &["_Stopped_", "_Nothing running_", GIVEN_UP]);
     wait_shown(slack, "D08", &["_A fresh start"]);
     wait_shown(slack, "D08", &["Model: "]);
@@ -367,7 +366,7 @@ fn deeds(slack: &FakeSlack, llm: &FakeLlm, home: &Scratch) {
     wait_answers(slack, home, &["Q7", "Q8", "Q9"]);
 }
 
-/// For the model's work, which shows in Slack, or that it was given up before.
+/// Waits for the model's request, which shows in Slack, or until it was given up before.
 fn wait_asked(slack: &FakeSlack, llm: &FakeLlm, mark: &str) {
     slack.wait_until(&format!("work on {mark}"), |state| {
         let mut messages = state.channels.values().flat_map(|c| &c.messages);
@@ -385,7 +384,7 @@ fn wait_shown(slack: &FakeSlack, id: &str, any: &[&str]) {
     });
 }
 
-/// Or that their runs were given up, after two cuts.
+/// Waits for these answers, or, after two cuts, until their runs were given up.
 fn wait_answers(slack: &FakeSlack, home: &Scratch, to: &[&str]) {
     slack.wait_until(&format!("lost: an answer to each of {to:?}"), |state| {
         let has = |mark: &&str| {
@@ -421,7 +420,7 @@ fn wait_done(slack: &FakeSlack, home: &Scratch) {
     });
 }
 
-/// What runs have ended for.
+/// The questions whose runs have ended.
 fn done(home: &Scratch, id: &str) -> BTreeSet<String> {
     let ledger = fs::read_to_string(home.path(&format!("data/{id}/runs.jsonl")));
     let ledger = ledger.unwrap_or_default();
@@ -439,7 +438,7 @@ fn done(home: &Scratch, id: &str) -> BTreeSet<String> {
 
 const GIVEN_UP: &str = "_Sorry, something went wrong_";
 
-/// What it answers, when it is an answer.
+/// The text of the answer, if it is one.
 fn answer(shown: &str) -> Option<String> {
     let first = shown.split("\n\n").next();
     first?.strip_prefix("Answer to ").map(str::to_owned)
@@ -452,7 +451,7 @@ fn marks(text: &str) -> Vec<String> {
     words.filter(is_mark).map(str::to_owned).collect()
 }
 
-/// A model that does what it is asked once, and answers all it was not asked before.
+/// A model that does what it is asked to do once, and answers all questions not answered before.
 fn model(asked: &Asked, data: &str) -> Reply {
     let messages = asked.body["messages"].as_array().expect("messages");
     let of = |message: &Value, kind: &str| -> Vec<Value> {
@@ -475,7 +474,7 @@ fn model(asked: &Asked, data: &str) -> Reply {
             open.extend(marks(block["text"].as_str().unwrap_or("")));
         }
     }
-    // Overheard and asked.
+    // Overheard and addressed to mom.
     let mut seen = BTreeSet::new();
     open.retain(|mark| seen.insert(mark.clone()));
     let calls: Vec<Value> = messages.iter().flat_map(|m| of(m, "tool_use")).collect();
@@ -554,7 +553,7 @@ fn check(story: &Story, home: &Scratch, slack: &FakeSlack, llm: &FakeLlm, log: &
                 .map(|line| line["ts"].as_str().unwrap_or("").to_owned())
                 .collect();
             all.sort();
-            // An edit is a further line.
+            // An edit is one more line.
             let edited = channel.messages.iter().filter(|m| m.text.contains("QE"));
             let edited: Vec<&String> = edited.map(|m| &m.ts).collect();
             all.dedup_by(|a, b| a == b && edited.contains(&&*a));
@@ -614,7 +613,7 @@ fn check(story: &Story, home: &Scratch, slack: &FakeSlack, llm: &FakeLlm, log: &
     }
 }
 
-/// Stops behind everything that changes a file.
+/// strace that stops mom after every call that changes a file.
 fn strace(home: &Scratch) -> Command {
     const CALLS: &str = "write,fdatasync,fsync,ftruncate,mkdirat,renameat,renameat2,unlinkat";
     let mut command = Command::new("strace");
@@ -626,15 +625,15 @@ fn strace(home: &Scratch) -> Command {
     command
 }
 
-/// Reads what strace writes: lets everyone go on who was stopped, until the trap springs.
-/// Gives how long each file was when it was synced last.
+/// Reads what strace writes: lets each stopped process continue, until the kill point comes.
+/// Returns the length of each file when it was synced last.
 fn trace(home: &Scratch, trap: &Arc<Trap>) -> thread::JoinHandle<BTreeMap<PathBuf, u64>> {
     make_fifo(home, "strace");
     let (path, trap) = (home.path("strace"), Arc::clone(trap));
     let data = format!("{}/data", home.dir().display());
     let read = move || {
         let mut synced = BTreeMap::new();
-        // By thread: what it is about to sync.
+        // By thread: the file that it is about to sync.
         let mut syncing = BTreeMap::new();
         let file = File::open(path).expect("open a FIFO");
         for line in BufReader::new(file).lines() {
@@ -653,7 +652,7 @@ fn trace(home: &Scratch, trap: &Arc<Trap>) -> thread::JoinHandle<BTreeMap<PathBu
             if line.contains(" --- stopped by SIGSTOP ---") {
                 let pid = pid.parse().ok();
                 let pid = pid.and_then(Pid::from_raw).expect("a pid");
-                // It may be dead.
+                // The process may be dead.
                 kill_process(pid, Signal::CONT).ok();
             } else if line.contains(&data) && line.contains(" = ") {
                 trap.point();

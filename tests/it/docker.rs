@@ -33,8 +33,8 @@ pub(crate) fn image() -> Option<&'static str> {
     image.as_deref()
 }
 
-/// Says that the test of this thread is left out, and what it would need: tests/run.sh
-/// counts these lines. Where CI is set everything is there, so it is a failure.
+/// Prints that the test of this thread is skipped, and what it would need: tests/run.sh counts
+/// these lines. Where CI is set everything must be there, so it is a failure.
 pub(crate) fn left_out(needed: &str) {
     assert!(env::var_os("CI").is_none(), "CI is set, but not: {needed}");
     let thread = std::thread::current();
@@ -57,8 +57,8 @@ impl Container {
         }
     }
 
-    /// Made by hand with `docker run`, with none of docker.sh's options: `data_dir` at
-    /// /workspace.
+    /// A container started with `docker run`, without any of docker.sh's options: `data_dir` is
+    /// mounted at /workspace.
     pub(crate) fn by_hand(image: &str, data_dir: &Path) -> Container {
         let container = Container::named();
         let mount = format!("{}:/workspace", data_dir.display());
@@ -79,7 +79,7 @@ impl Container {
         container
     }
 
-    /// The option that sends mom's tools into it.
+    /// The option that makes mom's tools run in it.
     pub(crate) fn sandbox(&self) -> String {
         format!("--sandbox=docker:{}", self.name)
     }
@@ -97,7 +97,8 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // It need not be there, and a failing test has more to say than this.
+        // The container may be missing, and the failure of the test is more important than this
+        // one.
         let _ = docker(&["rm", "--force", &self.name]);
     }
 }

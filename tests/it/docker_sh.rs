@@ -1,5 +1,5 @@
-//! docker.sh: each error state has its exit code, its message and its next step; what is
-//! made is hardened and lasts.
+//! docker.sh: each error state has its exit code, its message and its next step; the container that
+//! it creates is hardened and survives restarts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use crate::docker::{self, Container, docker_ok, root, text};
 use crate::scratch::Scratch;
 
-/// What came of a call: exit code, stdout, stderr.
+/// The result of a call: exit code, stdout, stderr.
 pub(crate) struct Done(pub(crate) i32, pub(crate) String, pub(crate) String);
 
 /// `docker.sh` with these arguments, variables and standard input.
@@ -36,15 +36,15 @@ pub(crate) fn call(args: &[&str], vars: &[(&str, &str)], stdin: &str) -> Done {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("run docker.sh");
-    // A call that fails does not read it.
+    // A call that fails does not read its input.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().expect("wait for docker.sh");
     let code = output.status.code().expect("docker.sh ended by itself");
     Done(code, text(&output.stdout), text(&output.stderr))
 }
 
-/// Fails unless the call ended with `code`, an empty stdout, and a message and a next step
-/// that have these texts in them.
+/// Fails unless the call ended with `code`, an empty stdout, and a message and a next step that
+/// contain these texts.
 fn assert_fails(name: &str, done: &Done, code: i32, message: &str, next: &str) {
     let Done(got, out, err) = done;
     assert_eq!((*got, out.as_str()), (code, ""), "{name}: {err}");
@@ -376,7 +376,7 @@ fn a_container_is_made_kept_and_removed() {
     );
     assert_done("unpause", &sh(&["start"]), "runs");
 
-    // At a terminal it asks.
+    // At a terminal the script asks.
     let mut ask = Command::new("script");
     ask.args([
         "-qec",
@@ -467,7 +467,7 @@ fn the_container_is_hardened() {
     assert_done("create with limits", &call(&create, &vars, ""), "runs");
     let template = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.NetworkMode}}";
     assert_eq!(container.inspect(template), "67108864 500000000 none");
-    // The client's word for it differs by version: <nil>, <no value>, 0.
+    // The text that the client prints for this differs by version: <nil>, <no value>, 0.
     let pids = container.inspect("{{.HostConfig.PidsLimit}}");
     assert!(!pids.contains(|c| ('1'..='9').contains(&c)), "{pids}");
 }
@@ -513,7 +513,7 @@ fn a_program_of_the_containers_root_serves_no_other_user() {
         "{warning}"
     );
     assert_eq!(said.1.trim_end(), next);
-    // What an attacker would download.
+    // Files that an attacker would download.
     fs::copy("/usr/bin/id", dir.join("id")).unwrap();
     container.sh("chown 0:0 /workspace/id && chmod 4755 /workspace/id && chmod 777 /workspace");
     let attack = || {

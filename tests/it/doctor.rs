@@ -1,4 +1,4 @@
-//! `mom --check`: every fault is named, with what mends it, and stops no other check.
+//! `mom --check`: every fault is named, with what fixes it, and stops no other check.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::mom::{Call, Ended, Mom};
 use crate::scratch::Scratch;
 use crate::slack::{self, FakeSlack, Fault};
 
-/// A world in which all is well, until a test breaks something.
+/// A Slack, a model and a data directory without faults, until a test breaks something.
 struct World {
     home: Arc<Scratch>,
     slack: FakeSlack,
     llm: FakeLlm,
     /// A model server that refuses every key.
     stern: Server,
-    /// At work on the same data directory.
+    /// A mom that runs on the same data directory.
     other: Option<Mom>,
 }
 
@@ -100,7 +100,7 @@ fn all_is_well() {
         .filter_map(|line| line.get(..4))
         .collect();
     let count = |word: &str| kinds.iter().filter(|kind| **kind == word).count();
-    // The host isolates nothing.
+    // A sandbox on the host isolates nothing.
     assert_eq!(count("warn"), 1, "{}", ended.stdout);
     assert_eq!(count("ok  "), 13, "{}", ended.stdout);
     for set in ["budget: none", "approval: off", "threads: not followed"] {
@@ -154,7 +154,7 @@ fn nothing_is_configured() {
     assert!(ended.stdout.ends_with(first), "{}", ended.stdout);
 }
 
-/// Breaks the world; gives the call its options.
+/// Breaks one thing; returns the options for the call.
 type Break = fn(&mut World, Call) -> Call;
 
 #[test]
@@ -206,7 +206,7 @@ fn each_fault_has_its_mend() {
         let call = world.call();
         let ended = broken(&mut world, call).data().run("");
         assert_told(name, &ended, line, mend);
-        // It stops no other check.
+        // The fault stops no other check.
         assert!(ended.stdout.contains("  model: "), "{name}: {}", ended.stdout);
         assert!(ended.stdout.contains("data can be written to"), "{name}: {}", ended.stdout);
     }

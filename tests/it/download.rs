@@ -92,7 +92,7 @@ fn oldest_first_with_threads_and_indented_lines() {
     );
 }
 
-/// More than a page of everything, and Slack slowing mom down in between.
+/// More than one page of everything, and rate limits from Slack in between.
 #[test]
 fn three_thousand_messages_and_a_long_thread() {
     let slack = FakeSlack::start();

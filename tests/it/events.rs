@@ -59,7 +59,7 @@ fn reason(mom: &Mom, name: &str) -> String {
     mom.data(&format!("events/{name}.error"))
 }
 
-/// What an event said to the model, without the time before it.
+/// The text of an event that the model received, without the time before it.
 fn told(asked: &Asked) -> String {
     let text = asked.message_text(0);
     text.split_once("] ")
@@ -67,7 +67,7 @@ fn told(asked: &Asked) -> String {
         .to_owned()
 }
 
-/// A run that goes on until the gate opens; what is asked after it is repeated.
+/// Starts a run that lasts until the gate opens; it repeats what is requested after that.
 fn busy(slack: &FakeSlack, llm: &FakeLlm) -> Gate {
     let gate = Gate::new();
     llm.reply(Reply::text("The long answer of a run that takes its time").stall(&gate));
@@ -85,7 +85,7 @@ fn starts(slack: &FakeSlack) -> Vec<String> {
         .collect()
 }
 
-/// Asks for the status until it says so: events are looked at a moment after a change.
+/// Requests the status until it has this text: events are read a moment after a change.
 fn wait_status(slack: &FakeSlack, text: &str) -> String {
     for _ in 0..100 {
         let before = slack.channel("C01").answers().len();
@@ -113,7 +113,7 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     mom.wait_log("connected");
     let events = mom.home.path("data/events");
 
-    // In pieces: half of it is no event.
+    // Written in pieces: half of a file is no event.
     let text = immediate("in pieces").to_string();
     fs::write(events.join("pieces.json"), &text[..20]).unwrap();
     fs::write(events.join("pieces.json"), &text).unwrap();
@@ -135,7 +135,7 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     fs::remove_file(events.join("new.tmp")).unwrap();
     assert!(told(&llm.next_request()).ends_with(" linked"));
 
-    // In place: what was there is not what runs.
+    // Changed in place: the old text does not run.
     put(
         &mom.home,
         "edited.json",
@@ -154,7 +154,7 @@ fn an_event_becomes_a_run_however_its_file_comes() {
     assert_eq!(llm.requests().len(), 4);
 }
 
-/// A call for each would keep the good one waiting until Slack's limit has let all pass.
+/// One call for each would delay the good event until Slack's limit has let all pass.
 #[test]
 fn many_for_a_closed_channel_ask_slack_little() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -173,7 +173,7 @@ fn many_for_a_closed_channel_ask_slack_little() {
     assert!(calls < 20, "{calls}");
 }
 
-/// A saved event put there once more, with its times (`cp -p`, `rsync -a`).
+/// A saved event is put there again, with its times (`cp -p`, `rsync -a`).
 #[test]
 fn a_copy_with_old_times_is_an_event_of_its_own() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -326,7 +326,7 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
         assert!(reason.contains(want), "{name}: {reason}");
         assert!(!exists(&home, name), "{name}");
     }
-    // The others go on, and the model reads of it, once.
+    // The others go on, and the model is told of it once.
     llm.otherwise(|_| Reply::text("Done."));
     put(&home, "good.json", &immediate("good"));
     let request = llm.next_request();
@@ -350,7 +350,7 @@ fn bad_files_are_set_aside_and_told_in_the_next_prompt() {
         );
     }
     slack.wait_answer("C01", "Done.");
-    // Mended as the file says: the value corrected, the name put back.
+    // Fixed as the file says: the value corrected, the name put back.
     let mended = mom
         .data("events/cron.json.error")
         .replace("0 24 * * *", "0 0 * * *");
@@ -373,7 +373,7 @@ fn another_directory_in_its_place_is_noticed() {
     let (data, events) = (mom.home.path("data"), mom.home.path("data/events"));
     put(&mom.home, "first.json", &immediate("first"));
     assert!(told(&llm.next_request()).ends_with(" first"));
-    // Replaced by another with an event in it; the old one, renamed, is nobody's any more.
+    // Replaced by another directory with an event in it; the old one, renamed, is watched no more.
     mom.home
         .write("data/other/second.json", immediate("second").to_string());
     fs::rename(&events, data.join("away")).unwrap();
@@ -381,7 +381,7 @@ fn another_directory_in_its_place_is_noticed() {
     assert!(told(&llm.next_request()).ends_with(" second"));
     mom.home
         .write("data/away/nobody.json", immediate("nobody").to_string());
-    // Removed: made anew, what was scheduled is forgotten.
+    // Removed: mom creates it again, and what was scheduled is forgotten.
     put(
         &mom.home,
         "ahead.json",
@@ -389,7 +389,7 @@ fn another_directory_in_its_place_is_noticed() {
     );
     wait_status(&slack, "Scheduled: ahead.json");
     fs::remove_dir_all(&events).unwrap();
-    // mom makes it again, or the test does.
+    // mom creates the directory again, or the test does.
     put(&mom.home, "third.json", &immediate("third"));
     assert!(told(&llm.next_request()).ends_with(" third"));
     wait_status(&slack, "Scheduled: nothing");
@@ -440,7 +440,7 @@ fn five_wait_and_the_sixth_is_refused_aloud() {
     }
 }
 
-/// Whoever takes a file back before its run begins is understood.
+/// A file that is removed before its run begins does not run.
 #[test]
 fn a_file_that_goes_or_changes_while_its_run_waits() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -516,7 +516,7 @@ fn a_run_cut_by_a_crash_is_taken_up_once() {
     put(&home, "work.json", &immediate("work"));
     llm.next_request();
     llm.next_request();
-    // Its run is on disk, so the file is gone.
+    // Its run is on disk, so the file is removed.
     assert!(!exists(&home, "work.json"));
     mom.kill9();
     slack.cut();
@@ -539,7 +539,7 @@ fn a_run_cut_by_a_crash_is_taken_up_once() {
     assert!(request.raw.contains("begun"), "{}", request.raw);
     let channel = slack.wait_answer("C01", "The work is done.");
     assert_eq!(channel.answers().len(), 1, "{channel}");
-    // And it is over: not once more after another start.
+    // It runs only once: not again after another start.
     assert_eq!(mom.terminate().code, Some(0));
     slack.cut();
     let _mom = Mom::start_in(&home, &slack, &llm);
@@ -595,7 +595,7 @@ fn silent_checks_leave_one_line_and_no_trace() {
         let second = llm.next_request();
         let messages = second.body["messages"].to_string();
         assert_eq!(messages.matches("[EVENT:").count(), 1, "{messages}");
-        // Tool details and status go.
+        // Tool details and the status are removed.
         slack.next_call("chat.delete");
         slack.wait_channel("C01", |channel| channel.messages.len() == 3);
         assert_eq!(starts(&slack).len(), n + 1);

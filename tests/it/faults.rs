@@ -1,5 +1,5 @@
-//! What Slack, the network and the disk do to her: nothing is lost, nothing is doubled, and
-//! what went wrong is said in plain words.
+//! What Slack, the network and the disk do to mom: nothing is lost, nothing is doubled, and mom
+//! says in plain words what went wrong.
 //!
 //! What is promised, and the tests that it fails when it does not hold:
 //! - logged, acked, then worked on: `a_burst_is_written_down_and_acked`
@@ -193,7 +193,7 @@ fn what_was_missed_is_read_and_answered_as_one() {
         .say("C01", "U07", "in the thread")
         .thread(&root)
         .send_unheard();
-    // Comes with the hello, before anything was read: the gap is before it.
+    // This comes with the hello, before anything was read: the gap is before it.
     let fresh = slack.say("C01", "U08", "just now").send_late();
     llm.reply_text("All answered.");
     let mom = Mom::start_in(&home, &slack, &llm);
@@ -409,7 +409,7 @@ fn a_second_mom_on_the_same_directory_is_refused() {
     assert!(text.contains(&whose) && text.contains("lslocks"), "{text}");
 }
 
-/// Any user of the machine can take a name that mom's lock uses: that keeps nobody away.
+/// Any user of the machine can take a name that mom's lock uses: that must not keep mom away.
 #[test]
 fn a_name_that_a_stranger_took_is_no_lock() {
     if !rustix::process::getuid().is_root() {
@@ -499,7 +499,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a mom may still be on it.
+        // Unmounted lazily, because a mom may still use it.
         let unmount = Command::new("umount")
             .arg("-l")
             .arg(self.0.path("data"))
@@ -540,7 +540,7 @@ fn a_full_or_read_only_disk_is_told_and_gets_over_it() {
             "full" => disk.free(),
             _ => disk.remount("rw"),
         }
-        // Slack has given up bringing it: what comes next tells that it works again.
+        // Slack has given up delivering it; the next message shows that mom works again.
         llm.otherwise(|_| Reply::text("After."));
         slack.say("C01", "U08", "is it mended?").send();
         slack.wait_answer("C01", "After.");
@@ -565,7 +565,7 @@ fn a_directory_that_is_taken_away_is_told() {
     slack.wait_answer("C01", "There.");
     mom.wait_log("the data directory was removed");
     assert_eq!(lines_of(&mom, "C01", &ts), 1);
-    // Events come from the new one, and nobody else may work on it.
+    // Events come from the new directory, and no other mom may use it.
     llm.reply_text("Woken.");
     let event = json!({"type": "immediate", "channelId": "C01", "text": "wake up"});
     mom.home.write("data/events/x.json", event.to_string());
@@ -575,7 +575,7 @@ fn a_directory_that_is_taken_away_is_told() {
     assert_eq!(mom.terminate().code, Some(0));
 }
 
-/// One that was moved away is the same directory still.
+/// A directory that was moved away is still the same directory.
 #[test]
 fn a_directory_that_is_moved_is_worked_on_where_it_is() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -626,7 +626,7 @@ fn a_restart_in_the_middle_goes_on_where_it_was() {
     }
 }
 
-/// A bad line that stopped her would stop her again after each restart.
+/// A bad line that stopped mom would stop it again after each restart.
 #[test]
 fn mutated_files_keep_nobody_from_an_answer() {
     let files: &[(&str, &str)] = &[
@@ -689,11 +689,11 @@ fn mutated_files_keep_nobody_from_an_answer() {
             home.write(&format!("data/{name}"), random.mutate(&[text.as_bytes()]));
         }
         let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
-        // A mutated event may ask, too.
+        // A mutated event may address mom, too.
         llm.otherwise(|_| Reply::text("Here."));
-        // Asked again without them then.
+        // After that the request is sent again without them.
         llm.allow("image");
-        // A valid id of nobody.
+        // A valid id that belongs to nobody.
         slack.allow("user_not_found");
         slack.allow("thread_not_found");
         let mom = Mom::start_in(&home, &slack, &llm);

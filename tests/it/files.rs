@@ -19,7 +19,7 @@ fn start() -> (FakeSlack, FakeLlm, Mom) {
 const PNG: &[u8] =
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89";
 
-/// Asks about the file; what the model is told.
+/// Asks about the file; returns what the model receives.
 fn ask(slack: &FakeSlack, llm: &FakeLlm, file: &str) -> crate::llm::Asked {
     llm.reply_text("Seen.");
     let say = slack.say("C01", "U07", &format!("<@{BOT}> look at this"));
@@ -53,7 +53,7 @@ fn a_file_is_kept_and_its_path_told() {
 #[test]
 fn an_image_goes_to_the_model_as_an_image() {
     let (slack, llm, _mom) = start();
-    // The type is in the bytes, whatever the name says.
+    // The type is read from the bytes, whatever the name says.
     let image = slack.file("photo.dat", "application/octet-stream", PNG);
     let asked = ask(&slack, &llm, &image);
     let last = asked.body["messages"]
@@ -132,7 +132,7 @@ fn what_cannot_be_fetched_is_told() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Rarely Slack's app_mention lacks the files that its twin has.
+/// In rare cases Slack's app_mention lacks the files that its message event has.
 #[test]
 fn files_that_come_with_the_later_twin_reach_the_run() {
     let (slack, llm, mom) = start();
@@ -150,7 +150,7 @@ fn files_that_come_with_the_later_twin_reach_the_run() {
     event["type"] = "message".into();
     event["files"] = slack.channel("C01").message(&ts).files.clone().into();
     slack.emit(event);
-    // What comes after it is handled after it.
+    // A message that comes after it is handled after it.
     let after = slack.say("C01", "U08", "chatter").send();
     slack.wait_acked(&after);
     llm.reply_text("Seen.");
@@ -165,7 +165,7 @@ fn files_that_come_with_the_later_twin_reach_the_run() {
     assert_eq!(mom.data(local), "late");
 }
 
-/// A message, and what of it the model and the log are to say.
+/// A message, and the texts about it that the model and the log should have.
 #[test]
 fn what_a_message_shows_is_read() {
     let (slack, llm, mom) = start();
@@ -251,7 +251,7 @@ fn a_run_waits_for_its_files_and_foreign_hosts_get_no_token() {
     llm.reply_text("Seen.");
     let say = slack.say("C01", "U07", &format!("<@{BOT}> look"));
     say.file(&file).send();
-    // The names are looked up, the status stands: all else that comes before the model.
+    // Names were looked up and the status was posted: all else that precedes the model's request.
     slack.next_call("users.info");
     slack.wait_channel("C01", |channel| channel.answers().len() == 1);
     assert!(llm.requests().is_empty());

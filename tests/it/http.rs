@@ -17,11 +17,11 @@ use serde_json::Value;
 
 use crate::tls;
 
-/// What mom sends us is bounded; more than this is a bug of hers.
+/// mom's requests have a limited size; a larger one is a bug in mom.
 const BODY_MAX: usize = 64 << 20;
 
-/// Opened once, stays open; clones are one gate. What waits for it also ends when the
-/// peer hangs up or the server goes away.
+/// A gate is opened once and stays open; clones are the same gate. Waiting for it also ends when
+/// the peer hangs up or the server is dropped.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<OwnedFd>);
 
@@ -37,7 +37,7 @@ impl Gate {
 
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// Without the query.
+    /// Without the query string.
     pub(crate) path: String,
     pub(crate) query: BTreeMap<String, String>,
     /// Names in lower case.
@@ -58,7 +58,7 @@ impl Request {
 
 pub(crate) enum Answer {
     Reply(Reply),
-    /// The connection is the closure's from here on; the request is still to be read from it.
+    /// The closure gets the connection; the request is still to be read from it.
     Upgrade(Box<dyn FnOnce(Conn) + Send>),
     HangUp,
 }
@@ -71,7 +71,7 @@ pub(crate) struct Reply {
 
 pub(crate) enum Body {
     Whole(Vec<u8>),
-    /// Sent in chunks, by a closure that also learns of the peer's hanging up.
+    /// Sent in chunks by a closure, which also learns when the peer hangs up.
     Stream(Box<Sender>),
 }
 
@@ -96,7 +96,7 @@ impl Reply {
     }
 }
 
-/// The peer as a handler sees it: someone who may hang up while we take our time.
+/// The peer as a handler sees it: it may hang up while the handler waits.
 pub(crate) struct Peer<'a>(&'a TcpStream);
 
 impl Peer<'_> {
@@ -157,7 +157,7 @@ impl Conn {
     }
 }
 
-/// The server keeps a second handle to hang up with, so dropping this one says nothing.
+/// The server has a second handle to the connection, so dropping this one does not close it.
 impl Drop for Conn {
     fn drop(&mut self) {
         self.tcp().shutdown(Shutdown::Both).ok();
@@ -208,7 +208,7 @@ pub(crate) struct Server {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// Around the effect of something mom asks for.
+/// Before or after the effect of something that mom requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Moment {
     Before,
@@ -288,7 +288,7 @@ impl Server {
         base_url(self.scheme, self.addr)
     }
 
-    /// Down: every connection ends, new ones are dropped as soon as they are made.
+    /// While it is down, every connection ends and new ones are dropped as soon as they are made.
     pub(crate) fn set_down(&self, down: bool) {
         self.shared.down.store(down, Ordering::SeqCst);
         if down {
@@ -300,8 +300,8 @@ impl Server {
         *self.shared.hook.lock().unwrap() = Some(hook);
     }
 
-    /// Waits for the end of every connection: the peer is gone, and what it had asked for
-    /// has happened then.
+    /// Waits for the end of every connection: after that the peer is gone, and what it had
+    /// requested has happened.
     pub(crate) fn join_all(&self) {
         let all = std::mem::take(&mut *self.shared.live.lock().unwrap());
         for (_, thread) in all {
@@ -311,7 +311,7 @@ impl Server {
 
     fn hang_up(&self) {
         for (tcp, _) in self.shared.live.lock().unwrap().iter() {
-            // It may be closed already: all the same to us.
+            // It may be closed already, which is no error.
             tcp.shutdown(Shutdown::Both).ok();
         }
     }
@@ -348,8 +348,8 @@ impl Drop for Server {
     }
 }
 
-/// One connection until either side has enough of it. Errors of the peer end it quietly:
-/// what they did to mom is what the tests look at.
+/// Serves one connection until either side ends it. Errors of the peer end it without a message:
+/// tests look at what the errors did to mom.
 fn serve(stream: Stream, handler: &Handler) {
     let ahead = io::Cursor::default();
     let mut conn = BufReader::new(Conn { ahead, stream });

@@ -1,5 +1,5 @@
-//! What `make install` and `make install-service` put beside the program: in step with the
-//! command line, and a unit that systemd takes and calls well shut.
+//! What `make install` and `make install-service` put next to the program: files that match the
+//! command line, and a unit that systemd accepts and calls well isolated.
 
 use std::fs;
 use std::process::Command;
@@ -45,7 +45,7 @@ fn man_page_and_completion_know_every_option() {
 #[test]
 fn systemd_takes_the_unit_and_finds_little_exposed() {
     let scratch = Scratch::new();
-    // What it starts must be there to be verified.
+    // The program that it starts must exist for the check.
     let unit = source("src/install/mom.service").replace("@bindir@/mom", "/bin/true");
     // With these systemd lets openat2 fail, and mom does not start (tests/boot.sh).
     for option in ["DynamicUser=", "RestrictSUIDSGID="] {
@@ -53,7 +53,7 @@ fn systemd_takes_the_unit_and_finds_little_exposed() {
     }
     scratch.write("mom.service", unit);
     let path = scratch.path("mom.service");
-    // 20 is an exposure of 2.0 of 10; what is left open is the network.
+    // 20 is an exposure of 2.0 of 10; the network is what remains open.
     for args in [
         &["verify", "--man=no"][..],
         &["security", "--offline=true", "--threshold=20"],

@@ -1,8 +1,8 @@
-//! FakeLlm: a model server whose answers the test scripts and whose requests it keeps.
-//! It checks every request as strictly as the real API and answers 400 where that would.
+//! FakeLlm: a model server whose answers the test scripts and whose requests it records. It checks
+//! every request as strictly as the real API, and answers 400 where the real one would.
 //!
-//! When it is dropped the test fails if mom sent what the API refuses, or asked more often
-//! than the script knows.
+//! When it is dropped, the test fails if mom sent what the API refuses, or sent more requests than
+//! the script has answers.
 
 mod anthropic;
 mod openai;
@@ -20,7 +20,7 @@ use crate::watch::Watched;
 
 /// For ANTHROPIC_API_KEY.
 pub(crate) const KEY: &str = "sk-ant-test";
-/// For OPENAI_API_KEY and the keys of its kin.
+/// For OPENAI_API_KEY and the keys of similar services.
 pub(crate) const OPENAI_KEY: &str = "sk-test";
 
 /// A refusal: status, error type, message.
@@ -57,11 +57,11 @@ const RESPONSES: Api = Api {
 #[derive(Clone)]
 pub(crate) struct Reply {
     blocks: Vec<Block>,
-    /// In the words of the Messages API; empty: `tool_use` or `end_turn`, as fits.
+    /// As the Messages API names it; empty: `tool_use` or `end_turn`, as fits.
     stop_reason: String,
     /// input, output, cache read, cache write
     usage: [u64; 4],
-    /// Sent instead of all that.
+    /// Sent in place of all the above.
     status: Option<Status>,
     /// Sent as the stream, byte for byte.
     raw: Option<String>,
@@ -91,7 +91,7 @@ enum Block {
 enum Middle {
     /// The connection ends.
     Cut,
-    /// The stream stands still until the gate opens.
+    /// The stream pauses until the gate opens.
     Stall(Gate),
     /// An `error` event of this type ends the stream.
     Error(String),
@@ -146,7 +146,7 @@ impl Reply {
         }
     }
 
-    /// With this header; for `error` and `status`.
+    /// Adds a header; for `error` and `status`.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Reply {
         let (_, headers, _) = self.status.as_mut().expect("a reply with a status");
         headers.push((name.into(), value.into()));
@@ -191,7 +191,7 @@ impl Reply {
         self
     }
 
-    /// The stream stands still in its middle until the gate opens.
+    /// The stream pauses in its middle until the gate opens.
     pub(crate) fn stall(mut self, gate: &Gate) -> Reply {
         self.middle = Some(Middle::Stall(gate.clone()));
         self
@@ -220,7 +220,7 @@ impl Reply {
 pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) body: Value,
-    /// As it came, for what must be kept byte for byte.
+    /// The body as it came, for what must stay the same byte for byte.
     pub(crate) raw: String,
 }
 
@@ -282,7 +282,7 @@ pub(crate) struct State {
     script: VecDeque<Reply>,
     otherwise: Option<Responder>,
     pub(crate) asked: Vec<Asked>,
-    /// Requests whose reply mom did not take to its end.
+    /// Requests whose reply mom did not read to its end.
     pub(crate) hung_up: usize,
     pub(crate) complaints: Vec<String>,
     allowed: Vec<String>,
@@ -325,12 +325,12 @@ impl FakeLlm {
         }
     }
 
-    /// For ANTHROPIC_BASE_URL; OPENAI_BASE_URL and its kin are this with `/v1`.
+    /// For ANTHROPIC_BASE_URL; OPENAI_BASE_URL and similar ones are this with `/v1`.
     pub(crate) fn url(&self) -> String {
         self.server.url()
     }
 
-    /// The next answer of the script.
+    /// Adds the next answer to the script.
     pub(crate) fn reply(&self, reply: Reply) {
         self.state.change(|state| state.script.push_back(reply));
     }
@@ -347,18 +347,18 @@ impl FakeLlm {
         self.reply(Reply::raw(sse));
     }
 
-    /// What is left of the script is not asked for any more.
+    /// The test does not need the rest of the script.
     pub(crate) fn forget_script(&self) {
         self.state.change(|state| state.script.clear());
     }
 
-    /// Answers once the script is at its end.
+    /// Answers requests after the end of the script.
     pub(crate) fn otherwise(&self, responder: impl FnMut(&Asked) -> Reply + Send + 'static) {
         self.state
             .change(|state| state.otherwise = Some(Box::new(responder)));
     }
 
-    /// What any other path answers.
+    /// Sets the answer for any other path.
     pub(crate) fn page(&self, path: &str, page: Value) {
         self.state
             .change(|state| state.pages.insert(path.into(), page));
@@ -393,7 +393,7 @@ impl FakeLlm {
         self.state.change(|state| state.allowed.push(text.into()));
     }
 
-    /// What mom did wrong so far; the test takes it upon itself.
+    /// What mom did wrong so far; the test checks these itself, so that dropping does not fail.
     pub(crate) fn complaints(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().complaints)
     }
@@ -412,7 +412,7 @@ impl FakeLlm {
         self.requests_since(0)
     }
 
-    /// Without the first so many.
+    /// The requests without this many at the beginning.
     pub(crate) fn requests_since(&self, first: usize) -> Vec<Asked> {
         self.state.lock().asked[first..].to_vec()
     }

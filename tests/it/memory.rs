@@ -1,5 +1,5 @@
-//! What she remembers: files of the original and her own, what was said meanwhile, memory,
-//! skills, settings, the prompt and its cache, and what happens when the window is full.
+//! What mom remembers: files of the original and its own, what was said meanwhile, memory, skills,
+//! settings, the prompt and its cache, and what happens when the window is full.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::slack::FakeSlack;
 const CONTEXT: &str = "data/TERMINAL/context.jsonl";
 const LOG: &str = "data/TERMINAL/log.jsonl";
 
-/// `mom --chat`, a message a line.
+/// Runs `mom --chat`, one message per line.
 fn chat(home: &Arc<Scratch>, llm: &FakeLlm, lines: &str) -> Ended {
     let ended = Call::new(home).llm(llm).arg("--chat").data().run(lines);
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     ended
 }
 
-/// The messages as the model sees them: `U[a|b] A[text|bash(..)] ..`, results as `=text`,
-/// thinking as `~text`, times taken off.
+/// The messages as the model gets them: `U[a|b] A[text|bash(..)] ..`, results as `=text`, thinking
+/// as `~text`, without the times.
 fn shown(asked: &Asked) -> String {
     let messages = asked.body["messages"].as_array().unwrap();
     let shown = messages.iter().map(|message| {
@@ -167,8 +167,8 @@ fn files_of_the_original_are_read_and_left_as_they_are() {
     }
 }
 
-/// Ours keeps to what the original reads: nothing before it changed, header first, each entry
-/// the child of the last, usage with cost, arguments an object.
+/// mom's files can be read by the original: nothing before a change differs, header first, each
+/// entry the child of the last, usage with cost, arguments an object.
 fn check_rules(name: &str, before: &str, home: &Scratch) {
     let file = home.read(CONTEXT);
     let ours = file
@@ -266,7 +266,7 @@ fn chatter_reaches_the_model_once_also_over_a_restart() {
     }
     slack.mention("C01", "U07", "first");
     let first = shown(&llm.next_request());
-    // The same words twice are two messages. (Nobody has looked up otto's name yet.)
+    // The same words twice are two messages. (otto's name was not looked up yet.)
     let first = first.replace("[U08]", "[otto]");
     assert_eq!(
         first,
@@ -289,8 +289,7 @@ fn chatter_reaches_the_model_once_also_over_a_restart() {
     );
 }
 
-/// Two that wait at once: the run of the first overhears the second, which is answered all
-/// the same.
+/// Two messages wait at once: the run of the first overhears the second, which is answered as well.
 #[test]
 fn a_message_that_waits_is_not_lost_to_the_run_before_it() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -424,7 +423,7 @@ fn a_backlog_larger_than_the_window_is_answered_at_once() {
     }
 }
 
-/// A server whose window the model's name does not tell.
+/// A server whose window is not known from the model's name.
 fn local(home: &Arc<Scratch>, llm: &FakeLlm) -> Call {
     let call = Call::new(home)
         .arg("--model=llamacpp/m")
@@ -508,7 +507,7 @@ fn an_edited_file_is_at_work_in_the_next_message() {
         !system.contains("Leo") && !system.contains("Packs"),
         "{system}"
     );
-    // Also over a restart.
+    // This holds after a restart, too.
     assert_eq!(mom.terminate().code, Some(0));
     slack.cut();
     let _mom = Mom::start_in(&home, &slack, &llm);
@@ -540,7 +539,7 @@ fn settings_are_read_anew() {
             .iter()
             .all(|asked| asked.model() == "claude-sonnet-5-5")
     );
-    // Not valid any more: the defaults, said once.
+    // The settings became invalid: mom uses the defaults and posts that once.
     home.write("data/settings.json", "{");
     for text in ["Three.", "Four."] {
         llm.reply_text(text);
@@ -562,7 +561,7 @@ fn settings_are_read_anew() {
 
 // The cache and the thinking.
 
-/// Where the marks are, counted in messages from the start, and how long they live.
+/// Where the cache marks are, counted in messages from the start, and how long they are valid.
 fn marks(asked: &Asked) -> Vec<(usize, String)> {
     let mut marks = Vec::new();
     for (n, message) in asked.body["messages"]
@@ -618,7 +617,7 @@ fn the_cache_marks_move_with_the_conversation() {
                 system.contains("ephemeral") && system.contains("1h") == (ttl == "1h"),
                 "{system}"
             );
-            // All that was sent before is sent again as it was.
+            // Everything that was sent before is sent again unchanged.
             if let Some(before) = before {
                 let (old, new) = (shown(&before), shown(&asked));
                 assert!(new.starts_with(&old), "{old}\n{new}");
@@ -665,12 +664,12 @@ fn a_signature_that_is_refused_costs_one_retry() {
 
 // The window.
 
-/// A summary's writer gets no tools.
+/// The request for a summary has no tools.
 fn is_summary(asked: &Asked) -> bool {
     asked.raw.contains("<conversation>")
 }
 
-/// Answers everything, and counts a token for four bytes.
+/// Answers everything, and counts four bytes as a token.
 fn answer(asked: &Asked) -> Reply {
     let text = match is_summary(asked) {
         true => "The summary of it all.".to_owned(),
@@ -719,7 +718,7 @@ fn the_window_is_never_full() {
         after.contains("<summary>\\nThe summary of it all."),
         "{after}"
     );
-    // The newest exchange is there word for word, the oldest is not.
+    // The newest exchange is there word for word, the oldest one is not.
     for (n, stays) in [(0, false), (at - 1, true), (at, true)] {
         assert_eq!(after.contains(&format!("question {n} ")), stays, "{n}");
     }
@@ -737,7 +736,7 @@ fn the_window_is_never_full() {
         kept.is_some() && entry["details"]["readFiles"].is_array(),
         "{entry}"
     );
-    // Not where it is switched off.
+    // No compaction where it is switched off.
     home.write("data/settings.json", r#"{"compaction":{"enabled":false}}"#);
     local(&home, &llm).arg("--chat").data().run(&long_lines(8));
     assert!(!llm.requests()[asked.len()..].iter().any(is_summary));
@@ -764,7 +763,7 @@ fn an_overflow_is_compacted_once() {
     let asked = llm.requests();
     assert!(is_summary(&asked[21]) && !is_summary(&asked[22]));
     assert!(asked[22].raw.len() < asked[20].raw.len() && asked[22].raw.contains("go on"));
-    // Not for ever: the second in a row is told, and nothing is lost.
+    // This does not go on for ever: the second failure in a row is posted, and nothing is lost.
     let before = home.read(CONTEXT);
     llm.otherwise(move |asked| match is_summary(asked) {
         true => answer(asked),
@@ -779,7 +778,7 @@ fn an_overflow_is_compacted_once() {
     assert!(home.read(CONTEXT).starts_with(&before));
 }
 
-/// A summary that can't be had, or a kill while it is made, leaves the context as it was.
+/// If making a summary fails, or mom is killed meanwhile, the context stays as it was.
 #[test]
 fn a_compaction_that_fails_changes_nothing() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
@@ -875,7 +874,7 @@ fn old_images_go_before_the_request_is_too_large() {
     for (n, part) in files.chunks(3).enumerate() {
         let say = slack.say("C01", "U07", "<@U0BOT> look");
         part.iter().fold(say, |say, file| say.file(file)).send();
-        // The usage line is what a run says last.
+        // The usage line is the last post of a run.
         slack.wait_channel("C01", |channel| {
             channel.to_string().matches(" out · ").count() == n + 1
         });

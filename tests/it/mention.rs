@@ -95,7 +95,7 @@ fn chatter_is_logged_and_reaches_the_model_with_the_next_mention() {
     let mom = Mom::start(&slack, &llm);
     let chatter = slack.say("C01", "U08", "the build is red").send();
     slack.wait_acked(&chatter);
-    // The first words of a person wait for the name.
+    // The first message of a person waits for the name.
     let log = mom.home.path("data/C01/log.jsonl");
     slack.wait_until("the line", |_| log.exists().then_some(()));
     assert_eq!(mom.jsonl("C01/log.jsonl")[0]["text"], "the build is red");

@@ -1,5 +1,5 @@
-//! The real program under test: started in a workspace of its own with a clean environment,
-//! its output read as it comes, ended by its pid when the test is over.
+//! The real program under test: started in a home of its own with a clean environment; its output
+//! is read as it comes, and it is ended by its pid when the test is over.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -17,12 +17,12 @@ use crate::slack::{self, FakeSlack};
 use crate::tls;
 use crate::watch::{GUARD, Watched, show};
 
-/// The mom that is tried: the one just built, or another (src/install/dist.sh).
+/// The mom under test: the one just built, or another (src/install/dist.sh).
 pub(crate) fn binary() -> String {
     env::var("MOM_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_mom").to_owned())
 }
 
-/// Her command line's beginning; for another machine's binary the emulator goes first.
+/// The first words of mom's command line; for another machine's binary the emulator comes first.
 fn words() -> Vec<String> {
     let mut words = runner();
     words.push(binary());
@@ -34,7 +34,7 @@ fn runner() -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A call of mom to be made.
+/// A call of mom that is prepared.
 pub(crate) struct Call {
     command: Command,
     home: Arc<Scratch>,
@@ -49,7 +49,7 @@ impl Call {
         Call::of(command, home)
     }
 
-    /// mom as the child of this command, which becomes her.
+    /// mom as the child of this command, which then executes mom.
     pub(crate) fn under(mut command: Command, home: &Arc<Scratch>) -> Call {
         command.args(words());
         Call::of(command, home)
@@ -80,8 +80,8 @@ impl Call {
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Call {
-        // Keys in the environment make mom start herself once more, which is a thing the
-        // kernel can't do with a binary for another machine: there she gets them as files.
+        // Keys in the environment make mom execute itself once more, which the kernel can't do with
+        // a binary for another machine: there mom gets them as files.
         if !runner().is_empty() && (name.ends_with("_TOKEN") || name.ends_with("_KEY")) {
             self.home.write(&format!("credentials/{name}"), value);
             let dir = self.home.path("credentials");
@@ -162,7 +162,7 @@ fn read_lines(
         .unwrap()
 }
 
-/// Half a line counts too: a prompt ends without a line break.
+/// Half a line is read, too: a prompt ends without a line break.
 fn read_pieces(
     name: &str,
     mut from: impl Read + Send + 'static,
@@ -174,7 +174,7 @@ fn read_pieces(
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             held.extend_from_slice(&buffer[..count]);
-            // The rest of a character may come with the next piece.
+            // The rest of a character may come with the next bytes.
             let whole = match std::str::from_utf8(&held) {
                 Err(err) if err.error_len().is_none() => err.valid_up_to(),
                 _ => held.len(),
@@ -198,7 +198,7 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// mom, running.
+/// A mom that is running.
 pub(crate) struct Mom {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -209,12 +209,12 @@ pub(crate) struct Mom {
 }
 
 impl Mom {
-    /// `mom DIR` on these fakes, tools on the host; returns when she is connected.
+    /// `mom DIR` on these fakes, tools on the host; returns when mom is connected.
     pub(crate) fn start(slack: &FakeSlack, llm: &FakeLlm) -> Mom {
         Mom::start_in(&Arc::new(Scratch::new()), slack, llm)
     }
 
-    /// The same in a home that is there already, after a restart or with prepared files.
+    /// The same in an existing home, after a restart or with prepared files.
     pub(crate) fn start_in(home: &Arc<Scratch>, slack: &FakeSlack, llm: &FakeLlm) -> Mom {
         let mom = Call::new(home).slack(slack).llm(llm).data().spawn();
         slack.wait_connected();
@@ -242,7 +242,7 @@ impl Mom {
     }
 
     pub(crate) fn type_text(&mut self, text: &str) {
-        // It may have left already, with an error that the test wants to see.
+        // mom may have ended already, with an error that the test wants to see.
         self.stdin
             .as_mut()
             .expect("stdin is open")
@@ -258,24 +258,24 @@ impl Mom {
         self.log.lock().clone()
     }
 
-    /// Waits for a log line with this text in it; the line.
+    /// Waits for a log line with this text in it; returns the line.
     pub(crate) fn wait_log(&self, text: &str) -> String {
         self.wait_line(&self.log, text)
     }
 
-    /// Waits until so many log lines have this text in them.
+    /// Waits until this many log lines have this text in them.
     pub(crate) fn wait_log_times(&self, text: &str, times: usize) {
         let enough = |log: &mut String| (log.matches(text).count() >= times).then_some(());
         let log = self.log.poll(enough);
         log.unwrap_or_else(|| panic!("mom did not say {text:?} {times} times"));
     }
 
-    /// The same for what it prints on stdout.
+    /// The same for a line on stdout.
     pub(crate) fn wait_stdout(&self, text: &str) -> String {
         self.wait_line(&self.stdout, text)
     }
 
-    /// Waits until stdout shows this text; all that it shows then.
+    /// Waits until stdout shows this text; returns all that it shows then.
     pub(crate) fn wait_shown(&self, text: &str) -> String {
         self.wait_shown_times(text, 1)
     }
@@ -301,13 +301,13 @@ impl Mom {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// SIGTERM, and how she ended.
+    /// Sends SIGTERM; returns how mom ended.
     pub(crate) fn terminate(self) -> Ended {
         self.signal(Signal::TERM);
         self.ended()
     }
 
-    /// SIGKILL; returns when she is gone.
+    /// Sends SIGKILL; returns when mom is gone.
     pub(crate) fn kill9(self) -> Ended {
         self.signal(Signal::KILL);
         self.ended()
@@ -333,7 +333,7 @@ impl Mom {
 
 impl Drop for Mom {
     fn drop(&mut self) {
-        // She may be gone already.
+        // mom may be gone already.
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! Who is who, and who may.
+//! Who is who, and who may use mom.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ fn who_may_not_ask_may_not_stop() {
     assert_eq!(llm.requests().len(), 1);
 }
 
-/// The list of a large workspace takes minutes; nothing else waits for it.
+/// Reading the users of a large workspace takes minutes; nothing else waits for it.
 #[test]
 fn everyone_is_listed_after_the_first_answer_and_beside_all_else() {
     let (slack, llm, mom) = start();
@@ -179,7 +179,7 @@ fn outsiders() -> [(&'static str, Value); 3] {
     ]
 }
 
-/// Nothing is done for them: no run, no command, and nothing of it is told.
+/// mom does nothing for them: no run, no command, and it tells them nothing.
 #[test]
 fn who_is_no_member_gets_nothing() {
     let codes = [
@@ -246,7 +246,7 @@ fn who_is_not_known_yet_waits() {
     assert!(requests[0].raw.contains("or is it Sunday?"));
 }
 
-/// It was logged, and nothing was known of its sender when the crash came.
+/// The message was logged, and nothing was known of its sender when the crash came.
 #[test]
 fn a_guests_stop_stops_nothing_after_a_crash_either() {
     let (slack, llm, mom) = start();
@@ -273,7 +273,7 @@ fn a_guests_stop_stops_nothing_after_a_crash_either() {
 fn guests_steer_and_stop_nothing() {
     let (slack, llm, _mom) = start();
     slack.change(|state| state.users.get_mut("U08").unwrap()["is_restricted"] = true.into());
-    // At first she does not know who that is, then she does.
+    // At first mom does not know who that is, then it does.
     for n in 1..=3 {
         let gate = Gate::new();
         let answer = format!("At last, answer {n}.");
@@ -327,14 +327,14 @@ fn other_workspaces_other_bots_and_workflows() {
     let join = join.with("subtype", "channel_join".into()).send();
     mom.wait_log(&format!("left out the message {join}: channel_join"));
     wait_handled(&slack);
-    // A person whose app posts with her user token.
+    // A person whose app posts with this person's user token.
     llm.reply_text("For Lena.");
     mention("U07").with("bot_id", "B0APP".into()).send();
     let seen = wait_said(&slack, "C01", "For Lena.");
     assert_eq!(seen.answers().len(), 2, "{seen}");
     let requests = llm.requests();
     assert_eq!(requests.len(), 1);
-    // What the programs said is read.
+    // What the programs posted is read.
     let read = requests[0].body["messages"].to_string();
     assert!(read.contains("[ci (app)]: do this"), "{read}");
     assert!(!read.contains("has joined"), "{read}");
@@ -471,7 +471,7 @@ fn first_words_are_logged_with_the_name_and_no_ack_waits_for_it() {
     );
 }
 
-/// An edit comes behind the line that it changes.
+/// The line of an edit comes after the line that it changes.
 #[test]
 fn a_name_that_does_not_come_holds_up_no_line() {
     let (slack, llm, mom) = start();
@@ -498,7 +498,7 @@ fn a_name_that_does_not_come_holds_up_no_line() {
     );
 }
 
-/// A run that begins reads what waits for a name.
+/// A run that begins reads lines that still wait for a name.
 #[test]
 fn what_someone_new_said_is_read_by_the_run_that_follows() {
     let (slack, llm, _mom) = start();

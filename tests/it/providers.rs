@@ -1,5 +1,5 @@
-//! One run with two tools and an image over every quirk of the servers that imitate OpenAI,
-//! and over the Responses API: the built program against strict fakes.
+//! One run with two tools and an image for every quirk of the servers that imitate OpenAI, and for
+//! the Responses API: the built program against strict fakes.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Talk {
             .run(lines)
     }
 
-    /// Both calls whole, with these ids.
+    /// The service sends both calls in one piece, with these ids.
     fn both(&self, bash: &str, read: &str) -> String {
         let [count, look] = self.arguments();
         calls(&json!([
@@ -74,7 +74,8 @@ impl Talk {
         self.check(model)
     }
 
-    /// Both tools ran, the model saw what they found, the person the answer alone.
+    /// Checks that both tools ran, that the model got their results, and the person only the
+    /// answer.
     fn check(&self, model: &str) -> Vec<Asked> {
         let ended = self.run(model);
         assert_eq!(ended.code, Some(0), "{model}: {ended:?}");
@@ -152,7 +153,7 @@ fn calls(calls: &Value) -> String {
     delta(&json!({"tool_calls": calls}))
 }
 
-/// `{"id", "function": {"name", "arguments"}}` with `more` in it.
+/// A call `{"id", "function": {"name", "arguments"}}` with the fields of `more` in it.
 fn whole(id: &str, name: &str, arguments: &str, more: &Value) -> Value {
     let mut call =
         json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
@@ -313,7 +314,7 @@ fn think_tags_in_pieces_and_no_last_word() {
     talk.check("llamacpp/m");
 }
 
-/// Errors inside the stream: passing ones cost a retry, lasting ones end the run at once.
+/// Errors inside the stream: temporary ones cost a retry, permanent ones end the run at once.
 #[test]
 fn errors_inside_the_stream() {
     let talk = Talk::new();
@@ -326,7 +327,7 @@ fn errors_inside_the_stream() {
         talk.llm
             .reply_raw(&(half.clone() + &data(&json!({"error": error}))));
     }
-    // Neither a reason nor a last word: broken off.
+    // Neither a stop reason nor an end: the stream broke off.
     talk.llm.reply_raw(&half);
     let sse = talk.both("a", "b");
     talk.llm.reply_raw(&(sse + &end("tool_calls")));
@@ -347,7 +348,7 @@ fn errors_inside_the_stream() {
     }
 }
 
-/// A model nobody told us about: which limit it takes, and how large, shows in its refusals.
+/// A model that mom does not know: its refusals show which limit it takes, and how large.
 #[test]
 fn refused_parameters_are_learned() {
     let talk = Talk::new();
@@ -399,7 +400,7 @@ fn refused_parameters_are_learned() {
     }
 }
 
-/// Nobody told mom how large the server's window is; the refusals do.
+/// mom does not know how large the server's window is; the refusals show it.
 #[test]
 fn a_small_window_is_learned_and_the_conversation_goes_on() {
     let talk = Talk::new();
@@ -510,7 +511,7 @@ fn the_responses_api_takes_images_in_results() {
     assert!(asked[1].tool_results()[0].contains("42"));
 }
 
-/// A key that a command tells is hidden like one that stands in the file.
+/// A key that a command prints is hidden like one that is in the file.
 #[test]
 fn a_key_from_a_command_is_never_shown() {
     let talk = Talk::new();

@@ -11,7 +11,7 @@ use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
 use crate::slack::FakeSlack;
 
-/// The README's block of code that begins so.
+/// The code block in the README that begins like this.
 fn code(start: &str) -> String {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let start = format!("    {start}");
@@ -47,7 +47,7 @@ fn the_three_events() {
     slack.open_channel("C0123ABCD");
     let home = Arc::new(Scratch::new());
     for (name, line) in ["now", "once", "daily"].iter().zip(code("{").lines()) {
-        // Still to come whenever this runs.
+        // A date that is in the future whenever this runs.
         let line = line.replace("2026", "2099");
         home.write(&format!("data/events/{name}.json"), line);
     }

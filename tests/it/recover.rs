@@ -1,5 +1,5 @@
-//! What a start makes of what the last life left: commands that were logged and not obeyed,
-//! files that were on their way, a history that was not read to its end.
+//! What a start does with what the last life left: commands that were logged and not done, files
+//! that were being downloaded or uploaded, a history that was not read to its end.
 
 use std::fs;
 use std::sync::Arc;
@@ -31,14 +31,14 @@ fn wait_logged(slack: &FakeSlack, mom: &Mom, channel: &str, text: &str) {
     });
 }
 
-/// Messages that were written down, and nothing more, when the power was cut.
+/// Messages that were logged, and nothing more, when the power was cut.
 struct Logged<'a> {
     slack: &'a FakeSlack,
     home: &'a Scratch,
 }
 
 impl<'a> Logged<'a> {
-    /// Slack forgets nothing of it.
+    /// With a Slack that forgets nothing that was not acked.
     fn new(slack: &'a FakeSlack, home: &'a Scratch) -> Logged<'a> {
         slack.persist();
         Logged { slack, home }
@@ -128,7 +128,7 @@ fn a_command_that_was_logged_and_cut_off_is_obeyed_once() {
             answered(&slack, "C02", text);
         }
         for n in 1..=life {
-            // Comes after everything that the start found.
+            // This comes after everything that the start found.
             slack.mention("C02", "U07", &format!("more {n}"));
             channel = slack.wait_channel("C01", |channel| {
                 channel.to_string().matches("Here.").count() == 2
@@ -215,7 +215,7 @@ fn files_that_were_on_their_way_come_after_the_start() {
     logged.say("C01", Some(&root), "and at this", &[&reply]);
     logged.say("C02", None, "<@U0BOT> erstens", &[&asked]);
     let deleted = logged.say("G01", None, "<@U0BOT> zweitens", &[&gone]);
-    // Its deletion was not told, else there would be no run.
+    // mom did not learn of its deletion, otherwise there would be no run.
     slack.change(|state| {
         let channel = state.channels.get_mut("G01").expect("G01");
         channel.messages.retain(|message| message.ts != deleted);
@@ -249,8 +249,8 @@ fn files_that_were_on_their_way_come_after_the_start() {
     });
 }
 
-/// A newer message stands in the log when the power is cut: what was missed before it must
-/// be read all the same.
+/// A newer message is in the log when the power is cut: what was missed before it must still be
+/// read.
 #[test]
 fn a_history_that_was_not_read_to_its_end_is_read_after_the_next_start() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -274,7 +274,8 @@ fn a_history_that_was_not_read_to_its_end_is_read_after_the_next_start() {
     assert_eq!(said(&mom, "C01"), 4);
 }
 
-/// Her own line is the newest of the log then, and says nothing about what was heard.
+/// mom's own line is the newest of the log then, and does not show up to where it has received
+/// messages.
 #[test]
 fn what_she_said_herself_hides_nothing_that_was_missed() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -294,7 +295,7 @@ fn what_she_said_herself_hides_nothing_that_was_missed() {
     assert_eq!(said(&mom, "C01"), 2);
 }
 
-/// Messages of an hour ago that stand in Slack and in the log; the first was asked and
+/// Messages of an hour ago that are in Slack and in the log; the first one addressed mom and was
 /// answered, in the thread of the one before it.
 fn long_ago(slack: &FakeSlack, home: &Scratch, count: usize) -> (Vec<String>, u64) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -337,7 +338,7 @@ fn long_ago(slack: &FakeSlack, home: &Scratch, count: usize) -> (Vec<String>, u6
     (tss, began)
 }
 
-/// The history was not read to its end for long, and more came than she knows by heart.
+/// The history was not read to its end for long, and more messages came than mom remembers.
 #[test]
 fn what_stands_far_back_in_the_log_was_not_missed() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -368,8 +369,8 @@ fn a_mention_in_a_thread_of_long_ago_is_answered() {
     assert_eq!(said(&mom, "C01"), tss.len() + 1);
 }
 
-/// A conversation without a log may have begun while she was away; what stands before her
-/// own words there was answered with another data directory.
+/// A conversation without a log may have begun while mom was away; what is before mom's own posts
+/// there was answered with another data directory.
 #[test]
 fn a_first_word_that_was_missed_is_answered() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -416,7 +417,7 @@ fn a_history_that_slack_does_not_give_is_asked_for_again() {
     }
 }
 
-/// Half a minute: longer than one call is repeated.
+/// Half a minute: longer than mom repeats one call.
 #[test]
 fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
     let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
@@ -434,13 +435,13 @@ fn a_history_that_slack_does_not_give_for_long_is_asked_for_again() {
     });
     let mom = Mom::start_in(&home, &slack, &llm);
     slack.next_call("conversations.history");
-    // The others go on meanwhile.
+    // The other channels continue meanwhile.
     llm.reply_text("Quick.");
     slack.dm("U07", "hurry");
     answered(&slack, "D07", "Quick.");
     slack.dm("U07", "status");
     answered(&slack, "D07", "Model: ");
-    // The guard of a wait is shorter than all of them.
+    // One wait for all tries would exceed its guard, so each try has a wait of its own.
     for tries in [4, 6, 7] {
         slack.wait_until("a try", |state| {
             let calls = state.calls.iter();
@@ -567,7 +568,7 @@ fn a_run_that_an_earlier_version_left_is_resumed() {
     );
     assert_eq!(mom.terminate().code, Some(0));
     slack.cut();
-    // Nothing is left to do, and what was asked before is known.
+    // No work remains, and what was requested before is known.
     let mom = Mom::start_in(&home, &slack, &llm);
     llm.reply_text("Here.");
     slack.mention("C01", "U07", "hello");

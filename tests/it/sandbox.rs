@@ -1,4 +1,4 @@
-//! Where tools run, seen from outside: pods, odd images, many calls at once.
+//! Where tools run, seen from outside: pods, unusual images, many calls at once.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -155,7 +155,7 @@ fn images_that_tools_can_not_use() {
     );
 }
 
-/// As many calls as models may ask for: what is said elsewhere is still logged and answered.
+/// As many calls as models may make: messages elsewhere are still logged and answered.
 #[test]
 fn many_calls_at_once_leave_descriptors_for_the_log() {
     const CHANNELS: usize = 12;

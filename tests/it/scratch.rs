@@ -1,4 +1,4 @@
-//! A directory of its own for a test, gone with it.
+//! A directory for one test, removed when it is dropped.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,8 +42,8 @@ impl Scratch {
         fs::write(path, bytes).expect("write a file");
     }
 
-    /// The lines of a JSONL file in it. One that mom is just writing may be seen in part, so
-    /// it waits for the line's end.
+    /// The lines of a JSONL file in it. A line that mom is just writing may be read in part, so
+    /// this waits for the line's end.
     pub(crate) fn jsonl(&self, name: &str) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"));
         let whole = |_: &mut ()| {
@@ -58,7 +58,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What a test left unreadable stays for the system to clear.
+        // What a test left unreadable is left for the system to remove.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,5 +1,5 @@
-//! How a run looks to those who read along: the status while it goes on, the answer in its
-//! place, the details in the thread, and what is left when Slack is slow or refuses.
+//! How a run looks to people in the channel: the status while it runs, the answer in its place, the
+//! details in the thread, and what remains when Slack is slow or refuses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn wait_said(slack: &FakeSlack, channel: &str, text: &str) -> Channel {
     })
 }
 
-/// Waits for the usage line, the last word of a run.
+/// Waits for the usage line, which a run posts last.
 fn wait_over(slack: &FakeSlack, channel: &str) -> Channel {
     wait_said(slack, channel, " out · ")
 }
@@ -41,7 +41,7 @@ fn ten_tools(llm: &FakeLlm, command: &str) {
     }
 }
 
-/// All calls of a run whose people and channel are known; others belong to the start.
+/// Number of calls in a run whose people and channel are known; others belong to the start.
 fn chat_calls(slack: &FakeSlack) -> usize {
     let chat = |call: &&Call| call.method.starts_with("chat.");
     slack.change(|state| state.calls.iter().filter(chat).count())
@@ -55,7 +55,7 @@ fn units(text: &str) -> usize {
 fn the_first_sign_waits_for_nothing() {
     let (slack, llm, _mom) = start();
     let gate = Gate::new();
-    // But for who asks: that is decided before anything is posted.
+    // Except for the sender: who that is must be known before anything is posted.
     for method in ["conversations.info", "conversations.replies"] {
         slack.fault(method, 1, Fault::Stall(gate.clone()));
     }
@@ -106,7 +106,7 @@ fn the_status_is_edited_once_a_second_and_stays_short() {
     for call in &progress {
         assert!(units(call.arg("text")) < 4_000);
     }
-    // The first may follow the post at once.
+    // The first edit may follow the post at once.
     for pair in progress[1..].windows(2) {
         let apart = pair[1].at - pair[0].at;
         assert!(apart > Duration::from_millis(950), "{apart:?}");
@@ -125,7 +125,7 @@ fn ten_tools_on_a_slow_slack() {
     llm.reply_text("All ten are fine.");
     let ts = slack.mention("C01", "U07", "check all ten");
     let seen = wait_said(&slack, "C01", "All ten are fine.");
-    // Its details did not hold the answer up.
+    // Its details did not delay the answer.
     let answer = seen.answers()[1];
     assert!(answer.ts > ts);
     assert!(seen.replies(&answer.ts).len() <= 1, "{seen}");
@@ -394,7 +394,7 @@ fn an_answer_of_any_length_stands_whole_and_in_order() {
 fn a_continuation_whose_fate_is_unknown_is_not_doubled() {
     let (slack, llm, _mom) = start();
     llm.reply_text(&"A sentence of the report, and another one.\n\n".repeat(500));
-    // The first is the status.
+    // The first post is the status.
     slack.fault("chat.postMessage", 2, Fault::DropAfter);
     slack.mention("C01", "U07", "the report");
     let seen = wait_over(&slack, "C01");
@@ -481,7 +481,7 @@ fn nobody_is_pinged_by_accident() {
         assert!(said.pings().is_empty(), "{said:?}");
         assert!(!said.parsed().contains("<https"), "{said:?}");
     }
-    // Her own words name people, channels and links, and nobody else.
+    // The model's own text can mention people, channels and links, but no groups.
     llm.reply(
         Reply::thinking(hostile)
             .and_text(&format!("{hostile} and **{hostile}**\n\n```\n{hostile}\n"))

@@ -21,7 +21,7 @@ use socket::{Frame, Socket};
 
 pub(crate) const APP_TOKEN: &str = "xapp-1-test";
 pub(crate) const BOT_TOKEN: &str = "xoxb-1-test";
-/// mom herself.
+/// The user id of mom.
 pub(crate) const BOT: &str = "U0BOT";
 const BOT_ID: &str = "B0BOT";
 
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// What passes, one of each kind: whoever asks again gets an answer.
+    /// Temporary faults, one of each kind: a repeated call gets an answer.
     pub(crate) fn passing() -> [(&'static str, Fault); 5] {
         [
             ("429", Fault::Limited(1)),
@@ -62,7 +62,7 @@ impl Fault {
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) args: Map<String, Value>,
-    /// The JSON of the answer; a string naming the fault when there was none.
+    /// The JSON of the answer; if there was none, a string naming the fault.
     pub(crate) answer: Value,
     pub(crate) at: Instant,
 }
@@ -81,7 +81,7 @@ impl Call {
 pub(crate) struct Ack {
     /// The ts of the message that the envelope was about.
     pub(crate) ts: String,
-    /// From the sending of the envelope.
+    /// Time since the envelope was sent.
     pub(crate) after: Duration,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Channel {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Is mom in it?
+    /// Whether mom is in it.
     pub(crate) is_member: bool,
     pub(crate) is_archived: bool,
     /// By time, thread replies among them.
@@ -116,15 +116,15 @@ pub(crate) struct Message {
     pub(crate) blocks: Vec<Value>,
     pub(crate) metadata: Value,
     pub(crate) files: Vec<Value>,
-    /// Names, in the order they came.
+    /// Names, in the order in which they came.
     pub(crate) reactions: Vec<String>,
-    /// What stood here before each edit, oldest first.
+    /// The texts before each edit, oldest first.
     pub(crate) earlier: Vec<String>,
-    /// A deleted root whose replies stay.
+    /// A deleted root whose replies remain.
     pub(crate) tombstone: bool,
     /// The `parse` argument: `none` keeps Slack from linking @here and #names.
     pub(crate) parse: String,
-    /// Further fields as Slack might send them, laid over the rest.
+    /// Further fields as Slack might send them; they replace the others.
     pub(crate) extra: Map<String, Value>,
 }
 
@@ -165,8 +165,8 @@ impl Message {
             .collect()
     }
 
-    /// Text and blocks but for what is plain text by its type: what Slack reads for mentions
-    /// and links.
+    /// Text and blocks without what is plain text by its type: the parts in which Slack looks for
+    /// mentions and links.
     pub(crate) fn parsed(&self) -> String {
         let mut blocks = self.blocks.clone();
         blocks.retain(|block| block["type"] != "rich_text");
@@ -180,8 +180,8 @@ impl Message {
         format!("{} {}", self.text, Value::from(blocks))
     }
 
-    /// Whom or what this message rings or links: `<@U07>`, `<!channel>`, `<#C01>`, and bare
-    /// `@here` and its kin unless parse is none.
+    /// People and things that this message notifies or links: `<@U07>`, `<!channel>`, `<#C01>`, and
+    /// bare `@here` and the like unless parse is none.
     pub(crate) fn pings(&self) -> Vec<String> {
         let all = self.parsed();
         let inside = all
@@ -200,7 +200,7 @@ impl Message {
     }
 }
 
-/// A plan as its title and a line for each card, with what stands in it.
+/// A plan as its title and a line for each card, with the card's content.
 fn plan_text(plan: &Value) -> String {
     let mut text = plan["title"].as_str().unwrap_or("").to_owned();
     for card in plan["tasks"].as_array().into_iter().flatten() {
@@ -254,7 +254,7 @@ impl Channel {
         found.unwrap_or_else(|| panic!("no message {ts} in {}:\n{self}", self.id))
     }
 
-    /// What stands in the channel itself, without threads.
+    /// The messages in the channel itself, without threads.
     pub(crate) fn roots(&self) -> Vec<&Message> {
         self.messages
             .iter()
@@ -317,7 +317,7 @@ impl fmt::Display for Channel {
 pub(crate) struct File {
     pub(crate) object: Value,
     pub(crate) bytes: Vec<u8>,
-    /// What the download answers: the bytes, or Slack's HTML login page.
+    /// Whether the download answers with Slack's HTML login page in place of the bytes.
     pub(crate) login_page: bool,
     /// A canvas: whatever its mimetype, the bytes come as text/html.
     pub(crate) html: bool,
@@ -332,18 +332,18 @@ pub(crate) struct State {
     pub(crate) files: BTreeMap<String, File>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) acks: Vec<Ack>,
-    /// Granted to the bot token.
+    /// Scopes granted to the bot token.
     pub(crate) scopes: BTreeSet<String>,
     /// Assistant statuses set, as `channel/thread_ts: status`.
     pub(crate) statuses: Vec<String>,
     /// The Enterprise Grid organisation of the workspace.
     pub(crate) enterprise: Option<&'static str>,
-    /// What real Slack refuses, found so far.
+    /// Calls that the real Slack would refuse, found so far.
     pub(crate) complaints: Vec<String>,
     /// `(method, calls to go, fault)`; 0 to go: every call.
     faults: Vec<(String, u32, Fault)>,
     limits: BTreeMap<String, (usize, Duration)>,
-    /// When a 429 told to come again, by method (and channel).
+    /// Until when a 429 told mom to wait, by method (and channel).
     blocked_until: BTreeMap<String, Instant>,
     latency: Duration,
     allowed: BTreeSet<String>,
@@ -353,16 +353,16 @@ pub(crate) struct State {
     base: String,
     last_us: u64,
     next: u64,
-    /// Envelopes that no socket acked come again on the next one, and those wait that came
+    /// Whether envelopes that no socket acked come again on the next one; also those that came
     /// while there was none.
     persistent: bool,
     waiting: Vec<Value>,
-    /// Called around the taking of each ack.
+    /// Called before and after each ack is handled.
     hook: Option<Hook>,
 }
 
 impl State {
-    /// A new ts: the present, but later than any before.
+    /// A new ts: the current time, but later than any before.
     fn new_ts(&mut self) -> String {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -380,7 +380,7 @@ impl State {
         format!("{prefix}{:04}", self.next)
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all faults.
     pub(crate) fn end_faults(&mut self) {
         self.faults.clear();
     }
@@ -440,7 +440,7 @@ impl State {
         id
     }
 
-    /// A socket is ready: what was never acked comes again.
+    /// A socket is ready: sends again what was never acked.
     fn send_again(&mut self) {
         if !self.persistent {
             return;
@@ -512,7 +512,7 @@ impl FakeSlack {
 
     // What people do.
 
-    /// `lena  @mom text` in a channel; the ts of her message.
+    /// Sends `@mom text` in a channel; returns the ts of the message.
     pub(crate) fn mention(&self, channel: &str, user: &str, text: &str) -> String {
         self.say(channel, user, &format!("<@{BOT}> {text}")).send()
     }
@@ -522,12 +522,12 @@ impl FakeSlack {
         self.say(&channel, user, text).send()
     }
 
-    /// A new public channel with mom in it.
+    /// Creates a public channel with mom in it.
     pub(crate) fn open_channel(&self, id: &str) {
         self.change(|state| state.add_channel(id, &id.to_lowercase(), Kind::Public));
     }
 
-    /// A message to be sent, with what else belongs to it.
+    /// A message to be sent; more can be added to it.
     pub(crate) fn say(&self, channel: &str, user: &str, text: &str) -> Say<'_> {
         let message = Message {
             user: user.into(),
@@ -599,7 +599,7 @@ impl FakeSlack {
 
     // What Slack does.
 
-    /// Any envelope but its id; waits for a socket. The id.
+    /// Sends any envelope (without its id) when there is a socket; returns the id.
     pub(crate) fn send(&self, envelope: Value) -> String {
         self.wait_connected();
         self.state.change(|state| state.send(envelope))
@@ -611,7 +611,7 @@ impl FakeSlack {
         self.state.change(|state| state.emit(event));
     }
 
-    /// Everything that was sent about this message comes once more, as after a missed ack.
+    /// Sends everything about this message once more, as after a missed ack.
     pub(crate) fn redeliver(&self, ts: &str) {
         self.wait_connected();
         self.state.change(|state| {
@@ -628,19 +628,19 @@ impl FakeSlack {
         });
     }
 
-    /// Slack as it is: nothing that was not acked is forgotten.
+    /// As with the real Slack, nothing that was not acked is forgotten.
     pub(crate) fn persist(&self) {
         self.state.change(|state| state.persistent = true);
     }
 
-    /// For every request and every ack.
+    /// Sets what is called at every request and every ack.
     pub(crate) fn hook(&self, hook: &Hook) {
         self.server.hook(Arc::clone(hook));
         let hook = Arc::clone(hook);
         self.state.change(|state| state.hook = Some(hook));
     }
 
-    /// A disconnect frame on every open socket; Slack closes them some time later (`cut`).
+    /// Sends a disconnect frame on every open socket; Slack closes them some time later (`cut`).
     pub(crate) fn disconnect(&self, reason: &str) {
         let frame = json!({"type": "disconnect", "reason": reason, "debug_info": {"host": "fake"}});
         self.to_sockets(|socket| {
@@ -649,12 +649,12 @@ impl FakeSlack {
         });
     }
 
-    /// A frame as it is, whatever it may be.
+    /// Sends a frame as it is, valid or not.
     pub(crate) fn push_text(&self, text: &str) {
         self.to_sockets(|socket| socket.push(Frame::Text(text.to_owned())));
     }
 
-    /// Raw frames without end, on every open socket.
+    /// Sends raw frames without end, on every open socket.
     pub(crate) fn flood(&self, first: &'static [u8], rest: &'static [u8]) {
         self.to_sockets(|socket| {
             socket.push(Frame::Flood(first, rest));
@@ -662,7 +662,7 @@ impl FakeSlack {
         });
     }
 
-    /// Every socket ends without a close frame; returns when it has.
+    /// Ends every socket without a close frame; returns when they have ended.
     pub(crate) fn cut(&self) {
         self.to_sockets_and_wait(|socket| socket.push(Frame::Cut));
     }
@@ -678,7 +678,7 @@ impl FakeSlack {
         })
     }
 
-    /// Waits for those that were told, not for any that mom opens meanwhile.
+    /// Waits for the sockets that got it, not for any that mom opens meanwhile.
     fn to_sockets_and_wait(&self, act: impl FnMut(&mut Socket)) {
         let told = self.to_sockets(act);
         let done = |socket: &Socket| !socket.open;
@@ -687,25 +687,25 @@ impl FakeSlack {
         });
     }
 
-    /// The n-th call from now (1: the next) of a method goes wrong; 0: all of them.
+    /// Makes the n-th call from now (1: the next) of a method go wrong; 0: all of them.
     pub(crate) fn fault(&self, method: &str, nth: u32, fault: Fault) {
         self.state
             .change(|state| state.faults.push((method.into(), nth, fault)));
     }
 
-    /// At most so many calls of a method in a period (of each channel, for chat.postMessage).
+    /// Allows this many calls of a method in a period (in each channel, for chat.postMessage).
     pub(crate) fn limit(&self, method: &str, calls: usize, period: Duration) {
         self.state
             .change(|state| state.limits.insert(method.into(), (calls, period)));
     }
 
-    /// Messages with blocks of this type are refused.
+    /// Makes Slack refuse messages with blocks of this type.
     pub(crate) fn refuse_blocks(&self, kind: &'static str) {
         self.allow("invalid_blocks");
         self.state.change(|state| state.refused_blocks.insert(kind));
     }
 
-    /// How long every Web API call takes.
+    /// Sets how long every Web API call takes.
     pub(crate) fn latency(&self, latency: Duration) {
         self.state.change(|state| state.latency = latency);
     }
@@ -715,7 +715,7 @@ impl FakeSlack {
         self.state.change(|state| state.allowed.insert(code.into()));
     }
 
-    /// What mom did wrong so far; the test takes it upon itself.
+    /// What mom did wrong so far; the test checks these itself, so that dropping does not fail.
     pub(crate) fn complaints(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().complaints)
     }
@@ -730,14 +730,14 @@ impl FakeSlack {
         named(&self.state.lock(), id)
     }
 
-    /// Waits for a fact; panics with what there is when it does not come.
+    /// Waits for a fact; panics with the present state when it does not come.
     pub(crate) fn wait_until<R>(&self, what: &str, look: impl FnMut(&mut State) -> Option<R>) -> R {
         self.state
             .poll(look)
             .unwrap_or_else(|| panic!("{what}: it never came"))
     }
 
-    /// Waits until the channel, drawn as text, looks so; the channel then.
+    /// Waits until the channel looks like this; returns the channel as it is then.
     pub(crate) fn wait_channel(&self, id: &str, look: impl Fn(&Channel) -> bool) -> Channel {
         self.wait_until(&format!("channel {id} as expected"), |state| {
             look(&named(state, id)).then_some(())
@@ -771,7 +771,7 @@ impl FakeSlack {
             .collect()
     }
 
-    /// Waits for an answer that reads like this.
+    /// Waits for an answer with this text.
     pub(crate) fn wait_answer(&self, channel: &str, text: &str) -> Channel {
         self.wait_channel(channel, |channel| {
             let answers = channel.answers();
@@ -794,7 +794,7 @@ impl FakeSlack {
         })
     }
 
-    /// Waits until she has been told of everything that stands in the channel.
+    /// Waits until mom has read everything that is in the channel.
     pub(crate) fn wait_looked_back(&self, channel: &str) {
         self.wait_until("a look back", |state| {
             let mut calls = state.calls.iter();
@@ -812,7 +812,7 @@ impl FakeSlack {
         });
     }
 
-    /// All calls and channels, for a failed test.
+    /// All calls and channels, printed when a test fails.
     pub(crate) fn story(&self) -> String {
         let mut story = String::new();
         for call in &self.state.lock().calls {
@@ -841,7 +841,7 @@ impl Drop for FakeSlack {
     }
 }
 
-/// A person's message on its way.
+/// A person's message that is not sent yet.
 pub(crate) struct Say<'a> {
     slack: &'a FakeSlack,
     channel: String,
@@ -866,14 +866,14 @@ impl Say<'_> {
         self
     }
 
-    /// Into the channel and over the sockets; a mention outside a DM gives both its events,
-    /// now in one order, now in the other.
+    /// Sends it to the channel and over the sockets; a mention outside a DM results in two events,
+    /// in either order.
     pub(crate) fn send(self) -> String {
         self.slack.wait_connected();
         self.send_late()
     }
 
-    /// Likewise, but without a socket it comes with the next one, after `persist`.
+    /// The same; if there is no socket, it comes with the next one, after `persist`.
     pub(crate) fn send_late(self) -> String {
         let slack = self.slack;
         slack.state.change(|state| {
@@ -897,7 +897,7 @@ impl Say<'_> {
         })
     }
 
-    /// Into the channel only, as while mom is away.
+    /// Adds it to the channel only, as while mom is away.
     pub(crate) fn send_unheard(self) -> String {
         let slack = self.slack;
         slack.state.change(|state| self.store(state))

@@ -1,4 +1,4 @@
-//! What is said to her while she works, and what is said in odd ways.
+//! What people write to mom while it works, and messages in unusual form.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ fn words_on_the_way_reach_the_model_at_its_next_turn() {
     wait_over(&slack, 2);
 }
 
-/// It stands in the log when the run takes over what was said, and waits to be said.
+/// The message is in the log when the run reads new messages, and waits to be passed to the model.
 #[test]
 fn what_comes_while_a_run_begins_is_told_once_and_in_its_place() {
     let (slack, llm, _mom) = start();
@@ -95,7 +95,7 @@ fn what_waits_can_be_edited_and_deleted() {
     wait_eyes(&slack, &deleted);
     slack.edit("C01", &edited, &format!("<@{BOT}> check /tmp"));
     slack.delete("C01", &deleted);
-    // Envelopes are handled in order: whatever comes after is handled after.
+    // Envelopes are handled in order: a later message is handled later.
     let last = slack.mention("C01", "U08", "that is all");
     wait_eyes(&slack, &last);
     llm.reply_text("Checked.");
@@ -195,7 +195,7 @@ fn a_stop_is_for_its_run_alone() {
         said.contains("For the thread.") && said.contains("A fresh start")
     });
     assert_eq!(llm.requests().len(), 2);
-    // A restart does not bring back what the stop took along.
+    // A restart does not bring back what the stop removed.
     let home = Arc::clone(&mom.home);
     mom.terminate();
     slack.cut();
@@ -222,7 +222,7 @@ fn a_stop_is_for_its_run_alone() {
 #[test]
 fn odd_mentions_are_answered() {
     let (slack, llm, mom) = start();
-    // Slack knows no U99.
+    // Slack does not know U99.
     slack.allow("user_not_found");
     let long = format!("begin {} end", "word ".repeat(8_000));
     let file = slack.file("notes.txt", "text/plain", b"hello");
@@ -291,7 +291,7 @@ fn additions() -> [(&'static str, Value, Value, &'static str); 2] {
     ]
 }
 
-/// Slack tells that `key` of the message became `after`.
+/// Slack reports that `key` of the message became `after`.
 fn add(slack: &FakeSlack, ts: &str, key: &str, after: &Value) {
     let message = slack.channel("C01").message(ts).clone();
     let mut before = json!({"type": "message", "user": message.user, "text": message.text,
@@ -312,10 +312,10 @@ fn what_slack_adds_to_a_message_is_read() {
         let (slack, llm, mom) = start();
         slack.allow("file_not_found");
         let say = |text: &str| slack.say("C01", "U07", text).with(key, before.clone());
-        // To one that is only overheard.
+        // An addition to a message that is only overheard.
         let overheard = say("see here").send();
         add(&slack, &overheard, key, &after);
-        // To one that a run has begun to answer.
+        // An addition to a message that a run has begun to answer.
         let gate = Gate::new();
         let call = json!({"label": "Look", "command": "true"});
         llm.reply(
@@ -333,7 +333,7 @@ fn what_slack_adds_to_a_message_is_read() {
         let told = llm.next_request().body["messages"].to_string();
         assert_eq!(told.matches(text).count(), 2, "{told}");
         wait_over(&slack, 1);
-        // To one that was answered: nobody asked for another answer.
+        // An addition to a message that was answered: it does not ask for another answer.
         llm.reply_text("Second.");
         let asked = say(&format!("<@{BOT}> again")).send();
         wait_over(&slack, 2);

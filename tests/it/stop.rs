@@ -1,5 +1,5 @@
-//! Ending things early: the word `stop`, the button, signals, a kill. Nothing that a tool
-//! started outlives it, and what was left in the background on purpose does.
+//! Ending things early: the word `stop`, the button, signals, a kill. It ends everything that a
+//! tool started, except what was left in the background on purpose.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::scratch::Scratch;
 use crate::slack::FakeSlack;
 use crate::tether::{Tether, make_fifo};
 
-/// A tool call that takes hold of `tether` in the data directory, with a grandchild, and
-/// never ends. The tools' working directory need not be known.
+/// A tool call that opens `tether` in the data directory, with a grandchild, and never ends. The
+/// tools' working directory need not be known.
 fn endless(workspace: &str) -> Value {
     let command = format!("exec 9>{workspace}/tether; echo up >&9; sh -c 'sleep 1000; :' & wait");
     json!({"label": "Wait", "command": command})

@@ -1,5 +1,5 @@
-//! A FIFO that tells whether processes still live: whoever a command starts holds its
-//! writing end, on the host or in a container, and the kernel says when the last is gone.
+//! A FIFO that shows whether processes are still alive: whatever a command starts has its writing
+//! end open, on the host or in a container, and the kernel reports when the last one is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -15,14 +15,14 @@ use crate::watch::GUARD;
 pub(crate) struct Tether(File, PathBuf);
 
 impl Tether {
-    /// Makes `name` in the directory. A command takes hold with `exec 9>PATH; echo up >&9`.
+    /// Creates `name` in the directory. A command opens it with `exec 9>PATH; echo up >&9`.
     pub(crate) fn new(home: &Scratch, name: &str) -> Tether {
         make_fifo(home, name);
         let path = home.path(name);
         Tether(open(&path), path)
     }
 
-    /// Waits until someone has taken hold and said a word.
+    /// Waits until a process has opened the FIFO and written to it.
     pub(crate) fn wait_held(&mut self) {
         let guard = GUARD.try_into().expect("a short time");
         assert!(self.poll(PollFlags::IN, &guard), "nobody took hold");
@@ -34,15 +34,16 @@ impl Tether {
         !self.poll(PollFlags::empty(), &Timespec::default())
     }
 
-    /// Waits until the last holder is gone.
+    /// Waits until the last writer is gone.
     pub(crate) fn wait_released(&mut self) {
         let guard = GUARD.try_into().expect("a short time");
         assert!(self.poll(PollFlags::empty(), &guard), "someone still lives");
-        // A reader that has seen the last writer go is told so for ever; a new one is not.
+        // After the last writer is gone, poll returns at once for this reader; for a new one it
+        // does not.
         self.0 = open(&self.1);
     }
 
-    /// Without flags it waits for the end of the last holder.
+    /// Polls the FIFO; without flags, waits until the last writer is gone.
     fn poll(&self, flags: PollFlags, limit: &Timespec) -> bool {
         poll(&mut [PollFd::new(&self.0, flags)], Some(limit)).expect("poll a FIFO") > 0
     }
@@ -56,7 +57,7 @@ fn open(path: &Path) -> File {
     options.open(path).expect("open a FIFO")
 }
 
-/// `name` in the directory, for everyone.
+/// Creates the FIFO `name` in the directory; everyone may open it.
 pub(crate) fn make_fifo(home: &Scratch, name: &str) {
     let everyone = Mode::from_raw_mode(0o666);
     let path = home.path(name);

@@ -1,4 +1,4 @@
-//! Where a run lives: in the thread it was asked in, with what was said there before.
+//! Where a run posts: in the thread of its request, with what was said there before.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -56,7 +56,7 @@ fn what_is_asked_in_a_thread_stays_there() {
 #[test]
 fn a_threads_earlier_messages_are_known() {
     let (slack, llm, mom) = start();
-    // She has looked for what she missed and does not hear what follows.
+    // mom has looked for what it missed and does not receive what follows.
     slack.wait_looked_back("C01");
     // Alerts come from other programs.
     let root = slack.say("C01", "B0CI", "").with(
@@ -262,7 +262,7 @@ fn threads_are_followed_for_a_day() {
     assert_eq!(llm.requests().len(), 1);
 }
 
-/// It was said to others, before mom was asked.
+/// The messages were for others, before someone addressed mom.
 #[test]
 fn a_stop_in_a_threads_past_stops_nothing_after_a_crash() {
     let (slack, llm, mom) = start();

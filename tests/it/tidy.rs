@@ -1,4 +1,4 @@
-//! What keeps the house in order: rules about the source that no compiler knows.
+//! Rules about the source that no compiler checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::docker::{root, text};
 
-/// Name below the repository and text of each Rust file in `src` and `tests`.
+/// Path in the repository and text of each Rust file in `src` and `tests`.
 fn sources() -> Vec<(String, String)> {
     let mut todo: Vec<PathBuf> = vec![root().join("src"), root().join("tests")];
     let mut found = Vec::new();
@@ -28,7 +28,7 @@ fn sources() -> Vec<(String, String)> {
     found
 }
 
-/// Without unit tests and comments.
+/// The source without unit tests and comments.
 fn code(source: &str) -> String {
     let tests = source.match_indices("#[cfg(test)]\n").find(|(at, mark)| {
         let next = source[at + mark.len()..].lines().next();
@@ -43,7 +43,7 @@ fn code(source: &str) -> String {
         .collect()
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -139,7 +139,7 @@ fn has_word(source: &str, name: &str) -> bool {
     })
 }
 
-/// Files outside the data directory, each with its owner and why it is no affair of `dir`.
+/// Files outside the data directory, each with its owner and why `dir` does not open it.
 const OPENERS: &[(&str, &str)] = &[
     (
         "src/config.rs",
@@ -153,7 +153,7 @@ const OPENERS: &[(&str, &str)] = &[
     ("src/modes/usage.rs", "whether there is a data directory"),
 ];
 
-/// `File::open(` is none of `ContextFile::open(`.
+/// Whether `code` has this call; `ContextFile::open(` does not count as `File::open(`.
 fn calls(code: &str, call: &str) -> bool {
     let mut found = code.match_indices(call);
     found.any(|(at, _)| call.starts_with('.') || !code[..at].ends_with(char::is_alphanumeric))
@@ -180,7 +180,7 @@ fn only_dir_opens_files_of_the_data_directory() {
 
 #[test]
 fn nothing_sleeps_and_no_test_is_ignored() {
-    // In two pieces, so that this file does not hold them.
+    // Each in two pieces, so that this file does not contain them.
     let banned = [
         ["thread::", "sleep"].concat(),
         ["#[", "ignore"].concat(),
@@ -188,7 +188,7 @@ fn nothing_sleeps_and_no_test_is_ignored() {
     ];
     for (name, source) in sources() {
         for word in &banned {
-            // The benchmark measures what happens in a time: there waiting is the subject.
+            // The benchmark measures what happens in a time, so it may sleep.
             if name.ends_with("bench.rs") && word.ends_with("sleep") {
                 continue;
             }

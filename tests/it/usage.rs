@@ -38,7 +38,7 @@ fn by_day_channel_and_model() {
             "\n",
             &entry(DAY, "claude-sonnet-5-5", [1000, 100, 0, 2000], 0.4),
             &entry(DAY, "claude-sonnet-5-5", [4, 210, 12_000, 96], 0.1),
-            // Past midnight where the test lives.
+            // This is past midnight in the time zone of the test.
             &entry(DAY + 14 * HOUR, "claude-haiku-5-5", [500, 50, 0, 0], 0.125),
         ]
         .concat(),
@@ -133,7 +133,7 @@ fn hostile_files_are_left_out() {
     }
 }
 
-/// As big as it gets, in little memory: a line without end, and many.
+/// The largest files in little memory: a line without end, and many lines.
 #[test]
 fn a_gigabyte_in_flat_memory() {
     let home = Arc::new(Scratch::new());
@@ -181,7 +181,7 @@ fn no_directory_and_nothing_in_it() {
     assert_eq!(ended.code, Some(0));
 }
 
-/// Every reply counts once: summaries do, and copies that a compaction makes do not.
+/// Every reply counts once: summaries count, copies made by a compaction do not.
 #[test]
 fn compactions_are_counted_once() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());

@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for a fact before it fails. A guard against a hang, nothing else.
+/// How long a test waits for a fact before it fails; it only guards against a hang.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -22,8 +22,8 @@ impl<T> Watched<T> {
         }
     }
 
-    /// To look at; changes made through the guard wake nobody. A failed test must still be
-    /// able to clean up, so a poisoned lock is taken as it is.
+    /// Gives access to the value; changes made through the guard wake nobody. A failed test must
+    /// still be able to clean up, so a poisoned lock is used as it is.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -34,8 +34,8 @@ impl<T> Watched<T> {
         result
     }
 
-    /// The first `Some` that `look` gives, or `None` after `GUARD`. It looks after each change,
-    /// and now and then for what `look` sees elsewhere: in files.
+    /// The first `Some` that `look` returns, or `None` after `GUARD`. Calls `look` after each
+    /// change, and at intervals for facts outside the value, such as files.
     pub(crate) fn poll<R>(&self, mut look: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         let until = Instant::now() + GUARD;
         let mut value = self.lock();
@@ -53,7 +53,7 @@ impl<T> Watched<T> {
     }
 }
 
-/// What a failed test leaves for whoever reads its output.
+/// The texts that a failed test prints for whoever reads its output.
 #[expect(clippy::print_stderr, reason = "a failed test shows what there was")]
 pub(crate) fn show(title: &str, text: &str) {
     eprintln!("--- {title}\n{text}---");

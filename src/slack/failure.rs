@@ -30,7 +30,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Refused(code) => write!(f, "Slack refused: {}", explain(code)),
             Failure::Limited(after) => write!(f, "rate limited for {} s", after.as_secs()),
-            Failure::Unknown(why) => write!(f, "{why}; Slack may have done it anyway"),
+            Failure::Unknown(why) => write!(f, "{why}; it may have been done anyway"),
             Failure::Failed(why) | Failure::Hopeless(why) => f.write_str(why),
             Failure::Stopped => f.write_str("stopped"),
         }

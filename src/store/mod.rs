@@ -112,13 +112,16 @@ pub(crate) mod tests {
     use super::*;
     use crate::mutate::survive;
     use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A directory of its own for a test, gone with it.
     pub(crate) struct Scratch(pub(crate) PathBuf);
 
     impl Scratch {
         pub(crate) fn new(name: &str) -> Scratch {
-            let name = format!("mom-{name}-{}", std::process::id());
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let next = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("mom-{name}-{}-{next}", std::process::id());
             let path = std::env::temp_dir().join(name);
             fs::remove_dir_all(&path).ok();
             fs::create_dir(&path).unwrap();

@@ -279,7 +279,9 @@ impl Client {
         if let Some(trials) = trials {
             let (keys, why) = (trials.found(), &trials.first.message);
             memory.refuse(keys, why);
-            log::warning!("", "{} refused: {why}", text::count(keys.len(), "picture"));
+            if !keys.is_empty() {
+                log::warning!("", "{} refused: {why}", text::count(keys.len(), "picture"));
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 #!/bin/bash
 # usage: tests/engine.sh tests/run.sh
 # All tests. The mutation tests, which keep the processors busy, come after those that wait
-# for real processes. The last line counts; what was left out stands in the lines before it.
+# for real processes. A few that failed run once more, alone: real processes and sockets on a
+# busy machine can take longer than a test waits; what passes then is named. The last line
+# counts; the lines before it say what was left out.
 set -uo pipefail
 
 cargo=${CARGO:-cargo}
@@ -16,10 +18,22 @@ sum() {
     awk -v what="$1;" '/^test result: / { for (i = 2; i <= NF; i++) if ($i == what) n += $(i - 1) } END { print n + 0 }' "$log"
 }
 
+again=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | sort -u)
+alone=0
+if [ -n "$again" ] && [ "$(wc -l <<<"$again")" -le 5 ]; then
+    for name in $again; do
+        if "$cargo" test --locked -- --exact "$name" 2>&1 | grep '^test result: ok. 1 passed'; then
+            echo "failed among the others, passed alone: $name"
+            alone=$((alone + 1))
+        fi
+    done
+fi
+
 engine=$(docker version --format 'Docker {{.Server.Version}}' 2>/dev/null) || engine='no Docker engine'
 skipped=$(grep -c '^skipped: ' "$log")
-passed=$(($(sum passed) - skipped))
-failed=$(sum failed)
+passed=$(($(sum passed) - skipped + alone))
+failed=$(($(sum failed) - alone))
+[ $alone = 0 ] || [ $failed -gt 0 ] || code=0
 echo
 if [ "$skipped" -gt 0 ]; then
     echo "left out, for want of the following:"

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::arguments;
 use super::call::WireFormat;
 use super::learned::Optional;
+use super::refusal;
 use super::reply::{self, ReplyDraft, ReplyEnd, broken_off};
 use super::request::{ContentPart, Outgoing, SentBlock, SentResult, TurnEntry, data_url};
 use super::services::{Quirk, other_tokens_field};
@@ -254,7 +255,7 @@ fn event(draft: &mut ReplyDraft<'_>, chunk: &Value) -> Result<()> {
     for counts in [&chunk["usage"], &choice["usage"]] {
         usage(draft, counts);
     }
-    if !choice["error"].is_null() {
+    if refusal::is_error(&choice["error"]) {
         draft.fail(&choice.to_string());
         return Ok(());
     }
@@ -667,7 +668,7 @@ mod tests {
             };
             assert_eq!(got, want, "{name}");
         }
-        for data in ["null", "[]", "{}", r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"tool_calls":[null,1]}}],"usage":[]}"#] {
+        for data in ["null", "[]", "{}", r#"{"error":"","choices":[{"error":{}}]}"#, r#"{"error":{}}"#, r#"{"choices":{}}"#, r#"{"choices":[{"delta":{"tool_calls":[null,1]}}],"usage":[]}"#] {
             let kept = format!("data: {data}\n\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":\"stop\"}}]}}\n\ndata: [DONE]\n\n");
             replay(&kept).1.unwrap();
         }
@@ -685,7 +686,11 @@ mod tests {
             let stream = if error.starts_with(['{', '[']) { error } else { &stream };
             assert!(matches!(replay(stream).1, Err(Fault::Refused(refusal)) if refusal.message == "down"), "{error}");
         }
-        let whole = r#"{"choices":[{"message":{"content":"a","tool_calls":[{"id":"x","function":{"name":"b","arguments":"{}"}}]}}],"usage":{"prompt_tokens":9}}"#;
+        let whole = r#"{"choices":[{"finish_reason":"stop","message":{"content":"a","tool_calls":[{"id":"x","function":{"name":"b","arguments":"{}"}}]}}],"usage":{"prompt_tokens":9}}"#;
+        for reason in ["\"preempted\"", "null"] {
+            let cut = whole.replace("\"stop\"", reason);
+            assert!(matches!(replay(&cut).1, Err(Fault::Other(Error::Retry { .. }))), "{reason}");
+        }
         let reply = replay(whole).1.unwrap();
         assert_eq!((outline(&reply.blocks).as_str(), reply.usage.input), ("a | b#x{}", 9));
     }

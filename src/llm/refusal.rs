@@ -108,12 +108,22 @@ const OTHER_CAUSES: &[&str] = &[
     "api key", "api_key",
 ];
 
+/// Whether the field `error` of an event or a choice tells of one: some servers always send it.
+pub(super) fn is_error(error: &Value) -> bool {
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
+}
+
 /// Whether an event is an error in one of the shapes that servers use.
 pub(super) fn is_error_object(value: &Value) -> bool {
     let kind = value["type"].as_str().unwrap_or_default();
     let is_flat =
         value["choices"].is_null() && (value["message"].is_string() || !value["detail"].is_null());
-    !matches!(&value["error"], Value::Null | Value::Bool(false))
+    is_error(&value["error"])
         || value["object"] == "error"
         || kind == "error"
         || kind.ends_with("_error")

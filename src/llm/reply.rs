@@ -113,8 +113,7 @@ impl<'a> ReplyDraft<'a> {
                 if self.end.is_none() && self.blocks.is_empty() {
                     self.fail(&data);
                 }
-                // The body is complete, with its last bracket.
-                self.end.get_or_insert(ReplyEnd::Done);
+                // The body is complete; without a known reason the answer in it may be cut off.
                 self.is_closed = true;
             }
         }

@@ -10,12 +10,19 @@ use crate::base::json::Obj;
 /// Characters shown of the text at the place where the JSON breaks.
 const PLACE_CHARS: usize = 30;
 
-/// The tool that `name` means: `Bash`, `functions.bash`, `default_api:bash`, `mom_bash`.
+/// The tool that `name` means: `Bash`, `functions.bash:0`, `default_api:bash`, `mom_bash`,
+/// `bash<|channel|>commentary`, `bash()`.
 pub(super) fn canonical_name<'a>(name: &'a str, tools: &[ToolSpec]) -> &'a str {
-    let is = |tool: &&ToolSpec| tool.name.eq_ignore_ascii_case(name);
+    let end = name.find("<|").or_else(|| name.find('('));
+    let short = name[..end.unwrap_or(name.len())].trim();
+    let short = match short.rsplit_once(':') {
+        Some((before, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => before,
+        _ => short,
+    };
+    let is = |tool: &&ToolSpec| tool.name.eq_ignore_ascii_case(short);
     let ends = |tool: &&ToolSpec| {
-        let at = name.len().saturating_sub(tool.name.len());
-        let (prefix, end) = name.split_at_checked(at).unwrap_or((name, ""));
+        let at = short.len().saturating_sub(tool.name.len());
+        let (prefix, end) = short.split_at_checked(at).unwrap_or((short, ""));
         end.eq_ignore_ascii_case(tool.name) && prefix.ends_with(['.', ':', '_', '-', '/'])
     };
     let trimmed = tools.iter().find(is).or_else(|| tools.iter().find(ends));
@@ -136,23 +143,45 @@ pub(super) fn call_in_text(text: &str, tools: &[ToolSpec]) -> Option<&'static st
     let mut in_fence = false;
     let mut at = 0;
     for line in text.split_inclusive('\n') {
-        let start = line.trim_start();
-        if start.starts_with("```") {
+        if line.trim_start().starts_with("```") {
             in_fence = !in_fence;
         }
-        let mark = CALL_MARKS.iter().find(|mark| start.starts_with(**mark));
         let rest = &text[at..];
+        let is_call = |mark: &&&str| {
+            line.match_indices(**mark)
+                .any(|(from, _)| opens_call(rest, from, mark))
+        };
+        let mark = CALL_MARKS.iter().find(is_call);
         let names_tool = || tools.iter().any(|tool| rest.contains(tool.name));
         if let Some(mark) = mark.filter(|_| !in_fence && names_tool()) {
             return Some(mark);
         }
         at += line.len();
     }
-    // The whole text is one object, which is a call.
-    let call: Value = serde_json::from_str(text.trim()).ok()?;
-    let has_arguments = call["arguments"].is_object() || call["parameters"].is_object();
-    let is_tool = tools.iter().any(|tool| call["name"] == tool.name);
-    (has_arguments && is_tool).then_some("a JSON object with name and arguments")
+    is_call_object(text.trim(), tools).then_some("a JSON object with name and arguments")
+}
+
+/// Whether the mark at `from` in a line (and what follows it) opens a call: it begins the line,
+/// or stands outside of code with a call's content after it.
+fn opens_call(rest: &str, from: usize, mark: &str) -> bool {
+    let (before, after) = (&rest[..from], rest[from + mark.len()..].trim_start());
+    let is_content = after.starts_with(['{', '[']) || after.starts_with("<function=");
+    before.trim().is_empty() || (is_content && before.matches('`').count() % 2 == 0)
+}
+
+/// Whether the whole text, or the one code fence that it consists of, is the JSON of a call or
+/// of a list of them.
+fn is_call_object(text: &str, tools: &[ToolSpec]) -> bool {
+    let json = unfenced(text).unwrap_or(text);
+    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let call = value.get(0).unwrap_or(&value);
+    let call = call.get("function").unwrap_or(call);
+    let is_arguments = |field: &Value| match field {
+        Value::String(text) => text.trim_start().starts_with('{'),
+        field => field.is_object(),
+    };
+    let has_arguments = is_arguments(&call["arguments"]) || is_arguments(&call["parameters"]);
+    has_arguments && tools.iter().any(|tool| call["name"] == tool.name)
 }
 
 #[cfg(test)]
@@ -216,6 +245,14 @@ mod tests {
             ("rebash", "rebash"),
             ("bash2", "bash2"),
             ("é.bash", "bash"),
+            ("bash<|channel|>commentary", "bash"),
+            ("functions.bash:0", "bash"),
+            (" bash", "bash"),
+            ("Bash ", "bash"),
+            ("bash()", "bash"),
+            ("web(bash)", "web(bash)"),
+            ("<|bash", "<|bash"),
+            (":0", ":0"),
             ("", ""),
         ] {
             assert_eq!(canonical_name(name, TOOLS), want);
@@ -229,6 +266,30 @@ mod tests {
                 r#"{"name": "bash", "arguments": {}}"#,
                 Some("a JSON object with name and arguments"),
             ),
+            (
+                "I will look. <tool_call>{\"name\": \"bash\"}</tool_call>",
+                Some("<tool_call>"),
+            ),
+            ("So: <tool_call>\n<function=bash>", Some("<tool_call>")),
+            (
+                "```json\n{\"name\": \"bash\", \"arguments\": {}}\n```\n",
+                Some("a JSON object with name and arguments"),
+            ),
+            (
+                r#"[{"name": "bash", "arguments": {}}]"#,
+                Some("a JSON object with name and arguments"),
+            ),
+            (
+                r#"{"type": "function", "function": {"name": "bash", "arguments": "{}"}}"#,
+                Some("a JSON object with name and arguments"),
+            ),
+            (
+                "Write:\n```json\n{\"name\": \"bash\", \"arguments\": {}}\n```\nThat is all.",
+                None,
+            ),
+            ("Write `<tool_call>{\"name\": \"bash\"}`.", None),
+            ("A <tool_call> names bash", None),
+            (r#"[{"name": "bash"}]"#, None),
             ("<tool_call>\n{\"name\": \"web\"}", None),
             ("`<tool_call>` is how bash is called", None),
             ("```\n<tool_call>\nbash\n```", None),

@@ -4,6 +4,8 @@
 //! https://docs.slack.dev/reference/block-kit/blocks and
 //! https://docs.slack.dev/legacy/legacy-messaging/legacy-secondary-message-attachments
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::base::text;
@@ -64,8 +66,9 @@ pub(crate) fn shown(message: &Value) -> Shown {
         reader.lines.push(&mark("huddle", &[string(&room["name"])]));
     }
     reader.files(&message["files"]);
+    let known = lines_of(&body);
     for attachment in list(&message["attachments"]) {
-        reader.attachment(attachment, &words(&body));
+        reader.attachment(attachment, &known);
     }
     reader.files.truncate(FILES_MAX);
     Shown {
@@ -76,29 +79,49 @@ pub(crate) fn shown(message: &Value) -> Shown {
 }
 
 /// `text`, and what only the blocks contain: Slack sends most messages in both forms.
+/// Whole lines are compared: the words of a short line (`failed`) occur in many texts.
 fn merged(text: &str, blocks: &Lines) -> String {
-    let known = words(text);
-    let is_new = |line: &&String| {
-        let words = words(line);
-        !words.is_empty() && !known.contains(&words)
-    };
-    let new: Vec<&String> = blocks.lines.iter().filter(is_new).collect();
-    if new.is_empty() && !text.trim().is_empty() {
+    let whole = blocks.joined("\n");
+    let (known, shown) = (words(text), words(&whole));
+    let lines = lines_of(text);
+    let mut new = blocks.lines.clone();
+    new.retain(|line| !lines.contains(&words(line)));
+    let is_bare = new.iter().all(|line| words(line).is_empty());
+    if (is_bare || shown == known) && !text.trim().is_empty() {
         return text.to_owned();
     }
-    let whole = blocks.joined("\n");
-    if words(&whole).contains(&known) {
+    if shown.contains(&known) {
         return whole;
     }
     new.iter()
         .fold(text.to_owned(), |text, line| text + "\n" + line)
 }
 
-/// The words of a text in lower case, a space around each, without formatting and without the names
-/// in `<#C1|name>`. Texts that read alike give the same result.
+/// The `words` of each line that has some.
+fn lines_of(text: &str) -> HashSet<String> {
+    let lines = text.split('\n').map(words);
+    lines.filter(|words| !words.is_empty()).collect()
+}
+
+/// The words and signs of a text in lower case, a space around each, without formatting, bullets
+/// and the names in `<#C1|name>`. Texts that read alike give the same result.
 fn words(text: &str) -> String {
     let mut words = String::new();
-    for part in text.split('<') {
+    for line in text.split('\n') {
+        let line = line.trim_start();
+        let line = line.strip_prefix("&gt;").unwrap_or(line).trim_start();
+        // Slack writes other bullets for the inner lists of `text`.
+        let item = line.strip_prefix(['•', '◦', '▪', '▫']).unwrap_or_default();
+        add_words(&mut words, if item.is_empty() { line } else { item });
+    }
+    match words.is_empty() {
+        true => words,
+        false => words + " ",
+    }
+}
+
+fn add_words(words: &mut String, line: &str) {
+    for part in line.split('<') {
         let token = part
             .split_once('>')
             .filter(|_| part.starts_with(['@', '#', '!']));
@@ -106,18 +129,20 @@ fn words(text: &str) -> String {
             Some((token, rest)) => (token.split('|').next().unwrap_or_default(), rest),
             None => ("", part),
         };
-        for word in [id, rest]
-            .iter()
-            .flat_map(|text| text.split(|c: char| !c.is_alphanumeric()))
-        {
-            if !word.is_empty() {
-                words += &format!(" {}", word.to_lowercase());
+        for text in [id, rest] {
+            let mut is_inside = false;
+            for c in text.chars() {
+                let is_letter = c.is_alphanumeric();
+                let is_format = c.is_whitespace() || matches!(c, '*' | '_' | '~' | '`' | '>');
+                if !is_format {
+                    if !(is_inside && is_letter) {
+                        words.push(' ');
+                    }
+                    words.extend(c.to_lowercase());
+                }
+                is_inside = is_letter;
             }
         }
-    }
-    match words.is_empty() {
-        true => words,
-        false => words + " ",
     }
 }
 
@@ -331,8 +356,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// `known`: the words of the message itself, which many attachments repeat.
-    fn attachment(&mut self, attachment: &Value, known: &str) {
+    /// `known`: the lines of the message itself, which many attachments repeat.
+    fn attachment(&mut self, attachment: &Value, known: &HashSet<String>) {
         let originals = list(&attachment["message_blocks"]).map(|part| &part["message"]);
         let originals: Vec<&Value> = originals.collect();
         let mut blocks = Lines::default();
@@ -341,25 +366,17 @@ impl Reader {
         }
         blocks.show(&attachment["blocks"]);
         let text = merged(string(&attachment["text"]), &blocks);
-        let flags = ["is_share", "is_msg_unfurl", "is_reply_unfurl"];
-        let is_forwarded = flags.iter().any(|flag| attachment[*flag] == true);
-        if is_forwarded || attachment["message_blocks"].is_array() {
+        let mut card = card(attachment, &text);
+        if is_forwarded(attachment) {
             self.lines.push(&forwarder(attachment));
-            self.lines.push(match text.trim() {
-                "" => fallback(attachment),
-                _ => &text,
-            });
         } else {
-            let is_new = |line: &&String| {
-                let words = words(line);
-                words.is_empty() || !known.contains(&words)
-            };
-            for line in card(attachment, &text).lines.iter().filter(is_new) {
-                self.lines.push(line);
-            }
+            card.lines.retain(|line| !known.contains(&words(line)));
+        }
+        for line in &card.lines {
+            self.lines.push(line);
         }
         for part in originals.into_iter().chain([attachment]) {
-            list(&part["attachments"]).for_each(|inner| self.attachment(inner, ""));
+            list(&part["attachments"]).for_each(|inner| self.attachment(inner, &HashSet::new()));
             self.files(&part["files"]);
         }
     }
@@ -416,12 +433,21 @@ impl Reader {
     }
 }
 
-/// An attachment that is no message: an alert, or what a link leads to.
+fn is_forwarded(attachment: &Value) -> bool {
+    let flags = ["is_share", "is_msg_unfurl", "is_reply_unfurl"];
+    flags.iter().any(|flag| attachment[*flag] == true) || attachment["message_blocks"].is_array()
+}
+
+/// What an attachment shows: an alert, what a link leads to, or a forwarded message, whose author
+/// and place `forwarder` names.
 fn card(attachment: &Value, text: &str) -> Lines {
     let value = |key: &str| string(&attachment[key]);
+    let is_message = is_forwarded(attachment);
     let mut lines = Lines::default();
     lines.push(value("pretext"));
-    lines.push(value("author_name"));
+    if !is_message {
+        lines.push(value("author_name"));
+    }
     match (value("title"), value("title_link")) {
         (title, "") => lines.push(title),
         ("", link) => lines.push(&format!("<{link}>")),
@@ -440,11 +466,15 @@ fn card(attachment: &Value, text: &str) -> Lines {
         lines.push(fallback(attachment));
     }
     match value("image_url") {
-        image if lines.lines.is_empty() => lines.push(&mark("attachment", &[image])),
+        image if lines.lines.is_empty() && !is_message => {
+            lines.push(&mark("attachment", &[image]));
+        }
         "" => {}
         image => lines.push(&mark("image", &[image])),
     }
-    lines.push(value("footer"));
+    if !is_message {
+        lines.push(value("footer"));
+    }
     lines
 }
 
@@ -482,6 +512,10 @@ mod tests {
             |elements: Value| rich(json!([{"type": "rich_text_section", "elements": elements}]));
         let words = |text: &str| json!([{"type": "text", "text": text}]);
         let attached = |attachment: Value| json!({"text": "", "attachments": [attachment]});
+        let fields = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(|text| json!({"text": text})).collect();
+            json!([{"type": "section", "fields": texts}])
+        };
         let of_file = |file: Value| json!({"text": "", "files": [file]});
         for (name, message, want) in [
             (
@@ -600,6 +634,68 @@ mod tests {
                     "attachments": [{"is_share": true, "author_name": "Eve", "text": "deeper"}]}),
                 ),
                 "[message from Bob]\ndeep\n[message from Eve]\ndeeper",
+            ),
+            (
+                "a forwarded alert",
+                attached(
+                    json!({"is_msg_unfurl": true, "author_name": "Bot", "text": "Alarm", "title": "db9 down",
+                    "fields": [{"title": "since", "value": "3h"}], "footer": "Posted in #ops"}),
+                ),
+                "[message from Bot]\ndb9 down\nAlarm\nsince: 3h",
+            ),
+            (
+                "a forwarded file",
+                attached(json!({"is_share": true, "files": [{"id": "F1", "mode": "tombstone"}]})),
+                "[message from someone]\n[a file that was deleted]",
+            ),
+            (
+                "words that the text has elsewhere",
+                json!({"text": "api scaled from 3 to 5 replicas", "blocks": fields(&["Wanted", "5", "Running", "3"])}),
+                "api scaled from 3 to 5 replicas\nWanted\n5\nRunning\n3",
+            ),
+            (
+                "an answer that the question has",
+                json!({"text": "Backup of db1: passed or failed?",
+                    "blocks": fields(&["Backup of db1: passed or failed?", "failed"])}),
+                "Backup of db1: passed or failed?\nfailed",
+            ),
+            (
+                "an attachment that the question has",
+                json!({"text": "Backup of db1: passed or failed?",
+                    "attachments": [{"text": "failed"}, {"text": "Backup of *db1*: passed or failed?"}]}),
+                "Backup of db1: passed or failed?\nfailed",
+            ),
+            (
+                "lines of the text",
+                json!({"text": "a\nb", "blocks": fields(&["x", "*b*", "a"])}),
+                "a\nb\nx",
+            ),
+            (
+                "a sign",
+                json!({"text": "Deploy api", "blocks": fields(&["Deploy api", "❌"])}),
+                "Deploy api\n❌",
+            ),
+            (
+                "signs in a table",
+                json!({"text": "Nightly", "blocks": [{"type": "table", "rows": [
+                    [{"type": "raw_text", "text": "✅"}, {"type": "raw_text", "text": "❌"}]]}]}),
+                "Nightly\n✅ | ❌",
+            ),
+            (
+                "a minus",
+                json!({"text": "Balance 500 EUR", "blocks": fields(&["-500 EUR"])}),
+                "Balance 500 EUR\n-500 EUR",
+            ),
+            (
+                "inner lists and code, the same twice",
+                json!({"text": "• a\n    ◦ b\n```c```\n&gt;d", "blocks": rich(json!([
+                    {"type": "rich_text_list", "style": "bullet", "elements": [
+                        {"type": "rich_text_section", "elements": words("a")}]},
+                    {"type": "rich_text_list", "style": "bullet", "indent": 1, "elements": [
+                        {"type": "rich_text_section", "elements": words("b")}]},
+                    {"type": "rich_text_preformatted", "elements": words("c")},
+                    {"type": "rich_text_quote", "elements": words("d")}]))}),
+                "• a\n    ◦ b\n```c```\n&gt;d",
             ),
             (
                 "deleted",

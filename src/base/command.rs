@@ -20,9 +20,10 @@ const BEFORE: [&str; 20] = [
     "can you", "could you", "would you", "will you", "thanks", "thank you", "thx", "sorry",
 ];
 #[rustfmt::skip]
-const AFTER: [&str; 17] = [
+const AFTER: [&str; 19] = [
     "please", "pls", "plz", "right now", "now", "immediately", "at once", "right away", "asap",
-    "ok", "okay", "mom", "thanks", "thank you", "thx", "sorry", "for me",
+    "ok", "okay", "mom", "thanks", "thanks a lot", "thank you", "thank you very much", "thx",
+    "sorry", "for me",
 ];
 
 impl Command {
@@ -53,14 +54,28 @@ impl Command {
 /// Letters and digits in lower case with one space between words. Emoji (`:pray:`) are left
 /// out.
 fn words(text: &str) -> String {
-    let text = text::unescape(text);
-    let is_emoji = |part: &&str| part.len() > 2 && part.starts_with(':') && part.ends_with(':');
-    let parts = text.split_whitespace().filter(|part| !is_emoji(part));
-    let parts = parts.map(|part| part.replace(is_invisible, "").to_lowercase());
-    let text = parts.collect::<Vec<_>>().join(" ");
+    let text = text::unescape(text).replace(is_invisible, "");
+    let text = without_emoji(&text).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric());
     let words = words.filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+fn without_emoji(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(':') {
+        out = out + before + " ";
+        let name = after
+            .split(|c: char| c == ':' || c.is_whitespace())
+            .next()
+            .unwrap_or_default();
+        rest = match after[name.len()..].strip_prefix(':') {
+            Some(behind) if !name.is_empty() => behind,
+            _ => after,
+        };
+    }
+    out + rest
 }
 
 /// Text direction marks, joiners, variation selectors, the byte order mark, soft hyphens: they
@@ -94,6 +109,7 @@ mod tests {
                 "stop", " Stop\n", "STOP!!!", "*_stop_*", "```stop```", "“stop”", "[stop]", "&lt;stop&gt;", "• stop", "/stop",
                 "\u{feff}st\u{200d}op\u{a0}", "stop\u{fe0f}", "stop, please!", "Stop that now.", "hey mom, stop", "can you stop?",
                 "Could you please stop it, thanks", "stop right now", "Sorry, stop that ASAP", "thanks, stop", "stop stop STOP", "stop :pray:",
+                "stop:pray:", ":wave::skin-tone-2:stop: please", "stop thanks a lot",
             ]),
             (Some(Command::New), &["new", "*new*", "new, please", "New!"]),
             (Some(Command::Status), &["status", "Status?", "status please"]),

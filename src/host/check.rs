@@ -322,12 +322,20 @@ pub(crate) fn script_program() -> &'static str {
     }
 }
 
-/// The first JSON object in what a client printed: warnings may precede it, and podman puts it in
-/// an array.
+/// The first JSON object that starts a line in what a client printed: warnings, which may hold
+/// braces, may precede it, and podman puts it in an array.
 fn first_object(text: &str) -> Option<Value> {
-    let from = text.find('{')?;
-    let mut values = serde_json::Deserializer::from_str(&text[from..]).into_iter();
-    values.next()?.ok()
+    let mut rest = text;
+    loop {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(Value::Array(items))) if items.iter().any(Value::is_object) => {
+                return items.into_iter().find(Value::is_object);
+            }
+            Some(Ok(value)) if value.is_object() => return Some(value),
+            _ => rest = rest.split_once('\n')?.1,
+        }
+    }
 }
 
 fn says_fork_failed(text: &str) -> bool {
@@ -370,7 +378,9 @@ mod tests {
         let dir = Path::new("/my data");
         let inspected = "WARN[0000] x\n[WARN] y\n[\n {\"a\": 1\n }\n]\n";
         let want = serde_json::json!({"a": 1});
-        assert_eq!(first_object(inspected), Some(want));
+        assert_eq!(first_object(inspected), Some(want.clone()));
+        let warned = "WARNING: config.json - invalid character '{' looking for {}\n{\"a\": 1}\n";
+        assert_eq!(first_object(warned), Some(want));
         assert_eq!(first_object("[x"), None);
         let table = "
             docker:mom-sandbox | Error: No such container: mom-sandbox | next: ./docker.sh create '/my data'

@@ -9,18 +9,17 @@ use std::time::Duration;
 /// An invisible character: it breaks up what Slack would read as a token or a fence.
 pub(crate) const ZERO_WIDTH_SPACE: char = '\u{200B}';
 
-/// The text of a file that someone else wrote: UTF-8, or UTF-16 with a byte order mark. Also
-/// returns why it is not plain UTF-8, if the writer should know.
+/// The text of a file that someone else wrote: UTF-8 or UTF-16. Also returns why it is not plain
+/// UTF-8, if the writer should know.
 pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
-    let units: Option<fn([u8; 2]) -> u16> = match bytes {
-        [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
-        [0xfe, 0xff, ..] => Some(u16::from_be_bytes),
-        _ => None,
+    let (order, marked): (Option<ByteOrder>, _) = match bytes {
+        [0xff, 0xfe, rest @ ..] => (Some(u16::from_le_bytes), rest),
+        [0xfe, 0xff, rest @ ..] => (Some(u16::from_be_bytes), rest),
+        _ => (unmarked_order(bytes), bytes),
     };
-    if let Some(unit) = units {
-        let units = bytes[2..]
-            .chunks_exact(2)
-            .map(|pair| unit([pair[0], pair[1]]));
+    if let Some(unit) = order {
+        let pairs = marked.chunks_exact(2);
+        let units = pairs.map(|pair| unit([pair[0], pair[1]]));
         let chars = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER));
         let text = chars.filter(|c| *c != '\0').collect();
         return (text, Some(UTF16));
@@ -36,6 +35,23 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, Option<&'static str>) {
         text.to_owned(),
         odd.then_some("some of its bytes are not UTF-8"),
     )
+}
+
+type ByteOrder = fn([u8; 2]) -> u16;
+
+/// The byte order of UTF-16 without a mark. It shows in scripts below U+0800 (Latin to Arabic);
+/// of others nothing is said, because two letters of plain text look like a Chinese one.
+fn unmarked_order(bytes: &[u8]) -> Option<ByteOrder> {
+    let is_plain = !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok();
+    if is_plain || bytes.len() % 2 == 1 {
+        return None;
+    }
+    let orders: [ByteOrder; 2] = [u16::from_le_bytes, u16::from_be_bytes];
+    orders.into_iter().find(|unit| {
+        let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+        let is_text = |unit: &u16| matches!(unit, 9 | 10 | 13 | 0x20..=0x7e | 0xa0..=0x7ff);
+        units.filter(is_text).count() * 20 > bytes.len() / 2 * 18
+    })
 }
 
 /// The reason that `decode` gives for a file in UTF-16, which it reads all the same.
@@ -297,7 +313,15 @@ mod tests {
             ),
             (b"\xff\xfec\0\xe9\0x", "cé", Some("it is UTF-16")),
             (b"\xfe\xff\0c\xd8\x3d\xdc\x4d", "c👍", Some("it is UTF-16")),
-            (b"c\0d\0", "cd", Some("it has NUL bytes")),
+            (b"c\0d\0", "cd", Some("it is UTF-16")),
+            (b"\x14\x040\x04 \0=\x04", "Да н", Some("it is UTF-16")),
+            (b"\x04\x14\x040\0 \x04=", "Да н", Some("it is UTF-16")),
+            (b"abc\0de", "abcde", Some("it has NUL bytes")),
+            (
+                b"c\xe9xy",
+                "c\u{fffd}xy",
+                Some("some of its bytes are not UTF-8"),
+            ),
         ] {
             assert_eq!(decode(bytes), (text.to_owned(), why));
         }

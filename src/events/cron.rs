@@ -193,9 +193,10 @@ pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
     })
 }
 
-/// The offset that someone wrote in place of a zone: `GMT+2`, `UTC+05:30`, `-3`.
+/// The offset that someone wrote in place of a zone: `GMT+2`, `UTC+05:30`, `-3`, `UTC+3 (Moscow)`.
 fn written_offset(name: &str) -> Option<Offset> {
-    let name = name.trim().to_ascii_uppercase();
+    let name = name.trim().to_ascii_uppercase().replace('\u{2212}', "-");
+    let name = name.split(" (").next()?;
     let offset = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     let word = &name[..name.len() - offset.len()];
     let (sign, digits) = offset.trim().split_at_checked(1)?;
@@ -559,6 +560,8 @@ mod tests {
             ("", "unknown"),
             ("GMT+2", "write Etc/GMT-2,"),
             ("utc-05:00", "write Etc/GMT+5,"),
+            ("UTC\u{2212}3", "write Etc/GMT+3,"),
+            ("UTC+3 (Moscow)", "write Etc/GMT-3,"),
             ("+0930", "write Australia/Darwin"),
             // Debian has older names of it in a package of their own.
             ("UTC+5:30", "Asia/Colombo or Asia/Kolkata"),

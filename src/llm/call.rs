@@ -343,6 +343,7 @@ mod tests {
         for (refusal, word, counts) in [
             ("stream_options: Extra inputs are not permitted", "stream_options", [1, 0]),
             ("Function tools with reasoning_effort are not supported for x in /v1/chat/completions", "\"reasoning_effort\":\"none\"", [0, 1]),
+            ("HTTP/1.1 500 No\r\ncontent-length: 87\r\n\r\n{\"error\":{\"message\":\"Value is not callable: null at row 1, column 2: message.content\"}}", "\"content\":\"\"", [0, 1]),
             ("messages[1].content: expected a string, got null", "\"content\":\"\"", [0, 1]),
         ] {
             let (answers, requests) = talk("custom", std::slice::from_ref(&messages), &[refusal, HI]);

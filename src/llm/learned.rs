@@ -77,7 +77,10 @@ impl Learned {
             }
             return false;
         }
-        if !matches!(refusal.status, 400 | 422) || refusal.is_overflow() {
+        // The template of llama.cpp fails at a null as if the server were at fault.
+        let fails_at_null =
+            refusal.status == 500 && refusal.says("null") && refusal.says("content");
+        if !(matches!(refusal.status, 400 | 422) || fails_at_null) || refusal.is_overflow() {
             return false;
         }
         if let Some(smaller) = smaller_limit(refusal, request.output_tokens) {

@@ -24,7 +24,8 @@ pub(super) struct Refusal {
     /// `type`, `code` and the like, joined by blanks.
     pub(super) code: String,
     pub(super) message: String,
-    /// The whole text in lower case, without backticks, to be searched for phrases.
+    /// The whole text in lower case, without backticks, to be searched for phrases. Also without
+    /// backslashes: OpenRouter gives another server's JSON as a string.
     pub(super) body: String,
     pub(super) request_id: Option<String>,
     pub(super) after: Option<Duration>,
@@ -52,7 +53,8 @@ const OVERFLOWS: &[&[&str]] = &[
     &["prompt exceeds max length"], &["range of input length should be"],
     &["context length exceeded"], &["token limit exceeded"], &["too many tokens"],
     &["model_context_window_exceeded"],
-    // vLLM, text-generation-inference, Ollama, LM Studio, ExLlama, TensorRT-LLM.
+    // vLLM, SambaNova, text-generation-inference, Ollama, LM Studio, ExLlama, TensorRT-LLM.
+    &["too long to fit into the model"], &["maximum supported sequence length"],
     &["longer than the maximum model length"], &["inputs", "must have less than", "tokens"],
     &["max_new_tokens must be <="], &["exceeds the context length"],
     &["context length of only"], &["greater than max_seq_len"],
@@ -63,14 +65,15 @@ const OVERFLOWS: &[&[&str]] = &[
 
 /// The text right before the window's size in the text of an overflow. In order: llama.cpp,
 /// Mistral, OpenAI and its kin, xAI, vLLM, llama-cpp-python, Together, Copilot, Kimi, Qwen,
-/// Anthropic.
+/// vLLM, SambaNova, Cerebras, Anthropic.
 #[rustfmt::skip]
 const WINDOW_MARKS: &[&str] = &[
     "\"n_ctx\"", "for model with", "maximum context length", "maximum prompt length", "maximum allowed input length",
     "context window of", "context length (", "model's context length", "context size (", "context size of",
     "context length of", "exceeds the limit of", "token limit:", "token limit of", "input length should be [1,",
     "maximum model length of", "must have less than", "must be <=", "context length of only",
-    "max_seq_len", "maximum input length", "cannot exceed", "tokens allowed (", " > ",
+    "max_seq_len", "maximum input length", "cannot exceed", "tokens allowed (",
+    "(context length", "supported sequence length is", "while limit is", " > ",
 ];
 
 /// The HTTP status that the code of an error inside a stream stands for.
@@ -131,7 +134,7 @@ pub(super) fn is_error_object(value: &Value) -> bool {
 }
 
 /// The pause that some servers name only in the text: `"retryDelay": "34s"` (Gemini), `Please
-/// try again in 7.66s` (Groq, OpenAI).
+/// try again in 1h12m3.5s` (Groq, OpenAI).
 fn retry_after_in_words(body: &str) -> Option<Duration> {
     let marks = [
         "retrydelay\": \"",
@@ -139,18 +142,21 @@ fn retry_after_in_words(body: &str) -> Option<Duration> {
         "try again in ",
         "retry in ",
     ];
-    let rest = marks
+    let mut rest = marks
         .iter()
         .find_map(|mark| Some(body.split_once(mark)?.1))?;
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = rest.split_at(end);
-    let seconds = match unit {
-        unit if unit.starts_with("ms") => 0.001,
-        unit if unit.starts_with('s') => 1.0,
-        unit if unit.starts_with('m') => 60.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(json::number(number)? * seconds).ok()
+    let units = [("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+    let mut sum = None;
+    while let Some(end) = rest.find(|c: char| !c.is_ascii_digit() && c != '.') {
+        let (number, after) = rest.split_at(end);
+        let unit = units.iter().find(|(unit, _)| after.starts_with(unit));
+        let (Some(number), Some((unit, seconds))) = (json::number(number), unit) else {
+            break;
+        };
+        *sum.get_or_insert(0.0) += number * seconds;
+        rest = &after[unit.len()..];
+    }
+    Duration::try_from_secs_f64(sum?).ok()
 }
 
 impl Refusal {
@@ -187,7 +193,7 @@ impl Refusal {
             })
             .collect::<Vec<_>>()
             .join(" ");
-        let body = text.to_ascii_lowercase().replace('`', "");
+        let body = text.to_ascii_lowercase().replace(['`', '\\'], "");
         Refusal {
             status: 200,
             code: cut(&code),
@@ -203,26 +209,21 @@ impl Refusal {
         self.body.contains(fragment)
     }
 
-    /// Whether the limit is one of a web server in front of the model's: the text is its page or
-    /// wording, not the model server's JSON.
-    fn is_front_end_limit(&self) -> bool {
-        let is_json = self.body.trim_start().starts_with(['{', '[']);
-        let is_foreign = !is_json || self.says("entity too large");
-        is_foreign && !self.body.trim().is_empty()
-    }
-
     pub(super) fn is_overflow(&self) -> bool {
         let throttled = ["rate limit", "rate_limit", "too many requests", "throttl"];
+        let is_named = || {
+            let mut overflows = OVERFLOWS.iter();
+            overflows.any(|parts| parts.iter().all(|part| self.says(part)))
+        };
         match self.status {
-            413 => !self.is_front_end_limit(),
+            // Any other words are those of a web server in front of the model's.
+            413 => self.body.trim().is_empty() || is_named(),
             429 => self.says("request too large") && self.says("tokens per min"),
             401..=403 => false,
             // Cerebras.
             400 if self.body.trim().is_empty() => true,
             _ if throttled.iter().any(|word| self.says(word)) => false,
-            _ => OVERFLOWS
-                .iter()
-                .any(|parts| parts.iter().all(|part| self.says(part))),
+            _ => is_named(),
         }
     }
 
@@ -415,6 +416,8 @@ pub(crate) mod tests {
             ("anthropic", 400, None, r#"{"error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8 maximum"}}"#, "Full anthropic/m: HTTP 400: invalid_request_error: prompt is too long: 9 tokens > 8 maximum"),
             ("anthropic", 413, None, "", "Full anthropic/m: HTTP 413"),
             ("custom", 413, None, "<html><title>413 Request Entity Too Large</title>nginx</html>", "Failed custom/m: HTTP 413: <html><title>413 Request Entity Too Large</title>nginx</html>; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
+            ("custom", 413, None, r#"{"message":"Request size limit exceeded"}"#, "Failed custom/m: HTTP 413: Request size limit exceeded; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
+            ("anthropic", 413, None, r#"{"error":{"type":"request_too_large","message":"big"}}"#, "Full anthropic/m: HTTP 413: request_too_large: big"),
             ("custom", 429, Some(3600), r#"{"message":"slow"}"#, "Retry 3600 custom/m: HTTP 429: slow; it asks to wait 1h 0m"),
             ("custom", 200, None, r#"{"object":"error","message":"engine gave up","code":500}"#, "Retry custom/m: error in the stream: 500: engine gave up"),
             ("anthropic", 529, None, "<html><body>Over\nloaded</body></html>", "Retry anthropic/m: HTTP 529: <html><body>Over loaded</body></html>"),
@@ -422,6 +425,9 @@ pub(crate) mod tests {
             ("anthropic", 200, None, r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, "Failed anthropic/m: error in the stream: invalid_request_error: x"),
             ("openai", 429, None, quota, "Failed openai/m: HTTP 429: insufficient_quota insufficient_quota: You exceeded your current quota, check your billing details; add credit or raise the limit at openai"),
             ("openai", 429, None, r#"{"error":{"message":"Rate limit reached. Please try again in 20s.","code":"rate_limit_exceeded"}}"#, "Retry 20 openai/m: HTTP 429: rate_limit_exceeded: Rate limit reached. Please try again in 20s."),
+            ("groq", 429, None, r#"{"message":"Please try again in 1h12m3.5s."}"#, "Retry 4323 groq/m: HTTP 429: Please try again in 1h12m3.5s.; it asks to wait 1h 12m"),
+            ("groq", 429, None, r#"{"message":"Please try again in 1m30s"}"#, "Retry 90 groq/m: HTTP 429: Please try again in 1m30s; it asks to wait 1m 30s"),
+            ("groq", 429, None, r#"{"message":"Please try again in 900ms."}"#, "Retry 0 groq/m: HTTP 429: Please try again in 900ms."),
             ("gemini", 429, None, gemini, "Retry 34 gemini/m: HTTP 429: 429 RESOURCE_EXHAUSTED: quota, see billing"),
             ("custom", 413, None, "request entity too large", "Failed custom/m: HTTP 413: request entity too large; this is the limit of a web server in front of the model's (nginx: client_max_body_size)"),
             ("openai", 429, None, r#"{"error":{"message":"Request too large for gpt on tokens per min (TPM): Limit 30000, Requested 45000.","code":"rate_limit_exceeded"}}"#, "Full openai/m: HTTP 429: rate_limit_exceeded: Request too large for gpt on tokens per min (TPM): Limit 30000, Requested 45000."),
@@ -472,6 +478,10 @@ pub(crate) mod tests {
             ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", Some(1_048_576)),
             ("too many tokens: the prompt cannot exceed 4081 - received 5000", Some(4081)),
             ("Prompt length 9000 is greater than max_seq_len 8192", Some(8192)),
+            ("The prompt (total length 20000) is too long to fit into the model (context length 16384). Make sure that `max_model_len` is no smaller", Some(16_384)),
+            ("generating 4096 tokens requires a sequence length of 24096, but the maximum supported sequence length is just 16384!", Some(16_384)),
+            ("Please reduce the length of the messages or completion. Current length is 20000 while limit is 16384", Some(16_384)),
+            (r#"{"error":{"metadata":{"raw":"{\"message\":\"exceeds the available context size\",\"n_ctx\":16384}"}}}"#, Some(16_384)),
             ("prompt length (9000) exceeds maximum input length (8192)", Some(8192)),
         ] {
             let found = refusal(400, None, text);

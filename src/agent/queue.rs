@@ -3,6 +3,7 @@
 //! bounded, and they are in memory only: the ledger has the requests that are not answered.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +66,7 @@ pub(crate) struct Running {
     pub(crate) stop: Stop,
     pub(crate) since: Instant,
     stopped: Mutex<StoppedRun>,
+    answers: AtomicBool,
 }
 
 #[derive(Default)]
@@ -86,6 +88,7 @@ impl Running {
             stop: Stop::new(),
             since: Instant::now(),
             stopped: Mutex::default(),
+            answers: AtomicBool::default(),
         };
         if let Task::Run(Job {
             stopped_by: Some(by),
@@ -103,6 +106,18 @@ impl Running {
             Task::Run(job) => job.run_ts(),
             Task::NewConversation(_) => "",
         }
+    }
+
+    /// The answer of the run is being posted.
+    pub(crate) fn answers(&self) {
+        self.answers.store(true, Ordering::Relaxed);
+    }
+
+    /// It is a run that lives in this thread, and its answer is being posted.
+    pub(crate) fn answers_in(&self, root: &str) -> bool {
+        let is_there =
+            matches!(&self.task, Task::Run(job) if job.thread_ts.as_deref() == Some(root));
+        is_there && self.answers.load(Ordering::Relaxed)
     }
 
     /// Sets what is called when the run is stopped; called at once if it was stopped already.

@@ -151,7 +151,7 @@ impl Intake {
     }
 
     /// With `--follow-threads`: a message in a thread where mom wrote within a day addresses mom,
-    /// unless it begins with a mention of someone else.
+    /// unless it mentions someone else.
     pub(super) fn mark_follow_up(&self, message: &mut Incoming) {
         let Services { agent, .. } = &*self.services;
         let root = message.thread_ts.as_deref();
@@ -159,14 +159,16 @@ impl Intake {
         let Some(root) = root.filter(|_| agent.config.follow_threads && !message.mention) else {
             return;
         };
-        let is_for_others = message.text.starts_with("<@");
-        if is_for_others || self.router.access.decision(message).is_none() {
+        if mentions_others(&message.text) || self.router.access.decision(message).is_none() {
             return;
         }
         let since_ms = time::now_ms() - FOLLOWED_MS;
-        let followed = agent.store.wrote_in(&message.channel, root, since_ms);
-        // If the log can't be read, the error is reported when the message is logged.
-        message.follows = followed.unwrap_or_default();
+        // The answer is logged only after its details are posted.
+        let running = self.router.commands.queue.running(&message.channel);
+        message.follows = running.is_some_and(|running| running.answers_in(root))
+            || (agent.store.wrote_in(&message.channel, root, since_ms))
+                // If the log can't be read, the error is reported when the message is logged.
+                .unwrap_or_default();
         message.mention |= message.follows;
     }
 
@@ -634,6 +636,12 @@ fn greet(access: &Access, channel: &str) {
         );
         access.outbox.post(channel, None, text);
     }
+}
+
+/// `text`: without the mentions of mom. People, groups and all who are there.
+fn mentions_others(text: &str) -> bool {
+    let marks = ["<@", "<!subteam^", "<!here", "<!channel", "<!everyone"];
+    marks.iter().any(|mark| text.contains(mark))
 }
 
 /// Only people need a look-up: messages of programs contain the program's name.

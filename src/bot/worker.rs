@@ -296,6 +296,9 @@ impl Worker {
             let user = services.names.user(id);
             user.map_or_else(|| id.to_owned(), |user| user.display)
         };
+        if matches!(outcome, Ok(Outcome::Answered(_))) {
+            running.answers();
+        }
         let answer_ts = show.finish(&outcome, &name_of)?;
         services.names.want_directory();
         if let Some(session) = session {

@@ -270,22 +270,18 @@ impl Store {
         Ok(roots)
     }
 
-    /// Log entries from the end back to `floor` or to the first that `wanted` refuses,
-    /// oldest first.
+    /// Those of the log entries from the end back to `floor` that are wanted, in the log's
+    /// order: it is not that of their dates, for old messages are edited and read late.
     fn log_tail(
         &self,
         channel: &str,
         floor: Floor,
-        mut wanted: impl FnMut(&LogEntry) -> bool,
+        wanted: impl Fn(&LogEntry) -> bool,
     ) -> Result<Vec<LogEntry>> {
         let mut entries = Vec::new();
         let lines = self.dir.lines_back(&log_path(channel), floor)?;
         for line in lines.into_iter().flatten() {
-            match LogEntry::parse(&line?) {
-                Some(entry) if wanted(&entry) => entries.push(entry),
-                Some(_) => break,
-                None => {}
-            }
+            entries.extend(LogEntry::parse(&line?).filter(&wanted));
         }
         entries.reverse();
         Ok(entries)

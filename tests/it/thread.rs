@@ -215,7 +215,15 @@ fn followed_threads_need_no_mention() {
             state.users.get_mut("U09").unwrap()["is_restricted"] = true.into();
         });
         say("U09", "me too");
-        say("U08", "<@U07> and you, what do you think?");
+        for text in [
+            "<@U07> and you, what do you think?",
+            "*<@U07>* and you?",
+            "hey <@U07> what do you think?",
+            "<!subteam^S01> can one of you look?",
+            "<!here> who knows?",
+        ] {
+            say("U08", text);
+        }
         slack.say("C01", "U08", "elsewhere").send();
         let last = say("U08", "and the notes?");
         slack.wait_acked(&last);
@@ -226,6 +234,15 @@ fn followed_threads_need_no_mention() {
         wait("mom: Both are.");
         let requests = llm.requests();
         assert_eq!(requests.len(), 2, "{follow}");
+        let log = mom.jsonl("C01/log.jsonl");
+        let asked = log.iter().filter(|line| line["mention"] == true);
+        let asked: Vec<_> = asked.map(|line| line["text"].clone()).collect();
+        let last = if follow {
+            "and the notes?"
+        } else {
+            "are both?"
+        };
+        assert_eq!(asked, ["is it out?", last]);
         let seen = slack.channel("C01");
         let shown = seen
             .replies(&root)
@@ -247,7 +264,11 @@ fn threads_are_followed_for_a_day() {
             "isBot": true, "threadTs": root});
         answer.to_string() + "\n"
     });
-    home.write("data/C01/log.jsonl", answers.collect::<String>());
+    // A thread's root that was read late.
+    let old = json!({"ts": "1700000000.000100", "date": "2023-11-14T22:13:20.000Z",
+        "user": "U08", "text": "an old word"});
+    let log = answers.collect::<String>() + &old.to_string() + "\n";
+    home.write("data/C01/log.jsonl", log);
     let call = Call::new(&home).slack(&slack).llm(&llm);
     let _mom = call.env("MOM_FOLLOW_THREADS", "1").data().spawn();
     slack.wait_connected();
@@ -260,6 +281,34 @@ fn threads_are_followed_for_a_day() {
     let answer = |root: &str| seen.replies(root).iter().any(|said| said.shown() == "Yes.");
     assert!(answer(&roots[1].1) && !answer(&roots[0].1), "{seen}");
     assert_eq!(llm.requests().len(), 1);
+}
+
+#[test]
+fn who_reads_the_answer_before_its_details_are_posted_need_not_mention_mom() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let call = Call::new(&Arc::new(Scratch::new())).slack(&slack).llm(&llm);
+    let mom = call.arg("--follow-threads").data().spawn();
+    slack.wait_connected();
+    let root = slack.say("C01", "U08", "a topic").send();
+    let say = |text: &str| slack.say("C01", "U07", text).thread(&root).send();
+    let (answer, details) = (Gate::new(), Gate::new());
+    llm.reply(Reply::text("Here.").stall(&answer));
+    llm.reply_text("Done it.");
+    say(&format!("<@{BOT}> hi"));
+    slack.wait_channel("C01", |channel| channel.to_string().contains("Thinking"));
+    slack.fault("chat.postMessage", 1, Fault::Stall(details.clone()));
+    slack.wait_acked(&say("nobody is asked yet"));
+    answer.open();
+    slack.wait_channel("C01", |channel| channel.to_string().contains("mom: Here."));
+    slack.wait_acked(&say("do it"));
+    details.open();
+    slack.wait_channel("C01", |channel| {
+        channel.to_string().contains("mom: Done it.")
+    });
+    let log = mom.jsonl("C01/log.jsonl");
+    let asked = log.iter().filter(|line| line["mention"] == true);
+    let asked: Vec<_> = asked.map(|line| line["text"].clone()).collect();
+    assert_eq!(asked, ["hi", "do it"]);
 }
 
 /// The messages were for others, before someone addressed mom.

@@ -126,15 +126,22 @@ impl Approvals {
         let part = format!("{DECIDED}{}", message.id);
         content.metadata = Some(metadata(&target.run, &part));
         let (web, channel) = (message.web.clone(), target.channel.clone());
+        let plain = PostContent {
+            blocks: Some("[]".to_owned()),
+            ..content.clone()
+        };
+        let of = channel.clone();
+        let edit = move |urgency: Urgency| match web.chat_update(&of, &ts, &content, urgency) {
+            Err(failure) if failure.blames_blocks() => web.chat_update(&of, &ts, &plain, urgency),
+            edited => edited,
+        };
         if message.stop.cause() == Some(Cause::Restart) {
-            let edited = web.chat_update(&channel, &ts, &content, Urgency::Optional);
-            if let Err(failure) = edited {
+            if let Err(failure) = edit(Urgency::Optional) {
                 log::warning!(&channel, "cannot remove a question's buttons: {failure}");
             }
             return;
         }
-        (self.access.outbox)
-            .work(move || Ok(web.chat_update(&channel, &ts, &content, Urgency::Must)?));
+        (self.access.outbox).work(move || Ok(edit(Urgency::Must)?));
     }
 
     /// Removes the buttons of questions from an earlier start: the run asks again.

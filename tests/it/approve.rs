@@ -182,6 +182,20 @@ fn where_slack_refuses_blocks_the_calls_come_as_a_file_or_are_denied_aloud() {
 }
 
 #[test]
+fn a_decided_question_loses_its_buttons_also_where_slack_refuses_its_blocks() {
+    let (slack, llm, _mom) = start(&["--approve=changes"]);
+    llm.reply_tool("bash", bash("echo x"));
+    llm.reply_text("Done.");
+    slack.mention("C01", "U07", "do it");
+    let question = wait_asked(&slack, "echo x");
+    slack.fault("chat.update", 0, Fault::Blocks("invalid_blocks"));
+    slack.press("C01", &question.ts, "U07", "Approve");
+    let closed = wait_shown(&slack, &question.ts, "Approved by lena");
+    assert!(closed.buttons().is_empty(), "{closed:?}");
+    slack.wait_answer("C01", "Done.");
+}
+
+#[test]
 fn a_denied_call_is_an_error_and_all_of_a_run_can_be_approved() {
     let (slack, llm, _mom) = start(&["--approve=changes"]);
     let edit = json!({"label": "Mend", "path": "a", "oldText": "x\ny", "newText": "z"});

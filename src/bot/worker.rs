@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::{Person, Place};
@@ -326,6 +326,13 @@ impl Worker {
         }
         if target.earlier.status_ts.is_none() {
             target.earlier.status_ts.clone_from(&start.status_ts);
+        }
+        // Someone waits since then, whatever cut the run.
+        let status_ts = target.earlier.status_ts.as_deref();
+        if let Some(began_ms) = status_ts.and_then(time::slack_ts_ms) {
+            let age_ms = u64::try_from(time::now_ms() - began_ms).unwrap_or_default();
+            let since = Instant::now().checked_sub(Duration::from_millis(age_ms));
+            target.since = since.unwrap_or(target.since);
         }
         let existing = session.existing_outcome().cloned();
         // The answer is posted, but its text was lost in a power cut.

@@ -504,6 +504,53 @@ fn another_apps_post_is_no_answer() {
     answered(&slack, "C01", "mom: Model: ");
 }
 
+#[test]
+fn the_answer_of_a_long_run_that_was_cut_rings_a_bell() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let home = Arc::new(Scratch::new());
+    let mom = Mom::start_in(&home, &slack, &llm);
+    llm.reply(Reply::text("a long story").stall(&Gate::new()));
+    let asked = slack.mention("C01", "U07", "go");
+    llm.next_request();
+    let status = answered(&slack, "C01", "Thinking").answers()[0].ts.clone();
+    mom.kill9();
+    slack.cut();
+    // As if all of it was a minute ago.
+    let earlier = |ts: &str| {
+        let (seconds, micros) = ts.split_once('.').expect("a ts");
+        format!("{}.{micros}", seconds.parse::<u64>().expect("seconds") - 60)
+    };
+    let shift = |text: String| {
+        [&asked, &status]
+            .into_iter()
+            .fold(text, |text, ts| text.replace(ts, &earlier(ts)))
+    };
+    for file in ["data/C01/log.jsonl", "data/C01/runs.jsonl"] {
+        home.write(file, shift(home.read(file)));
+    }
+    slack.change(|state| {
+        for message in &mut state.channels.get_mut("C01").expect("a channel").messages {
+            message.ts = earlier(&message.ts);
+            let metadata = shift(message.metadata.to_string());
+            message.metadata = serde_json::from_str(&metadata).expect("JSON");
+        }
+    });
+    llm.reply_text("The answer.");
+    let _mom = Mom::start_in(&home, &slack, &llm);
+    let seen = slack.wait_channel("C01", |channel| channel.to_string().contains("_Done: "));
+    let hers: Vec<_> = seen
+        .answers()
+        .into_iter()
+        .map(|said| (said.ts.clone(), said.shown()))
+        .collect();
+    assert_eq!(hers.len(), 2, "{seen}");
+    assert!(
+        hers[0].0 == earlier(&status) && hers[0].1.contains("_Done: "),
+        "{seen}"
+    );
+    assert_eq!(hers[1].1, "The answer.");
+}
+
 /// tests/data/old-dir was written by a mom without runs.jsonl, and killed while it answered
 /// `count the bikes`; `and the cars` waited for the next turn.
 #[test]

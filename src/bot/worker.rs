@@ -485,7 +485,11 @@ impl Conversation for SlackConversation<'_> {
     fn steering(&self) -> Vec<LedgerRequest> {
         let (channel, thread_ts) = (&self.job.channel, self.job.thread_ts.as_deref());
         let queue = &self.worker.router.commands.queue;
-        queue.take_steering(channel, thread_ts)
+        let requests = queue.take_steering(channel, thread_ts);
+        if requests.iter().any(|request| !request.is_addition) {
+            self.show.asked_by_person();
+        }
+        requests
     }
 
     fn waits(&self, ts: &str) -> bool {

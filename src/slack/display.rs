@@ -80,6 +80,8 @@ pub(super) struct ShowState {
     status_ts: Option<String>,
     /// Who stopped the run: the id, at the end the name.
     pub(super) stopped_by: Option<String>,
+    /// A person asked for the run, or for something in the run of an event.
+    pub(super) is_for_person: bool,
     end: Option<Result<Outcome>>,
 }
 
@@ -143,6 +145,11 @@ impl Show {
 
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// A person asks something of the run, whatever began it.
+    pub(crate) fn asked_by_person(&self) {
+        self.shared.state.lock().unwrap().is_for_person = true;
     }
 
     /// Shows `_Stopping..._` from another thread; the argument is the user who stopped the run.
@@ -229,6 +236,7 @@ impl Display {
             changed: true,
             status_ts: target.earlier.status_ts.clone(),
             stopped_by: None,
+            is_for_person: target.event.is_none(),
             end: None,
         };
         Display {

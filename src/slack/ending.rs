@@ -186,7 +186,7 @@ impl Display {
         for ts in self.target.earlier.detail_ts.iter().chain(details).rev() {
             self.delete(ts, Urgency::Must)?;
         }
-        if self.target.event.is_none() {
+        if self.shared.state.lock().unwrap().is_for_person {
             return self.end_with("_(nothing to say)_", Urgency::Must);
         }
         match self.shown.status_ts.take() {

@@ -356,3 +356,19 @@ fn wait_logged(slack: &FakeSlack, mom: &Mom, text: &str, times: usize) {
         (log.matches(text).count() >= times).then_some(())
     });
 }
+
+#[test]
+fn who_asks_something_of_an_events_run_is_told_that_there_is_nothing_to_say() {
+    let (slack, llm, mom) = start();
+    let gate = Gate::new();
+    llm.reply(Reply::tool("bash", &json!({"label": "Look", "command": "true"})).stall(&gate));
+    llm.reply_text("[SILENT] nothing");
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "report"});
+    mom.home.write("data/events/e.json", event.to_string());
+    llm.next_request();
+    let asked = slack.mention("C01", "U07", "and how are you?");
+    wait_eyes(&slack, &asked);
+    gate.open();
+    slack.wait_answer("C01", "_(nothing to say)_");
+    assert_eq!(llm.requests().len(), 2);
+}

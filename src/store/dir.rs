@@ -3,7 +3,8 @@
 //! out of it. Only regular files are read and written: a FIFO or a device in place of one is
 //! recognised before it is opened, since opening alone may hang, or act.
 //!
-//! Paths are relative, with `/` between names. A link that stays beneath is followed.
+//! Paths are relative, with `/` between names. A link that stays beneath is followed, except in
+//! the place of a file that mom appends to: its lines would get into another file.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -192,16 +193,18 @@ impl Dir {
     }
 
     /// Opens a regular file; `None` when it is missing. Checks the type on a handle and opens that
-    /// same handle, so a swap of what is at `path` in between has no effect.
+    /// same handle, so a swap of what is at `path` in between has no effect. With `NOFOLLOW` a link
+    /// is no regular file.
     fn open_file(&self, path: &str, flags: OFlags) -> Result<Option<File>> {
-        let Some(handle) = self.look_up(path, OFlags::PATH)? else {
+        let Some(handle) = self.look_up(path, OFlags::PATH | (flags & OFlags::NOFOLLOW))? else {
             return Ok(None);
         };
         let stat = fs::fstat(&handle).map_err(|err| self.io("open", path, err))?;
         if kind(FileType::from_raw_mode(stat.st_mode)) != Kind::File {
             return Err(self.failed("open", path, "it is not a regular file"));
         }
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // The path of a handle is a link itself.
+        let flags = (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let handle = format!("/proc/self/fd/{}", handle.as_raw_fd());
         let file = fs::open(&*handle, flags, Mode::empty());
         Ok(Some(File::from(
@@ -223,7 +226,7 @@ impl Dir {
                 Err(err) => return Err(self.io("make", path, err)),
             }
         }
-        Err(self.failed("open", path, "it is a link that leads nowhere"))
+        Err(self.io("open", path, Errno::AGAIN))
     }
 
     /// The first `bytes_max` bytes of a regular file; `None` when it is missing.
@@ -241,7 +244,9 @@ impl Dir {
     /// The lines of one of mom's own files, from its end back to byte `floor`; see `LinesBack`.
     /// Anything at `path` that is not a regular file is set aside.
     pub(crate) fn lines_back(&self, path: &str, floor: Floor) -> Result<Option<LinesBack>> {
-        let file = self.or_set_aside(path, || self.read(path))?;
+        let file = self.or_set_aside(path, || {
+            self.open_file(path, OFlags::RDONLY | OFlags::NOFOLLOW)
+        })?;
         let lines = file.map(|file| LinesBack::new(file, self.path.join(path), floor));
         lines.transpose()
     }
@@ -262,13 +267,12 @@ impl Dir {
         self.open_file(path, OFlags::RDONLY)
     }
 
-    /// Renames what is at `path` if it is not a regular file or leads out of the data directory,
-    /// and stores both names for `take_set_aside`. False: nothing was renamed.
+    /// Renames what is at `path` if it is not a regular file, or is a link wherever it leads, and
+    /// stores both names for `take_set_aside`. False: nothing was renamed.
     pub(crate) fn set_aside(&self, path: &str) -> bool {
-        let is_absent = || matches!(self.stamp_link(path), Ok(None));
-        match self.stamp(path) {
+        match self.stamp_link(path) {
             Ok(Some(stamp)) if stamp.kind == Kind::File => return false,
-            Ok(None) if is_absent() => return false,
+            Ok(None) => return false,
             _ => {}
         }
         let name = path.rsplit('/').next().unwrap_or(path);
@@ -308,7 +312,7 @@ impl Dir {
     /// # Errors
     /// Nothing was appended then, unless undoing a partial write failed as well.
     pub(crate) fn append(&self, path: &str, first: &str, lines: &str) -> Result<Appended> {
-        let flags = OFlags::RDWR | OFlags::APPEND;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW;
         let file = self.or_set_aside(path, || self.open_or_make(path, flags))?;
         let shown = self.path.join(path);
         let appended = Appended::write(file, shown, &self.appending, [first, lines])?;
@@ -592,6 +596,7 @@ mod tests {
                 "up" => symlink("../outside", path).unwrap(),
                 "magic" => symlink("/proc/self/exe", path).unwrap(),
                 "nowhere" => symlink("missing", path).unwrap(),
+                "beneath" => symlink("other", path).unwrap(),
                 "fifo" => fs::mknodat(fs::CWD, path, FileType::Fifo, mode, 0).unwrap(),
                 "device" => {
                     let (kind, full) = (FileType::CharacterDevice, fs::makedev(1, 7));
@@ -604,13 +609,14 @@ mod tests {
                 _ => std::fs::create_dir(path).unwrap(),
             }
         };
+        scratch.write("data/other", "other");
         for name in [
-            "link", "up", "magic", "nowhere", "fifo", "device", "socket", "dir",
+            "link", "up", "magic", "nowhere", "beneath", "fifo", "device", "socket", "dir",
         ] {
             plant(name);
             assert_eq!(
                 dir.read_head(name, 10).is_err(),
-                name != "nowhere",
+                !matches!(name, "nowhere" | "beneath"),
                 "{name}"
             );
             assert!(dir.create(name).unwrap().is_none(), "{name}");
@@ -625,6 +631,7 @@ mod tests {
             assert!(dir.append(name, "", "x\n").is_ok(), "{name}");
             assert_eq!(scratch.read(&format!("data/{name}")), "x\n", "{name}");
         }
+        assert_eq!(scratch.read("data/other"), "other");
         symlink(&scratch.0, scratch.0.join("data/C1")).unwrap();
         assert!(dir.append("C1/outside", "", "x\n").is_err());
         assert!(dir.create("C1/new").is_err() && dir.replace("C1/new", b"").is_err());

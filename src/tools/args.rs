@@ -109,6 +109,11 @@ impl Args {
         self.values.get(name).and_then(Value::as_str)
     }
 
+    pub(super) fn without_label(mut self) -> Map<String, Value> {
+        self.values.remove("label");
+        self.values
+    }
+
     pub(super) fn opt_number(&self, name: &str) -> Option<f64> {
         self.values.get(name).and_then(Value::as_f64)
     }

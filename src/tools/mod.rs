@@ -16,6 +16,8 @@ mod write;
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use crate::base::error::Result;
 use crate::base::stop::Stop;
 use crate::base::text;
@@ -113,6 +115,15 @@ pub(crate) fn has_effects(name: &str) -> bool {
 /// Whether the tool may change something in the sandbox; true for tools that are added later.
 pub(crate) fn changes(name: &str) -> bool {
     !matches!(name, "read" | "attach")
+}
+
+/// What the tool makes of the call's arguments, without the label, which has no effect. `None`: it
+/// refuses them, or there is no such tool.
+pub(crate) fn without_label(call: &ToolCall) -> Option<Map<String, Value>> {
+    let mut tools = const { &TOOLS }.iter();
+    let tool = tools.find(|tool| tool.spec.name == call.name)?;
+    let args = Args::parse(&tool.spec, &call.arguments).ok()?;
+    Some(args.without_label())
 }
 
 /// Runs one call. Never panics and never fails: a wrong call, a stop, a timeout are results

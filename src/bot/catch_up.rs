@@ -27,6 +27,8 @@ const FETCHED_AGAIN_MAX: usize = 100;
 /// Pauses before the history is read again: twice as long each time.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How long the lines of many new people wait for all names.
+const NAMES_WAIT_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct CatchUp(pub(super) Arc<Worker>);
 
@@ -143,7 +145,7 @@ impl CatchUp {
                 None => true,
             });
         }
-        intake.ask_names(messages.iter(), NAME_WAIT);
+        self.wait_names(&messages);
         let routing = router.lock();
         let (logged, failed) = intake.log_new(messages, Reading::Missed, &routing);
         router.route(logged, &routing);
@@ -152,6 +154,23 @@ impl CatchUp {
             .into_iter()
             .next()
             .map_or(Ok(()), |(_, err)| Err(err))
+    }
+
+    /// Looks up the new people, and waits longer the more there are: no ack waits here.
+    fn wait_names(&self, messages: &[Incoming]) {
+        let Services { names, stop, .. } = &*self.0.services;
+        let new = self.0.intake.new_people(messages.iter());
+        if new.is_empty() {
+            return;
+        }
+        names.want(&new);
+        self.0.router.wake.wake();
+        let patience = NAME_WAIT.saturating_mul(new.len() as u32);
+        let until = Instant::now() + patience.min(NAMES_WAIT_MAX);
+        // In parts, so that a stop need not wait for all of it.
+        while !stop.is_set() && Instant::now() < until && new.iter().any(|id| names.is_new(id)) {
+            names.wait_known(&new, until.min(Instant::now() + NAME_WAIT));
+        }
     }
 
     /// Fetches files again whose download was interrupted when mom ended.

@@ -340,15 +340,25 @@ impl Intake {
         patience: Duration,
     ) {
         let names = &self.services.names;
+        let new = self.new_people(messages);
+        if names.want(&new) {
+            self.router.wake.wake();
+            names.wait_known(&new, Instant::now() + patience);
+        }
+    }
+
+    /// Ids of the senders who were never looked up, each once.
+    pub(super) fn new_people<'a>(
+        &self,
+        messages: impl Iterator<Item = &'a Incoming>,
+    ) -> Vec<&'a str> {
+        let names = &self.services.names;
         let people = messages.filter(|message| is_person(message));
         let new = people.map(|message| message.user.as_str());
         let mut new: Vec<&str> = new.filter(|id| names.is_new(id)).collect();
         new.sort_unstable();
         new.dedup();
-        if names.want(&new) {
-            self.router.wake.wake();
-            names.wait_known(&new, Instant::now() + patience);
-        }
+        new
     }
 
     /// The body of a thread: writes the lines that wait for a name. An empty channel name ends it.

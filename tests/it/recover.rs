@@ -389,6 +389,31 @@ fn a_first_word_that_was_missed_is_answered() {
     assert!(!channel.to_string().contains("Here."), "{channel}");
 }
 
+/// Many names take longer than the one that a new message waits for; here Slack asks for a pause.
+#[test]
+fn what_many_new_people_said_is_logged_with_their_names() {
+    let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+    let users: Vec<String> = (10..20).map(|n| format!("U{n}")).collect();
+    slack.change(|state| {
+        for user in &users {
+            state.add_user(user, &format!("name-{user}"));
+        }
+    });
+    for user in &users {
+        slack.say("C01", user, "while you were away").send_unheard();
+    }
+    slack.fault("users.info", 1, Fault::Limited(2));
+    let mom = Mom::start(&slack, &llm);
+    wait_logged(&slack, &mom, "C01", "while you were away");
+    let lines = mom.jsonl("C01/log.jsonl");
+    let names: Vec<&str> = lines
+        .iter()
+        .filter_map(|l| l["userName"].as_str())
+        .collect();
+    let want: Vec<String> = users.iter().map(|user| format!("name-{user}")).collect();
+    assert_eq!(names, want);
+}
+
 #[test]
 fn a_history_that_slack_does_not_give_is_asked_for_again() {
     let methods = [

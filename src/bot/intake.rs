@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::queue::{Submitted, Task};
 use crate::agent::run::Job;
+use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
@@ -35,6 +36,8 @@ pub(super) const NAME_WAIT: Duration = Duration::from_secs(1);
 const NAME_GRACE: Duration = Duration::from_millis(50);
 /// Channels that can have lines waiting for a name.
 const HEARD_CHANNELS_MAX: usize = 1_000;
+/// How many dropped messages are remembered: Slack may send them again.
+const DROPPED_MAX: usize = 100;
 /// With `--follow-threads`: largest age of mom's last message in the thread.
 const FOLLOWED_MS: i64 = 24 * 3_600_000;
 
@@ -46,6 +49,21 @@ pub(super) struct Intake {
     /// Channels whose messages can't be logged, and whether that was posted there.
     pub(super) unwritable: Mutex<HashMap<String, bool>>,
     pub(super) heard: Heard,
+    pub(super) dropped: Dropped,
+}
+
+/// Channel and ts of messages that were dropped, so that each is logged once.
+pub(super) struct Dropped(Mutex<Bounded<(String, String), ()>>);
+
+impl Dropped {
+    pub(super) fn new() -> Dropped {
+        Dropped(Mutex::new(Bounded::new(DROPPED_MAX)))
+    }
+
+    fn is_first(&self, channel: &str, ts: &str) -> bool {
+        let key = (channel.to_owned(), ts.to_owned());
+        self.0.lock().unwrap().insert(key, ()).is_none()
+    }
 }
 
 /// Input of `log_waiting`'s thread: channels with lines that wait for a name, and until when.
@@ -135,7 +153,9 @@ impl Intake {
             Inbound::Unarchived { channel } => self.reopened(channel),
             Inbound::Opened { channel, user } => self.greet_member(channel, user),
             Inbound::Dropped { channel, ts, why } => {
-                log::info!(channel, "left out the message {ts}: {why}");
+                if self.dropped.is_first(channel, ts) {
+                    log::info!(channel, "left out the message {ts}: {why}");
+                }
             }
             Inbound::Ignored(why) => log::debug!("", "left out {kind}: {why}"),
             _ => {}

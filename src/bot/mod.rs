@@ -41,7 +41,7 @@ use self::access::Access;
 use self::approvals::Approvals;
 use self::catch_up::{CatchUp, Wake};
 use self::commands::Commands;
-use self::intake::{Heard, Intake};
+use self::intake::{Dropped, Heard, Intake};
 use self::outbox::Outbox;
 use self::router::Router;
 use self::worker::Worker;
@@ -182,6 +182,7 @@ fn worker(
         catch_up,
         unwritable: Mutex::default(),
         heard: Heard::new(),
+        dropped: Dropped::new(),
     });
     Arc::new(Worker {
         services: services.clone(),

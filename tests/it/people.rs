@@ -326,7 +326,9 @@ fn other_workspaces_other_bots_and_workflows() {
     let join = slack.say("C01", "U08", "<@U08> has joined the channel");
     let join = join.with("subtype", "channel_join".into()).send();
     mom.wait_log(&format!("left out the message {join}: channel_join"));
+    slack.redeliver(&join);
     wait_handled(&slack);
+    assert_eq!(mom.log().matches("left out the message").count(), 1);
     // A person whose app posts with this person's user token.
     llm.reply_text("For Lena.");
     mention("U07").with("bot_id", "B0APP".into()).send();

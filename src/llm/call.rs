@@ -429,6 +429,26 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_on_the_number_of_pictures_condemns_none() {
+        let [older, newer] = [picture("older", 6, 0), picture("newer", 5, 0)];
+        let pictures = |request: &String| request.matches("data:image/png").count();
+        for refusal in [
+            "At most 1 image(s) may be provided in one request.",
+            "Too many images in request: 2 > 1",
+        ] {
+            let both = vec![older.clone(), newer.clone()];
+            let turns = [both.clone(), both, vec![older.clone()]];
+            let (answers, requests) = talk("custom", &turns, &[refusal, HI, HI, HI]);
+            assert_eq!(answers, ["hi"; 3]);
+            assert_eq!(
+                requests.iter().map(pictures).collect::<Vec<_>>(),
+                [2, 1, 1, 1]
+            );
+            assert!(requests[1].contains("6 x 1 pixels. It is no longer shown."));
+        }
+    }
+
+    #[test]
     fn an_answer_without_a_reason_is_taken_the_second_time() {
         let turns = vec![vec![user("a")]; 5];
         let (answers, _) = talk("custom", &turns, &[HALF, HALF, HALF, HI, HALF]);

@@ -83,6 +83,10 @@ impl Learned {
         if !(matches!(refusal.status, 400 | 422) || fails_at_null) || refusal.is_overflow() {
             return false;
         }
+        let pictures_max = refusal.pictures_max();
+        if pictures_max.is_some_and(|max| self.pictures.limit_count(max, &request.pictures)) {
+            return true;
+        }
         if let Some(smaller) = smaller_limit(refusal, request.output_tokens) {
             model.output_tokens_max = smaller;
             return true;

@@ -59,6 +59,8 @@ pub(super) struct PictureMemory {
     verdicts: Bounded<PictureKey, Option<String>>,
     /// Base64 bytes of all pictures of a request.
     bytes_max: usize,
+    /// Pictures of a request.
+    count_max: usize,
 }
 
 impl Default for PictureMemory {
@@ -66,6 +68,7 @@ impl Default for PictureMemory {
         PictureMemory {
             verdicts: Bounded::new(REMEMBERED_MAX),
             bytes_max: ALL_BYTES_MAX,
+            count_max: usize::MAX,
         }
     }
 }
@@ -92,6 +95,12 @@ impl PictureMemory {
             bytes => bytes / 2,
         };
         sent.bytes > 0
+    }
+
+    /// Learns that a request may have no more than `count` pictures. False when it had no more.
+    pub(super) fn limit_count(&mut self, count: usize, sent: &SentPictures) -> bool {
+        self.count_max = count;
+        sent.keys.len() > count
     }
 
     /// The pictures of `sent` that no request has proved good, the newest first.
@@ -134,7 +143,7 @@ impl<'a> PictureChoice<'a> {
         let fitting = images
             .iter()
             .rev()
-            .take(service.pictures_max)
+            .take(service.pictures_max.min(learned.pictures.count_max))
             .take_while(|image| {
                 bytes += image.data.len();
                 bytes <= learned.pictures.bytes_max

@@ -241,6 +241,16 @@ impl Refusal {
         window.filter(|tokens| (256..=100_000_000).contains(tokens))
     }
 
+    /// How many pictures a request may have, where the text says so: `At most 1 image(s) may be
+    /// provided` (vLLM), `Too many images in request: 5 > 4`.
+    pub(super) fn pictures_max(&self) -> Option<usize> {
+        let is_count = self.says("too many images") || self.says("image(s) may be provided");
+        let marks = ["at most ", " > "].iter();
+        let mut numbers = marks.filter_map(|mark| number_at(self.body.split_once(mark)?.1));
+        let number = numbers.next().filter(|_| is_count)?;
+        usize::try_from(number).ok()
+    }
+
     /// The HTTP status; for an error inside a stream, the status that its code means.
     fn status(&self) -> u16 {
         if self.status != 200 {

@@ -24,7 +24,7 @@ use crate::base::stop::Stop;
 use crate::base::text;
 use crate::slack::blocks::{self, SentAs};
 use crate::slack::earlier::{EarlierPosts, STATUS, find, metadata};
-use crate::slack::steps::Progress;
+use crate::slack::steps::{DetailsPage, Progress, THINKING};
 use crate::slack::web::{Failure, PostContent, SlackResult, Urgency, Web};
 
 /// Pauses between tries to post an answer while the network is down: about nine minutes in all.
@@ -224,7 +224,7 @@ impl Display {
     fn new(web: Arc<Web>, target: Target, stop: Stop) -> Display {
         let head = match &target.event {
             Some(event) => format!("Starting event: {event}"),
-            None => "Thinking".to_owned(),
+            None => THINKING.to_owned(),
         };
         // Slack may still show the line that an earlier try has set.
         let line = match (&target.thread_ts, &target.earlier.status_ts) {
@@ -300,33 +300,38 @@ impl Display {
         let details = self.next_details();
         let (status, line) = self.progress(|progress| (progress.status(), progress.now()));
         let now = Instant::now();
-        let mut wake = None;
-        // Details come before the status, which changes all the time.
-        if let (Some((number, shown)), Some(root)) = (details, self.root()) {
+        let mut wake = self.line_due(&line, now);
+        // The first, because the others may change at every turn.
+        if wake.is_some_and(|due| due <= now) {
+            self.show_line(line);
+            return Some(now);
+        }
+        // Before the status, which is changed all the time.
+        if let (Some(page), Some(root)) = (details, self.root()) {
             let due = *self.shown.details_due.get_or_insert(now + DETAILS_WAIT);
             if due <= now {
-                self.show_details(&root, number, shown);
+                self.show_details(&root, &page);
                 return Some(self.free_at);
             }
-            wake = Some(due);
+            wake = Some(wake.map_or(due, |wake| due.min(wake)));
         }
         if !self.shown.status_is_lost && self.shown.status.as_ref() != Some(&status) {
             self.show_status(status);
             return Some(self.free_at);
         }
-        if self.target.thread_ts.is_some() && self.shown.status.is_some() {
-            let age_max = match line == self.shown.line {
-                true => THREAD_LINE_AGE_MAX,
-                false => PACE_MAX,
-            };
-            let due = self.shown.line_at.map_or(now, |at| at + age_max);
-            if due <= now {
-                self.show_line(line);
-                return Some(Instant::now());
-            }
-            wake = Some(wake.map_or(due, |wake| due.min(wake)));
-        }
         wake
+    }
+
+    /// When the line below the thread is to be set to this; `None`: not yet, or never.
+    fn line_due(&self, line: &str, now: Instant) -> Option<Instant> {
+        if self.target.thread_ts.is_none() || self.shown.status.is_none() {
+            return None;
+        }
+        let age_max = match line == self.shown.line {
+            true => THREAD_LINE_AGE_MAX,
+            false => PACE_MAX,
+        };
+        Some(self.shown.line_at.map_or(now, |at| at + age_max))
     }
 
     fn show_status(&mut self, status: PostContent) {
@@ -354,47 +359,55 @@ impl Display {
         }
     }
 
-    fn show_details(&mut self, root: &str, number: usize, shown: PostContent) {
-        if let Err(failure) = self.send_details(root, number, shown.clone()) {
+    fn show_details(&mut self, root: &str, page: &DetailsPage) {
+        let sent_as = self.sent_as;
+        if let Err(failure) = self.send_details(root, page) {
             self.not_shown(&failure);
             if failure.stays() {
-                self.shown.set_details(number, None, shown);
+                self.details_sent(page, None, sent_as);
             }
         }
     }
 
     /// Posts or edits one message of details.
-    pub(super) fn send_details(
-        &mut self,
-        root: &str,
-        number: usize,
-        shown: PostContent,
-    ) -> SlackResult<()> {
-        let known = self.shown.details.get(number);
-        let ts = known.and_then(|(ts, _)| ts.clone());
-        let part = format!("detail-{}", self.target.earlier.detail_ts.len() + number);
+    pub(super) fn send_details(&mut self, root: &str, page: &DetailsPage) -> SlackResult<()> {
+        let ts = self.details_ts(page.number);
+        let part = format!(
+            "detail-{}",
+            self.target.earlier.detail_ts.len() + page.number
+        );
         let slot = match &ts {
             Some(ts) => Slot::Existing(ts),
             None => Slot::New(&part, Some(root)),
         };
-        let posted_ts = self.send(slot, &shown, Urgency::Optional)?;
+        let sent_as = self.sent_as;
+        let posted_ts = self.send(slot, &page.content, Urgency::Optional)?;
         if ts.is_none() {
             // Slack removes the line when a new message is posted in the thread.
             self.shown.line.clear();
         }
-        self.shown.set_details(number, Some(posted_ts), shown);
+        self.details_sent(page, Some(posted_ts), sent_as);
         self.shown.details_due = None;
         self.called();
         Ok(())
     }
 
-    /// The first details message that is out of date, with its number and new content.
-    pub(super) fn next_details(&self) -> Option<(usize, PostContent)> {
+    /// `ts`: `None` where Slack refused it. Its steps keep their place all the same.
+    fn details_sent(&mut self, page: &DetailsPage, ts: Option<String>, sent_as: SentAs) {
+        (self.shown).set_details(page.number, ts, page.content.clone());
+        self.progress(|progress| progress.details_shown(page, sent_as));
+    }
+
+    pub(super) fn details_ts(&self, number: usize) -> Option<String> {
+        self.shown.details.get(number)?.0.clone()
+    }
+
+    /// The first message of details that does not show what it should.
+    pub(super) fn next_details(&self) -> Option<DetailsPage> {
         let pages = self.progress(|progress| progress.details(self.sent_as));
-        let mut pages = pages.into_iter().enumerate();
-        pages.find(|(number, page)| {
-            let shown = self.shown.details.get(*number);
-            shown.is_none_or(|(_, shown)| shown != page)
+        pages.into_iter().find(|page| {
+            let shown = self.shown.details.get(page.number);
+            shown.is_none_or(|(_, shown)| *shown != page.content)
         })
     }
 

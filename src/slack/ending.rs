@@ -200,8 +200,8 @@ impl Display {
         let Some(root) = self.root() else { return };
         self.progress(Progress::end_steps);
         let mut patience = DETAILS_PATIENCE;
-        while let Some((number, shown)) = self.next_details() {
-            match self.send_details(&root, number, shown) {
+        while let Some(page) = self.next_details() {
+            match self.send_details(&root, &page) {
                 Ok(()) => {}
                 Err(Failure::Limited(after))
                     if after <= patience && self.stop.wait(after).is_ok() =>

@@ -13,6 +13,8 @@ use super::web::PostContent;
 use crate::agent::run::{ToolReport, ToolStep, Update};
 use crate::base::text;
 
+/// What goes on while the model works.
+pub(super) const THINKING: &str = "Thinking";
 /// Cards of one plan (Slack shows about 48).
 const CARDS_MAX: usize = 40;
 /// Limit in UTF-16 units for the text in the status that the model is writing.
@@ -58,6 +60,9 @@ struct Step {
     words: String,
     output: String,
     took: Option<Duration>,
+    /// The message of details that shows it: it stays there, though it gets smaller once it is
+    /// over and would fit an earlier one.
+    shown_on: Option<(SentAs, usize)>,
 }
 
 impl Progress {
@@ -166,7 +171,8 @@ impl Progress {
         }
         match self.steps.iter().find(with(StepStatus::Pending)) {
             Some(step) => format!("Waiting: {}", step.call.label),
-            None => self.head.clone(),
+            None if self.steps.is_empty() => self.head.clone(),
+            None => THINKING.to_owned(),
         }
     }
 
@@ -227,43 +233,101 @@ impl Progress {
         }
     }
 
-    /// At most `CARDS_MAX` rows; the first may summarise older steps.
+    /// At most `CARDS_MAX`. The first may stand for the oldest of the steps that are over, the
+    /// last for steps that still wait.
     fn rows(&self) -> Vec<Row> {
-        let mut folded = 0;
-        if self.steps.len() > CARDS_MAX {
-            let is_over = |step: &Step| step.status.is_over();
-            let over = self.steps.iter().take_while(|step| is_over(step)).count();
-            folded = over.min(self.steps.len() + 1 - CARDS_MAX);
+        let mut rows = Vec::new();
+        let over_max = match self.steps.len() > CARDS_MAX {
+            true => self.steps.len() + 1 - CARDS_MAX,
+            false => 0,
+        };
+        let (mut folded, mut folded_status) = (0, StepStatus::Complete);
+        for step in &self.steps {
+            let (label, status) = (step.call.label.clone(), step.status);
+            if folded < over_max && status.is_over() {
+                folded += 1;
+                if status == StepStatus::Error {
+                    folded_status = status;
+                }
+            } else {
+                rows.push((step.call.number.to_string(), label, status));
+            }
         }
-        let earlier = (folded > 0).then(|| {
+        if folded > 0 {
             let label = text::count(folded, "earlier step");
-            ("earlier".to_owned(), label, StepStatus::Complete)
-        });
-        let steps = self.steps[folded..].iter();
-        let steps = steps.map(|step| {
-            (
-                step.call.number.to_string(),
-                step.call.label.clone(),
-                step.status,
-            )
-        });
-        earlier.into_iter().chain(steps).take(CARDS_MAX).collect()
+            rows.insert(0, ("earlier".to_owned(), label, folded_status));
+        }
+        if rows.len() > CARDS_MAX {
+            let count = rows.len() + 1 - CARDS_MAX;
+            fold_waiting(&mut rows, count);
+        }
+        rows
     }
 
-    /// The details, in as few messages as their limits allow.
-    pub(super) fn details(&self, sent_as: SentAs) -> Vec<PostContent> {
-        let mut pages = Vec::new();
-        let begun = |step: &&Step| step.status != StepStatus::Pending;
-        for step in self.steps.iter().filter(begun) {
-            let page = page_for(&mut pages, step.weight(sent_as), sent_as);
-            page.steps.push(step);
+    /// The details, in as few messages as their limits and what is shown already allow.
+    pub(super) fn details(&self, sent_as: SentAs) -> Vec<DetailsPage> {
+        let mut pages: Vec<Page<'_>> = Vec::new();
+        let (shown, new): (Vec<&Step>, Vec<&Step>) = (self.steps.iter())
+            .filter(|step| step.status != StepStatus::Pending)
+            .partition(|step| step.page(sent_as).is_some());
+        for step in shown {
+            let number = step.page(sent_as).unwrap_or_default();
+            if pages.len() <= number {
+                pages.resize_with(number + 1, Page::default);
+            }
+            pages[number].add(step, sent_as);
+        }
+        for step in new {
+            page_for(&mut pages, step.weight(sent_as), sent_as).add(step, sent_as);
         }
         for note in &self.end_notes {
             let weight = blocks::weight(&blocks::markdown(note));
-            page_for(&mut pages, weight, sent_as).notes.push(note);
+            let page = page_for(&mut pages, weight, sent_as);
+            page.weight += weight;
+            page.notes.push(note);
         }
-        pages.iter().map(|page| page.content(sent_as)).collect()
+        let mut all = Vec::new();
+        for (number, page) in pages.iter_mut().enumerate() {
+            page.steps.sort_by_key(|step| step.call.number);
+            all.push(DetailsPage {
+                number,
+                steps: page.steps.iter().map(|step| step.call.number).collect(),
+                content: page.content(sent_as),
+            });
+        }
+        all
     }
+
+    /// This page was sent to Slack.
+    pub(super) fn details_shown(&mut self, page: &DetailsPage, sent_as: SentAs) {
+        for step in &mut self.steps {
+            if page.steps.contains(&step.call.number) {
+                step.shown_on = Some((sent_as, page.number));
+            }
+        }
+    }
+}
+
+/// So many of the steps that wait become one row at the end.
+fn fold_waiting(rows: &mut Vec<Row>, count: usize) {
+    let mut folded = 0;
+    for at in (0..rows.len()).rev() {
+        if folded < count && rows[at].2 == StepStatus::Pending {
+            rows.remove(at);
+            folded += 1;
+        }
+    }
+    let label = format!("{folded} more");
+    rows.push(("more".to_owned(), label, StepStatus::Pending));
+}
+
+/// One message of the details.
+#[derive(Clone)]
+pub(super) struct DetailsPage {
+    pub(super) number: usize,
+    /// Numbers of the steps it shows.
+    steps: Vec<usize>,
+    pub(super) content: PostContent,
 }
 
 /// The content of one details message.
@@ -290,11 +354,15 @@ fn page_for<'p, 'a>(
         pages.push(Page::default());
     }
     let last = pages.len() - 1;
-    pages[last].weight += weight;
     &mut pages[last]
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
+    fn add(&mut self, step: &'a Step, sent_as: SentAs) {
+        self.weight += step.weight(sent_as);
+        self.steps.push(step);
+    }
+
     fn content(&self, sent_as: SentAs) -> PostContent {
         let of_step = match sent_as {
             SentAs::Blocks => Step::line,
@@ -324,6 +392,7 @@ impl Step {
             words: fit(words.trim(), WORDS_WEIGHT_MAX, middle),
             output: String::new(),
             took: None,
+            shown_on: None,
             call: ToolStep {
                 label: text::one_line(&call.label, blocks::TITLE_CHARS_MAX),
                 arguments: fit(&call.arguments, ARGUMENTS_WEIGHT_MAX, middle),
@@ -339,6 +408,12 @@ impl Step {
             Some(diff) => fit(diff, OUTPUT_WEIGHT_MAX, middle),
             None => fit(&report.result, OUTPUT_WEIGHT_MAX, last_lines),
         };
+    }
+
+    /// Where the details show it. Pages of blocks are not those of text.
+    fn page(&self, sent_as: SentAs) -> Option<usize> {
+        let shown_on = self.shown_on.filter(|(shown_as, _)| *shown_as == sent_as);
+        shown_on.map(|(_, page)| page)
     }
 
     /// The weight, with room for the output that is still to come.
@@ -522,19 +597,79 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_that_are_over_are_folded_wherever_they_are() {
+        let mut progress = progress();
+        for n in 1..=60 {
+            progress.apply(Update::ToolStart(call(n, &format!("step {n}"), "")));
+            if n != 1 && n != 60 {
+                let is_error = n == 3;
+                let report = report(n, "");
+                progress.apply(Update::ToolEnd(ToolReport { is_error, ..report }));
+            }
+        }
+        let rows = progress.rows();
+        let earlier = "21 earlier steps".to_owned();
+        assert_eq!(rows[0], ("earlier".into(), earlier, StepStatus::Error));
+        let shown: Vec<usize> = rows[1..].iter().map(|row| row.0.parse().unwrap()).collect();
+        let want: Vec<usize> = std::iter::once(1).chain(23..=60).collect();
+        assert_eq!(shown, want);
+        for n in 61..=100 {
+            progress.apply(Update::ToolWaiting(call(n, &format!("step {n}"), "")));
+        }
+        let rows = progress.rows();
+        assert_eq!((rows.len(), rows[0].1.as_str()), (40, "58 earlier steps"));
+        assert_eq!(
+            (rows[1].1.as_str(), rows[2].1.as_str()),
+            ("step 1", "step 60")
+        );
+        assert_eq!(
+            rows[39],
+            ("more".into(), "4 more".into(), StepStatus::Pending)
+        );
+        assert_eq!(rows[38].1, "step 96");
+    }
+
+    #[test]
+    fn a_step_stays_in_the_message_that_shows_it() {
+        for sent_as in [SentAs::Blocks, SentAs::Text] {
+            let mut progress = progress();
+            for n in 1..=6 {
+                progress.apply(Update::ToolStart(call(n, "Call", "sleep 9")));
+            }
+            let running = progress.details(sent_as);
+            assert!(running.len() > 1);
+            let steps = |pages: &[DetailsPage]| -> Vec<Vec<usize>> {
+                pages.iter().map(|page| page.steps.clone()).collect()
+            };
+            for page in &running {
+                progress.details_shown(page, sent_as);
+            }
+            for n in 1..=6 {
+                progress.apply(Update::ToolEnd(report(n, "")));
+            }
+            assert_eq!(steps(&progress.details(sent_as)), steps(&running));
+            // Unless it was never shown.
+            for step in &mut progress.steps {
+                step.shown_on = None;
+            }
+            assert_eq!(progress.details(sent_as).len(), 1);
+        }
+    }
+
+    #[test]
     fn what_goes_on_now() {
         type Act = fn(&mut Progress);
         let steps: [(Act, &str); 8] = [
-            (|_| {}, "_Thinking_ ..."),
+            (|_| {}, "_Starting_ ..."),
             (
                 |p| p.apply(Update::TextDelta("[SIL".into())),
-                "_Thinking_ ...",
+                "_Starting_ ...",
             ),
             (
                 |p| p.apply(Update::TextDelta("K".into())),
-                "_Thinking_ ...\n[SILK▌",
+                "_Starting_ ...\n[SILK▌",
             ),
-            (|p| writes(p, "I look."), "_Thinking_ ...\nI look."),
+            (|p| writes(p, "I look."), "_Starting_ ...\nI look."),
             (
                 |p| p.apply(Update::ToolWaiting(call(1, "Look", ""))),
                 "_Waiting: Look_ ...\n○ Look\nI look.",
@@ -553,6 +688,7 @@ mod tests {
             ),
         ];
         let mut progress = progress();
+        progress.head = "Starting".into();
         for (act, want) in steps {
             act(&mut progress);
             assert_eq!(progress.status().text, want);
@@ -578,9 +714,11 @@ mod tests {
             progress.keep_writing();
             for sent_as in [SentAs::Blocks, SentAs::Text] {
                 let all = progress.details(sent_as);
-                let calls = all.iter().map(|shown| shown.text.matches("*bash*").count());
+                let calls = all
+                    .iter()
+                    .map(|page| page.content.text.matches("*bash*").count());
                 assert_eq!(calls.sum::<usize>(), 9, "{hostile:?}");
-                for content in all {
+                for DetailsPage { content, .. } in all {
                     let text = &content.text;
                     let units = content.blocks.as_deref().map_or(0, text::utf16_len);
                     assert!(
@@ -599,7 +737,7 @@ mod tests {
         let long = format!("{}Command exited with code 3", "line\n".repeat(2_000));
         writes(&mut progress, "I look.");
         progress.apply(Update::ToolStart(call(1, "Try", "make")));
-        let running = blocks_of(&progress.details(SentAs::Blocks)[0]);
+        let running = blocks_of(&progress.details(SentAs::Blocks)[0].content);
         assert_eq!(cards(&running[0])[0]["title"], "Try");
         progress.apply(Update::ToolEnd(ToolReport {
             is_error: true,
@@ -612,7 +750,7 @@ mod tests {
         }));
         progress.apply(Update::ToolStart(call(3, "Wait", "sleep 9")));
         progress.end_steps();
-        let blocks = progress.details(SentAs::Blocks)[0].blocks.clone();
+        let blocks = progress.details(SentAs::Blocks)[0].content.blocks.clone();
         let blocks = blocks.unwrap();
         for part in [
             "\"I look.\"",

@@ -2,6 +2,7 @@
 //! details in the thread, and what remains when Slack is slow or refuses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -176,6 +177,63 @@ fn a_hundred_tools_stay_readable() {
         all.lines().count() > 300 && seen.replies(&seen.answers()[0].ts).len() <= 5,
         "{all}"
     );
+}
+
+#[test]
+fn no_message_of_details_is_left_behind() {
+    let (slack, llm, mom) = start();
+    let go = mom.home.path("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let mut turn = Reply::tool("bash", &bash("Call 0", &wait));
+    for n in 1..6 {
+        turn = turn.and_tool("bash", &bash(&format!("Call {n}"), &wait).to_string());
+    }
+    llm.reply(turn);
+    llm.reply_text("Done.");
+    slack.mention("C01", "U07", "go");
+    // While they run, room is kept for their output.
+    slack.wait_channel("C01", |channel| {
+        let answers = channel.answers();
+        (answers.first()).is_some_and(|status| channel.replies(&status.ts).len() == 2)
+    });
+    mom.home.write("go", "");
+    let seen = wait_over(&slack, "C01");
+    let details = seen.replies(&seen.answers()[0].ts);
+    for said in &details {
+        let is_stale =
+            said.text.contains('→') || format!("{:?}", said.blocks).contains("in_progress");
+        assert!(!is_stale, "{seen}");
+    }
+    let all = seen.to_string();
+    for n in 0..6 {
+        assert_eq!(all.matches(&format!("✓ Call {n} · ")).count(), 1, "{all}");
+    }
+}
+
+#[test]
+fn the_line_below_a_thread_keeps_up_with_fast_steps() {
+    let (slack, llm, _mom) = start();
+    let is_seen = Arc::new(AtomicBool::new(false));
+    let enough = Arc::clone(&is_seen);
+    let mut steps = 0;
+    llm.otherwise(move |_| match enough.load(Ordering::SeqCst) {
+        true => Reply::text("Done."),
+        false => {
+            steps += 1;
+            let label = format!("Step {steps}");
+            Reply::tool("bash", &bash(&label, "sleep 0.7"))
+        }
+    });
+    let root = slack.say("C01", "U08", "a topic").send();
+    let go = format!("<@{BOT}> go");
+    slack.say("C01", "U07", &go).thread(&root).send();
+    slack.wait_until("three lines", |state| {
+        let calls = state.calls.iter();
+        let lines = calls.filter(|call| call.arg("status").starts_with("Step"));
+        (lines.count() >= 3).then_some(())
+    });
+    is_seen.store(true, Ordering::SeqCst);
+    wait_over(&slack, "C01");
 }
 
 #[test]

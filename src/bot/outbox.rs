@@ -35,6 +35,11 @@ impl Outbox {
         self.work(move || post(&web, &channel, thread_ts.as_deref(), &content).map(drop));
     }
 
+    pub(super) fn edit(&self, channel: &str, ts: &str, content: PostContent) {
+        let (web, channel, ts) = (self.web.clone(), channel.to_owned(), ts.to_owned());
+        self.work(move || Ok(web.chat_update(&channel, &ts, &content, Urgency::Must)?));
+    }
+
     /// `name` of an emoji.
     pub(super) fn react(&self, channel: &str, ts: &str, name: &'static str) {
         let (web, channel, ts) = (self.web.clone(), channel.to_owned(), ts.to_owned());

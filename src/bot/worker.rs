@@ -256,6 +256,9 @@ impl Worker {
             let begun = services.agent.begin(job)?;
             let earlier = self.earlier_try(job, &begun, &mut target)?;
             (self.router.approvals).retire(&target.channel, &target.earlier.question_ts);
+            for (ts, content) in std::mem::take(&mut target.earlier.cut_details) {
+                (self.router.commands.outbox).edit(&target.channel, &ts, content);
+            }
             match earlier {
                 EarlierTry::Done => {
                     services.events.ran(job);

@@ -55,6 +55,30 @@ impl StepStatus {
     }
 }
 
+/// A message of details as Slack has it, with steps that still run in it as failed, for a run
+/// that was cut; `None`: there are none.
+pub(super) fn without_running(message: &Value) -> Option<PostContent> {
+    let (running, failed) = (StepStatus::InProgress.signs(), StepStatus::Error.signs());
+    let mut blocks = message.get("blocks").cloned().unwrap_or_else(|| json!([]));
+    let plans = blocks.as_array_mut()?.iter_mut();
+    let cards = plans.filter_map(|block| block.get_mut("tasks")?.as_array_mut());
+    for card in cards.flatten().filter(|card| card["status"] == running.1) {
+        card["status"] = failed.1.into();
+    }
+    // Not in the code of a step's output: there no name in bold follows.
+    let (run_line, failed_line) = (format!("{} *", running.0), format!("{} *", failed.0));
+    let text = message["text"].as_str().unwrap_or_default();
+    let lines = text
+        .split('\n')
+        .map(|line| match line.strip_prefix(&run_line) {
+            Some(rest) => failed_line.clone() + rest,
+            None => line.to_owned(),
+        });
+    let content = PostContent::blocks(&lines.collect::<Vec<_>>().join("\n"), &blocks);
+    let is_same = message.get("blocks").is_none_or(|before| *before == blocks);
+    (content.text != text || !is_same).then_some(content)
+}
+
 /// How a run's messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum SentAs {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::web::{PAGE, SlackResult, Web};
+use super::blocks;
+use super::web::{PAGE, PostContent, SlackResult, Web};
 use crate::base::time;
 
 /// Name in the metadata for the first message of a run, or the answer to a command.
@@ -25,6 +26,8 @@ pub(crate) struct EarlierPosts {
     /// Messages of the answer, by number.
     pub(super) answer_ts: BTreeMap<usize, String>,
     pub(super) detail_ts: Vec<String>,
+    /// Details in which a step runs, and what they are to show now that it does not.
+    pub(crate) cut_details: Vec<(String, PostContent)>,
     /// Questions that nobody answered.
     pub(crate) question_ts: Vec<String>,
 }
@@ -34,13 +37,20 @@ impl EarlierPosts {
         self.answer_ts.get(&0).map(String::as_str)
     }
 
-    fn add(&mut self, part: &str, ts: String) {
+    fn add(&mut self, part: &str, message: &Value) {
+        let ts = message["ts"].as_str().unwrap_or_default().to_owned();
         let (kind, number) = part.split_once('-').unwrap_or((part, "0"));
         match (kind, number.parse()) {
             _ if part.starts_with(QUESTION) => self.question_ts.push(ts),
             (STATUS, _) => self.status_ts = Some(ts),
             ("answer", Ok(number)) => drop(self.answer_ts.insert(number, ts)),
-            ("detail", Ok(_)) => self.detail_ts.push(ts),
+            ("detail", Ok(_)) => {
+                if let Some(mut content) = blocks::without_running(message) {
+                    content.metadata = Some(message["metadata"].to_string());
+                    self.cut_details.push((ts.clone(), content));
+                }
+                self.detail_ts.push(ts);
+            }
             _ => {}
         }
     }
@@ -61,7 +71,8 @@ pub(crate) fn find(
     part: &str,
 ) -> SlackResult<Option<String>> {
     let mut posts = own_posts(web, channel, thread_ts, run)?.into_iter();
-    Ok(posts.find(|(its, _)| its == part).map(|(_, ts)| ts))
+    let found = posts.find(|(its, _)| its == part);
+    Ok(found.and_then(|(_, message)| message["ts"].as_str().map(str::to_owned)))
 }
 
 /// What an interrupted run has posted.
@@ -72,15 +83,15 @@ pub(crate) fn earlier_posts(
     run: &str,
 ) -> SlackResult<EarlierPosts> {
     let mut earlier = EarlierPosts::default();
-    for (part, ts) in own_posts(web, channel, thread_ts, run)? {
-        earlier.add(&part, ts);
+    for (part, message) in own_posts(web, channel, thread_ts, run)? {
+        earlier.add(&part, &message);
     }
     if thread_ts.is_none() {
         // All other messages are in the threads of these.
         let roots = earlier.status_ts.iter().chain(earlier.answer_ts.get(&0));
         for root in roots.cloned().collect::<Vec<_>>() {
-            for (part, ts) in own_posts(web, channel, Some(&root), run)? {
-                earlier.add(&part, ts);
+            for (part, message) in own_posts(web, channel, Some(&root), run)? {
+                earlier.add(&part, &message);
             }
         }
     }
@@ -94,7 +105,7 @@ fn own_posts(
     channel: &str,
     thread_ts: Option<&str>,
     run: &str,
-) -> SlackResult<Vec<(String, String)>> {
+) -> SlackResult<Vec<(String, Value)>> {
     let oldest = (began_ms(run) / 1000).max(time::now_ms() / 1000 - LOOK_BACK_S);
     let oldest = format!("{oldest}.000000");
     let mut args = vec![
@@ -115,8 +126,8 @@ fn own_posts(
             let payload = &metadata["event_payload"];
             let is_of_run = metadata["event_type"] == "mom" && payload["run"] == run;
             let part = payload["part"].as_str().filter(|_| is_of_run);
-            if let (Some(part), Some(ts)) = (part, message["ts"].as_str()) {
-                posts.push((part.to_owned(), ts.to_owned()));
+            if let Some(part) = part.filter(|_| message["ts"].is_string()) {
+                posts.push((part.to_owned(), message.clone()));
             }
         }
     }

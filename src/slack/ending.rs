@@ -64,9 +64,26 @@ impl Display {
 
     /// Edits the status, if one was posted, without retries: mom is ending.
     fn interrupted(&mut self) -> SlackResult<()> {
-        match self.shown.status_ts {
-            Some(_) => self.end_with("_Interrupted: mom is restarting_", Urgency::Optional),
-            None => Ok(()),
+        if self.shown.status_ts.is_none() {
+            return Ok(());
+        }
+        self.end_with("_Interrupted: mom is restarting_", Urgency::Optional)?;
+        self.close_details();
+        Ok(())
+    }
+
+    /// No card says for ever that its step runs.
+    fn close_details(&mut self) {
+        self.progress(Progress::end_steps);
+        let Some(root) = self.root() else { return };
+        while let Some(page) = self.next_details() {
+            if self.details_ts(page.number).is_none() {
+                return;
+            }
+            if let Err(failure) = self.send_details(&root, &page) {
+                log::warning!(&self.target.channel, "details left as they are: {failure}");
+                return;
+            }
         }
     }
 

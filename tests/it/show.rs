@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::http::Gate;
@@ -234,6 +235,43 @@ fn the_line_below_a_thread_keeps_up_with_fast_steps() {
     });
     is_seen.store(true, Ordering::SeqCst);
     wait_over(&slack, "C01");
+}
+
+#[test]
+fn no_card_runs_for_ever_after_a_restart() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let (slack, llm) = (FakeSlack::start(), FakeLlm::start());
+        let home = Arc::new(Scratch::new());
+        let mom = Mom::start_in(&home, &slack, &llm);
+        llm.reply_tool("bash", bash("Look", "echo first"));
+        llm.reply_tool("bash", bash("Long", "sleep 1000"));
+        slack.mention("C01", "U07", "go");
+        let is_shown = |channel: &Channel, mark: &str| {
+            let mut threads = channel
+                .messages
+                .iter()
+                .filter(|said| said.thread_ts.is_some());
+            threads.any(|said| said.shown().contains(&format!("{mark} Long")))
+        };
+        slack.wait_channel("C01", |channel| is_shown(channel, "→"));
+        mom.signal(signal);
+        mom.ended();
+        if signal == Signal::TERM {
+            let seen = slack.channel("C01");
+            assert!(is_shown(&seen, "✗") && !is_shown(&seen, "→"), "{seen}");
+        }
+        llm.reply_text("The answer.");
+        let _mom = Mom::start_in(&home, &slack, &llm);
+        let seen = slack.wait_channel("C01", |channel| {
+            channel.to_string().contains(" out · ") && is_shown(channel, "✗")
+        });
+        assert!(!is_shown(&seen, "→"), "{seen}");
+        assert!(seen.to_string().contains("✓ Look"), "{seen}");
+        assert!(
+            !format!("{:?}", seen.messages).contains("in_progress"),
+            "{seen}"
+        );
+    }
 }
 
 #[test]

@@ -84,6 +84,9 @@ impl Approvals {
             }
             posted => posted,
         };
+        if let Ok(ts) = &posted {
+            show.asked(ts);
+        }
         let chosen = posted.as_ref().ok().and_then(|_| choice.wait(stop, until));
         self.open.lock().unwrap().remove(&id);
         let ts = match posted {

@@ -82,6 +82,8 @@ pub(super) struct ShowState {
     pub(super) stopped_by: Option<String>,
     /// A person asked for the run, or for something in the run of an event.
     pub(super) is_for_person: bool,
+    /// Messages with questions of this try.
+    pub(super) question_ts: Vec<String>,
     end: Option<Result<Outcome>>,
 }
 
@@ -141,6 +143,12 @@ impl Show {
     /// The status message, once it is posted.
     pub(crate) fn status_ts(&self) -> Option<String> {
         self.shared.state.lock().unwrap().status_ts.clone()
+    }
+
+    /// A question of the run stands in its thread.
+    pub(crate) fn asked(&self, ts: &str) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.question_ts.push(ts.to_owned());
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -237,6 +245,7 @@ impl Display {
             status_ts: target.earlier.status_ts.clone(),
             stopped_by: None,
             is_for_person: target.event.is_none(),
+            question_ts: Vec::new(),
             end: None,
         };
         Display {

@@ -199,8 +199,19 @@ impl Display {
     /// Deletes the run's messages, the newest first, so that no reply is seen without its
     /// root. A person who asked gets a line in the place of the status.
     fn erase(&mut self) -> SlackResult<()> {
-        let details = self.shown.details.iter().filter_map(|(ts, _)| ts.as_ref());
-        for ts in self.target.earlier.detail_ts.iter().chain(details).rev() {
+        let details = self.shown.details.iter().filter_map(|(ts, _)| ts.clone());
+        let mut replies: Vec<String> = details.collect();
+        replies.append(&mut self.shared.state.lock().unwrap().question_ts);
+        let earlier = &self.target.earlier;
+        replies.extend(
+            earlier
+                .detail_ts
+                .iter()
+                .chain(&earlier.question_ts)
+                .cloned(),
+        );
+        replies.sort_unstable();
+        for ts in replies.iter().rev() {
             self.delete(ts, Urgency::Must)?;
         }
         if self.shared.state.lock().unwrap().is_for_person {

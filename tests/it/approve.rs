@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::chat::{PROMPT, at_terminal};
+use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
 use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
@@ -228,6 +229,21 @@ fn a_denied_call_is_an_error_and_all_of_a_run_can_be_approved() {
     llm.reply_tool("bash", bash("echo fourth"));
     slack.mention("C01", "U07", "again");
     wait_asked(&slack, "echo fourth");
+}
+
+#[test]
+fn silence_takes_the_questions_along() {
+    let (slack, llm, mom) = start(&["--approve=changes"]);
+    llm.reply_tool("bash", bash("echo x"));
+    let gate = Gate::new();
+    llm.reply(Reply::text("[SILENT] nothing").stall(&gate));
+    let event = json!({"type": "immediate", "channelId": "C01", "text": "look"});
+    mom.home.write("data/events/e.json", event.to_string());
+    let question = wait_asked(&slack, "echo x");
+    slack.press("C01", &question.ts, "U07", "Approve");
+    wait_shown(&slack, &question.ts, "Approved by lena");
+    gate.open();
+    slack.wait_channel("C01", |channel| channel.messages.is_empty());
 }
 
 #[test]

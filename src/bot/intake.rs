@@ -152,10 +152,8 @@ impl Intake {
             }
             Inbound::Unarchived { channel } => self.reopened(channel),
             Inbound::Opened { channel, user } => self.greet_member(channel, user),
-            Inbound::Dropped { channel, ts, why } => {
-                if self.dropped.is_first(channel, ts) {
-                    log::info!(channel, "left out the message {ts}: {why}");
-                }
+            Inbound::Dropped { channel, ts, why } if self.dropped.is_first(channel, ts) => {
+                log::info!(channel, "left out the message {ts}: {why}");
             }
             Inbound::Ignored(why) => log::debug!("", "left out {kind}: {why}"),
             _ => {}

@@ -169,7 +169,7 @@ impl Store {
         if entries.is_empty() {
             return Ok(());
         }
-        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let tail = self.log_tail(channel, TAIL_BYTES)?;
         let key = |entry: &LogEntry| (entry.ts.clone(), entry.mention, entry.attachments.len());
         let logged: HashSet<_> = tail.iter().map(key).collect();
         entries.retain(|entry| !logged.contains(&key(entry)));
@@ -192,7 +192,7 @@ impl Store {
             Some(known) => known,
             None => {
                 let mut known = KnownChannel::default();
-                let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+                let tail = self.log_tail(channel, TAIL_BYTES)?;
                 tail.iter().for_each(|entry| known.mark(entry));
                 known
             }
@@ -205,8 +205,8 @@ impl Store {
 
     /// Messages of people that came with files since then, newest first.
     pub(crate) fn with_files(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
-        let floor = Floor::Last(TAIL_BYTES);
-        let mut entries = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
+        let mut entries = self.log_tail(channel, TAIL_BYTES)?;
+        entries.retain(|entry| entry.date_ms() >= since_ms);
         entries.retain(|entry| !entry.is_bot && !entry.attachments.is_empty());
         entries.retain(|entry| time::is_slack_ts(&entry.ts));
         entries.reverse();
@@ -232,7 +232,7 @@ impl Store {
     /// The ts up to which the log is complete, as the lines of people show: mom's own lines are
     /// there even if nothing else was received. Without lines of people, the ts of mom's oldest.
     pub(crate) fn logged_until(&self, channel: &str) -> Result<Option<String>> {
-        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let tail = self.log_tail(channel, TAIL_BYTES)?;
         let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
         let in_slack = |entry: LogEntry| Some(entry.ts).filter(|ts| time::is_slack_ts(ts));
         let said = said.into_iter().filter_map(in_slack).max();
@@ -242,9 +242,8 @@ impl Store {
     /// The ts of the messages near the end of the log, and whether each was addressed to mom: far
     /// more than `seen` looks at, for when thousands arrive at once.
     pub(crate) fn logged(&self, channel: &str) -> Result<HashMap<String, bool>> {
-        let floor = Floor::Last(HISTORY_BYTES);
         let mut logged = HashMap::new();
-        for entry in self.log_tail(channel, floor, |_| true)? {
+        for entry in self.log_tail(channel, HISTORY_BYTES)? {
             *logged.entry(entry.ts).or_default() |= entry.mention;
         }
         Ok(logged)
@@ -252,17 +251,17 @@ impl Store {
 
     /// Whether mom wrote in this thread, or wrote its root, since then.
     pub(crate) fn wrote_in(&self, channel: &str, root: &str, since_ms: i64) -> Result<bool> {
-        let floor = Floor::Last(TAIL_BYTES);
-        let tail = self.log_tail(channel, floor, |entry| entry.date_ms() >= since_ms)?;
+        let mut tail = self.log_tail(channel, TAIL_BYTES)?;
+        tail.retain(|entry| entry.is_bot && entry.date_ms() >= since_ms);
         let in_thread =
             |entry: &LogEntry| entry.ts == root || entry.thread_ts.as_deref() == Some(root);
-        Ok(tail.iter().any(|entry| entry.is_bot && in_thread(entry)))
+        Ok(tail.iter().any(in_thread))
     }
 
     /// Roots of threads in which mom was addressed or wrote, newest first.
     pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
         let mut roots = Vec::new();
-        let tail = self.log_tail(channel, Floor::Last(TAIL_BYTES), |_| true)?;
+        let tail = self.log_tail(channel, TAIL_BYTES)?;
         for entry in tail.into_iter().rev().filter(|e| e.is_bot || e.mention) {
             let root = entry.thread_ts.filter(|root| time::is_slack_ts(root));
             roots.extend(root.filter(|root| !roots.contains(root)));
@@ -270,18 +269,15 @@ impl Store {
         Ok(roots)
     }
 
-    /// Those of the log entries from the end back to `floor` that are wanted, in the log's
-    /// order: it is not that of their dates, for old messages are edited and read late.
-    fn log_tail(
-        &self,
-        channel: &str,
-        floor: Floor,
-        wanted: impl Fn(&LogEntry) -> bool,
-    ) -> Result<Vec<LogEntry>> {
+    /// The entries in the last `bytes` of the log, in the log's order. That is not the order of
+    /// their dates: old messages are edited, and threads are read late.
+    fn log_tail(&self, channel: &str, bytes: u64) -> Result<Vec<LogEntry>> {
         let mut entries = Vec::new();
-        let lines = self.dir.lines_back(&log_path(channel), floor)?;
+        let lines = self
+            .dir
+            .lines_back(&log_path(channel), Floor::Last(bytes))?;
         for line in lines.into_iter().flatten() {
-            entries.extend(LogEntry::parse(&line?).filter(&wanted));
+            entries.extend(LogEntry::parse(&line?));
         }
         entries.reverse();
         Ok(entries)
@@ -521,7 +517,7 @@ mod tests {
         for len in last..whole.len() {
             scratch.write("C1/log.jsonl", &whole[..len]);
             log(&store, &[entry("3.000001", "three")]);
-            let tail = store.log_tail("C1", Floor::At(0), |_| true).unwrap();
+            let tail = store.log_tail("C1", TAIL_BYTES).unwrap();
             let texts: Vec<&str> = tail.iter().map(|entry| entry.text.as_str()).collect();
             let want = if len + 1 < whole.len() {
                 &["one", "three"][..]

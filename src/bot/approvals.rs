@@ -130,7 +130,7 @@ impl Approvals {
         content.metadata = Some(metadata(&target.run, &part));
         let (web, channel) = (message.web.clone(), target.channel.clone());
         let plain = PostContent {
-            blocks: Some("[]".to_owned()),
+            blocks: None,
             ..content.clone()
         };
         let of = channel.clone();
@@ -149,18 +149,13 @@ impl Approvals {
 
     /// Removes the buttons of questions from an earlier start: the run asks again.
     pub(super) fn retire(&self, channel: &str, questions: &[String]) {
+        let line = "_No longer valid: mom was restarted. What is still to be run is asked again._";
+        let content = PostContent {
+            metadata: Some(metadata("", DECIDED)),
+            ..PostContent::plain(line)
+        };
         for ts in questions {
-            let (web, channel) = (self.access.services.web.clone(), channel.to_owned());
-            let ts = ts.clone();
-            let line =
-                "_No longer valid: mom was restarted. What is still to be run is asked again._";
-            let content = PostContent {
-                blocks: Some("[]".to_owned()),
-                metadata: Some(metadata("", DECIDED)),
-                ..PostContent::plain(line)
-            };
-            (self.access.outbox)
-                .work(move || Ok(web.chat_update(&channel, &ts, &content, Urgency::Must)?));
+            self.access.outbox.edit(channel, ts, content.clone());
         }
     }
 

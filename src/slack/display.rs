@@ -494,10 +494,8 @@ impl Display {
         mut content: PostContent,
         urgency: Urgency,
     ) -> SlackResult<String> {
-        match slot {
-            Slot::New(part, _) => content.metadata = Some(metadata(&self.target.run, part)),
-            Slot::Existing(_) if content.blocks.is_none() => content.blocks = Some("[]".to_owned()),
-            Slot::Existing(_) => {}
+        if let Slot::New(part, _) = slot {
+            content.metadata = Some(metadata(&self.target.run, part));
         }
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(256));
         loop {

@@ -198,7 +198,8 @@ impl Web {
             .ok_or_else(|| Failure::Unknown("chat.postMessage: no ts in the answer".to_owned()))
     }
 
-    /// Edits a message. Without `blocks` the message loses the blocks it had.
+    /// Edits a message. Slack keeps the blocks that an edit does not name, so content without
+    /// blocks removes them.
     pub(crate) fn chat_update(
         &self,
         channel: &str,
@@ -208,6 +209,9 @@ impl Web {
     ) -> SlackResult<()> {
         let mut args = content.args(channel);
         args.push(("ts", ts));
+        if content.blocks.is_none() {
+            args.push(("blocks", "[]"));
+        }
         self.call("chat.update", channel, &args, urgency).map(drop)
     }
 

@@ -189,8 +189,8 @@ impl ParallelCalls<'_> {
             };
             let since = Instant::now();
             let not_run = not_begun(self.stop).or_else(|| self.denied[index].clone());
+            // Sending fails only after the receiving thread has ended early with an error.
             let output = not_run.unwrap_or_else(|| {
-                // Fails only after the receiving thread has ended early with an error.
                 sender.send((index, None)).ok();
                 let refuse = &mut |_| Err(Error::failed("only attach sends files"));
                 tools::call(self.tools, call, self.stop, refuse)

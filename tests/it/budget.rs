@@ -127,15 +127,10 @@ fn compactions_count_and_the_terminal_says_the_same() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
     llm.fill_a_small_window();
     // A tenth of a cent each.
-    let call = Call::new(&home).arg("--model=llamacpp/m");
+    let call = Call::new(&home).local_llm(&llm);
     let call = call.arg("--price=0,10").arg("--budget=0.0195");
     let lines: String = (0..30).map(|n| format!("question {n}\n")).collect();
-    let ended = call
-        .env("LLAMA_API_KEY", OPENAI_KEY)
-        .env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
-        .arg("--chat")
-        .data()
-        .run(&lines);
+    let ended = call.arg("--chat").data().run(&lines);
     assert!(ended.stderr.contains("Compacting"), "{}", ended.stderr);
     assert_eq!(llm.requests().len(), 20);
     let last = ended.stdout.lines().last();

@@ -406,7 +406,7 @@ fn a_backlog_larger_than_the_window_is_answered_at_once() {
         let call = if window > 100_000 {
             Call::new(&home).llm(&llm)
         } else {
-            local(&home, &llm)
+            Call::new(&home).local_llm(&llm)
         };
         let ended = call.arg("--chat").data().run("and now?\n");
         assert_eq!(ended.stdout.trim(), "Done.", "{window}: {ended:?}");
@@ -421,14 +421,6 @@ fn a_backlog_larger_than_the_window_is_answered_at_once() {
         assert!(!asked.raw.contains("chatter number 1000\""), "{window}");
         assert_eq!(llm.requests().len(), 1);
     }
-}
-
-/// A server whose window is not known from the model's name.
-fn local(home: &Arc<Scratch>, llm: &FakeLlm) -> Call {
-    let call = Call::new(home)
-        .arg("--model=llamacpp/m")
-        .env("LLAMA_API_KEY", crate::llm::OPENAI_KEY);
-    call.env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
 }
 
 // Memory, skills, settings, prompt.
@@ -696,7 +688,7 @@ fn the_window_is_never_full() {
         json!({"default_generation_settings": {"n_ctx": 32_768}}),
     );
     llm.otherwise(answer);
-    let mom = local(&home, &llm).arg("--chat").data();
+    let mom = Call::new(&home).local_llm(&llm).arg("--chat").data();
     let ended = mom.run(&long_lines(8));
     assert_eq!(ended.stdout.matches("Answer to").count(), 8, "{ended:?}");
     assert!(
@@ -738,7 +730,11 @@ fn the_window_is_never_full() {
     );
     // No compaction where it is switched off.
     home.write("data/settings.json", r#"{"compaction":{"enabled":false}}"#);
-    local(&home, &llm).arg("--chat").data().run(&long_lines(8));
+    Call::new(&home)
+        .local_llm(&llm)
+        .arg("--chat")
+        .data()
+        .run(&long_lines(8));
     assert!(!llm.requests()[asked.len()..].iter().any(is_summary));
 }
 
@@ -836,7 +832,11 @@ fn two_hundred_turns_in_a_small_window_never_fail() {
         let lines: String = (0..100)
             .map(|n| format!("question {n} {}\n", "please ".repeat(20)))
             .collect();
-        let ended = local(&home, &llm).arg("--chat").data().run(&lines);
+        let ended = Call::new(&home)
+            .local_llm(&llm)
+            .arg("--chat")
+            .data()
+            .run(&lines);
         assert_eq!(ended.code, Some(0), "{window}: {}", ended.stderr);
         let asked = llm.requests();
         let turns: Vec<&Asked> = asked.iter().filter(|asked| !is_summary(asked)).collect();

@@ -108,6 +108,13 @@ impl Call {
             .env("ANTHROPIC_BASE_URL", &llm.url())
     }
 
+    /// A local server whose window the model's name does not tell.
+    pub(crate) fn local_llm(self, llm: &FakeLlm) -> Call {
+        self.arg("--model=llamacpp/m")
+            .env("LLAMA_API_KEY", llm::OPENAI_KEY)
+            .env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
+    }
+
     pub(crate) fn spawn(mut self) -> Mom {
         let piped = |command: &mut Command| {
             command

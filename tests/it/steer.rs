@@ -16,15 +16,18 @@ fn start() -> (FakeSlack, FakeLlm, Mom) {
     (slack, llm, mom)
 }
 
-/// A run that waits for the gate and then calls a tool.
-fn busy(slack: &FakeSlack, llm: &FakeLlm) -> Gate {
+/// The model's next reply: it waits for the gate and then calls a tool.
+fn looks_after(llm: &FakeLlm) -> Gate {
     let gate = Gate::new();
     let call = json!({"label": "Look", "command": "true"});
-    llm.reply(
-        Reply::text("I look.")
-            .and_tool("bash", &call.to_string())
-            .stall(&gate),
-    );
+    let reply = Reply::text("I look.").and_tool("bash", &call.to_string());
+    llm.reply(reply.stall(&gate));
+    gate
+}
+
+/// A run that works until the gate is opened.
+fn busy(slack: &FakeSlack, llm: &FakeLlm) -> Gate {
+    let gate = looks_after(llm);
     slack.mention("C01", "U07", "look");
     llm.next_request();
     gate
@@ -316,13 +319,7 @@ fn what_slack_adds_to_a_message_is_read() {
         let overheard = say("see here").send();
         add(&slack, &overheard, key, &after);
         // An addition to a message that a run has begun to answer.
-        let gate = Gate::new();
-        let call = json!({"label": "Look", "command": "true"});
-        llm.reply(
-            Reply::text("I look.")
-                .and_tool("bash", &call.to_string())
-                .stall(&gate),
-        );
+        let gate = looks_after(&llm);
         let asked = say(&format!("<@{BOT}> look")).send();
         let told = llm.next_request().body["messages"].to_string();
         assert_eq!(told.matches(text).count(), 1, "{told}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::llm::{FakeLlm, OPENAI_KEY};
+use crate::llm::FakeLlm;
 use crate::mom::{Call, Ended};
 use crate::scratch::Scratch;
 
@@ -187,13 +187,8 @@ fn compactions_are_counted_once() {
     let (home, llm) = (Arc::new(Scratch::new()), FakeLlm::start());
     llm.fill_a_small_window();
     let lines: String = (0..30).map(|n| format!("question {n}\n")).collect();
-    let ended = Call::new(&home)
-        .arg("--model=llamacpp/m")
-        .env("LLAMA_API_KEY", OPENAI_KEY)
-        .env("LLAMACPP_BASE_URL", &format!("{}/v1", llm.url()))
-        .arg("--chat")
-        .data()
-        .run(&lines);
+    let call = Call::new(&home).local_llm(&llm);
+    let ended = call.arg("--chat").data().run(&lines);
     assert!(ended.stderr.contains("Compacting"), "{}", ended.stderr);
     let served = llm.requests().len();
     let shown = usage(&home).stdout;

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import model
 import slack as fake
+from common import ok, wait
 
 DROP_IN = """
 [Service]
@@ -91,20 +92,6 @@ class Machine:
     def off(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
-
-
-def wait(what, look, seconds=60):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: it never came")
-
-
-def ok(text):
-    print(f"ok: {text}", flush=True)
 
 
 class Talk:

@@ -74,6 +74,12 @@ class Stage:
 
     # The process.
 
+    def fake_clock(self):
+        """From the next start on mom's clock is what the file `clock` says, where libfaketime is there."""
+        if Path(FAKETIME).exists():
+            self.clock = self.home / "clock"
+            self.clock.write_text("+0")
+
     def start(self, *, settle=True):
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TZ": "Europe/Berlin",
                "MOM_SLACK_APP_TOKEN": fake.APP_TOKEN, "MOM_SLACK_BOT_TOKEN": fake.BOT_TOKEN,
@@ -286,11 +292,10 @@ def everything(stage):
 
 def clocks(stage, _count, _chance):
     """The host's clock jumps a day ahead and back again, while mom runs and while she doesn't."""
-    if not Path(FAKETIME).exists():
+    stage.fake_clock()
+    if not stage.clock:
         print("skipped: libfaketime is not there (apt install faketime)")
         return []
-    stage.clock = stage.home / "clock"
-    stage.clock.write_text("+0")
     stage.start()
     faults = everything(stage)
     for jump in ["+86400", "+0", "-86400", "+0"]:
@@ -314,9 +319,7 @@ def clocks(stage, _count, _chance):
 
 def stopped(stage, _count, _chance):
     """SIGSTOP for ten minutes by mom's clock, with Slack's sockets gone meanwhile."""
-    stage.clock = stage.home / "clock" if Path(FAKETIME).exists() else None
-    if stage.clock:
-        stage.clock.write_text("+0")
+    stage.fake_clock()
     stage.start()
     faults = []
     for _ in range(3):
@@ -337,9 +340,7 @@ def stopped(stage, _count, _chance):
 
 def network(stage, _count, _chance):
     """No network for an hour by mom's clock, with a run under way and questions meanwhile."""
-    stage.clock = stage.home / "clock" if Path(FAKETIME).exists() else None
-    if stage.clock:
-        stage.clock.write_text("+0")
+    stage.fake_clock()
     stage.start()
     faults = everything(stage)
     for kind in ["run", "send", "dm"]:

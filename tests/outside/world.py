@@ -17,25 +17,17 @@ import time
 import urllib.request
 from pathlib import Path
 
+import common
 import model
 import slack as fake
+from common import ok
 
 HERE = Path(__file__).parent
 CERTIFICATES = HERE.parent / "data"
 
 
-def ok(text):
-    print(f"ok: {text}", flush=True)
-
-
 def wait(what, look, seconds=120):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: it never came")
+    return common.wait(what, look, seconds)
 
 
 def free_port():

@@ -131,7 +131,7 @@ impl CatchUp {
         } = &*self.0;
         let since_ms = time::now_ms() - MISSED_MS;
         for message in &mut messages {
-            // An old one is only logged: nobody waits for that answer any more.
+            // An old message is only logged: nobody waits for its answer any more.
             let recent = time::slack_ts_ms(&message.ts).is_some_and(|ms| ms >= since_ms);
             message.mention &= recent;
             if recent {
@@ -156,7 +156,7 @@ impl CatchUp {
             .map_or(Ok(()), |(_, err)| Err(err))
     }
 
-    /// Looks up the new people, and waits longer the more there are: no ack waits here.
+    /// Looks up senders who are new to mom, and waits up to a second for each: here no ack waits.
     fn wait_names(&self, messages: &[Incoming]) {
         let Services { names, stop, .. } = &*self.0.services;
         let new = self.0.intake.new_people(messages.iter());
@@ -167,7 +167,7 @@ impl CatchUp {
         self.0.router.wake.wake();
         let patience = NAME_WAIT.saturating_mul(new.len() as u32);
         let until = Instant::now() + patience.min(NAMES_WAIT_MAX);
-        // In parts, so that a stop need not wait for all of it.
+        // The wait is split, so that a stop ends it within a second.
         while !stop.is_set() && Instant::now() < until && new.iter().any(|id| names.is_new(id)) {
             names.wait_known(&new, until.min(Instant::now() + NAME_WAIT));
         }

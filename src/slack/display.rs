@@ -76,8 +76,9 @@ pub(super) struct ShowState {
     progress: Progress,
     /// Whether anything here has changed since the display last looked.
     changed: bool,
-    /// The status message, of this try or an earlier one.
-    status_ts: Option<String>,
+    /// The status message, of this try or an earlier one; `None` before it is posted, and when
+    /// Slack has it no more.
+    pub(super) status_ts: Option<String>,
     /// Who stopped the run: the id, at the end the name.
     pub(super) stopped_by: Option<String>,
     /// A person asked for the run, or for something in the run of an event.
@@ -145,7 +146,7 @@ impl Show {
         self.shared.state.lock().unwrap().status_ts.clone()
     }
 
-    /// A question of the run stands in its thread.
+    /// Remembers the message of a question, which a silent end of the run deletes.
     pub(crate) fn asked(&self, ts: &str) {
         let mut state = self.shared.state.lock().unwrap();
         state.question_ts.push(ts.to_owned());
@@ -155,7 +156,7 @@ impl Show {
         &self.target
     }
 
-    /// A person asks something of the run, whatever began it.
+    /// Records that a person has asked for something in this run, also in the run of an event.
     pub(crate) fn asked_by_person(&self) {
         self.shared.state.lock().unwrap().is_for_person = true;
     }
@@ -207,8 +208,7 @@ pub(super) struct Display {
 /// What Slack shows of the run now.
 #[derive(Default)]
 pub(super) struct SentMessages {
-    pub(super) status_ts: Option<String>,
-    /// `None` before the first post or edit of this try.
+    /// The content of the status; `None` before the first post or edit of this try.
     status: Option<PostContent>,
     /// Slack refuses to edit it: deleted, too old to be edited, or mom may not post at all.
     status_is_lost: bool,
@@ -256,7 +256,6 @@ impl Display {
             web,
             stop,
             shown: SentMessages {
-                status_ts: target.earlier.status_ts.clone(),
                 line,
                 ..SentMessages::default()
             },
@@ -310,7 +309,7 @@ impl Display {
         let (status, line) = self.progress(|progress| (progress.status(), progress.now()));
         let now = Instant::now();
         let mut wake = self.line_due(&line, now);
-        // The first, because the others may change at every turn.
+        // The line goes first, because details and status may change again before each call.
         if wake.is_some_and(|due| due <= now) {
             self.show_line(line);
             return Some(now);
@@ -331,7 +330,7 @@ impl Display {
         wake
     }
 
-    /// When the line below the thread is to be set to this; `None`: not yet, or never.
+    /// When the line below the thread must be set; `None`: there is no status yet, or no thread.
     fn line_due(&self, line: &str, now: Instant) -> Option<Instant> {
         if self.target.thread_ts.is_none() || self.shown.status.is_none() {
             return None;
@@ -344,15 +343,14 @@ impl Display {
     }
 
     fn show_status(&mut self, status: PostContent) {
-        let (ts, thread_ts) = (self.shown.status_ts.clone(), self.target.thread_ts.clone());
+        let (ts, thread_ts) = (self.status_ts(), self.target.thread_ts.clone());
         let slot = match &ts {
             Some(ts) => Slot::Existing(ts),
             None => Slot::New(STATUS, thread_ts.as_deref()),
         };
         match self.send(slot, &status, Urgency::Optional) {
             Ok(posted_ts) => {
-                self.shared.state.lock().unwrap().status_ts = Some(posted_ts.clone());
-                self.shown.status_ts = Some(posted_ts);
+                self.shared.state.lock().unwrap().status_ts = Some(posted_ts);
                 self.shown.status = Some(status);
                 self.called();
             }
@@ -360,7 +358,7 @@ impl Display {
                 self.not_shown(&failure);
                 if failure.stays() && self.shown.status.is_none() && ts.is_some() {
                     // The status of an earlier try was deleted: post a new one.
-                    self.shown.status_ts = None;
+                    self.shared.state.lock().unwrap().status_ts = None;
                 } else {
                     self.shown.status_is_lost = failure.stays();
                 }
@@ -401,7 +399,8 @@ impl Display {
         Ok(())
     }
 
-    /// `ts`: `None` where Slack refused it. Its steps keep their place all the same.
+    /// Remembers what a details message shows. `ts`: `None` if Slack refused the message; its
+    /// steps stay on this page even then.
     fn details_sent(&mut self, page: &DetailsPage, ts: Option<String>, sent_as: SentAs) {
         (self.shown).set_details(page.number, ts, page.content.clone());
         self.progress(|progress| progress.details_shown(page, sent_as));
@@ -411,7 +410,7 @@ impl Display {
         self.shown.details.get(number)?.0.clone()
     }
 
-    /// The first message of details that does not show what it should.
+    /// The first page of the details whose message does not show its content yet.
     pub(super) fn next_details(&self) -> Option<DetailsPage> {
         let pages = self.progress(|progress| progress.details(self.sent_as));
         pages.into_iter().find(|page| {
@@ -455,9 +454,12 @@ impl Display {
     /// Root of the thread for details and questions: the run's thread, else the status, else the
     /// answer.
     pub(super) fn root(&self) -> Option<String> {
-        let thread_ts = self.target.thread_ts.as_ref();
-        let root = thread_ts.or(self.shown.status_ts.as_ref());
-        root.or(self.answer_ts.first()).cloned()
+        let root = (self.target.thread_ts.clone()).or_else(|| self.status_ts());
+        root.or_else(|| self.answer_ts.first().cloned())
+    }
+
+    pub(super) fn status_ts(&self) -> Option<String> {
+        self.shared.state.lock().unwrap().status_ts.clone()
     }
 
     pub(super) fn progress<R>(&self, act: impl FnOnce(&mut Progress) -> R) -> R {

@@ -29,7 +29,7 @@ impl Display {
     pub(super) fn finish(mut self, outcome: &Result<Outcome>) -> Result<Option<String>> {
         let ended = self.end(outcome);
         if !self.shown.line.is_empty() {
-            // Else Slack takes it away in two minutes.
+            // Slack itself would remove it only after two minutes.
             self.set_thread_line("").ok();
         }
         ended?;
@@ -64,7 +64,7 @@ impl Display {
 
     /// Edits the status, if one was posted, without retries: mom is ending.
     fn interrupted(&mut self) -> SlackResult<()> {
-        if self.shown.status_ts.is_none() {
+        if self.status_ts().is_none() {
             return Ok(());
         }
         self.end_with("_Interrupted: mom is restarting_", Urgency::Optional)?;
@@ -72,7 +72,8 @@ impl Display {
         Ok(())
     }
 
-    /// No card says for ever that its step runs.
+    /// Marks the steps as ended in the details messages that exist, so that no card says for ever
+    /// that its step is running. Posts no new message: mom is ending.
     fn close_details(&mut self) {
         self.progress(Progress::end_steps);
         let Some(root) = self.root() else { return };
@@ -100,7 +101,7 @@ impl Display {
                 done => done?,
             }
         }
-        let Some(status_ts) = self.shown.status_ts.clone() else {
+        let Some(status_ts) = self.status_ts() else {
             return Ok(());
         };
         if self.answer_ts.first() != Some(&status_ts) {
@@ -142,7 +143,7 @@ impl Display {
         let thread_ts = self.target.thread_ts.clone();
         let anew = Slot::New(PART, thread_ts.as_deref());
         let is_long = self.target.since.elapsed() > BELL_AFTER;
-        let Some(ts) = self.shown.status_ts.clone().filter(|_| !is_long) else {
+        let Some(ts) = self.status_ts().filter(|_| !is_long) else {
             return self.put(anew, content, Urgency::Must);
         };
         content.metadata = Some(metadata(&self.target.run, PART));
@@ -162,7 +163,8 @@ impl Display {
 
     /// Deletes a status that can't be edited: it must not show `Thinking` forever.
     fn retire(&mut self) {
-        if let Some(ts) = self.shown.status_ts.take() {
+        let ts = self.shared.state.lock().unwrap().status_ts.take();
+        if let Some(ts) = ts {
             // The caller has posted the replacement, or reports that it could not.
             self.delete(&ts, Urgency::Optional).ok();
         }
@@ -184,7 +186,7 @@ impl Display {
     /// The status becomes the run's last line, which is no answer.
     fn end_with(&mut self, text: &str, urgency: Urgency) -> SlackResult<()> {
         let line = blocks::line(text);
-        if let Some(ts) = self.shown.status_ts.clone() {
+        if let Some(ts) = self.status_ts() {
             match self.send(Slot::Existing(&ts), &line, urgency) {
                 Err(failure) if failure.stays() => self.retire(),
                 outcome => return outcome.map(drop),
@@ -192,7 +194,8 @@ impl Display {
         }
         let thread_ts = self.target.thread_ts.clone();
         let slot = Slot::New("end", thread_ts.as_deref());
-        self.shown.status_ts = Some(self.send(slot, &line, urgency)?);
+        let ts = self.send(slot, &line, urgency)?;
+        self.shared.state.lock().unwrap().status_ts = Some(ts);
         Ok(())
     }
 
@@ -217,10 +220,8 @@ impl Display {
         if self.shared.state.lock().unwrap().is_for_person {
             return self.end_with("_(nothing to say)_", Urgency::Must);
         }
-        match self.shown.status_ts.take() {
-            Some(ts) => self.delete(&ts, Urgency::Must),
-            None => Ok(()),
-        }
+        let ts = self.shared.state.lock().unwrap().status_ts.take();
+        ts.map_or(Ok(()), |ts| self.delete(&ts, Urgency::Must))
     }
 
     /// Details that were still waiting.

@@ -27,7 +27,7 @@ const BLOCKS_WEIGHT_MAX: usize = 11_000;
 const WORDS_WEIGHT_MAX: usize = 700;
 const ARGUMENTS_WEIGHT_MAX: usize = 1_000;
 const OUTPUT_WEIGHT_MAX: usize = 1_500;
-/// Of a note's Markdown, which gets longer as mrkdwn.
+/// Limit in UTF-16 units for the Markdown of a note; as mrkdwn it gets longer.
 const NOTE_UNITS_MAX: usize = 2_600;
 
 pub(super) struct Progress {
@@ -233,8 +233,8 @@ impl Progress {
         }
     }
 
-    /// At most `CARDS_MAX`. The first may stand for the oldest of the steps that are over, the
-    /// last for steps that still wait.
+    /// The rows of the status, at most `CARDS_MAX`. The first row may represent the oldest
+    /// finished steps, and the last row steps that are still waiting.
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         let over_max = match self.steps.len() > CARDS_MAX {
@@ -298,7 +298,7 @@ impl Progress {
         all
     }
 
-    /// This page was sent to Slack.
+    /// Remembers that this page was sent to Slack, so that its steps stay on it.
     pub(super) fn details_shown(&mut self, page: &DetailsPage, sent_as: SentAs) {
         for step in &mut self.steps {
             if page.steps.contains(&step.call.number) {
@@ -308,7 +308,7 @@ impl Progress {
     }
 }
 
-/// So many of the steps that wait become one row at the end.
+/// Replaces the last `count` waiting steps by one row at the end.
 fn fold_waiting(rows: &mut Vec<Row>, count: usize) {
     let mut folded = 0;
     for at in (0..rows.len()).rev() {
@@ -410,13 +410,14 @@ impl Step {
         };
     }
 
-    /// Where the details show it. Pages of blocks are not those of text.
+    /// The page of the details that shows this step. Pages of blocks and pages of text are
+    /// divided differently.
     fn page(&self, sent_as: SentAs) -> Option<usize> {
         let shown_on = self.shown_on.filter(|(shown_as, _)| *shown_as == sent_as);
         shown_on.map(|(_, page)| page)
     }
 
-    /// The weight, with room for the output that is still to come.
+    /// The weight of the step on a page. A step that is not over reserves room for its output.
     fn weight(&self, sent_as: SentAs) -> usize {
         let output = match self.status.is_over() {
             true => 0,
@@ -437,7 +438,7 @@ impl Step {
         }
     }
 
-    /// Unfolded it shows arguments and output.
+    /// The card of the step. A reader who opens the card sees arguments and output.
     fn block(&self) -> Value {
         let number = self.call.number.to_string();
         let mut card = blocks::card(&number, &self.title(), self.status);

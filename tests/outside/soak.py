@@ -269,6 +269,7 @@ def kills(stage, count, chance):
             print(f"  {done} kills, {len(stage.asked)} questions", flush=True)
     print(f"{done} kills ({twice} of them a second one), {len(stage.asked)} questions, "
           f"{len(stage.given_up)} given up after two tries")
+    stage.end()
     return stage.faults()
 
 

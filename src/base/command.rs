@@ -55,10 +55,20 @@ impl Command {
 /// out.
 fn words(text: &str) -> String {
     let text = text::unescape(text).replace(is_invisible, "");
+    let text: String = text.chars().map(half_width).collect();
     let text = without_emoji(&text).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric());
     let words = words.filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Input methods for Chinese and Japanese write Latin letters in full width, too.
+fn half_width(c: char) -> char {
+    let narrow = match c {
+        '\u{FF01}'..='\u{FF5E}' => char::from_u32(u32::from(c) - 0xFEE0),
+        _ => None,
+    };
+    narrow.unwrap_or(c)
 }
 
 fn without_emoji(text: &str) -> String {
@@ -109,7 +119,7 @@ mod tests {
                 "stop", " Stop\n", "STOP!!!", "*_stop_*", "```stop```", "“stop”", "[stop]", "&lt;stop&gt;", "• stop", "/stop",
                 "\u{feff}st\u{200d}op\u{a0}", "stop\u{fe0f}", "stop, please!", "Stop that now.", "hey mom, stop", "can you stop?",
                 "Could you please stop it, thanks", "stop right now", "Sorry, stop that ASAP", "thanks, stop", "stop stop STOP", "stop :pray:",
-                "stop:pray:", ":wave::skin-tone-2:stop: please", "stop thanks a lot",
+                "stop:pray:", ":wave::skin-tone-2:stop: please", "stop thanks a lot", "ｓｔｏｐ", "Ｓtop！",
             ]),
             (Some(Command::New), &["new", "*new*", "new, please", "New!"]),
             (Some(Command::Status), &["status", "Status?", "status please"]),

@@ -28,7 +28,8 @@ say '!'
 /// It ignores SIGHUP, which the kernel sends to a group that has lost its parent while one of
 /// its processes is stopped. It uses builtins only, because a fork may fail, and bash where
 /// there is one, because dash reads byte by byte. A process that is older than the script is
-/// none of its children: that passes over most processes of a busy host.
+/// none of its children: that passes over most processes of a busy host. It is not looked at
+/// again, unless there is a bomb, which may soon have its id.
 ///
 /// A process outlives this only if it has left its group and its parent and has cleared its
 /// environment as well.
@@ -38,20 +39,23 @@ b=sh; command -v bash >/dev/null && b=bash
     read -r _ <&3
     trap '' HUP TERM
     exec $b -c '
-        mark=$1 group=$2 known=" $2: " still=0 calm=0 rounds=0
+        mark=$1 group=$2 known=" $2: " older=" " still=0 calm=0 rounds=0
         read -r stat </proc/$2/stat
         set -- ${stat##*) }
         since=${20:-0}
         until [ $calm -gt 9 ] || [ $calm -gt 2 -a -z "$unsure" ] || [ $rounds = 200 ]; do
             old=STOP
             if [ $still -gt 5 ] || [ $still -gt 0 -a ${#known} -lt 400 ]; then old=KILL; fi
+            [ ${#known} -lt 400 ] || older=" "
             met=" $group: " unsure= still=$((still + 1)) calm=$((calm + 1)) rounds=$((rounds + 1))
             for dir in /proc/[0-9]*; do
                 pid=${dir#/proc/} any= ours= signal=STOP
+                case $older in *" $pid "*) continue ;; esac
                 [ $pid != $$ ] && read -r stat <$dir/stat || continue
                 # What follows the name: state, parent, .. and as the 20th the start time.
                 set -- ${stat##*) }
-                [ "$1" != Z ] && [ ${20} -ge $since ] || continue
+                if [ ${20} -lt $since ]; then older="$older$pid "; continue; fi
+                [ "$1" != Z ] || continue
                 case $known in *" $pid:${20} "*) ours=1 signal=$old ;; esac
                 case $known$met in *" $2:"*) ours=1 ;; esac
                 while [ -z "$ours" ] && { read -r line || [ "$line" ]; }; do

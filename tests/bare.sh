@@ -14,6 +14,7 @@ if [ -z "${MOM_BARE-}" ]; then
     export MOM_BARE
     # Never into what is still mounted.
     trap 'rm -rf --one-file-system "$MOM_BARE"' EXIT
+    set -m # else bash starts it with SIGINT ignored, and so the tests in there
     unshare --mount --pid --fork --kill-child "$0" "$@" &
     trap 'kill -KILL $!; wait; exit 130' INT TERM
     wait $!

@@ -279,7 +279,11 @@ fn table(title: &str, rows: &[(String, UsageSum)], columns: usize) -> String {
             _ => String::new(),
         };
         let [input, output, cached] = [sum.input, sum.output, sum.cached].map(text::tokens);
-        let cost = text::dollars(sum.cost);
+        // Without a known price it did not cost nothing.
+        let cost = match sum.cost > 0.0 {
+            true => text::dollars(sum.cost),
+            false => "-".to_owned(),
+        };
         let figures = [sum.turns.to_string(), input, output, cached, cost];
         out.push_str(&line(name, figures, &bar));
     }

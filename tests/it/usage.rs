@@ -118,7 +118,7 @@ fn hostile_files_are_left_out() {
     for want in [
         "C01           3       4       2       2     $1.00",
         "anthropic/good          2       4       2       2     $1.00",
-        "anthropic/ [2Jred       1       0       0       0        $0",
+        "anthropic/ [2Jred       1       0       0       0         -",
     ] {
         assert!(ended.stdout.contains(want), "{want}: {}", ended.stdout);
     }

@@ -211,6 +211,43 @@ fn no_message_of_details_is_left_behind() {
     }
 }
 
+/// Slack takes two messages of details with blocks, and no more from then on.
+#[test]
+fn blocks_refused_after_two_messages_of_details() {
+    let (slack, llm, mom) = start();
+    let go = mom.home.path("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let result = |n| format!("echo result-{n}");
+    for n in 0..45 {
+        llm.reply_tool("bash", bash(&format!("Call {n}"), &result(n)));
+    }
+    llm.reply_tool("bash", bash("Call 45", &format!("{wait}; {}", result(45))));
+    for n in 46..60 {
+        llm.reply_tool("bash", bash(&format!("Call {n}"), &result(n)));
+    }
+    llm.reply_text("Done.");
+    slack.mention("C01", "U07", "go");
+    slack.wait_channel("C01", |channel| {
+        let answers = channel.answers();
+        (answers.first()).is_some_and(|status| channel.replies(&status.ts).len() == 2)
+    });
+    slack.refuse_blocks("plan");
+    mom.home.write("go", "");
+    let shown = |channel: &Channel| -> String {
+        let details = channel.replies(&channel.answers()[0].ts);
+        details.iter().map(|said| said.shown() + "\n").collect()
+    };
+    let seen = slack.wait_channel("C01", |channel| {
+        (0..60).all(|n| shown(channel).contains(&format!("\nresult-{n}\n")))
+    });
+    let all = shown(&seen);
+    assert!(!all.contains('→') && !all.contains("in_progress"), "{all}");
+    for n in 0..60 {
+        let label = format!("Call {n} · ");
+        assert_eq!(all.matches(&label).count(), 1, "{label}: {all}");
+    }
+}
+
 #[test]
 fn the_line_below_a_thread_keeps_up_with_fast_steps() {
     let (slack, llm, _mom) = start();

@@ -21,9 +21,11 @@ say '!'
 /// processes it waits for six such rounds.
 ///
 /// It ends when three rounds in a row meet none; after ten when the environment of some process
-/// could not be read, as in the middle of an exec; and after 200 rounds, when what is left
-/// hangs in the kernel or belongs to another user. Process ids are soon used again under a
-/// bomb: so a process is known by id and start time, and is looked at right before the signal.
+/// could not be read, as in the middle of an exec, or when a process was made meanwhile (the
+/// last word of /proc/loadavg is the newest id); and after 200 rounds without a new one, when
+/// what is left hangs in the kernel or belongs to another user. Process ids are soon used again
+/// under a bomb: so a process is known by id and start time, and is looked at right before the
+/// signal.
 ///
 /// It ignores SIGHUP, which the kernel sends to a group that has lost its parent while one of
 /// its processes is stopped. It uses builtins only, because a fork may fail, and bash where
@@ -47,7 +49,9 @@ b=sh; command -v bash >/dev/null && b=bash
             old=STOP
             if [ $still -gt 5 ] || [ $still -gt 0 -a ${#known} -lt 400 ]; then old=KILL; fi
             [ ${#known} -lt 400 ] || older=" "
-            met=" $group: " unsure= still=$((still + 1)) calm=$((calm + 1)) rounds=$((rounds + 1))
+            met=" $group: " unsure= still=$((still + 1)) calm=$((calm + 1))
+            read -r load </proc/loadavg
+            made=${load##* }
             for dir in /proc/[0-9]*; do
                 pid=${dir#/proc/} any= ours= signal=STOP
                 case $older in *" $pid "*) continue ;; esac
@@ -70,6 +74,9 @@ b=sh; command -v bash >/dev/null && b=bash
                 met="$met$pid:${20} " calm=0
             done
             known=$met
+            [ $still = 0 ] || rounds=$((rounds + 1))
+            read -r load </proc/loadavg
+            [ "$made" = "${load##* }" ] || unsure=1
         done
         kill -KILL -$group' mom "$m" $$
 ) >/dev/null 2>&1 &

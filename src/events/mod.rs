@@ -12,7 +12,7 @@ mod file;
 mod pace;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
@@ -242,6 +242,26 @@ impl Events {
         Ok(changed)
     }
 
+    /// Like `scan`, but looks only at these files.
+    fn scan_files(&self, names: BTreeSet<String>) -> Result<Vec<(String, Stamp)>> {
+        let mut state = self.state();
+        if state.files.len() + names.len() > ENTRIES_MAX {
+            drop(state);
+            return self.scan();
+        }
+        let mut changed = Vec::new();
+        for name in names {
+            let stamp = self.0.dir.stamp_link(&path_of(&name))?;
+            let known = state.files.get(&name).map(|file| file.stamp);
+            match stamp {
+                Some(stamp) if known != Some(stamp) => changed.push((name, stamp)),
+                Some(_) => {}
+                None => drop(state.files.remove(&name)),
+            }
+        }
+        Ok(changed)
+    }
+
     /// Renames NAME.json to NAME.json.error, which has the reason, then the file's text. A file
     /// that is not text stays next to it as NAME.json.orig.
     fn set_aside(&self, name: &str, stamp: &Stamp, unusable: &Unusable) {
@@ -283,7 +303,7 @@ impl Events {
 }
 
 impl EventsState {
-    /// Whether a change reported by inotify needs a scan: only changes of event files do, and their
+    /// Whether a change reported by inotify needs a look: only changes of event files do, and their
     /// removal only if the file is known, because mom removes files itself.
     fn concerns(&self, name: &str, flags: ReadFlags) -> bool {
         let is_end = (ReadFlags::DELETE | ReadFlags::MOVED_FROM).contains(flags);

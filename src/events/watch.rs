@@ -1,9 +1,12 @@
 //! The thread that watches events/. It sleeps in poll(2) until the directory changes (inotify) or
 //! something is due (a timer on the wall clock, which also fires when that clock is set and after a
-//! suspend). At each change it reads the directory: what is in it counts, not what inotify says
-//! about it. A file is parsed when it is new or has changed; one that can't be used may be half
-//! written and gets a moment to be completed.
+//! suspend). inotify says which files to look at; what is in the directory counts, not what inotify
+//! says about it. The whole directory is read at the start, and when there are too many changes to
+//! name. A file is parsed when it is new or has changed; one that can't be used may be half written
+//! and gets a moment to be completed.
 
+use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -41,6 +44,8 @@ const REOPEN_MAX: Duration = Duration::from_secs(30);
 /// After a scan, the next one waits this many times as long as the scan took: with 10,000 files
 /// that change all the time, there are some ten scans a second.
 const REST: u32 = 9;
+/// With more changed files than this, the whole directory is read.
+const CHANGED_MAX: usize = 100;
 /// Usual time from creating a file to closing it.
 const CLOSES: Duration = Duration::from_millis(5);
 /// A run that is later than this says so in its text.
@@ -54,6 +59,8 @@ struct EventWatch<'a, 'b> {
     /// `None`: the directory could not be opened, or was lost.
     inotify: Option<OwnedFd>,
     reopening: Backoff,
+    /// What the next scan looks at.
+    changed: Changed,
     /// When the directory is to be opened or read next; `None`: when it changes.
     look_at: Option<Instant>,
     rest_until: Instant,
@@ -64,6 +71,24 @@ enum Phase {
     /// The first scan: events that it finds may be overdue.
     Start,
     Running,
+}
+
+#[derive(Debug, PartialEq)]
+enum Changed {
+    Files(BTreeSet<String>),
+    /// Any file may have changed.
+    All,
+}
+
+impl Changed {
+    fn add(&mut self, name: &str) {
+        if let Changed::Files(names) = self {
+            names.insert(name.to_owned());
+            if names.len() > CHANGED_MAX {
+                *self = Changed::All;
+            }
+        }
+    }
 }
 
 impl Events {
@@ -134,6 +159,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             pace: EventPace::new(),
             inotify: None,
             reopening: Backoff::new(REOPEN, REOPEN_MAX),
+            changed: Changed::All,
             look_at: Some(Instant::now()),
             rest_until: Instant::now(),
         }
@@ -156,17 +182,22 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         self.scan(time::now_ms());
     }
 
-    /// Reads whether anything has changed; the scan will show what it is.
+    /// Reads which files have changed; the scan will show how.
     fn read_changes(&mut self) {
         let Some(fd) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(fd, &mut buffer);
         let mut all = ReadFlags::empty();
         while let Ok(event) = reader.next() {
-            let name = event.file_name().and_then(|name| name.to_str().ok());
-            if name.is_none_or(|name| self.events.state().concerns(name, event.events())) {
-                all |= event.events();
+            match event.file_name().map(CStr::to_str) {
+                Some(Ok(name)) if self.events.state().concerns(name, event.events()) => {
+                    self.changed.add(name);
+                }
+                Some(_) => continue,
+                // It is about the directory, or some changes were not reported (IN_Q_OVERFLOW).
+                None => self.changed = Changed::All,
             }
+            all |= event.events();
         }
         let lost =
             ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
@@ -183,16 +214,23 @@ impl<'a, 'b> EventWatch<'a, 'b> {
 
     fn scan(&mut self, now_ms: i64) {
         let since = Instant::now();
-        let changed = self.events.scan();
+        let changed = std::mem::replace(&mut self.changed, Changed::Files(BTreeSet::new()));
+        let found = match changed {
+            Changed::Files(names) => self.events.scan_files(names),
+            Changed::All => self.events.scan(),
+        };
         self.rest_until = Instant::now() + since.elapsed() * REST;
-        match changed {
-            Ok(changed) => {
-                for (name, stamp) in changed {
+        match found {
+            Ok(found) => {
+                for (name, stamp) in found {
                     self.look(&name, stamp, now_ms);
                 }
                 self.phase = Phase::Running;
             }
-            Err(err) => log::error!("", "events can't be read: {err}"),
+            Err(err) => {
+                log::error!("", "events can't be read: {err}");
+                self.changed = Changed::All;
+            }
         }
     }
 
@@ -275,6 +313,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         if !self.events.is_unchanged(name, &stamp) {
             // It changed at this moment: the next scan reads it again.
             self.events.state().files.remove(name);
+            self.changed.add(name);
             self.look_at = Some(self.rest_until);
             return;
         }
@@ -668,6 +707,45 @@ mod tests {
             (from..to).map(|s| world.fire(START + s * 1000).len()).sum()
         };
         assert_eq!(runs(&mut world, 0, 200), 4);
+    }
+
+    #[test]
+    fn only_files_that_changed_are_looked_at() {
+        let mut world = World::new("changed");
+        let root = world.root.clone();
+        let path = |name: &str| root.join(path_of(name));
+        let text = format!(
+            "{{\"channelId\":\"C1\",\"text\":\"x\",{}}}",
+            at(START + HOUR)
+        );
+        let put = |name: &str| fs::write(path(name), &text).unwrap();
+        let read = |watch: &mut EventWatch<'_, '_>, want: &[&str]| {
+            let want = want.iter().map(ToString::to_string).collect();
+            watch.read_changes();
+            assert_eq!(watch.changed, Changed::Files(want));
+        };
+        let scan = |watch: &mut EventWatch<'_, '_>| {
+            watch.scan(START);
+            watch.events.scheduled("C1").len()
+        };
+        world.with(|watch| {
+            watch.inotify = Some(watch.events.open().unwrap());
+            assert_eq!(scan(watch), 0);
+            ["a.json", "b.json", "c.json", "d.tmp"].map(put);
+            read(watch, &["a.json", "b.json", "c.json"]);
+            // Gone before it is looked at, and not reported yet.
+            fs::remove_file(path("b.json")).unwrap();
+            put("late.json");
+            assert_eq!(scan(watch), 2);
+            fs::remove_file(path("a.json")).unwrap();
+            put("c.json");
+            read(watch, &["a.json", "c.json", "late.json"]);
+            assert_eq!(scan(watch), 2);
+            (0..=CHANGED_MAX).for_each(|n| put(&format!("{n}.json")));
+            watch.read_changes();
+            assert_eq!(watch.changed, Changed::All);
+            assert_eq!(scan(watch), CHANGED_MAX + 3);
+        });
     }
 
     /// Changed within one step of the kernel's clock, while its first run waits.

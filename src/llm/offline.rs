@@ -16,12 +16,18 @@ const NOTHING_TO_RUN: &str = "I am running without a language model (`--model=of
     whatever you write to me I run as one bash command, and answer with its output. Try `uname -a`.";
 
 /// The answer to words that are no command.
-const NO_COMMAND: &str = "That is no command here, and I am running without a language model \
-    (`--model=offline`): I only run commands, like `uname -a`. To talk to a language model start \
-    me with one, like `--model=anthropic/claude-sonnet-5-5` with its key in ANTHROPIC_API_KEY, or \
-    `--model=ollama/ID` for one on this machine.";
+const NO_COMMAND: &str = "I am running without a language model (`--model=offline`): I only run \
+    commands, like `uname -a`. To talk to a language model start me with one, like \
+    `--model=anthropic/claude-sonnet-5-5` with its key in ANTHROPIC_API_KEY, or `--model=ollama/ID` \
+    for one on this machine.";
 /// How the result of the bash tool ends when the shell found no such command.
 const NOT_FOUND: &str = "Command exited with code 127";
+/// The result of the bash tool when a command printed nothing and did not fail.
+const NO_OUTPUT: &str = "(no output)";
+/// Words that most English sentences have, and few commands.
+const SENTENCE_WORDS: [&str; 10] = [
+    "a", "are", "i", "is", "me", "my", "the", "this", "you", "your",
+];
 
 /// The answer to the note that a run was cut off: no command runs twice without a request.
 const INTERRUPTED: &str = "I was restarted while the command ran: it may or may not have taken \
@@ -81,7 +87,12 @@ fn answer(messages: &[Message]) -> Block {
         .map_or("".into(), |message| words(message.content()));
     if let Some(Message::ToolResult(result)) = messages.last() {
         let output = fenced(&said);
-        return Block::Text(if result.is_error && said.contains(NOT_FOUND) {
+        let mut requests = messages.iter().rev();
+        let request = requests.find(|message| matches!(message, Message::User { .. }));
+        let request = request.map_or("".into(), |message| command(&words(message.content())));
+        let has_output = !result.is_error && said != NO_OUTPUT;
+        let is_refused = result.is_error && (said.contains(NOT_FOUND) || is_syntax_error(&said));
+        return Block::Text(if is_refused || !has_output && is_sentence(&request) {
             format!("{NO_COMMAND}\n{output}")
         } else if result.is_error {
             format!("The command failed:\n{output}")
@@ -105,6 +116,24 @@ fn answer(messages: &[Message]) -> Block {
         arguments: arguments.end(),
         signature: None,
     })
+}
+
+/// Whether the shell refused to parse the command: `what's the time?` opens a quote.
+fn is_syntax_error(output: &str) -> bool {
+    let line = output.lines().next().unwrap_or_default();
+    let is_shell = line.starts_with("bash: ") || line.starts_with("sh: ");
+    is_shell && (line.contains("yntax error") || line.contains("unexpected EOF"))
+}
+
+/// Whether a command that failed, or printed nothing, reads like a sentence: there is a `who`,
+/// which answers `who are you` with nothing or with its usage.
+fn is_sentence(request: &str) -> bool {
+    let is_mark = |c: char| matches!(c, ',' | '.' | '!' | '?');
+    let words = request.split_whitespace();
+    let mut words = words.map(|word| word.trim_end_matches(is_mark));
+    let is_plain = |word: &str| word.chars().all(|c| c.is_alphabetic() || c == '\'');
+    let is_usual = |word: &str| SENTENCE_WORDS.contains(&&*word.to_lowercase());
+    words.clone().count() > 2 && words.clone().all(is_plain) && words.any(is_usual)
 }
 
 /// The message as it was typed: without the `[time] [name]: ` or `[EVENT:..] ` before it
@@ -144,6 +173,7 @@ fn fenced(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::{Content, ToolResult};
 
     #[test]
     #[rustfmt::skip]
@@ -168,6 +198,42 @@ mod tests {
     fn a_note_is_not_a_command() {
         let note = Message::user(RESUMED.to_owned(), 0);
         assert_eq!(answer(&[note]), Block::Text(INTERRUPTED.to_owned()));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_sentence_is_told_from_a_command() {
+        for (request, output, is_told) in [
+            ("what's the time?", "bash: -c: line 1: unexpected EOF while", true),
+            ("I don't know", "sh: 1: Syntax error: Unterminated quoted string", true),
+            ("I don't know", "sh: syntax error: unterminated quoted string", true),
+            ("who are you?", NO_OUTPUT, true),
+            ("find the bug, please", "find: the: No such file", true),
+            ("hello", "bash: hello: not found\n\nCommand exited with code 127", true),
+            ("psql -f x", "psql: syntax error", false),
+            ("cat my-notes the.txt /x", "cat: No such file", false),
+            ("true", NO_OUTPUT, false),
+            ("ls you", "ls: you: No such file", false),
+        ] {
+            let result = ToolResult {
+                is_error: output != NO_OUTPUT,
+                content: vec![Content::Text(output.to_owned())],
+                call_id: String::new(),
+                name: "bash".to_owned(),
+                timestamp_ms: 0,
+            };
+            let request = Message::user(format!("[lena]: {request}"), 0);
+            let said = answer(&[request.clone(), Message::ToolResult(result)]);
+            let Block::Text(text) = said else {
+                panic!("{request:?}")
+            };
+            assert_eq!(
+                text.contains("--model=ollama/ID"),
+                is_told,
+                "{request:?} {text}"
+            );
+            assert!(text.contains(output), "{text}");
+        }
     }
 
     #[test]

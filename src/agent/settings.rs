@@ -2,11 +2,10 @@
 //! Model, keys, URLs, allow-lists and sandbox never come from here. When the file can't be read,
 //! the defaults apply; a number out of range becomes the nearest allowed one, with a warning.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::base::text;
 use crate::store::dir::Dir;
@@ -15,17 +14,27 @@ use crate::store::dir::Dir;
 const BYTES_MAX: usize = 64 * 1024;
 /// Unknown keys that are reported at most.
 const UNKNOWN_MAX: usize = 10;
-const TOKENS: RangeInclusive<u64> = 1_000..=500_000;
-const KEYS: [&str; 9] = [
-    "compaction",
-    "compaction.enabled",
-    "compaction.reserveTokens",
-    "compaction.keepRecentTokens",
-    "retry",
-    "retry.enabled",
-    "retry.maxRetries",
-    "retry.baseDelayMs",
-    "retry.maxDelayMs",
+
+/// What the value of a key must be.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Group,
+    Flag,
+    /// At least the first, at most the second.
+    Number(u64, u64),
+}
+
+const TOKENS: Wanted = Wanted::Number(1_000, 500_000);
+const KEYS: [(&str, Wanted); 9] = [
+    ("compaction", Wanted::Group),
+    ("compaction.enabled", Wanted::Flag),
+    ("compaction.reserveTokens", TOKENS),
+    ("compaction.keepRecentTokens", TOKENS),
+    ("retry", Wanted::Group),
+    ("retry.enabled", Wanted::Flag),
+    ("retry.maxRetries", Wanted::Number(0, 20)),
+    ("retry.baseDelayMs", Wanted::Number(100, 60_000)),
+    ("retry.maxDelayMs", Wanted::Number(1_000, 3_600_000)),
 ];
 
 /// The settings; names and defaults are those of the original mom.
@@ -118,60 +127,62 @@ fn read(dir: &Dir) -> Result<String, String> {
 /// The settings in the text of settings.json, and a warning for each value that was not used.
 fn parse(text: &str) -> (Settings, Vec<String>) {
     let mut warnings = Vec::new();
-    let mut settings: Settings = serde_json::from_str(text).unwrap_or_else(|err| {
-        let what = if err.is_data() {
-            "wrong"
-        } else {
-            "not valid JSON"
-        };
+    let root = serde_json::from_str::<Map<String, Value>>(text).unwrap_or_else(|err| {
         let why = text::one_line(&err.to_string(), 200);
-        warnings.push(format!("settings.json: {what} ({why}), using the defaults"));
-        Settings::default()
+        warnings.push(format!(
+            "settings.json: not valid JSON ({why}), using the defaults"
+        ));
+        Map::new()
     });
-    let Settings { compaction, retry } = &mut settings;
-    for (key, number, range) in [
-        (
-            "compaction.reserveTokens",
-            &mut compaction.reserve_tokens,
-            TOKENS,
-        ),
-        (
-            "compaction.keepRecentTokens",
-            &mut compaction.keep_recent_tokens,
-            TOKENS,
-        ),
-        ("retry.maxRetries", &mut retry.max_retries, 0..=20),
-        ("retry.baseDelayMs", &mut retry.base_delay_ms, 100..=60_000),
-        (
-            "retry.maxDelayMs",
-            &mut retry.max_delay_ms,
-            1_000..=3_600_000,
-        ),
-    ] {
-        let used = (*number).clamp(*range.start(), *range.end());
-        if used != *number {
-            let what = format!("{key} {number} is out of range");
-            warnings.push(format!("settings.json: {what}, using {used}"));
-        }
-        *number = used;
+    let mut root = Value::Object(root);
+    for (key, wanted) in KEYS {
+        warnings.extend(correct(&mut root, key, wanted));
     }
-    (settings, warnings)
+    (serde_json::from_value(root).unwrap_or_default(), warnings)
+}
+
+/// Clamps a number, and removes a value of a wrong type, so that the default applies; returns a
+/// sentence if it did.
+fn correct(root: &mut Value, key: &str, wanted: Wanted) -> Option<String> {
+    let pointer = format!("/{}", key.replace('.', "/"));
+    let value = root.pointer_mut(&pointer)?;
+    let kind = match wanted {
+        Wanted::Group if !value.is_object() => "an object",
+        Wanted::Flag if !value.is_boolean() => "true or false",
+        Wanted::Number(min, max) => match value.as_u64() {
+            None => "a whole number",
+            Some(number) => {
+                let used = number.clamp(min, max);
+                *value = used.into();
+                let what = format!("settings.json: {key} {number} is out of range, using {used}");
+                return (used != number).then_some(what);
+            }
+        },
+        _ => return None,
+    };
+    let value = text::one_line(&value.to_string(), 60);
+    let (parent, name) = pointer.rsplit_once('/')?;
+    root.pointer_mut(parent)?.as_object_mut()?.remove(name);
+    Some(format!(
+        "settings.json: {key} is {value} and should be {kind}, using the default"
+    ))
 }
 
 /// A sentence for each of the first `UNKNOWN_MAX` keys that mom does not know.
 fn unknown_keys(text: &str) -> Vec<String> {
     let root: Value = serde_json::from_str(text).unwrap_or_default();
+    let known = KEYS.map(|(key, _)| key);
     let mut keys = Vec::new();
     for (group, value) in root.as_object().into_iter().flatten() {
         keys.push(group.clone());
-        if KEYS.contains(&&**group) {
+        if known.contains(&&**group) {
             let inner = value.as_object().into_iter().flatten();
             keys.extend(inner.map(|(key, _)| format!("{group}.{key}")));
         }
     }
-    keys.retain(|key| !KEYS.contains(&&**key));
+    keys.retain(|key| !known.contains(&&**key));
     let unknown = |key: &String| {
-        let near = text::nearest(key, &KEYS);
+        let near = text::nearest(key, &known);
         let hint = near.map_or(String::new(), |near| format!(", did you mean {near}?"));
         let key = text::one_line(key, 60);
         format!("settings.json: {key} has no effect{hint}")
@@ -209,6 +220,13 @@ mod tests {
             ),
             (r#"{"compaction":{"reserveTokens":"8000"}}"#, 16_384, 3, 1),
             (r#"{"compaction":{"reserveTokens":-5}}"#, 16_384, 3, 1),
+            (
+                r#"{"compaction":{"reserveTokens":8000,"enabled":1},"retry":7}"#,
+                8_000,
+                3,
+                2,
+            ),
+            ("[1]", 16_384, 3, 1),
             (r#"{"compaction":"#, 16_384, 3, 1),
         ] {
             let (settings, wrong) = parse(text);
@@ -217,6 +235,15 @@ mod tests {
             assert_eq!(pauses.count(), tries, "{text}");
             assert_eq!(wrong.len(), warnings, "{text}: {wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let (_, wrong) = parse(r#"{"retry":{"maxRetries":"7"},"compaction":{"enabled":1}}"#);
+        let want = "settings.json: retry.maxRetries is \"7\" and should be a whole number, \
+            using the default";
+        assert_eq!(wrong[1], want);
+        assert!(wrong[0].contains("compaction.enabled is 1 and should be true or false"));
     }
 
     #[test]
@@ -251,7 +278,7 @@ mod tests {
             let text = String::from_utf8_lossy(input);
             let (settings, mut wrong) = parse(&text);
             wrong.extend(unknown_keys(&text));
-            assert!(TOKENS.contains(&settings.compaction.keep_recent_tokens));
+            assert!((1_000..=500_000).contains(&settings.compaction.keep_recent_tokens));
             assert!(settings.retry.pause(21, None).is_none());
             settings.retry.pause(u32::MAX, None);
             assert!(wrong.iter().all(|why| why.len() < 1_000), "{wrong:?}");

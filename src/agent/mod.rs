@@ -91,6 +91,12 @@ impl Agent {
         // Once more: a command may have printed a key that was not known before.
         secret::guard(keys.all());
         budget::check_price(&config, &provider.model())?;
+        if Dir::is_missing(dir) {
+            // A wrong name must not become a directory. What else is wrong is reported below.
+            if let Ok(Some(err)) = sandbox.check_missing(dir) {
+                return Err(err);
+            }
+        }
         let store = Arc::new(Store::open(dir)?);
         let budget = Budget::open(&config, &provider.model(), store.dir())?;
         for warning in check_sandbox(&sandbox, store.dir(), store.path())? {

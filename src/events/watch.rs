@@ -130,7 +130,8 @@ impl Events {
     fn open(&self) -> Result<OwnedFd> {
         self.0.dir.make_dir(DIR)?;
         let Some(dir) = self.0.dir.open_dir(DIR)? else {
-            return Err(Error::failed("events is not a directory"));
+            let next = "move it away (mv), then mom makes the directory";
+            return Err(Error::failed(format!("events is not a directory; {next}")));
         };
         let open = || {
             let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;

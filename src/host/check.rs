@@ -45,7 +45,7 @@ impl Sandbox {
     /// fixes it; `Ok` holds warnings. `probe` is the name of a file that the caller created in the
     /// data directory for this; its content is its name.
     pub(crate) fn check(&self, data_dir: &Path, probe: &str) -> Result<Vec<String>> {
-        let Sandbox::Container { engine, name } = self else {
+        let Sandbox::Container { name, .. } = self else {
             self.check_workspace(data_dir, probe, None)?;
             return Ok(vec![String::from(
                 "tools run on this machine as this user, without isolation: \
@@ -53,11 +53,10 @@ impl Sandbox {
                  (--approve=changes asks a person before each command)",
             )]);
         };
-        let container = match engine {
-            Engine::Docker | Engine::Podman => Some(self.inspect(data_dir)?),
-            // A pod's description differs by cluster and needs rights of its own.
-            Engine::Kubectl => None,
-        };
+        let container = self.inspect(data_dir)?;
+        if let Some(container) = &container {
+            self.check_running(container, data_dir)?;
+        }
         self.check_workspace(data_dir, probe, container.as_ref())?;
         let mut warnings: Vec<String> = door::warning(data_dir).into_iter().collect();
         let lacks = container.as_ref().map(lacks).unwrap_or_default();
@@ -73,11 +72,26 @@ impl Sandbox {
         Ok(warnings)
     }
 
-    /// The engine's description of the container; an error when it does not run.
-    fn inspect(&self, data_dir: &Path) -> Result<Value> {
-        let Sandbox::Container { engine, name } = self else {
-            return Ok(Value::Null);
+    /// For a data directory that is missing: the error when the container has another one, whether
+    /// it runs or not.
+    pub(crate) fn check_missing(&self, path: &Path) -> Result<Option<Error>> {
+        let path = std::path::absolute(path).map_err(|err| Error::io("find", path, &err))?;
+        let Some(container) = self.inspect(&path)? else {
+            return Ok(None);
         };
+        let is_its_own = mounted(&container).is_some_and(|source| Path::new(source) == path);
+        Ok((!is_its_own).then(|| self.other_directory(&path, Some(&container))))
+    }
+
+    /// The engine's description of the container; `None` for a pod, whose description differs by
+    /// cluster and needs rights of its own.
+    fn inspect(&self, data_dir: &Path) -> Result<Option<Value>> {
+        let Sandbox::Container { engine, name } = self else {
+            return Ok(None);
+        };
+        if *engine == Engine::Kubectl {
+            return Ok(None);
+        }
         let mut command = client(*engine);
         command.args(["inspect", "--type=container", "--format={{json .}}", name]);
         let result = check_run(command, None)?;
@@ -85,6 +99,10 @@ impl Sandbox {
         let (ExecEnd::Exited(0), Some(container)) = (result.end, first_object(&text)) else {
             return Err(self.unusable(&text, Some(data_dir)));
         };
+        Ok(Some(container))
+    }
+
+    fn check_running(&self, container: &Value, data_dir: &Path) -> Result<()> {
         let state = &container["State"];
         // Checked first, because podman reports a paused container as not running.
         if state["Paused"] == true {
@@ -93,7 +111,7 @@ impl Sandbox {
         if state["Running"] != true {
             return Err(self.unusable("it is not running", Some(data_dir)));
         }
-        Ok(container)
+        Ok(())
     }
 
     /// Runs a script as tools do: if it does not find the probe, another directory is mounted.
@@ -129,10 +147,7 @@ impl Sandbox {
         let Sandbox::Container { engine, name } = self else {
             return Error::failed(format!("tools do not find {wanted}"));
         };
-        let mounts = container.and_then(|container| container["Mounts"].as_array());
-        let mut mounts = mounts.into_iter().flatten();
-        let mount = mounts.find(|mount| mount["Destination"] == WORKSPACE);
-        let source = mount.and_then(|mount| mount["Source"].as_str());
+        let source = container.and_then(mounted);
         let another = format!(
             "make another container for this one: MOM_CONTAINER=NEW_NAME {} create {}",
             script_program(),
@@ -143,10 +158,9 @@ impl Sandbox {
                 "another directory, or none",
                 "mount the volume that holds it there, in the pod's description".to_owned(),
             ),
-            Some(source) if Path::new(source) == data_dir => (
-                "one that was there before under this name",
-                format!("{}, then {}", self.script("stop"), self.script("start")),
-            ),
+            Some(source) if Path::new(source) == data_dir => {
+                ("one that was there before under this name", self.restart())
+            }
             Some(source) => {
                 let program = engine.program();
                 let named = quote(Path::new(source));
@@ -276,7 +290,10 @@ impl Sandbox {
             self.script("start")
         } else if says_fork_failed(&text) {
             // The container is full of processes that something has left behind.
-            format!("{}, then {}", self.script("stop"), self.script("start"))
+            self.restart()
+        } else if has("container breakout") {
+            // So runc reports a data directory that was removed and made anew.
+            self.restart()
         } else if has("permission denied") && has("sock") {
             format!("sudo usermod -aG {program} $USER, then log in again")
         } else if has("connect") && *engine == Engine::Kubectl {
@@ -289,6 +306,10 @@ impl Sandbox {
         Error::failed(format!(
             "cannot use container '{name}': {shown}; next: {next}"
         ))
+    }
+
+    fn restart(&self) -> String {
+        format!("{} && {}", self.script("stop"), self.script("start"))
     }
 
     /// The shell command `./docker.sh COMMAND` for this container.
@@ -308,6 +329,13 @@ impl Sandbox {
         };
         format!("{engine}{name}{program} {command}")
     }
+}
+
+/// The directory that the container has as its workspace, from the engine's description of it.
+fn mounted(container: &Value) -> Option<&str> {
+    let mut mounts = container["Mounts"].as_array()?.iter();
+    let mount = mounts.find(|mount| mount["Destination"] == WORKSPACE)?;
+    mount["Source"].as_str()
 }
 
 /// The name of docker.sh on this system: it differs where the script is installed next to mom.
@@ -388,7 +416,8 @@ mod tests {
             podman:x1 | it is paused | next: MOM_ENGINE=podman MOM_CONTAINER=x1 ./docker.sh start
             docker:x1 | Cannot connect to the Docker daemon at unix:///x | systemctl start docker
             docker:x1 | permission denied while trying to connect to the Docker daemon socket | usermod
-            docker:mom-sandbox | sh: can't fork: Resource temporarily unavailable | stop, then ./docker.sh start
+            docker:mom-sandbox | sh: can't fork: Resource temporarily unavailable | stop && ./docker.sh start
+            docker:x1 | OCI runtime exec failed: exec failed: unable to start container process: current working directory is outside of container mount namespace root -- possible container breakout detected: unknown | next: MOM_CONTAINER=x1 ./docker.sh stop && MOM_CONTAINER=x1 ./docker.sh start
             docker:mom-sandbox | exec: \"sh\": executable file not found in $PATH | its image has no shell
             kubectl:pod/c1 | Error from server (NotFound): pods \"pod\" not found | next: kubectl get pods
             docker:mom-sandbox | strange | next: ./docker.sh status";

@@ -23,6 +23,8 @@ use crate::slack::check as slack;
 use crate::store::check as store;
 use crate::store::dir::Dir;
 
+use super::paint::Colors;
+
 /// Time for all requests to one server, including name look-up and TLS.
 const ANSWERS_MAX: Duration = Duration::from_secs(10);
 const LINE_CHARS_MAX: usize = 500;
@@ -37,14 +39,23 @@ pub(crate) enum Verdict {
 /// Runs all checks and prints each finding at once.
 pub(crate) fn check(path: Option<&Path>, config: &Config, keys: &Keys) -> Verdict {
     let mut report = Report {
-        colour: stdout().is_terminal() && config::variable("NO_COLOR").is_none(),
+        colour: stdout().is_terminal() && Colors::of_terminal() == Colors::Yes,
         warnings: 0,
         fixes: Vec::new(),
     };
     let (findings, dir) = store::check(path);
+    let is_writable = findings
+        .first()
+        .is_some_and(|first| first.grade == Grade::Ok);
     report.add(keys, findings);
     report.add(keys, dir.as_ref().map(check_settings));
-    report.add(keys, check_sandbox(&config.sandbox, dir.as_ref().zip(path)));
+    // The check of the sandbox writes a file, which would fail once more.
+    let place = dir.as_ref().filter(|_| is_writable).zip(path);
+    report.add(keys, check_sandbox(&config.sandbox, place));
+    report.add(
+        keys,
+        path.and_then(|path| check_missing(&config.sandbox, path)),
+    );
     // Other settings of the command line, one line each.
     report.add(keys, [slack::check_access(config)]);
     report.add(keys, [budget::check(config, dir.as_ref())]);
@@ -143,6 +154,15 @@ fn check_settings(dir: &Dir) -> Finding {
             "correct the file; the wrong settings are not used",
         ),
     }
+}
+
+/// Whether the container has another directory than the missing one.
+fn check_missing(spec: &str, path: &Path) -> Option<Finding> {
+    let sandbox = Sandbox::parse(spec)
+        .ok()
+        .filter(|_| Dir::is_missing(path))?;
+    let err = sandbox.check_missing(path).unwrap_or_else(Some)?;
+    Some(Finding::failed("sandbox", &err, ""))
 }
 
 fn check_sandbox(spec: &str, place: Option<(&Dir, &Path)>) -> Vec<Finding> {

@@ -2,12 +2,14 @@
 //! `**bold**` in bold, code in colour, list marks as bullets. Other Markdown is shown as it was
 //! written. What has been drawn is never changed.
 
+use crate::config;
+
 /// Escape sequences (ECMA-48, SGR) that begin and end a style.
 const BOLD: (&str, &str) = ("\x1b[1m", "\x1b[22m");
 const DIM: (&str, &str) = ("\x1b[2m", "\x1b[22m");
 const CODE: (&str, &str) = ("\x1b[36m", "\x1b[39m");
 
-/// Whether escape sequences may be used; `No` if NO_COLOR is set (https://no-color.org).
+/// Whether escape sequences may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colors {
     Yes,
@@ -15,6 +17,15 @@ pub(crate) enum Colors {
 }
 
 impl Colors {
+    /// `No` if NO_COLOR is set (https://no-color.org), or at a terminal that has no sequences.
+    pub(crate) fn of_terminal() -> Colors {
+        let is_dumb = config::variable("TERM").as_deref() == Some("dumb");
+        match config::variable("NO_COLOR") {
+            None if !is_dumb => Colors::Yes,
+            _ => Colors::No,
+        }
+    }
+
     pub(crate) fn dim(self, text: &str) -> String {
         self.wrap(DIM, text)
     }

@@ -63,7 +63,7 @@ type UsageTable = HashMap<String, UsageSum>;
 /// The tables as text. `since` is a day, or a number of days like `7d`.
 pub(crate) fn usage(path: &Path, since: Option<&str>) -> Result<String> {
     let since = since.map(first_day).transpose()?.unwrap_or_default();
-    if !path.is_dir() {
+    if Dir::is_missing(path) {
         let path = path.display();
         return Err(Error::Usage(format!(
             "--usage: there is no data directory {path}; name the one that mom was started with"

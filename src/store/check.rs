@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::dir::Dir;
+use super::dir::{Dir, Kind};
 use crate::base::finding::{Finding, Grade};
 use crate::base::text;
 
@@ -21,7 +21,7 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
         return alone(Finding::fail(WHAT, "none given", fix));
     };
     let shown = path.display();
-    if !path.exists() {
+    if Dir::is_missing(path) {
         return alone(match Dir::try_root(path) {
             Err(err) => Finding::failed(WHAT, &err, ""),
             Ok(()) => Finding::warn(
@@ -42,16 +42,30 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
     let written = dir.put_probe(&probe, &[b' '; PROBE_BYTES]);
     // The probe is removed after a failed write, too; then it does not matter if that fails.
     let removed = dir.remove(&probe);
-    let mut findings = vec![match written.and(removed) {
-        Ok(()) => Finding::ok(WHAT, format!("{shown} can be written to")),
-        Err(err) => Finding::failed(WHAT, &err, ""),
-    }];
-    findings.extend(room(&dir));
+    let mut findings = Vec::new();
+    match written.and(removed) {
+        Ok(()) => {
+            findings.push(Finding::ok(WHAT, format!("{shown} can be written to")));
+            findings.extend(room(&dir));
+        }
+        Err(err) => findings.push(Finding::failed(WHAT, &err, "")),
+    }
+    for name in ["events", "TERMINAL"] {
+        findings.extend(misplaced(&dir, name));
+    }
     findings.push(match dir.lock() {
         Ok(()) => Finding::ok("lock", "no other mom works on this directory"),
         Err(err) => Finding::of("lock", Grade::Warn, &err, ""),
     });
     (findings, Some(dir))
+}
+
+/// The failure when a file is in the place of a directory that mom would make.
+fn misplaced(dir: &Dir, name: &str) -> Option<Finding> {
+    let stamp = dir.stamp(name).ok().flatten()?;
+    let fix = "move it away (mv), then mom makes the directory";
+    let finding = || Finding::fail(WHAT, format!("{name} in it is no directory"), fix);
+    (stamp.kind != Kind::Dir).then(finding)
 }
 
 fn room(dir: &Dir) -> Option<Finding> {

@@ -7,7 +7,7 @@
 //! the place of a file that mom appends to: its lines would get into another file.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -98,6 +98,11 @@ impl Stamp {
 }
 
 impl Dir {
+    /// False also when this user can't find out.
+    pub(crate) fn is_missing(path: &Path) -> bool {
+        matches!(path.try_exists(), Ok(false))
+    }
+
     /// Makes the data directory where it is missing.
     pub(crate) fn make_root(path: &Path) -> Result<()> {
         std::fs::create_dir_all(path).map_err(|err| no_root(path, &err))
@@ -119,6 +124,7 @@ impl Dir {
     pub(crate) fn open(path: &Path) -> Result<Dir> {
         let root = open_root(path).map_err(|err| match path.is_file() {
             true => is_a_file(path),
+            false if err == Errno::ACCESS => no_entry(path),
             false => Error::io("open", path, &err.into()),
         })?;
         let dir = Dir {
@@ -466,10 +472,15 @@ impl Dir {
     pub(crate) fn put_probe(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (parent, _) = self.parent(name)?;
         write_anew(&parent, name, bytes, |_| Ok(())).map_err(|err| {
-            let err = Error::io("write to the data directory", &self.path, &err);
-            Error::failed(format!(
-                "{err}; let mom's user own it (chown), and make room on a full disk (df)"
-            ))
+            let shown = Error::io("write to the data directory", &self.path, &err);
+            let next = match err.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room (df shows what is full)"
+                }
+                ErrorKind::ReadOnlyFilesystem => "mount its file system with write access",
+                _ => "let mom's user own it (chown)",
+            };
+            Error::failed(format!("{shown}; {next}"))
         })
     }
 
@@ -490,10 +501,9 @@ impl Dir {
 
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-        let parent = self
-            .open_dir(parent)?
-            .ok_or_else(|| self.io("open", parent, Errno::NOENT))?;
-        Ok((parent, name))
+        let opened = self.openat2(parent, OFlags::RDONLY | OFlags::DIRECTORY);
+        let opened = opened.map_err(|err| self.io("open", parent, err))?;
+        Ok((opened, name))
     }
 
     fn io(&self, verb: &str, path: &str, err: Errno) -> Error {
@@ -502,6 +512,11 @@ impl Dir {
                 verb,
                 path,
                 "it is a link that leads out of the data directory",
+            ),
+            Errno::NOTDIR => self.failed(
+                verb,
+                path,
+                "a file is in the place of a directory; move that file away (mv)",
             ),
             Errno::AGAIN => self.failed(verb, path, "it is being moved all the time"),
             Errno::STALE => Error::failed(format!(
@@ -527,9 +542,20 @@ fn is_a_file(path: &Path) -> Error {
     ))
 }
 
+fn no_entry(path: &Path) -> Error {
+    Error::failed(format!(
+        "cannot open {}: this user may not enter it; call mom as the user it belongs to, for the \
+         service: sudo -u mom mom ...",
+        path.display()
+    ))
+}
+
 fn no_root(path: &Path, err: &io::Error) -> Error {
     if path.is_file() {
         return is_a_file(path);
+    }
+    if path.try_exists().is_err() {
+        return no_entry(path);
     }
     Error::failed(format!(
         "cannot make the data directory {}: {err}; name one that you may write to",
@@ -553,9 +579,11 @@ fn write_anew(
     // The temporary file was left by a crash, or put there by the agent.
     fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();
     let mut file = make_at(parent, &temporary)?;
-    file.write_all(bytes)?;
-    sync(&file)?;
-    Ok(fs::renameat(parent, &*temporary, parent, name)?)
+    let written = file.write_all(bytes).and_then(|()| sync(&file));
+    let put = written.and_then(|()| Ok(fs::renameat(parent, &*temporary, parent, name)?));
+    put.inspect_err(|_| {
+        fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();
+    })
 }
 
 /// Creates a file; does not follow a link.

@@ -1,11 +1,14 @@
 //! `mom --check`: every fault is named, with what fixes it, and stops no other check.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::docker::{Container, docker_ok, image, root};
+use crate::docker::{Container, docker_ok, image, left_out, root};
 use crate::faults::Disk;
 use crate::http::{Answer, Peer, Reply, Request, Scheme, Server};
 use crate::llm::{self, FakeLlm};
@@ -247,10 +250,88 @@ fn a_full_disk_fails() {
     let Some(disk) = Disk::new(&world.home) else {
         return;
     };
-    disk.fill();
-    let ended = world.check(|call| call);
     let line = "FAIL  data directory: cannot write to the data directory ";
-    assert_told("full", &ended, line, "make room on a full disk");
+    disk.fill();
+    let names = || -> Vec<_> {
+        let entries = std::fs::read_dir(world.home.path("data")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let before = names();
+    let ended = world.check(|call| call);
+    assert_told("full", &ended, line, "make room");
+    assert!(!ended.stdout.contains("chown"), "{}", ended.stdout);
+    assert_eq!(ended.stdout.matches("FAIL").count(), 1, "{}", ended.stdout);
+    let started = Call::new(&world.home).arg("--chat").arg("--model=offline");
+    assert_eq!(started.data().run("").code, Some(1));
+    assert_eq!(names(), before);
+    disk.remount("ro");
+    let ended = world.check(|call| call);
+    assert_told(
+        "ro",
+        &ended,
+        line,
+        "mount its file system with write access",
+    );
+    assert!(!ended.stdout.contains("chown"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_directory_of_another_user_is_named_as_such() {
+    let world = World::new();
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let runs = Command::new("setpriv")
+        .args(["--reuid=65534", "test", "-x", env!("CARGO_BIN_EXE_mom")])
+        .status();
+    if !runs.is_ok_and(|status| status.success()) {
+        return left_out("root, and a build directory that others may enter");
+    }
+    let closed = world.home.path("service");
+    world.home.write("service/data/C01/log.jsonl", "");
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    for place in [closed.join("data"), closed] {
+        for mode in ["--usage", "--check", "--chat"] {
+            let mut command = Command::new(other.get_program());
+            command.args(other.get_args());
+            let call = Call::under(command, &world.home).arg(mode);
+            let call = match mode {
+                "--usage" => call,
+                _ => call.arg("--model=offline"),
+            };
+            let ended = call.arg(place.to_str().unwrap()).run("");
+            let told = format!("{}{}", ended.stdout, ended.stderr);
+            let denied = format!(
+                "cannot open {}: this user may not enter it",
+                place.display()
+            );
+            assert!(
+                told.contains(&denied) && told.contains("sudo -u mom mom"),
+                "{mode}: {told}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_in_the_place_of_directories() {
+    let world = World::new();
+    world.home.write("data/events", "");
+    world.home.write("data/TERMINAL", "");
+    let ended = world.check(|call| call);
+    for name in ["events", "TERMINAL"] {
+        let line = format!("FAIL  data directory: {name} in it is no directory");
+        assert_told(name, &ended, &line, "move it away (mv)");
+    }
+    let call = Call::new(&world.home).arg("--chat").arg("--model=offline");
+    let ended = call.data().run("echo hi\n");
+    let told = "a file is in the place of a directory; move that file away (mv)";
+    assert!(ended.stderr.contains(told), "{ended:?}");
+    let file = world.home.path("data/events");
+    let ended = Call::new(&world.home)
+        .arg("--usage")
+        .arg(file.to_str().unwrap())
+        .run("");
+    assert!(ended.stderr.contains("events is a file"), "{ended:?}");
 }
 
 #[test]

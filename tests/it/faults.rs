@@ -489,7 +489,7 @@ impl Disk {
         }
     }
 
-    fn remount(&self, how: &str) {
+    pub(crate) fn remount(&self, how: &str) {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,{how}")]);
         let done = mount.arg(self.0.path("data")).output().expect("mount");

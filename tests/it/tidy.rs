@@ -147,10 +147,8 @@ const OPENERS: &[(&str, &str)] = &[
     ),
     ("src/store/dir.rs", "the data directory"),
     ("src/store/lock.rs", "who holds a lock, in /proc"),
-    ("src/store/check.rs", "whether there is a data directory"),
     ("src/net/tls.rs", "CA certificates"),
     ("src/mutate.rs", "for a fuzzer, in tests"),
-    ("src/modes/usage.rs", "whether there is a data directory"),
 ];
 
 /// Whether `code` has this call; `ContextFile::open(` does not count as `File::open(`.

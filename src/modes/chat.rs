@@ -5,12 +5,13 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::panic;
 use std::path::PathBuf;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{Termios, tcgetattr};
 
 use crate::agent::approval::{Decision, Question};
 use crate::agent::prompt::Place;
@@ -21,7 +22,6 @@ use crate::base::error::{Error, Result};
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
-use crate::config;
 use crate::signals::{self, SecondSignal, Signal};
 use crate::store::ledger::LedgerRequest;
 use crate::store::{LogEntry, Store};
@@ -52,7 +52,8 @@ const KEYS: &str = "In a terminal: Ctrl-C ends what I am doing; Ctrl-D, `exit` o
 pub(crate) fn chat(agent: &Agent) -> Result<Ended> {
     let chat = Chat::new(agent);
     let leaving = Arc::new(AtomicBool::new(false));
-    watch_signals(chat.current.clone(), leaving.clone())?;
+    chat.watch_signals(leaving.clone())?;
+    restore_at_panic(chat.modes.clone());
     let mut input = match chat.screen {
         Some(_) => Input::Terminal(Box::new(Terminal::open(agent.store.dir())?)),
         None => Input::Stdin,
@@ -96,7 +97,11 @@ impl Input<'_> {
                 Ok((bytes > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
             }
             Input::Terminal(terminal) => loop {
-                match terminal.read("> ")? {
+                let typed = match chat.typed_ahead() {
+                    Some(lines) => Typed::Line(lines),
+                    None => terminal.read("> ")?,
+                };
+                match typed {
                     Typed::Line(line) => {
                         terminal.remember(line.trim());
                         return Ok(Some(line));
@@ -110,53 +115,75 @@ impl Input<'_> {
     }
 }
 
+fn restore_at_panic(modes: Option<Termios>) {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        modes.iter().for_each(terminal::set_modes);
+        report(info);
+    }));
+}
+
 /// The conversation at the terminal, and its current run.
 struct Chat<'a> {
     agent: &'a Agent,
     /// `None` in a pipe.
     screen: Option<RefCell<Screen>>,
+    /// The terminal's modes at the start; `None` in a pipe.
+    modes: Option<Termios>,
+    /// What was typed during a run, not answered yet.
+    typed: RefCell<Vec<u8>>,
     /// The stop of the current run, for the thread that gets the signals.
     current: CurrentStop,
 }
 
 type CurrentStop = Arc<Mutex<Option<Stop>>>;
 
-fn watch_signals(current: CurrentStop, leaving: Arc<AtomicBool>) -> Result<()> {
-    // The terminal's modes, which the line editor changes; `None` when stdin is no terminal.
-    let modes = tcgetattr(io::stdin()).ok();
-    signals::watch(SecondSignal::IsReported, move |signal| {
-        if matches!(signal, Signal::Terminate) {
-            leaving.store(true, Ordering::SeqCst);
-        }
-        let code = match &*current.lock().unwrap() {
-            Some(stop) if !stop.is_set() => {
-                stop.set(Cause::Asked);
-                return;
-            }
-            Some(_) => INTERRUPTED,
-            // The main thread waits in a read of stdin, which only the end of the process can end.
-            None => 0,
-        };
-        if let Some(modes) = &modes {
-            // Fails when the terminal was closed.
-            tcsetattr(io::stdin(), OptionalActions::Now, modes).ok();
-        }
-        exit(code)
-    })
-}
-
 impl<'a> Chat<'a> {
     fn new(agent: &'a Agent) -> Chat<'a> {
-        let at_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-        let colors = match config::variable("NO_COLOR") {
-            Some(_) => Colors::No,
-            None => Colors::Yes,
-        };
+        let is_shown = io::stdout().is_terminal();
+        let modes = tcgetattr(io::stdin()).ok().filter(|_| is_shown);
+        let screen = || RefCell::new(Screen::new(Colors::of_terminal()));
         Chat {
             agent,
-            screen: at_terminal.then(|| RefCell::new(Screen::new(colors))),
+            screen: modes.is_some().then(screen),
+            modes,
+            typed: RefCell::default(),
             current: Arc::default(),
         }
+    }
+
+    fn watch_signals(&self, leaving: Arc<AtomicBool>) -> Result<()> {
+        let current = self.current.clone();
+        let modes = self.modes.clone();
+        signals::watch(SecondSignal::IsReported, move |signal| {
+            if matches!(signal, Signal::Terminate) {
+                leaving.store(true, Ordering::SeqCst);
+            }
+            let code = match &*current.lock().unwrap() {
+                Some(stop) if !stop.is_set() => {
+                    stop.set(Cause::Asked);
+                    return;
+                }
+                Some(_) => INTERRUPTED,
+                // The main thread waits in a read of stdin, which only the end of the process can
+                // end.
+                None => 0,
+            };
+            modes.iter().for_each(terminal::set_modes);
+            exit(code)
+        })
+    }
+
+    /// What was typed during the last run, shown as if it was typed now.
+    fn typed_ahead(&self) -> Option<String> {
+        let mut typed = self.typed.take();
+        terminal::read_typed(&mut typed);
+        let lines = String::from_utf8_lossy(&typed).trim().to_owned();
+        if lines.is_empty() {
+            return None;
+        }
+        self.note(&format!("> {lines}"));
+        Some(lines)
     }
 
     /// Shows the first line: version, model, sandbox, directory, and how to leave.
@@ -189,7 +216,9 @@ impl<'a> Chat<'a> {
             None => {
                 let stop = Stop::new();
                 *self.current.lock().unwrap() = Some(stop.clone());
+                self.modes.iter().for_each(terminal::hide_typing);
                 let outcome = self.run(line, &stop);
+                self.modes.iter().for_each(terminal::set_modes);
                 *self.current.lock().unwrap() = None;
                 return self.conclude(outcome);
             }
@@ -340,9 +369,15 @@ impl Conversation for Chat<'_> {
     }
 
     fn approve(&self, question: &Question, stop: &Stop) -> Decision {
-        match &self.screen {
-            Some(screen) => terminal::approve(&mut screen.borrow_mut(), question, stop),
-            None => Decision::Denied(
+        match (&self.screen, &self.modes) {
+            (Some(screen), Some(modes)) => {
+                terminal::read_typed(&mut self.typed.borrow_mut());
+                terminal::set_modes(modes);
+                let decision = terminal::approve(&mut screen.borrow_mut(), question, stop);
+                terminal::hide_typing(modes);
+                decision
+            }
+            _ => Decision::Denied(
                 "--approve is set, and there is no terminal at which someone could approve it"
                     .to_owned(),
             ),

@@ -39,7 +39,7 @@ impl Screen {
 
     /// Shows `what` as the progress line, until something else is shown.
     pub(crate) fn wait(&mut self, what: &str) {
-        self.clear();
+        self.begin_line();
         let what = text::printable(&text::one_line(what, WAIT_CHARS_MAX));
         self.waiting = what.chars().count();
         write(&self.colors.dim(&what));
@@ -55,6 +55,13 @@ impl Screen {
             write(&format!("\r{}\r", " ".repeat(self.waiting)));
             self.waiting = 0;
         }
+    }
+
+    /// Also ends a text that was broken off while it streamed in.
+    fn begin_line(&mut self) {
+        self.clear();
+        write(&self.painter.end());
+        self.streamed = false;
     }
 
     pub(crate) fn text(&mut self, piece: &str) {
@@ -87,11 +94,16 @@ impl Screen {
     }
 
     pub(crate) fn step(&mut self, report: &ToolReport) {
-        self.clear();
+        self.begin_line();
         let took = text::duration(report.duration);
         let mut out = format!("{} {} · {took}\n", report.mark(), report.step.label);
         for line in report.step.arguments.lines().take(ARGUMENT_LINES_MAX) {
             out.push_str(&format!("  {}\n", text::one_line(line, LINE_CHARS_MAX)));
+        }
+        let lines = report.step.arguments.lines().count();
+        if lines > ARGUMENT_LINES_MAX {
+            let more = text::count(lines - ARGUMENT_LINES_MAX, "more line");
+            out.push_str(&format!("  ... ({more})\n"));
         }
         write(&text::printable(&out));
         let lines: Vec<&str> = report.result.trim_end().lines().collect();
@@ -104,18 +116,18 @@ impl Screen {
 
     /// Shows a whole line, which stays.
     pub(crate) fn line(&mut self, line: &str) {
-        self.clear();
+        self.begin_line();
         write(&format!("{}\n", text::printable(line)));
     }
 
     /// Shows a question; the answer is typed after it on the same line.
     pub(crate) fn ask(&mut self, question: &str) {
-        self.clear();
+        self.begin_line();
         write(question);
     }
 
     pub(crate) fn dim_line(&mut self, line: &str) {
-        self.clear();
+        self.begin_line();
         write(&format!("{}\n", self.colors.dim(&text::printable(line))));
     }
 }

@@ -1,5 +1,5 @@
 //! Input from a person at a terminal: line editing, history, the keys that end the conversation,
-//! and the question whether calls may run.
+//! what is typed while a run works, and the question whether calls may run.
 //! The editor is rustyline; the history is a file in the data directory.
 
 use std::cell::Cell;
@@ -7,7 +7,8 @@ use std::io;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::termios::{QueueSelector, tcflush};
+use rustix::io::ioctl_fionread;
+use rustix::termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -20,6 +21,7 @@ use crate::agent::approval::{Choice, Decision, NOBODY, PATIENCE, Question, STOPP
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::stop::{Stop, poll_for};
+use crate::base::text;
 use crate::store::dir::Dir;
 
 use super::screen::Screen;
@@ -30,6 +32,8 @@ const HISTORY_LINES_MAX: usize = 500;
 const HISTORY_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an answer to a question; the rest of a longer one is read as the next answer.
 const ANSWER_BYTES_MAX: usize = 1024;
+/// Bytes of what is typed during a run; what comes on top is left to the editor.
+const TYPED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a person did at the prompt.
 pub(crate) enum Typed {
@@ -113,9 +117,39 @@ impl<'a> Terminal<'a> {
             }
         };
         for line in text.lines().filter(|line| !line.is_empty()) {
+            // The agent can write the file, and the editor draws what is in it.
+            let line = text::printable(&unescape(line));
             // Errors are ignored: an incomplete history is good enough.
-            self.editor.add_history_entry(unescape(line)).ok();
+            self.editor.add_history_entry(line).ok();
         }
+    }
+}
+
+/// Sets the terminal's modes; mom restores those of the start when it ends.
+pub(crate) fn set_modes(modes: &Termios) {
+    // Fails when the terminal was closed.
+    tcsetattr(io::stdin(), OptionalActions::Now, modes).ok();
+}
+
+/// For a run: the terminal would show what is typed in the midst of what mom shows.
+pub(crate) fn hide_typing(modes: &Termios) {
+    let mut hiding = modes.clone();
+    hiding.local_modes.remove(LocalModes::ECHO);
+    set_modes(&hiding);
+}
+
+/// Adds the whole lines that were typed during a run: the editor would lose all but the first of
+/// them. What has no end yet is left to it.
+pub(crate) fn read_typed(typed: &mut Vec<u8>) {
+    let stdin = io::stdin();
+    let mut line = [0; ANSWER_BYTES_MAX];
+    // Without an editor the terminal counts whole lines only.
+    let waits = || ioctl_fionread(&stdin).is_ok_and(|bytes| bytes > 0);
+    while typed.len() < TYPED_BYTES_MAX && waits() {
+        let Ok(bytes) = rustix::io::read(&stdin, &mut line) else {
+            return;
+        };
+        typed.extend(&line[..bytes]);
     }
 }
 
@@ -133,17 +167,21 @@ pub(crate) fn approve(screen: &mut Screen, question: &Question, stop: &Stop) -> 
     let until = Instant::now() + PATIENCE;
     loop {
         screen.ask("Run it? [y]es, [a]ll, [n]o ");
-        let choice = match read_answer(stop, until) {
-            Some(answer) => match answer.trim().to_ascii_lowercase().as_str() {
-                "y" | "yes" => Choice::Approve,
-                "a" | "all" => Choice::ApproveAll,
-                "n" | "no" => Choice::Deny,
-                _ => continue,
-            },
-            None if stop.is_set() => return Decision::Denied(STOPPED.to_owned()),
-            None if Instant::now() >= until => return Decision::Denied(NOBODY.to_owned()),
-            // Ctrl-D.
-            None => Choice::Deny,
+        let Some(answer) = read_answer(stop, until) else {
+            // Nothing ended the line of the question.
+            screen.line("");
+            return match Instant::now() >= until {
+                _ if stop.is_set() => Decision::Denied(STOPPED.to_owned()),
+                true => Decision::Denied(NOBODY.to_owned()),
+                // Ctrl-D.
+                false => Decision::of(Choice::Deny, "the user"),
+            };
+        };
+        let choice = match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Choice::Approve,
+            "a" | "all" => Choice::ApproveAll,
+            "n" | "no" => Choice::Deny,
+            _ => continue,
         };
         return Decision::of(choice, "the user");
     }

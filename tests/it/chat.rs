@@ -3,14 +3,17 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::docker::{self, Container};
 use crate::http::Gate;
 use crate::llm::{FakeLlm, Reply};
-use crate::mom::Call;
+use crate::mom::{Call, Mom};
 use crate::scratch::Scratch;
+use crate::watch::Watched;
 
 fn offline(home: &Arc<Scratch>) -> Call {
     Call::new(home).arg("--chat").arg("--model=offline")
@@ -210,8 +213,8 @@ fn a_terminal_shows_the_run_as_it_goes_on() {
     );
 }
 
-/// The editor draws an empty line so, when it is ready for what is typed; what comes between
-/// two prompts may be lost.
+/// The editor draws an empty line so, when it is ready for what is typed. What comes in one piece
+/// with a line's end may be lost.
 pub(crate) const PROMPT: &str = "> \r\x1b[2C\x1b[?2026l";
 
 #[test]
@@ -246,5 +249,181 @@ fn ctrl_c_at_a_terminal_clears_a_line_ends_a_run_and_says_how_to_leave() {
     assert!(!ended.stdout.contains("Run echo"), "{ended:?}");
     for style in ["\x1b[1m", "\x1b[2m", "\x1b[36m"] {
         assert!(!ended.stdout.contains(style), "{ended:?}");
+    }
+}
+
+/// Waits until mom's terminal holds so many bytes of whole lines that mom has not read.
+fn wait_typed(mom: &Mom, bytes: usize) {
+    let read = |path: String| std::fs::read_to_string(path).expect("/proc");
+    let script = mom.pid();
+    let child = read(format!("/proc/{script}/task/{script}/children"));
+    let stat = read(format!("/proc/{}/stat", child.trim()));
+    // After the name: state, parent, process group, session, terminal.
+    let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
+    let number: u32 = fields.skip(4).next().unwrap().parse().unwrap();
+    let minor = (number & 0xff) | (number >> 12 & 0xf_ff00);
+    let path = format!("/dev/pts/{minor}");
+    let tty = openat(CWD, path, OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).unwrap();
+    let holds = |_: &mut ()| (ioctl_fionread(&tty) == Ok(bytes as u64)).then_some(());
+    let held = Watched::new(()).poll(holds);
+    assert!(held.is_some(), "{:?}", ioctl_fionread(&tty));
+}
+
+#[test]
+fn what_is_typed_during_a_run_is_the_next_message() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    let gates = [Gate::new(), Gate::new()];
+    for gate in &gates {
+        llm.reply(Reply::text(&format!("Begin. {}", "A long story. ".repeat(30))).stall(gate));
+    }
+    llm.reply_text("The third.");
+    let mut mom = at_terminal(&home).llm(&llm).data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("first\r");
+    mom.wait_shown("Begin.");
+    mom.type_text("AAA one\rBBB two\r");
+    wait_typed(&mom, 16);
+    gates[0].open();
+    let shown = mom.wait_shown("> AAA one\r\nBBB two\r\n");
+    // The terminal did not show them in the midst of the answer.
+    assert_eq!(shown.matches("AAA").count(), 1, "{shown}");
+    mom.wait_shown_times("Begin.", 2);
+    // What has no end yet is left in the line that is edited next.
+    mom.type_text("thi");
+    gates[1].open();
+    mom.wait_shown(&format!("{PROMPT}thi"));
+    mom.type_text("rd\r");
+    mom.wait_shown("The third.");
+    let asked = llm.requests();
+    let newest = |request: usize| asked[request].body["messages"].to_string();
+    assert!(newest(1).contains("AAA one\\nBBB two"), "{}", newest(1));
+    assert!(newest(2).contains("third"), "{}", newest(2));
+    mom.wait_shown_times(PROMPT, 2);
+    mom.type_text("exit\r");
+    assert_eq!(mom.ended().code, Some(0));
+    let history = home.read("data/TERMINAL/history");
+    assert_eq!(history, "first\nAAA one\\nBBB two\nthird\nexit\n");
+}
+
+#[test]
+fn what_is_typed_before_a_question_is_no_answer_to_it() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    let gate = Gate::new();
+    llm.reply_tool("bash", json!({"label": "Look", "command": "echo seen"}));
+    let again = json!({"label": "Look", "command": "echo again"});
+    llm.reply(Reply::tool("bash", &again).stall(&gate));
+    llm.reply_text("Both.");
+    llm.reply_text("The next.");
+    let call = at_terminal(&home).arg("--approve=changes");
+    let mut mom = call.llm(&llm).data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("look\r");
+    mom.wait_shown("Run it?");
+    mom.type_text("y\r");
+    mom.wait_shown("seen");
+    mom.type_text("a\r");
+    wait_typed(&mom, 2);
+    gate.open();
+    mom.wait_shown_times("Run it?", 2);
+    mom.type_text("n\r");
+    mom.wait_shown("Both.");
+    mom.wait_shown("> a\r\n");
+    let shown = mom.wait_shown("The next.");
+    assert!(shown.contains("[n]o y\r\n"), "an answer is seen: {shown}");
+    let denied = llm.requests()[2].tool_results();
+    assert!(denied[0].starts_with("Not run"), "{denied:?}");
+}
+
+#[test]
+fn a_stopped_text_ends_before_the_usage() {
+    let home = Arc::new(Scratch::new());
+    let llm = FakeLlm::start();
+    llm.reply(Reply::text(&"A story that never ends. ".repeat(30)).stall(&Gate::new()));
+    let mut mom = at_terminal(&home).llm(&llm).data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("first\r");
+    mom.wait_shown("A story");
+    mom.type_text("\x03");
+    let shown = mom.wait_shown("Stopped\r\n");
+    assert!(!shown.contains("^C"), "{shown:?}");
+    let usage = shown.lines().find(|line| line.contains(" out ·"));
+    assert!(
+        usage.is_none_or(|line| !line.contains("story")),
+        "{shown:?}"
+    );
+    // The text that was broken off is no part of the next one.
+    mom.wait_shown_times(PROMPT, 2);
+    mom.type_text("status\r");
+    mom.wait_shown("Up: ");
+}
+
+#[test]
+fn the_history_holds_no_control_characters() {
+    let home = Arc::new(Scratch::new());
+    let planted = "\x1b]0;pwn\x07ev\u{9b}il\n";
+    home.write("data/TERMINAL/history", planted);
+    let mut mom = at_terminal(&home).arg("--model=offline").data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("\x1b[A");
+    let shown = mom.wait_shown("evil");
+    assert!(
+        shown.contains("]0;pwnevil") && !shown.contains("\x1b]0;"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_text_and_a_long_command_is_cut_aloud() {
+    let home = Arc::new(Scratch::new());
+    let call = at_terminal(&home)
+        .arg("--model=offline")
+        .env("TERM", "dumb");
+    let mut mom = call.data().spawn();
+    mom.wait_shown("> ");
+    mom.type_text("help\r");
+    mom.wait_shown("`new`");
+    mom.type_text("exit\r");
+    let ended = mom.ended();
+    assert!(!ended.stdout.contains('\x1b'), "{ended:?}");
+
+    let llm = FakeLlm::start();
+    let command: Vec<String> = (1..=12).map(|n| format!("echo l{n}")).collect();
+    llm.reply_tool(
+        "bash",
+        json!({"label": "Count", "command": command.join("\n")}),
+    );
+    llm.reply_text("Done.");
+    let mut mom = at_terminal(&home).llm(&llm).data().spawn();
+    mom.wait_shown(PROMPT);
+    mom.type_text("count\r");
+    let shown = mom.wait_shown("Done.");
+    assert!(
+        shown.contains("  echo l10\r\n  ... (2 more lines)\r\n"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_wrong_name_makes_no_directory() {
+    let Some(image) = docker::image() else { return };
+    let home = Arc::new(Scratch::new());
+    home.write("data/here.txt", "");
+    let container = Container::by_hand(image, &home.path("data"));
+    let typo = home.path("typo");
+    for mode in ["--chat", "--check"] {
+        let call = Call::new(&home).arg(mode).arg("--model=offline");
+        let call = call.arg(&container.sandbox()).arg(typo.to_str().unwrap());
+        let ended = call.run("echo hi\n");
+        let told = format!("{}{}", ended.stdout, ended.stderr);
+        let named = format!(
+            "mom --sandbox=docker:{} {}\n",
+            container.name,
+            home.path("data").display()
+        );
+        assert_eq!(ended.code, Some(1), "{told}");
+        assert!(told.contains(named.trim()), "{told}");
+        assert!(!typo.exists(), "{mode}");
     }
 }

@@ -554,7 +554,8 @@ fn no_root(path: &Path, err: &io::Error) -> Error {
     if path.is_file() {
         return is_a_file(path);
     }
-    if path.try_exists().is_err() {
+    let looked = path.try_exists();
+    if looked.is_err_and(|err| err.kind() == ErrorKind::PermissionDenied) {
         return no_entry(path);
     }
     Error::failed(format!(

@@ -49,14 +49,26 @@ engine=${MOM_ENGINE:-docker}
 name=${MOM_CONTAINER:-mom-sandbox}
 image=${MOM_IMAGE:-alpine:latest}
 
-# How the user calls this script, docker.sh in a checkout and mom-sandbox where it is
-# installed, and so for this container: the next steps are shown so.
+quote() { # one word, as the shell would read it
+    case $1 in
+    *[!a-zA-Z0-9_./:@%+=,-]*) printf "'%s'\n" "$(printf '%s\n' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s\n' "$1" ;;
+    esac
+}
+
+# How the user can call this script again, and with `self` for this container: the next steps
+# are shown so. That is mom-sandbox where PATH has it, ./docker.sh in a checkout; a name
+# without a directory was given to the shell, as in `sh docker.sh`.
 me=${0##*/}
-script=$me
-[ "$me" != docker.sh ] || script=$0
-self=$script
-[ "$name" = mom-sandbox ] || self="MOM_CONTAINER=$name $self"
-[ "$engine" = docker ] || self="MOM_ENGINE=$engine $self"
+case $0 in
+"$(command -v "$me")") script=$me ;;
+*/*) script=$(quote "$0") ;;
+*) script="sh $(quote "$0")" ;;
+esac
+with_engine=
+[ "$engine" = docker ] || with_engine="MOM_ENGINE=$engine "
+self=$with_engine$script
+[ "$name" = mom-sandbox ] || self="${with_engine}MOM_CONTAINER=$name $script"
 
 fail() { # exit code, message, next step
     printf '%s: %s\n' "$me" "$2" >&2
@@ -64,10 +76,14 @@ fail() { # exit code, message, next step
     exit "$1"
 }
 
-usage() { fail 2 "$1" "$0 --help"; }
+usage() { fail 2 "$1" "$script --help"; }
 
-# The comment at the top of this file is the help text.
-help() { sed -n '2,/^$/ s/^#\( \|$\)//p' "$0"; }
+# The comment at the top of this file is the help text, with the name that works here.
+help() {
+    printf "%s: makes and keeps mom's computer, the container its tools run in.\n\nusage: %s COMMAND\n" \
+        "$me" "$script"
+    sed -n '5,/^$/ s/^#\( \|$\)//p' "$0"
+}
 
 check_names() {
     case $engine in
@@ -130,13 +146,6 @@ say_use() { # data directory
     printf '  next: mom --sandbox=%s:%s %s\n' "$engine" "$name" "$(quote "$1")"
 }
 
-quote() { # one word, as the shell would read it
-    case $1 in
-    *[!a-zA-Z0-9_./:@%+=,-]*) printf "'%s'\n" "$(printf '%s\n' "$1" | sed "s/'/'\\\\''/g")" ;;
-    *) printf '%s\n' "$1" ;;
-    esac
-}
-
 # Sets `dir` to the absolute path of the data directory, free of symlinks.
 find_data_dir() { # path as typed
     case $1 in
@@ -157,7 +166,7 @@ find_image() {
     printf '%s: pulling %s\n' "$me" "$image" >&2
     "$engine" pull -- "$image" >&2 ||
         fail 9 "image '$image' is not there and could not be pulled" \
-            "check the name and the network, or take another one: $engine images; MOM_IMAGE=NAME $self create $(quote "$1")"
+            "check the name and the network, or take another one ($engine images): MOM_IMAGE=NAME $self create $(quote "$1")"
 }
 
 # The container's root can open the data directory itself to the other users of this machine,
@@ -198,10 +207,14 @@ create() { # data directory
     state=$(inspect '{{.State.Status}}') || exit
     if [ -n "$state" ]; then
         has=$(data_dir_of_container)
-        next="$self status"
-        [ "$has" = "$dir" ] ||
-            next="name that directory, or make another container: MOM_CONTAINER=${name}2 $script create $(quote "$1")"
-        fail 6 "container '$name' exists already ($state, data directory ${has:-none})" "$next"
+        next="make another container: ${with_engine}MOM_CONTAINER=${name}2 $script create $(quote "$1")"
+        case $has:$state in
+        "$dir":running) next="$self status" ;;
+        "$dir":*) next="$self start" ;;
+        :*) fail 6 "container '$name' exists already ($state, without a data directory)" "$next" ;;
+        *) next="name that directory, or $next" ;;
+        esac
+        fail 6 "container '$name' exists already ($state, data directory $has)" "$next"
     fi
     find_image "$1"
 
@@ -246,6 +259,12 @@ WORDS
         "$engine" rm --force "$id" >/dev/null
         fail 1 "$engine could not start container '$name', its message stands above; it is removed again" \
             "look at MOM_DOCKER_ARGS, MOM_NETWORK and MOM_IMAGE, then the same again"
+    }
+    # What each call of a tool begins with.
+    answer=$("$engine" exec "$id" sh -c : 2>&1) || {
+        "$engine" rm --force "$id" >/dev/null
+        fail 1 "no shell (sh) starts in container '$name', it is removed again: $answer" \
+            "look at MOM_IMAGE (alpine:latest has one) and MOM_DOCKER_ARGS, then the same again"
     }
     printf "container '%s' runs, %s is its /workspace\n" "$name" "$dir"
     say_use "$dir"

@@ -177,6 +177,67 @@ fn help_knows_every_variable_and_every_exit_code() {
     }
 }
 
+/// Under the name of the installation, of a checkout, and given to the shell.
+#[test]
+fn it_names_itself_as_it_was_called() {
+    let scratch = Scratch::new();
+    let installed = scratch.path("bin/mom-sandbox");
+    let copy = fs::read(root().join("docker.sh")).unwrap();
+    scratch.write("bin/mom-sandbox", copy);
+    fs::set_permissions(&installed, fs::Permissions::from_mode(0o755)).unwrap();
+    let bin = scratch.path("bin").display().to_string();
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+    let full = installed.display().to_string();
+    for (line, name) in [
+        ("PATH=$1 && mom-sandbox", "mom-sandbox"),
+        ("$2", &full),
+        ("cd tests && ../docker.sh", "../docker.sh"),
+        ("./docker.sh", "./docker.sh"),
+        ("sh docker.sh", "sh docker.sh"),
+    ] {
+        let said = |word: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{line} {word}"), "sh", &path, &full]);
+            let output = shell.current_dir(root()).output().unwrap();
+            text(&output.stdout) + &text(&output.stderr)
+        };
+        let help = said("--help");
+        assert!(
+            help.contains(&format!("\nusage: {name} COMMAND\n")),
+            "{help}"
+        );
+        assert_eq!(help.contains("docker.sh"), name.contains("docker.sh"));
+        let wrong = said("frob");
+        assert!(
+            wrong.ends_with(&format!("next: {name} --help\n")),
+            "{wrong}"
+        );
+    }
+}
+
+/// The engine refuses a container more processors than the machine has.
+#[test]
+fn half_a_processor_is_left_to_the_host_and_one_is_enough() {
+    let scratch = Scratch::new();
+    let bin = scratch.path("bin");
+    let script = "#!/bin/sh\ncase $1 in container) echo 'No such container' >&2; exit 1 ;;\n\
+                  create) printf '%s ' \"$@\" >\"$SAID\"; echo id ;; esac\n";
+    scratch.write("bin/docker", script);
+    for (count, want) in [(1, "--cpus=0.5 "), (2, "--cpus=1.5 "), (64, "--cpus=63.5 ")] {
+        scratch.write("bin/getconf", format!("#!/bin/sh\necho {count}\n"));
+        for tool in ["docker", "getconf"] {
+            fs::set_permissions(bin.join(tool), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let said = scratch.path("said").display().to_string();
+        let vars = [("PATH", path.as_str()), ("SAID", &said)];
+        let dir = scratch.dir().to_str().unwrap();
+        assert_done("create", &call(&["create", dir], &vars, ""), "runs");
+        let said = scratch.read("said");
+        assert!(said.contains(want), "{count}: {said}");
+    }
+}
+
 #[test]
 fn each_error_state_before_there_is_a_container() {
     let scratch = Scratch::new();
@@ -272,6 +333,11 @@ fn a_refusal_of_the_engine_is_1_and_leaves_nothing_behind() {
             "network",
             ("MOM_NETWORK", "mom-no-such-network"),
             "could not start",
+        ),
+        (
+            "no shell",
+            ("MOM_DOCKER_ARGS", "-v /dev/null:/bin/sh"),
+            "no shell (sh) starts in container",
         ),
     ] {
         let vars = [
@@ -470,6 +536,34 @@ fn the_container_is_hardened() {
     // The text that the client prints for this differs by version: <nil>, <no value>, 0.
     let pids = container.inspect("{{.HostConfig.PidsLimit}}");
     assert!(!pids.contains(|c| ('1'..='9').contains(&c)), "{pids}");
+}
+
+#[test]
+fn a_container_without_a_data_directory_is_no_place_for_one() {
+    let Some(image) = docker::image() else { return };
+    let scratch = Scratch::new();
+    let container = Container::named();
+    let name = container.name.as_str();
+    docker_ok(&[
+        "run",
+        "-d",
+        "--name",
+        name,
+        image,
+        "tail",
+        "-f",
+        "/dev/null",
+    ]);
+    let vars = [("MOM_CONTAINER", name)];
+    let done = call(&["create", scratch.dir().to_str().unwrap()], &vars, "");
+    assert_fails(
+        "no mount",
+        &done,
+        6,
+        "exists already (running, without a data directory)",
+        "make another container: MOM_CONTAINER=",
+    );
+    assert!(!done.2.contains("name that"), "{}", done.2);
 }
 
 #[test]

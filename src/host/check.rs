@@ -28,6 +28,9 @@ const MESSAGE_CHARS_MAX: usize = 400;
 const SETTLE_LOOKS: u32 = 4;
 const SETTLE_PAUSE: Duration = Duration::from_millis(700);
 
+/// The name of docker.sh where `make install` has put it next to mom.
+const INSTALLED_SCRIPT: &str = "mom-sandbox";
+
 /// Looks for the file `$2` in the directory, and writes a file next to it.
 const PROBE: &str = r#"
 if [ -x "${2%/*}" ] && [ ! -e "$2" ]; then say 3; exit; fi
@@ -338,15 +341,26 @@ fn mounted(container: &Value) -> Option<&str> {
     mount["Source"].as_str()
 }
 
-/// The name of docker.sh on this system: it differs where the script is installed next to mom.
-pub(crate) fn script_program() -> &'static str {
-    let is_there = |exe: std::path::PathBuf| {
-        access(exe.with_file_name("mom-sandbox"), Access::EXEC_OK).is_ok()
-    };
-    if env::current_exe().is_ok_and(is_there) {
-        "mom-sandbox"
-    } else {
-        "./docker.sh"
+/// How docker.sh is called on this system: as mom-sandbox where it is installed, by its path where
+/// mom runs from the checkout that it was built in.
+pub(crate) fn script_program() -> String {
+    match (env::current_exe(), env::current_dir()) {
+        (Ok(exe), Ok(current)) => script_for(&exe, &current),
+        _ => INSTALLED_SCRIPT.to_owned(),
+    }
+}
+
+fn script_for(exe: &Path, current: &Path) -> String {
+    let runs = |path: &Path| access(path, Access::EXEC_OK).is_ok();
+    if runs(&exe.with_file_name(INSTALLED_SCRIPT)) {
+        return INSTALLED_SCRIPT.to_owned();
+    }
+    let mut above = exe.ancestors().skip(1);
+    let checkout = above.find(|dir| access(dir.join("Cargo.toml"), Access::EXISTS).is_ok());
+    match checkout.map(|dir| (dir, dir.join("docker.sh"))) {
+        Some((dir, script)) if runs(&script) && dir == current => "./docker.sh".to_owned(),
+        Some((_, script)) if runs(&script) => quote(&script),
+        _ => INSTALLED_SCRIPT.to_owned(),
     }
 }
 
@@ -398,7 +412,44 @@ fn check_run(command: Command, mark: Option<String>) -> Result<ExecResult> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn the_script_is_called_so_that_it_is_found() {
+        let root = env::temp_dir().join(format!("mom-script-{}", std::process::id()));
+        for name in [
+            "my source/docker.sh",
+            "my source/Cargo.toml",
+            "bin/mom-sandbox",
+        ] {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let (source, path) = (root.join("my source"), root.display());
+        for (exe, current, want) in [
+            (
+                "my source/target/release/mom",
+                &*source,
+                "./docker.sh".to_owned(),
+            ),
+            (
+                "my source/target/release/mom",
+                &root,
+                format!("'{path}/my source/docker.sh'"),
+            ),
+            ("bin/mom", &root, "mom-sandbox".to_owned()),
+            ("bin/mom", &source, "mom-sandbox".to_owned()),
+            ("elsewhere/mom", &source, "mom-sandbox".to_owned()),
+        ] {
+            assert_eq!(script_for(&root.join(exe), current), want, "{exe}");
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn what_mends_a_failure() {
@@ -427,7 +478,8 @@ mod tests {
                 panic!("{row}")
             };
             let error = named(sandbox).unusable(says, Some(dir)).to_string();
-            assert!(error.contains(want), "{error}");
+            let want = want.replace("./docker.sh", &script_program());
+            assert!(error.contains(&want), "{error}");
         }
         let flood = "x".repeat(1 << 20);
         let error = named("docker:x1").unusable(&flood, None).to_string();

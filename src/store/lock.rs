@@ -63,7 +63,7 @@ impl Lock {
         match fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => Err(Error::failed(format!(
                 "{} has locked {shown}: a mom in another container or network namespace, or a program \
-                 in mom's own container; stop it (`lslocks` as root shows it, `./docker.sh stop` \
+                 in mom's own container; stop it (`lslocks` as root shows it, `mom-sandbox stop` \
                  ends what runs in the container)",
                 lock_holder(stat.st_ino as u64)
             ))),

@@ -2,56 +2,66 @@
 # usage: tests/demo.sh MOM
 # Plays a short conversation with the program MOM in a scratch data directory, without
 # keys and without network: `--model=offline` runs each message as a command. The tools
-# run in a container when a Docker engine and an image are there, else on this machine,
-# in the scratch directory. From a terminal the conversation goes on with what you type.
+# run in a container when an engine and an image are there, else on this machine, in the
+# scratch directory. From a terminal the conversation goes on with what you type.
 set -eu
 
 mom=$(realpath "$1")
 here=$(realpath "$(dirname "$0")/..")
-scratch=$(mktemp -d)
+engine=${MOM_ENGINE:-docker}
+set_here=$(env | sed -n -E 's/^(MOM_(IMAGE|DOCKER_ARGS|NETWORK|MEMORY|CPUS|PIDS))=.*/\1/p' | sort | paste -s -d ' ')
+# It would come back after a reboot, when this is killed before the end.
+MOM_DOCKER_ARGS="--restart=no ${MOM_DOCKER_ARGS-}"
 MOM_CONTAINER=mom-demo-$$
-export MOM_CONTAINER
-log=$scratch/docker.sh.log
+export MOM_CONTAINER MOM_DOCKER_ARGS
+scratch=
 
+# Also after the window was closed, or when nobody reads on: dash does not run the trap of
+# EXIT when a signal ends it. What is called here ignores those signals as well.
 end() {
+    trap '' HUP INT TERM PIPE
     "$here/docker.sh" remove </dev/null >/dev/null 2>&1 || true
     rm -rf "$scratch"
 }
-
 trap end EXIT
-trap 'exit 130' INT TERM
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 141' PIPE
+trap 'exit 143' TERM
 
-# Why there is no container, and the command that helps.
-on_this_machine() { # reason, command
-    echo "no container for the demo: $1"
-    echo "  to have one: $2"
-    echo "  going on without: the tools run on this machine, in $scratch/data"
-}
-
+scratch=$(mktemp -d)
+log=$scratch/docker.sh.log
 sandbox=host
 mkdir "$scratch/data"
-if ! command -v docker >/dev/null; then
-    on_this_machine 'Docker is not installed' 'sudo apt install docker.io'
-elif ! answer=$(docker version 2>&1); then
-    case $answer in
-    *ermission\ denied*)
-        on_this_machine 'you may not use the Docker engine' \
-            "sudo usermod -aG docker $(id -un), then log in again"
-        ;;
-    *) on_this_machine 'the Docker engine does not answer' 'sudo systemctl start docker' ;;
-    esac
-else
-    # The last is the image of the tests.
-    for image in "${MOM_IMAGE-}" alpine:latest mom-test-alpine; do
-        docker image inspect "${image:--}" >/dev/null 2>&1 || continue
-        if MOM_IMAGE=$image "$here/docker.sh" create "$scratch/data" >"$log" 2>&1; then
-            sandbox=docker:$MOM_CONTAINER
-        else
-            cat "$log"
-        fi
-        break
+
+# What docker.sh and the engine said. The next steps in it are for a container that is to
+# stay, and for a directory that is gone when someone reads it.
+said() { sed -e '/^  next: /d' -e '/its message stands above/d' -e 's/^docker\.sh: //' "$log"; }
+
+on_this_machine() { # reason, and the command that helps where there is one
+    printf 'no container for the demo: %s\n' "$1"
+    [ -z "${2-}" ] || printf '  to have one: %s\n' "$2"
+    printf '  going on without: the tools run on this machine, in %s\n' "$scratch/data"
+}
+
+# The first image that is there; the last is that of the tests.
+find_image() {
+    for image in ${MOM_IMAGE:-alpine:latest mom-test-alpine}; do
+        ! "$engine" image inspect "$image" >/dev/null 2>&1 || return 0
     done
-    [ "$sandbox" != host ] || on_this_machine 'it needs an image' 'docker pull alpine'
+    return 1
+}
+
+code=0
+"$here/docker.sh" status >"$log" 2>&1 || code=$?
+if [ $code != 5 ]; then # 5: there is no such container, so the engine answers
+    on_this_machine "$(said)" "$(sed -n 's/^  next: //p' "$log")"
+elif ! find_image; then
+    on_this_machine "it needs an image" "$engine pull ${MOM_IMAGE:-alpine}"
+elif MOM_IMAGE=$image "$here/docker.sh" create "$scratch/data" >"$log" 2>&1; then
+    sandbox=$engine:$MOM_CONTAINER
+else
+    on_this_machine "$(said)" "${set_here:+look at what is set in $set_here}"
 fi
 
 # Tools on the host start where mom was started.
@@ -71,6 +81,7 @@ LINES
 
 if [ -t 0 ]; then
     printf '\nYour turn: each line is run as a command, Ctrl-D ends.\n'
+    trap : INT # mom ends the command, not this
     chat
 fi
 printf '\nWhat mom keeps of a conversation, in plain files:\n'

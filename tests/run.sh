@@ -3,7 +3,7 @@
 # All tests. The mutation tests, which keep the processors busy, come after those that wait
 # for real processes. A few that failed run once more, alone: real processes and sockets on a
 # busy machine can take longer than a test waits; what passes then is named. The last line
-# counts; the lines before it say what was left out.
+# counts, and says what was left out for want of what, and on which engine they ran.
 set -uo pipefail
 
 cargo=${CARGO:-cargo}
@@ -29,17 +29,17 @@ if [ -n "$again" ] && [ "$(wc -l <<<"$again")" -le 5 ]; then
     done
 fi
 
-engine=$(docker version --format 'Docker {{.Server.Version}}' 2>/dev/null) || engine='no Docker engine'
-skipped=$(grep -c '^skipped: ' "$log")
+engine=$(docker version --format 'Docker {{.Server.Version}}' 2>/dev/null) || engine='no engine'
+# What was missing, once for each test that was left out: the first thing that it named.
+missing=$(sed -n 's/^skipped: //p' "$log" | sort -u -t : -k 1,1 | sed 's/^[^:]*: //')
+skipped=$(grep -c . <<<"$missing")
+why=$(sort <<<"$missing" | uniq -c | sort -rn |
+    awk '{ count = $1; $1 = ""; list = list ", " count " no" $0 } END { print substr(list, 3) }')
 passed=$(($(sum passed) - skipped + alone))
 failed=$(($(sum failed) - alone))
 [ $alone = 0 ] || [ $failed -gt 0 ] || code=0
 echo
-if [ "$skipped" -gt 0 ]; then
-    echo "left out, for want of the following:"
-    sed -n 's/^skipped: [^:]*: //p' "$log" | sort | uniq -c
-fi
 [ "$failed" = 0 ] || grep '^test .* FAILED$' "$log"
-echo "on: $engine"
-echo "$passed passed, $failed failed, $skipped skipped"
+[ "$skipped" -gt 0 ] && why=" ($why)" || why=
+echo "$passed passed, $failed failed, $skipped skipped$why, on $engine"
 exit $code

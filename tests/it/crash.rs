@@ -151,7 +151,7 @@ fn visit_all(story: &Story, by: By, failed: &mut Vec<String>) -> usize {
 fn has_strace() -> bool {
     let there = Command::new("strace").arg("-V").output().is_ok();
     if !there {
-        left_out("strace: writes are not visited");
+        left_out("strace");
     }
     there
 }

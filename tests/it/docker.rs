@@ -28,13 +28,13 @@ pub(crate) fn image() -> Option<&'static str> {
         Some(text(&made.stdout).trim().to_owned())
     });
     if image.is_none() {
-        left_out("a Docker engine that answers");
+        left_out("Docker engine");
     }
     image.as_deref()
 }
 
-/// Prints that the test of this thread is skipped, and what it would need: tests/run.sh counts
-/// these lines. Where CI is set everything must be there, so it is a failure.
+/// Prints that the test of this thread is skipped, and what is missing ("no NEEDED"): tests/run.sh
+/// counts these lines. Where CI is set everything must be there, so it is a failure.
 pub(crate) fn left_out(needed: &str) {
     assert!(env::var_os("CI").is_none(), "CI is set, but not: {needed}");
     let thread = std::thread::current();

@@ -465,7 +465,7 @@ impl Disk {
         if mounted.is_ok_and(|done| done.status.success()) {
             return Some(Disk(Arc::clone(home)));
         }
-        left_out("root, to mount a small disk");
+        left_out("rights to mount a small disk");
         None
     }
 

@@ -18,6 +18,7 @@ mod docker_sh;
 mod download;
 mod fakes;
 mod install;
+mod newcomer;
 mod readme;
 
 mod approve;

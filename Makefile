@@ -78,7 +78,9 @@ install: $(BUILD)/mom
 	install -D -m 755 $(BUILD)/mom $(bindir)/mom
 	install -D -m 755 docker.sh $(bindir)/mom-sandbox
 	install -D -m 644 src/install/mom.1 $(mandir)/mom.1
+	ln -sf mom.1 $(mandir)/mom-sandbox.1
 	install -D -m 644 src/install/mom.bash $(compdir)/mom
+	ln -sf mom $(compdir)/mom-sandbox
 
 # The files say at their top what is to be done first. INIT=openrc for Alpine.
 INIT = $(if $(shell command -v openrc-run),openrc,systemd)
@@ -98,7 +100,8 @@ install-openrc:
 	@echo "next: rc-update add mom && rc-service mom start"
 
 uninstall:
-	rm -f $(bindir)/mom $(bindir)/mom-sandbox $(mandir)/mom.1 $(compdir)/mom $(unit) $(sysusers) $(initd)
+	rm -f $(foreach name,mom mom-sandbox,$(bindir)/$(name) $(mandir)/$(name).1 $(compdir)/$(name))
+	rm -f $(unit) $(sysusers) $(initd)
 
 clean:
 	$(CARGO) clean

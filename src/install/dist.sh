@@ -143,6 +143,7 @@ package() {
     gzip -9n <src/install/mom.1 | place 644 usr/share/man/man1/mom.1.gz
     ln -s mom.1.gz "$work/data/usr/share/man/man1/mom-sandbox.1.gz"
     place 644 usr/share/bash-completion/completions/mom src/install/mom.bash
+    ln -s mom "$work/data/usr/share/bash-completion/completions/mom-sandbox"
     gzip -9n <<END | place 644 "$doc"/changelog.gz
 mom-bot ($full) stable; urgency=low
 

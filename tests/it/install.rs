@@ -1,8 +1,10 @@
 //! What `make install` and `make install-service` put next to the program: files that match the
 //! command line, and a unit that systemd accepts and calls well isolated.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 use crate::docker::{left_out, root, text};
 use crate::scratch::Scratch;
@@ -40,6 +42,113 @@ fn man_page_and_completion_know_every_option() {
     for variable in variables.iter().filter(|word| **word != "_BASE_URL") {
         assert!(man.contains(variable), "man page: {variable}");
     }
+}
+
+#[test]
+fn what_is_installed_goes_again() {
+    let scratch = Scratch::new();
+    scratch.write("build/mom", "newer than the sources");
+    let (build, dest) = (scratch.path("build"), scratch.path("dest"));
+    let make = |target: &str| {
+        let mut make = Command::new("make");
+        make.current_dir(root()).args([target, "INIT=systemd"]);
+        make.arg(format!("BUILD={}", build.display()));
+        make.arg(format!("DESTDIR={}", dest.display()));
+        let output = make.output().expect("run make");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    make("install");
+    make("install-service");
+    let installed = || {
+        let mut find = Command::new("find");
+        find.arg(&dest).args(["!", "-type", "d", "-printf", "%P\n"]);
+        let found = find.output().unwrap();
+        text(&found.stdout).lines().map(str::to_owned).collect()
+    };
+    let files: BTreeSet<String> = installed();
+    let expected = [
+        "etc/systemd/system/mom.service",
+        "etc/sysusers.d/mom.conf",
+        "usr/local/bin/mom",
+        "usr/local/bin/mom-sandbox",
+        "usr/local/share/bash-completion/completions/mom",
+        "usr/local/share/bash-completion/completions/mom-sandbox",
+        "usr/local/share/man/man1/mom-sandbox.1",
+        "usr/local/share/man/man1/mom.1",
+    ];
+    assert_eq!(files, expected.map(str::to_owned).into());
+    // Not through links that lead nowhere.
+    assert!(expected.iter().all(|file| dest.join(file).exists()));
+    make("uninstall");
+    assert_eq!(installed(), BTreeSet::new());
+}
+
+/// In an interactive bash: each line is typed with its tabs, and runs a program that shows its
+/// arguments.
+#[test]
+fn bash_completes_up_to_the_values() {
+    let scratch = Scratch::new();
+    scratch.write("my data/log", "");
+    scratch.write("inputrc", "set enable-bracketed-paste off\n");
+    let completion = root().join("src/install/mom.bash");
+    let programs = "mom() { printf '[%s]' \"$@\"; echo; }; mom-sandbox() { mom \"$@\"; }";
+    let rc = format!("PS1='READY>'; . '{}'\n{programs}\n", completion.display());
+    scratch.write("rc", rc);
+    let mut shell = Command::new("timeout");
+    shell.args(["--foreground", "120"]);
+    shell.arg(root().join("tests/pty.sh"));
+    shell.args(["bash", "--noprofile", "--rcfile", "rc", "-i"]);
+    shell.current_dir(scratch.dir());
+    shell.env("INPUTRC", scratch.path("inputrc"));
+    shell.env("TERM", "dumb");
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = shell.spawn().expect("run bash at a terminal");
+    let mut typed = shell.stdin.take().unwrap();
+    let mut shown = shell.stdout.take().unwrap();
+    let mut enter = |line: &str| {
+        typed.write_all(line.as_bytes()).unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"READY>") {
+            let mut byte = [0];
+            let read = shown.read(&mut byte).unwrap();
+            assert_eq!(read, 1, "{line}: {}", text(&said));
+            said.extend(byte);
+        }
+        text(&said)
+    };
+    enter("");
+    for breaks in ["$COMP_WORDBREAKS", "${COMP_WORDBREAKS//[:=]}"] {
+        enter(&format!("COMP_WORDBREAKS={breaks}\n"));
+        for (line, want) in [
+            ("mom --mod\toff\tmy\t", "[--model=offline][my data/]"),
+            ("mom --model=anth\tx", "[--model=anthropic/x]"),
+            ("mom --model anth\tx", "[--model][anthropic/x]"),
+            (
+                "mom --sandbox=\tdoc\tx",
+                "[--sandbox=docker:mom-sandbox][x]",
+            ),
+            (
+                "mom --sandbox=docker:\tx",
+                "[--sandbox=docker:mom-sandbox][x]",
+            ),
+            (
+                "mom --sandbox docker:m\tx",
+                "[--sandbox][docker:mom-sandbox][x]",
+            ),
+            (
+                "mom --appr\tch\t--fol\t",
+                "[--approve=changes][--follow-threads]",
+            ),
+            ("mom --usage ./my\\ d\t", "[--usage][./my data/]"),
+            ("mom-sandbox cr\tmy\t", "[create][my data/]"),
+            ("mom-sandbox rem\t--\t", "[remove][--yes]"),
+        ] {
+            let said = enter(&format!("{line}\n"));
+            assert!(said.lines().any(|said| said == want), "{line}: {said}");
+        }
+    }
+    drop(typed);
+    shell.wait().unwrap();
 }
 
 #[test]

@@ -32,8 +32,8 @@ fn a_container_made_by_hand() {
         .replace("~/mom/data", &data)
         .replace("mom-sandbox", &container.name)
         .replace("alpine:latest", image);
-    let made = Command::new("bash").args(["-c", &line]).output();
-    let made = made.expect("run bash");
+    let made = Command::new("sh").args(["-c", &line]).output();
+    let made = made.expect("run sh");
     assert!(made.status.success(), "{line}{}", text(&made.stderr));
     let call = Call::new(&home).arg("--chat").arg("--model=offline");
     let ended = call.arg(&container.sandbox()).data().run("cat here\n");

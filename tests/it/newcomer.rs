@@ -76,7 +76,7 @@ fn it_leaves_nothing_when_its_terminal_or_its_reader_is_gone() {
         let mut demo = demo.spawn().expect("run tests/demo.sh");
         let mut shown = BufReader::new(demo.stdout.take().unwrap()).lines();
         let answered = shown.any(|line| line.unwrap().starts_with("hello from"));
-        assert!(answered && container(&demo) != "", "{signal:?}");
+        assert!(answered && !container(&demo).is_empty(), "{signal:?}");
         match signal {
             Some(signal) => {
                 kill_process(Pid::from_child(&demo), signal).unwrap();

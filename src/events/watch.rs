@@ -732,7 +732,9 @@ mod tests {
         world.with(|watch| {
             watch.inotify = Some(watch.events.open().unwrap());
             assert_eq!(scan(watch), 0);
-            ["a.json", "b.json", "c.json", "d.tmp"].map(put);
+            ["a.json", "b.json", "c.json", "d.tmp"]
+                .into_iter()
+                .for_each(put);
             read(watch, &["a.json", "b.json", "c.json"]);
             // Gone before it is looked at, and not reported yet.
             fs::remove_file(path("b.json")).unwrap();

@@ -259,8 +259,8 @@ fn wait_typed(mom: &Mom, bytes: usize) {
     let child = read(format!("/proc/{script}/task/{script}/children"));
     let stat = read(format!("/proc/{}/stat", child.trim()));
     // After the name: state, parent, process group, session, terminal.
-    let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
-    let number: u32 = fields.skip(4).next().unwrap().parse().unwrap();
+    let mut fields = stat.rsplit_once(')').expect("a name").1.split_whitespace();
+    let number: u32 = fields.nth(4).unwrap().parse().unwrap();
     let minor = (number & 0xff) | (number >> 12 & 0xf_ff00);
     let path = format!("/dev/pts/{minor}");
     let tty = openat(CWD, path, OFlags::RDONLY | OFlags::NOCTTY, Mode::empty()).unwrap();

@@ -208,7 +208,12 @@ impl ExecLoop<'_> {
                 .until
                 .map(|until| until.saturating_duration_since(Instant::now()));
             let late = left == Some(Duration::ZERO);
-            if over && (self.output.is_none() || (self.early.is_some() && self.seen.exited)) {
+            // The watchdog that ends a command early kills the script last.
+            let ended = match self.early {
+                Some(_) => self.seen.exited,
+                None => self.output.is_none(),
+            };
+            if over && ended {
                 return;
             }
             if late && (over || self.early.is_some()) {

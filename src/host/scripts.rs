@@ -83,10 +83,13 @@ b=sh; command -v bash >/dev/null && b=bash
 leash=$!
 "#;
 
-/// Ends a script that has a watchdog. A watchdog at work ignores the signal, so that the
-/// script waits for it and is killed by it.
+/// Ends a script that has a watchdog. A watchdog at work ignores the signal: the script waits for
+/// it and is killed by it. Another one dies of it, which mom does not wait for: the output ends
+/// before.
 pub(crate) const UNWATCH: &str = r#"
 code=$?
-{ kill $leash; wait $leash; } 2>/dev/null
+kill $leash 2>/dev/null
 say $code
+exec >/dev/null 2>&1
+wait $leash
 "#;

@@ -27,12 +27,13 @@ pub(super) const TOOL: Tool = Tool {
 /// Runs the command in a session of its own (if there is a `setsid`), and watchdog and script in
 /// another process group: the watchdog kills the command's group without killing itself.
 ///
-/// The helper in the first line keeps background processes alive: they would get SIGPIPE on their
+/// The `cat` in the first line keeps background processes alive: they would get SIGPIPE on their
 /// next output, after mom (or the docker engine, two seconds after the end) has closed the pipe
-/// they write to. It opens the reading end of that pipe and, when fd 3 ends, reads and discards
-/// all output until no writer is left. It is started first, when a fork still succeeds.
+/// they write to. It has the reading end of that pipe and, when fd 3 ends, reads and discards
+/// all output until no writer is left. It is started first, when a fork still succeeds, and loads
+/// while the command runs.
 const RUN: &str = r#"
-( read -r _ <&3; exec cat <&4 ) 4</proc/self/fd/1 >/dev/null 2>&1 &
+LC_ALL=C cat - /proc/self/fd/4 <&3 4</proc/self/fd/1 >/dev/null 2>&1 &
 exec 2>/dev/null
 setsid=setsid; command -v setsid >/dev/null || setsid=
 ( export MOM_CALL="$m"; exec $setsid $b -c "$2" 2>&1 3<&- )

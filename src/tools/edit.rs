@@ -1,7 +1,7 @@
 //! edit: replaces one exact piece of a file. The script prints the file, mom finds and replaces
 //! the bytes, the script writes the file back: one command, and bytes that are no UTF-8 stay.
 
-use super::write::{FILE_BYTES_MAX, PUT, put, too_large};
+use super::write::{FILE_BYTES_MAX, PREPARE, PUT, put, too_large};
 use super::{Args, CallResult, IS_FILE, PATH, Tool, ToolContext, ToolOutput, UploadFn};
 use crate::base::stop::Stop;
 use crate::llm::ToolSpec;
@@ -16,13 +16,12 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// Prints one byte more than allowed, so that mom sees that a file is too large. At the same time
-/// it gets the file's mode and owner for `PUT`.
-const PRINT: &str = r#"
+const IS_WRITABLE: &str = r#"
 [ -w "$p" ] || fail "$p: permission denied"
-head -c 10485761 <"$p" &
-mode=$(stat -L -c '%a %u:%g' "$p")
-wait $! || fail ""
+"#;
+/// Prints one byte more than allowed, so that mom sees that a file is too large.
+const PRINT: &str = r#"
+head -c 10485761 <"$p" || { rm -f "$tmp"; fail ""; }
 say "?"
 "#;
 
@@ -38,7 +37,8 @@ fn run(ctx: &ToolContext<'_>, args: &Args, stop: &Stop, _: UploadFn<'_>) -> Call
         let (content, _) = replaced.as_ref().ok()?;
         Some(content.clone())
     };
-    put(ctx, &[PATH, IS_FILE, PRINT, PUT], path, new_content, stop)?;
+    let script = [PATH, IS_FILE, IS_WRITABLE, PREPARE, PRINT, PUT];
+    put(ctx, &script, path, new_content, stop)?;
     let (_, diff) = replaced.map_err(|why| format!("{path}: {why}"))?;
     Ok(ToolOutput {
         diff: Some(diff),

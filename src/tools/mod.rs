@@ -81,9 +81,11 @@ const FILE_MAX: Duration = Duration::from_secs(120);
 const ARGUMENT_BYTES_MAX: usize = (128 << 10) - 1;
 const ABORTED: &str = "Command aborted";
 
-/// Shell code that sets `p` to the path in `$2`. `fail` ends the script with an error text.
+/// Shell code that sets `p` to the path in `$2`. `fail` ends the script with an error text. The
+/// programs of such a script need no locale, and to load one takes each of them up to 0.4 ms.
 const PATH: &str = r#"
 p=$2
+export LC_ALL=C
 case $p in "~") p=$HOME ;; "~/"*) p=$HOME/${p#??} ;; -*) p=./$p ;; esac
 fail() { printf '%s' "$1"; say 1; exit; }
 "#;

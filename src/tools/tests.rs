@@ -507,6 +507,12 @@ fn write_and_edit_keep_bytes_modes_and_links() {
         fs::write(world.dir.join("fresh"), "").unwrap();
         assert_eq!(mode_of("a/b c/x"), mode_of("fresh"));
 
+        // Short contents go as a line, which has room for 994 bytes.
+        let odd = " a\\0101\\c%s \r\n\t\u{7f}\0é\\";
+        for content in ["", " ", odd, &"x".repeat(994), &"x".repeat(995)] {
+            assert!(!write("short", content).is_error);
+            assert!(bytes_of("short") == content.as_bytes(), "{content:?}");
+        }
         let large = "0123456789abcdef".repeat(10 << 16);
         assert!(!write("large", &large).is_error);
         assert!(bytes_of("large") == large.as_bytes());
@@ -534,7 +540,7 @@ fn write_and_edit_keep_bytes_modes_and_links() {
             assert!(output.is_error && text.contains(want), "{path}: {text}");
         }
         let names = world.bash("set -- .[!.]*; [ -e \"$1\" ] || shift; set -- \"$@\" *; echo $#");
-        assert_eq!(names, "13", "{}", world.bash("ls -A"));
+        assert_eq!(names, "14", "{}", world.bash("ls -A"));
     });
 }
 

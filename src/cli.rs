@@ -1,7 +1,6 @@
 //! The command line: what was typed becomes a `Call`, or a usage error that names the
 //! nearest option. Nothing is read, opened or connected here.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -92,13 +91,14 @@ pub(crate) enum Call {
     Check(Option<PathBuf>, Options),
 }
 
-/// The typed values by the option's name; an option without a value has an empty one.
+/// The typed options with their values, in order; an option without a value has an empty one.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Options(BTreeMap<&'static str, String>);
+pub(crate) struct Options(Vec<(&'static str, String)>);
 
 impl Options {
     pub(crate) fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned()
+        let newest = self.0.iter().rfind(|(known, _)| *known == name);
+        newest.map(|(_, value)| value.clone())
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Call> {
                 if mode(name).is_some() {
                     modes.push((name, value));
                 } else {
-                    options.0.insert(name, value);
+                    options.0.push((name, value));
                 }
             }
             Short(name) => return Err(unknown(&format!("-{name}"))),

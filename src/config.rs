@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::base::error::{Error, Result};
+use crate::base::json;
 use crate::base::log;
 use crate::base::secret::Secret;
 use crate::cli::Options;
@@ -257,7 +258,7 @@ fn auth_file() -> Option<Value> {
     if is_open(&path) {
         log::warning!("", "{shown} can be read by others: chmod 600 {shown}");
     }
-    let value = serde_json::from_str(&text).inspect_err(|err| {
+    let value = json::parse(&text).inspect_err(|err| {
         log::warning!(
             "",
             "{shown} is not valid JSON ({err}); its keys are not used"

@@ -119,7 +119,7 @@ impl BudgetUse {
     /// Text for the usage line, once most of the budget is used.
     pub(crate) fn warning(&self) -> Option<String> {
         let part = self.spent / self.limit;
-        let percent = (part * 100.0).floor();
+        let percent = (part * 100.0) as u64;
         (part >= NAMED_FROM).then(|| format!("{percent} % of the budget: {}", self.text()))
     }
 }

@@ -3,14 +3,14 @@
 //! where to cut and what to ask the model; `context` writes the entry. The place of the cut, the
 //! headings and the file lists are as in the original mom, which reads the same files.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::agent::context::{Compaction, Context, estimate};
 use crate::agent::run::text_of;
 use crate::agent::settings::Settings;
 use crate::base::error::{Error, Result};
+use crate::base::json;
+use crate::base::sort;
 use crate::base::stop::Stop;
 use crate::base::text;
 use crate::base::time;
@@ -342,10 +342,10 @@ fn serialise(messages: &[Message]) -> String {
 
 /// `key=json, key=json`
 fn arguments(json: &str) -> String {
-    match serde_json::from_str(json) {
+    match json::parse(json) {
         Ok(Value::Object(args)) => {
             let args = args.iter();
-            let args = args.map(|(key, value)| format!("{key}={}", head(&value.to_string())));
+            let args = args.map(|(key, value)| format!("{key}={}", head(&json::text(value))));
             args.collect::<Vec<_>>().join(", ")
         }
         _ => head(json),
@@ -362,7 +362,7 @@ fn head(text: &str) -> String {
 
 /// The files that tools only read, and those that they changed, in `old` or before it; sorted.
 fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<String>) {
-    let (mut read, mut modified) = (BTreeSet::new(), BTreeSet::new());
+    let (mut read, mut modified) = (Vec::new(), Vec::new());
     // Newer messages first: when there are too many files, those of earlier summaries are left out.
     for message in old {
         let Message::Assistant(said) = message else {
@@ -370,7 +370,7 @@ fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<St
         };
         for block in &said.blocks {
             if let Block::ToolCall(call) = block {
-                let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+                let args: Value = json::parse(&call.arguments).unwrap_or_default();
                 match (&*call.name, args["path"].as_str()) {
                     ("read", Some(path)) => insert(&mut read, path),
                     ("write" | "edit", Some(path)) => insert(&mut modified, path),
@@ -386,13 +386,16 @@ fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<St
             .iter()
             .for_each(|path| insert(&mut modified, path));
     }
-    let read = read.difference(&modified).cloned().collect();
-    (read, modified.into_iter().collect())
+    read.retain(|path| !modified.contains(path));
+    sort::ascending(&mut read);
+    sort::ascending(&mut modified);
+    (read, modified)
 }
 
-fn insert(paths: &mut BTreeSet<String>, path: &str) {
-    if paths.len() < FILES_MAX {
-        paths.insert(text::one_line(path, 300));
+fn insert(paths: &mut Vec<String>, path: &str) {
+    let path = text::one_line(path, 300);
+    if paths.len() < FILES_MAX && !paths.contains(&path) {
+        paths.push(path);
     }
 }
 

@@ -372,7 +372,11 @@ impl RunLoop<'_> {
                     let Some(pause) = settings.retry.pause(failures, after) else {
                         return Err(Error::given_up(fault, why));
                     };
-                    log::warning!(self.context.channel(), "{why}; trying again in {pause:?}");
+                    log::warning!(
+                        self.context.channel(),
+                        "{why}; trying again in {}",
+                        text::duration(pause)
+                    );
                     // The next try streams the text again, so the part shown so far is closed.
                     self.show(broken_off(String::new()))?;
                     let tries = format!("{failures}/{}", settings.retry.max_retries);

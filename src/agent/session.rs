@@ -75,7 +75,7 @@ fn write_block(block: &Block) -> String {
         Block::ToolCall(call) => {
             // Arguments nested so deep that the whole line could not be read back are left out.
             let nested = format!("[[[[{}]]]]", call.arguments);
-            let is_read = serde_json::from_str::<Value>(&nested).is_ok();
+            let is_read = json::parse::<Value>(&nested).is_ok();
             let arguments = if is_read { &call.arguments } else { "{}" };
             Obj::of("toolCall")
                 .str("id", &call.id)
@@ -205,7 +205,7 @@ fn contents(value: &Value) -> Vec<Content> {
 
 /// The blocks of an assistant message, at most `BLOCKS_MAX`.
 fn blocks(content: &Value, line: &str) -> Vec<Block> {
-    let raw = serde_json::from_str::<RawEntry<'_>>(line);
+    let raw = json::parse::<RawEntry<'_>>(line);
     let raw = raw.map_or(Vec::new(), |raw| raw.message.content);
     let parse = |(index, block): (usize, &Value)| {
         let text = |key: &str| block[key].as_str().unwrap_or_default().to_owned();

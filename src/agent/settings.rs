@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::base::json;
 use crate::base::text;
 use crate::store::dir::Dir;
 
@@ -127,7 +128,7 @@ fn read(dir: &Dir) -> Result<String, String> {
 /// The settings in the text of settings.json, and a warning for each value that was not used.
 fn parse(text: &str) -> (Settings, Vec<String>) {
     let mut warnings = Vec::new();
-    let root = serde_json::from_str::<Map<String, Value>>(text).unwrap_or_else(|err| {
+    let root = json::parse::<Map<String, Value>>(text).unwrap_or_else(|err| {
         let why = text::one_line(&err.to_string(), 200);
         warnings.push(format!(
             "settings.json: not valid JSON ({why}), using the defaults"
@@ -138,7 +139,8 @@ fn parse(text: &str) -> (Settings, Vec<String>) {
     for (key, wanted) in KEYS {
         warnings.extend(correct(&mut root, key, wanted));
     }
-    (serde_json::from_value(root).unwrap_or_default(), warnings)
+    let settings = json::parse(&json::text(&root));
+    (settings.unwrap_or_default(), warnings)
 }
 
 /// Clamps a number, and removes a value of a wrong type, so that the default applies; returns a
@@ -160,7 +162,7 @@ fn correct(root: &mut Value, key: &str, wanted: Wanted) -> Option<String> {
         },
         _ => return None,
     };
-    let value = text::one_line(&value.to_string(), 60);
+    let value = text::one_line(&json::text(value), 60);
     let (parent, name) = pointer.rsplit_once('/')?;
     root.pointer_mut(parent)?.as_object_mut()?.remove(name);
     Some(format!(
@@ -170,7 +172,7 @@ fn correct(root: &mut Value, key: &str, wanted: Wanted) -> Option<String> {
 
 /// A sentence for each of the first `UNKNOWN_MAX` keys that mom does not know.
 fn unknown_keys(text: &str) -> Vec<String> {
-    let root: Value = serde_json::from_str(text).unwrap_or_default();
+    let root: Value = json::parse(text).unwrap_or_default();
     let known = KEYS.map(|(key, _)| key);
     let mut keys = Vec::new();
     for (group, value) in root.as_object().into_iter().flatten() {

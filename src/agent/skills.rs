@@ -5,8 +5,9 @@
 //! second and later lines of a YAML value are indented, so the line of a key is found whatever
 //! the values of the other keys are.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 
+use crate::base::sort;
 use crate::base::text::{self, cut, one_line};
 use crate::store::dir::{Dir, Kind};
 
@@ -38,20 +39,25 @@ pub(crate) struct Skill {
 pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
     let mut search = SkillSearch {
         dir,
-        skills: BTreeMap::new(),
+        skills: Vec::new(),
         warnings: Vec::new(),
     };
     // The first skill of a name is kept, so the channel's directory is searched first.
     for root in [format!("{channel}/skills"), "skills".to_owned()] {
         search.below(&root);
     }
-    (search.skills.into_values().collect(), search.warnings)
+    let SkillSearch {
+        mut skills,
+        warnings,
+        ..
+    } = search;
+    sort::by(&mut skills, &|a, b| a.name.cmp(&b.name));
+    (skills, warnings)
 }
 
 struct SkillSearch<'a> {
     dir: &'a Dir,
-    /// By name.
-    skills: BTreeMap<String, Skill>,
+    skills: Vec<Skill>,
     warnings: Vec<String>,
 }
 
@@ -61,7 +67,7 @@ impl SkillSearch<'_> {
     fn below(&mut self, root: &str) {
         let mut entries_left = ENTRIES_MAX;
         let skills_max = self.skills.len() + SKILLS_MAX;
-        let mut seen = HashSet::new();
+        let mut seen = Vec::new();
         let mut todo = VecDeque::from([(root.to_owned(), 0)]);
         while let Some((path, depth)) = todo.pop_front() {
             let entries = match self.dir.list(&path, entries_left) {
@@ -74,9 +80,10 @@ impl SkillSearch<'_> {
             entries_left -= entries.len().min(entries_left);
             if let Ok(Some(stamp)) = self.dir.stamp(&path) {
                 // The directory was searched before; a symbolic link leads to it again.
-                if !seen.insert((stamp.device, stamp.inode)) {
+                if seen.contains(&(stamp.device, stamp.inode)) {
                     continue;
                 }
+                seen.push((stamp.device, stamp.inode));
             }
             let is_skill = |name: &str| name == "SKILL.md";
             let has_skill = entries.iter().any(|entry| is_skill(&entry.name));
@@ -115,10 +122,8 @@ impl SkillSearch<'_> {
             Err(err) => Err(err.to_string()),
         };
         match skill {
-            Ok(skill) => {
-                let name = skill.name.clone();
-                self.skills.entry(name).or_insert(skill);
-            }
+            Ok(skill) if self.skills.iter().any(|known| known.name == skill.name) => {}
+            Ok(skill) => self.skills.push(skill),
             Err(why) => self
                 .warnings
                 .push(format!("{path}: not used as a skill: {why}")),
@@ -205,7 +210,7 @@ fn unquoted(text: &str, quote: char) -> String {
     if quote == '"' {
         // YAML's escapes are those of JSON, except for some that are hardly ever used.
         let json = text.replace('\n', "\\n");
-        let mut texts = serde_json::Deserializer::from_str(&json).into_iter::<String>();
+        let mut texts = serde_json::Deserializer::from_slice(json.as_bytes()).into_iter::<String>();
         if let Some(Ok(text)) = texts.next() {
             return text;
         }

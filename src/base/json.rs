@@ -11,6 +11,18 @@ use serde_json::value::RawValue;
 /// `[],` would take twenty times their length.
 const VALUES_MAX: usize = 200_000;
 
+/// Parses JSON. Text is read as bytes, too: for `str` serde_json has all of its code once more.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
+    text: &'a (impl AsRef<[u8]> + ?Sized),
+) -> serde_json::Result<T> {
+    serde_json::from_slice(text.as_ref())
+}
+
+/// `value` as JSON. (`Value::to_string` would add the code that writes it over several lines.)
+pub(crate) fn text(value: &Value) -> String {
+    serde_json::to_string(value).expect("a value can always be written")
+}
+
 /// Parses JSON from Slack, whose texts may hold one half of a surrogate pair (people's clients
 /// cut characters in two, and Slack passes the halves on): see `SplitPair`.
 pub(crate) fn parse_lenient(text: &str) -> serde_json::Result<Value> {
@@ -24,7 +36,7 @@ pub(crate) fn parse_line(line: &[u8]) -> Option<Value> {
 
 /// The same for a typed value; `None` also when the line has another shape.
 pub(crate) fn parse_typed<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Option<T> {
-    has_few_values(line).then(|| serde_json::from_slice(line).ok())?
+    has_few_values(line).then(|| parse(line).ok())?
 }
 
 fn has_few_values(text: &[u8]) -> bool {
@@ -56,11 +68,11 @@ impl SplitPair {
         if !has_few_values(text.as_bytes()) {
             return Err(serde::de::Error::custom("too many values"));
         }
-        let outcome = serde_json::from_str(text);
+        let outcome = parse(text);
         if outcome.is_ok() || !text.contains("\\u") {
             return outcome;
         }
-        serde_json::from_str(&self.join(text))
+        parse(&self.join(text))
     }
 
     fn join(&mut self, text: &str) -> String {
@@ -145,7 +157,7 @@ impl Obj {
     }
 
     pub(crate) fn value(self, key: &str, value: &Value) -> Obj {
-        self.raw(key, &value.to_string())
+        self.raw(key, &text(value))
     }
 
     pub(crate) fn end(mut self) -> String {
@@ -184,12 +196,12 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// Whether `text` is one whole JSON value that begins with `start`; it may be inserted as is.
 pub(crate) fn is_whole(text: &str, start: char) -> bool {
-    text.starts_with(start) && serde_json::from_str::<&RawValue>(text).is_ok()
+    text.starts_with(start) && parse::<&RawValue>(text).is_ok()
 }
 
 /// Parses a text that is one number. (With serde_json, since std's tables for it take 15 KB.)
 pub(crate) fn number(text: &str) -> Option<f64> {
-    serde_json::from_str::<Value>(text).ok()?.as_f64()
+    parse::<Value>(text).ok()?.as_f64()
 }
 
 #[cfg(test)]

@@ -181,7 +181,8 @@ pub(crate) fn zone_name() -> String {
     }
 }
 
-fn timestamp(ms: i64) -> Timestamp {
+/// (`Timestamp::now` would add the texts of all of jiff's errors, 40 KB.)
+pub(crate) fn timestamp(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or_default()
 }
 

@@ -12,6 +12,7 @@ use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
+use crate::base::sort;
 use crate::base::text;
 use crate::base::time;
 use crate::events::{Outside, Uptake};
@@ -53,7 +54,7 @@ pub(super) struct Intake {
 }
 
 /// Channel and ts of messages that were dropped, so that each is logged once.
-pub(super) struct Dropped(Mutex<Bounded<(String, String), ()>>);
+pub(super) struct Dropped(Mutex<Bounded<String, ()>>);
 
 impl Dropped {
     pub(super) fn new() -> Dropped {
@@ -61,7 +62,7 @@ impl Dropped {
     }
 
     fn is_first(&self, channel: &str, ts: &str) -> bool {
-        let key = (channel.to_owned(), ts.to_owned());
+        let key = format!("{channel} {ts}");
         self.0.lock().unwrap().insert(key, ()).is_none()
     }
 }
@@ -237,7 +238,7 @@ impl Intake {
         let Services { agent, history, .. } = &*self.services;
         let channels = messages.iter().map(|message| message.channel.as_str());
         let logged_until = |channel: &str| agent.store.logged_until(channel);
-        let mut failed = history.note_gaps(&channels.collect(), &logged_until);
+        let mut failed = history.note_gaps(&channels.collect::<Vec<_>>(), &logged_until);
         let mut new: Vec<LoggedMessage> = Vec::new();
         for message in messages {
             let channel = message.channel.clone();
@@ -374,7 +375,7 @@ impl Intake {
         let people = messages.filter(|message| is_person(message));
         let new = people.map(|message| message.user.as_str());
         let mut new: Vec<&str> = new.filter(|id| names.is_new(id)).collect();
-        new.sort_unstable();
+        sort::ascending(&mut new);
         new.dedup();
         new
     }

@@ -12,6 +12,7 @@ use crate::agent::run::{Job, Outcome, Update};
 use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::sort;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
@@ -340,7 +341,7 @@ impl Worker {
         let existing = session.existing_outcome().cloned();
         // The answer is posted, but its text was lost in a power cut.
         let posted = || Some(Outcome::Answered(String::new()));
-        let existing = existing.or_else(|| target.earlier.answer_ts().and_then(|_| posted()));
+        let existing = existing.or_else(|| target.earlier.answer_ts(0).and_then(|_| posted()));
         Ok(existing.map_or(EarlierTry::Unfinished, EarlierTry::Ended))
     }
 
@@ -437,7 +438,7 @@ fn people(services: &Services, job: &Job) -> Vec<Person> {
         .unwrap_or_default();
     ids.extend(job.requests.iter().map(|request| request.user.clone()));
     ids.retain(|id| is_user_id(id));
-    ids.sort_unstable();
+    sort::ascending(&mut ids);
     ids.dedup();
     let known = ids.into_iter().take(PEOPLE_MAX).filter_map(|id| {
         let user = services.names.user(&id)?;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{self, AmbiguousOffset, Offset, TimeZone};
 
+use crate::base::sort;
 use crate::base::time;
 
 /// Longer schedules are not read. Characters.
@@ -170,7 +171,7 @@ pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
     let mut names: Vec<String> = names
         .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
         .collect();
-    names.sort_unstable();
+    sort::ascending(&mut names);
     if names.len() < 2 {
         return Err("this host has no time zones: install tzdata".to_owned());
     }
@@ -223,7 +224,7 @@ fn zones_with(offset: Offset, mut names: Vec<String>) -> Vec<String> {
     if names.contains(&etc) {
         return vec![etc];
     }
-    let now = Timestamp::now();
+    let now = time::timestamp(time::now_ms());
     names.retain(|name| {
         let zone = tz::db().get(name);
         zone.is_ok_and(|zone| zone.to_offset(now) == offset)

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::base::json;
 use crate::base::text::{self, cut};
 use crate::base::time;
 use crate::events::cron::{self, Schedule};
@@ -65,8 +66,7 @@ fn read(dir: &Dir, path: &str, stamp: &Stamp) -> Result<String, String> {
 
 pub(super) fn parse(text: &str) -> Result<Event, String> {
     let json = without_comments(text);
-    let value: Value =
-        serde_json::from_str(&json).map_err(|err| format!("not valid JSON: {err}"))?;
+    let value: Value = json::parse(&json).map_err(|err| format!("not valid JSON: {err}"))?;
     if !value.is_object() {
         return Err("not a JSON object".to_owned());
     }

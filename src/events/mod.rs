@@ -21,6 +21,7 @@ use rustix::fs::inotify::ReadFlags;
 use crate::agent::run::Job;
 use crate::base::error::Result;
 use crate::base::log;
+use crate::base::sort;
 use crate::base::text::one_line;
 use crate::base::time;
 use crate::events::cron::Schedule;
@@ -165,7 +166,7 @@ impl Events {
         let mut out: Vec<(String, i64)> = ours
             .filter_map(|(name, file)| Some((name.clone(), file.due_ms()?)))
             .collect();
-        out.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        sort::by(&mut out, &|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         out
     }
 
@@ -238,7 +239,7 @@ impl Events {
                 "events/ has more than {ENTRIES_MAX} files, the rest is ignored"
             );
         }
-        changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        sort::by(&mut changed, &|a, b| a.0.cmp(&b.0));
         Ok(changed)
     }
 
@@ -355,7 +356,7 @@ impl EventsState {
             }
             out.push((due_ms, name.clone()));
         }
-        out.sort_unstable();
+        sort::ascending(&mut out);
         out
     }
 

@@ -9,7 +9,7 @@ use super::reply::{self, PieceKind, ReplyDraft, ReplyEnd};
 use super::request::{ContentPart, Outgoing, SentBlock, SentResult, TurnEntry};
 use super::{Block, ToolSpec, openai, token_count};
 use crate::base::error::Result;
-use crate::base::json::{Obj, array};
+use crate::base::json::{self, Obj, array};
 
 pub(super) const FORMAT: WireFormat = WireFormat {
     path: "/v1/messages",
@@ -176,7 +176,7 @@ fn whole(draft: &mut ReplyDraft<'_>, message: &Value) -> Result<()> {
         let index = Value::from(index);
         open(draft, &index, block)?;
         if block["input"].is_object() {
-            draft.add(&index, PieceKind::Arguments, &block["input"].to_string())?;
+            draft.add(&index, PieceKind::Arguments, &json::text(&block["input"]))?;
         }
     }
     draft.end = ending(message)?;
@@ -198,7 +198,7 @@ fn open(draft: &mut ReplyDraft<'_>, index: &Value, block: &Value) -> Result<()> 
         "tool_use" => reply::call(field("id"), field("name")),
         _ => return Ok(()),
     };
-    draft.grow(block.to_string().len())?;
+    draft.grow(json::text(&block).len())?;
     draft.open(index, opened)?;
     if kind == "text" {
         draft.add(index, PieceKind::Text, field("text"))?;

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::ToolSpec;
-use crate::base::json::Obj;
+use crate::base::json::{self, Obj};
 
 /// Characters shown of the text at the place where the JSON breaks.
 const PLACE_CHARS: usize = 30;
@@ -32,7 +32,7 @@ pub(super) fn canonical_name<'a>(name: &'a str, tools: &[ToolSpec]) -> &'a str {
 /// The arguments as one line that is a JSON object; `None` when they are no JSON object.
 pub(super) fn read(text: &str) -> Option<String> {
     let text = text.trim();
-    match serde_json::from_str(text) {
+    match json::parse(text) {
         // A line break can only be between tokens: within a string it is escaped.
         Ok(Value::Object(_)) => Some(text.replace(['\n', '\r'], " ")),
         Ok(Value::Null) => Some("{}".to_owned()),
@@ -42,7 +42,7 @@ pub(super) fn read(text: &str) -> Option<String> {
         Err(_) if text.is_empty() => Some("{}".to_owned()),
         Err(_) => {
             let repaired = repair(unfenced(text)?);
-            let is_object = matches!(serde_json::from_str(&repaired), Ok(Value::Object(_)));
+            let is_object = matches!(json::parse(&repaired), Ok(Value::Object(_)));
             is_object.then_some(repaired)
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn read(text: &str) -> Option<String> {
 
 /// Replaces arguments that are no JSON object: holds their text and what is wrong with it.
 pub(super) fn broken(text: &str) -> String {
-    let why = match serde_json::from_str::<Value>(text) {
+    let why = match json::parse::<Value>(text) {
         Ok(_) => "it is JSON, but no object".to_owned(),
         Err(err) => {
             let line = text.split('\n').nth(err.line().saturating_sub(1));
@@ -173,7 +173,7 @@ fn opens_call(rest: &str, from: usize, mark: &str) -> bool {
 /// of a list of them.
 fn is_call_object(text: &str, tools: &[ToolSpec]) -> bool {
     let json = unfenced(text).unwrap_or(text);
-    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let value: Value = json::parse(json).unwrap_or_default();
     let call = value.get(0).unwrap_or(&value);
     let call = call.get("function").unwrap_or(call);
     let is_arguments = |field: &Value| match field {

@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::services::Service;
 use super::sse::SseReader;
 use crate::base::error::{Error, ModelFault};
+use crate::base::json;
 use crate::base::secret::Secret;
 use crate::base::stop::Stop;
 use crate::net::{self, HttpLimits, Net, NetFault};
@@ -134,7 +135,7 @@ impl Endpoint {
         if response.status() != 200 {
             return Err(Fault::Refused(refusal(response)));
         }
-        let answer = serde_json::from_slice(&read_bounded(&mut response, ANSWER_BYTES_MAX));
+        let answer = json::parse(&read_bounded(&mut response, ANSWER_BYTES_MAX));
         answer.map_err(|_| {
             let name = self.service.base_url_variable();
             Error::failed(format!("{url} does not answer with JSON; check {name}")).into()

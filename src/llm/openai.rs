@@ -13,7 +13,7 @@ use super::request::{ContentPart, Outgoing, SentBlock, SentResult, TurnEntry, da
 use super::services::{Quirk, other_tokens_field};
 use super::{Block, Cost, ToolSpec, token_count};
 use crate::base::error::{Error, ModelFault, Result};
-use crate::base::json::{Obj, array, is_whole, quote};
+use crate::base::json::{self, Obj, array, is_whole, quote};
 use crate::base::log;
 use crate::base::time;
 
@@ -406,7 +406,7 @@ impl ReplyDraft<'_> {
             }
         };
         let arguments = match &function["arguments"] {
-            whole @ Value::Object(_) => whole.to_string(),
+            whole @ Value::Object(_) => json::text(whole),
             text => text.as_str().unwrap_or_default().to_owned(),
         };
         self.grow(arguments.len())?;
@@ -458,7 +458,7 @@ pub(super) fn finish(draft: &mut ReplyDraft<'_>) -> Result<()> {
     }
     if !draft.chunks.details.is_empty() {
         // They are kept as well as the text they were shown as, and are sent back instead of it.
-        let details = Value::Array(std::mem::take(&mut draft.chunks.details)).to_string();
+        let details = json::text(&Value::Array(std::mem::take(&mut draft.chunks.details)));
         draft.blocks.insert(0, reply::thinking("", &details));
     }
     Ok(())

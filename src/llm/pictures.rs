@@ -2,7 +2,6 @@
 //! others. Format and size are read from the picture itself; a server's verdict is stored for
 //! each picture separately, as long as mom runs.
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use base64::Engine as _;
@@ -121,7 +120,7 @@ pub(super) struct PictureChoice<'a> {
     /// Left out of this request to find out whether the server refuses them.
     on_trial: &'a [PictureKey],
     /// Compared by address: the messages live longer than the request.
-    too_old: HashSet<*const Image>,
+    too_old: Vec<*const Image>,
     many: bool,
 }
 

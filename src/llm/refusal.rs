@@ -163,7 +163,7 @@ impl Refusal {
     /// Reads `{"error":{..}}`, `{"error":"text"}`, `{"message"}`, `{"detail"}`, a list of those,
     /// an HTML page, or an empty text.
     pub(super) fn read(text: &str) -> Refusal {
-        let json: Value = serde_json::from_str(text).unwrap_or_default();
+        let json: Value = json::parse(text).unwrap_or_default();
         let outer = json.get(0).unwrap_or(&json);
         let inner = match &outer["error"] {
             Value::Null => outer,
@@ -174,7 +174,7 @@ impl Refusal {
             .into_iter()
             .find_map(|value| match value {
                 Value::String(text) => Some(text.clone()),
-                Value::Array(items) if !items.is_empty() => Some(value.to_string()),
+                Value::Array(items) if !items.is_empty() => Some(json::text(value)),
                 _ => None,
             })
             .unwrap_or_else(|| text.to_owned());

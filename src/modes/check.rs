@@ -130,7 +130,7 @@ fn print(text: &str) {
 /// Runs `ask` with a `Stop` that is set after `ANSWERS_MAX`.
 fn in_time<T>(ask: impl FnOnce(&Stop) -> T) -> T {
     let stop = Stop::new();
-    let (done, waiting) = mpsc::channel::<()>();
+    let (done, waiting) = mpsc::sync_channel::<()>(1);
     thread::scope(|scope| {
         let stop = &stop;
         scope.spawn(move || {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -415,17 +415,16 @@ fn dial(host: &str, port: u16, stop: &Stop, until: Instant) -> io::Result<TcpStr
         .trim_start_matches('[')
         .trim_end_matches(']')
         .to_owned();
-    let (sender, receiver) = mpsc::sync_channel(1);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let thread = thread::Builder::new().name("dial".to_owned());
-    thread.spawn(move || {
-        // Fails after a stop, when the result is no longer wanted.
-        sender.send(connect(&host, port)).ok();
+    let dialing = thread.spawn(move || {
+        let connected = connect(&host, port);
         drop(writer);
+        connected
     })?;
     wait(&reader, PollFlags::IN, until, stop)?;
     let ended = |_| io::Error::other("the thread that connects ended early");
-    receiver.recv().map_err(ended)?
+    dialing.join().map_err(ended)?
 }
 
 /// Tries the host's addresses in turn; the socket never waits.
@@ -593,6 +592,7 @@ mod tests {
     use crate::mutate::survive;
     use std::net::TcpListener;
     use std::path::Path;
+    use std::sync::mpsc;
 
     #[test]
     fn targets() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::inline::dead;
 use super::web::PostContent;
 use crate::agent::run::ToolReport;
+use crate::base::json;
 use crate::base::text;
 
 /// Characters of a title: 40 of them with the model's text stay below Slack's limit.
@@ -144,5 +145,5 @@ pub(super) fn stop_button(run: &str) -> Value {
 
 /// Weight of blocks, or of a text in them, in characters: Slack refuses more than about 13,200.
 pub(super) fn weight(json: &Value) -> usize {
-    text::utf16_len(&json.to_string())
+    text::utf16_len(&json::text(json))
 }

@@ -1,12 +1,12 @@
 //! Finds in Slack, by the metadata of mom's messages, what an earlier try of a run has posted, and
 //! a post whose outcome is unknown.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::blocks;
 use super::web::{PAGE, PostContent, SlackResult, Web};
+use crate::base::json;
+use crate::base::sort;
 use crate::base::time;
 
 /// Name in the metadata for the first message of a run, or the answer to a command.
@@ -24,7 +24,7 @@ const PAGES_MAX: usize = 10;
 pub(crate) struct EarlierPosts {
     pub(crate) status_ts: Option<String>,
     /// Messages of the answer, by number.
-    pub(super) answer_ts: BTreeMap<usize, String>,
+    pub(super) answer_ts: Vec<(usize, String)>,
     pub(super) detail_ts: Vec<String>,
     /// Details in which a step runs, and what they are to show now that it does not.
     pub(crate) cut_details: Vec<(String, PostContent)>,
@@ -33,8 +33,10 @@ pub(crate) struct EarlierPosts {
 }
 
 impl EarlierPosts {
-    pub(crate) fn answer_ts(&self) -> Option<&str> {
-        self.answer_ts.get(&0).map(String::as_str)
+    /// The answer's message of this number; the first one has 0.
+    pub(crate) fn answer_ts(&self, number: usize) -> Option<&String> {
+        let found = self.answer_ts.iter().rfind(|(its, _)| *its == number);
+        found.map(|(_, ts)| ts)
     }
 
     fn add(&mut self, part: &str, message: &Value) {
@@ -43,10 +45,10 @@ impl EarlierPosts {
         match (kind, number.parse()) {
             _ if part.starts_with(QUESTION) => self.question_ts.push(ts),
             (STATUS, _) => self.status_ts = Some(ts),
-            ("answer", Ok(number)) => drop(self.answer_ts.insert(number, ts)),
+            ("answer", Ok(number)) => self.answer_ts.push((number, ts)),
             ("detail", Ok(_)) => {
                 if let Some(mut content) = blocks::without_running(message) {
-                    content.metadata = Some(message["metadata"].to_string());
+                    content.metadata = Some(json::text(&message["metadata"]));
                     self.cut_details.push((ts.clone(), content));
                 }
                 self.detail_ts.push(ts);
@@ -59,7 +61,7 @@ impl EarlierPosts {
 /// Metadata by which `earlier_posts` recognises a message.
 pub(crate) fn metadata(run: &str, part: &str) -> String {
     let payload = json!({"run": run, "part": part});
-    json!({"event_type": "mom", "event_payload": payload}).to_string()
+    json::text(&json!({"event_type": "mom", "event_payload": payload}))
 }
 
 /// The ts of the message that a run posted as `part`, if it is in the channel or thread.
@@ -88,14 +90,14 @@ pub(crate) fn earlier_posts(
     }
     if thread_ts.is_none() {
         // All other messages are in the threads of these.
-        let roots = earlier.status_ts.iter().chain(earlier.answer_ts.get(&0));
+        let roots = earlier.status_ts.iter().chain(earlier.answer_ts(0));
         for root in roots.cloned().collect::<Vec<_>>() {
             for (part, message) in own_posts(web, channel, Some(&root), run)? {
                 earlier.add(&part, &message);
             }
         }
     }
-    earlier.detail_ts.sort_unstable();
+    sort::ascending(&mut earlier.detail_ts);
     Ok(earlier)
 }
 

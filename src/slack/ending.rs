@@ -17,6 +17,7 @@ use super::web::{Failure, PostContent, SlackResult, Urgency};
 use crate::agent::run::Outcome;
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::sort;
 use crate::base::stop::Cause;
 use crate::base::text;
 
@@ -123,7 +124,7 @@ impl Display {
     /// The next message of the answer, unless an earlier try has posted it.
     fn answer_part(&mut self, content: PostContent) -> SlackResult<()> {
         let number = self.answer_ts.len();
-        let existing = self.target.earlier.answer_ts.get(&number).cloned();
+        let existing = self.target.earlier.answer_ts(number).cloned();
         let ts = match (existing, self.answer_ts.first()) {
             (Some(ts), _) => ts,
             (None, None) => self.first_part(content)?,
@@ -213,7 +214,7 @@ impl Display {
                 .chain(&earlier.question_ts)
                 .cloned(),
         );
-        replies.sort_unstable();
+        sort::ascending(&mut replies);
         for ts in replies.iter().rev() {
             self.delete(ts, Urgency::Must)?;
         }

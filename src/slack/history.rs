@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::sort;
 use crate::base::stop::Stop;
 use crate::store::history::Gap;
 
@@ -112,7 +113,7 @@ impl Missed<'_> {
             }
         }
         self.replies(channel, gap, &mut messages)?;
-        messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
+        sort::by(&mut messages, &|a, b| ts_of(a).cmp(ts_of(b)));
         messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
         self.stop.check()?;
         let answered = match gap {
@@ -153,9 +154,10 @@ impl Missed<'_> {
             // mom was not there before.
             Gap::First(..) => Vec::new(),
         };
-        let seen: HashSet<&str> = messages.iter().chain(&older).map(ts_of).collect();
+        let seen = messages.iter().chain(&older);
+        let seen: HashSet<String> = seen.map(|m| ts_of(m).to_owned()).collect();
         let mut far = (self.own_threads)(channel);
-        far.retain(|root| !seen.contains(root.as_str()));
+        far.retain(|root| !seen.contains(root));
         far.truncate(OWN_THREADS_MAX);
         let near = active_threads(channel, newest, messages.iter().chain(&older));
         for root in near.iter().chain(&far) {

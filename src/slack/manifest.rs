@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::base::json;
+
 pub(crate) const MANIFEST: &str = include_str!("manifest.json");
 
 /// Steps that a manifest can't do, in order.
@@ -17,8 +19,7 @@ By hand after that:
 ";
 
 pub(crate) fn scopes() -> Vec<String> {
-    let scopes = parsed()["oauth_config"]["scopes"]["bot"].take();
-    serde_json::from_value(scopes).unwrap_or_default()
+    json::strings(&parsed()["oauth_config"]["scopes"]["bot"]).collect()
 }
 
 /// A link below the 8 kB that browsers and Slack accept.
@@ -36,7 +37,7 @@ pub(crate) fn create_link() -> String {
 }
 
 fn parsed() -> Value {
-    serde_json::from_str(MANIFEST).expect("a file of this crate, parsed in the tests")
+    json::parse(MANIFEST).expect("a file of this crate, parsed in the tests")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use crate::base::json;
 use crate::base::text;
 use crate::base::time;
 
@@ -238,7 +239,7 @@ impl Lines {
             "checkboxes" | "radio_buttons" => self.show(&block["options"]),
             "raw_number" => match &block["text"] {
                 Value::String(text) => self.push(text),
-                _ => self.push(&block["value"].to_string()),
+                _ => self.push(&json::text(&block["value"])),
             },
             "table" | "data_table" => {
                 self.show(&block["caption"]);

@@ -8,8 +8,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -92,10 +91,17 @@ struct SocketMode {
 
 /// A connection being opened.
 struct Opening {
-    /// The link, and the number of connections that Slack counts for the app.
-    result: Receiver<Result<(Link, u64)>>,
-    /// Becomes readable (end of file) when the result is ready.
+    /// Returns the link, and the number of connections that Slack counts for the app.
+    thread: JoinHandle<Result<(Link, u64)>>,
+    /// Becomes readable (end of file) when the thread is about to end.
     done: OwnedFd,
+}
+
+impl Opening {
+    fn is_done(&self) -> bool {
+        let mut fds = [PollFd::new(&self.done, PollFlags::IN)];
+        poll_for(&mut fds, Some(Duration::ZERO)) > 0
+    }
 }
 
 /// One connection.
@@ -175,25 +181,21 @@ impl SocketMode {
     fn open(&mut self) -> Result<()> {
         let (web, net, stop) = (self.web.clone(), self.net.clone(), self.stop.clone());
         let silence_max = self.pace.silence_max;
-        let (sender, result) = mpsc::sync_channel(1);
         let (done, writer) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
             Ok(pipe) => pipe,
             Err(err) => return self.failed(Error::retry(format!("cannot make a pipe: {err}"))),
         };
         let open = move || {
+            // Closed at the end.
+            let _writer = writer;
             let url = web.apps_connections_open()?;
             let mut link = Link::new(net.websocket(&url, &stop)?);
             let connections = link.wait_for_hello(silence_max, &stop)?;
             Ok((link, connections))
         };
-        let work = move || {
-            // Fails when the program is ending.
-            sender.send(open()).ok();
-            drop(writer);
-        };
         let thread = thread::Builder::new().name("slack-open".to_owned());
-        match thread.spawn(work) {
-            Ok(_) => self.opening = Some(Opening { result, done }),
+        match thread.spawn(open) {
+            Ok(thread) => self.opening = Some(Opening { thread, done }),
             Err(err) => return self.failed(Error::retry(format!("cannot start a thread: {err}"))),
         }
         Ok(())
@@ -217,16 +219,11 @@ impl SocketMode {
 
     /// The new connection after its hello. `old`: number of connections that it replaces.
     fn take_opened(&mut self, old: u64) -> Result<Option<Link>> {
-        let Some(opening) = &self.opening else {
+        let Some(opening) = self.opening.take_if(|opening| opening.is_done()) else {
             return Ok(None);
         };
-        let opened = match opening.result.try_recv() {
-            Ok(opened) => opened,
-            Err(mpsc::TryRecvError::Empty) => return Ok(None),
-            Err(mpsc::TryRecvError::Disconnected) => Err(Error::retry("the attempt was aborted")),
-        };
-        self.opening = None;
-        let (link, connections) = match opened {
+        let aborted = |_| Err(Error::retry("the attempt was aborted"));
+        let (link, connections) = match opening.thread.join().unwrap_or_else(aborted) {
             Ok(opened) => opened,
             Err(err) => return self.failed(err).map(|()| None),
         };
@@ -497,7 +494,7 @@ mod tests {
     use crate::net::testing::{net, read_request, serve, upgrade_answer};
     use std::io::Write as _;
     use std::net::TcpStream;
-    use std::thread::JoinHandle;
+    use std::sync::mpsc::{self, Receiver};
     use std::time::Instant;
     use tungstenite::protocol::Role;
 

@@ -11,6 +11,7 @@ use super::blocks::{self, SentAs, StepStatus, words};
 use super::markdown::{self, TEXT_UNITS_MAX};
 use super::web::PostContent;
 use crate::agent::run::{ToolReport, ToolStep, Update};
+use crate::base::sort;
 use crate::base::text;
 
 /// What goes on while the model works.
@@ -288,7 +289,7 @@ impl Progress {
         }
         let mut all = Vec::new();
         for (number, page) in pages.iter_mut().enumerate() {
-            page.steps.sort_by_key(|step| step.call.number);
+            sort::by(&mut page.steps, &|a, b| a.call.number.cmp(&b.call.number));
             all.push(DetailsPage {
                 number,
                 steps: page.steps.iter().map(|step| step.call.number).collect(),

@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 use crate::base::backoff::Backoff;
 use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
-use crate::base::json::parse_lenient;
+use crate::base::json::{self, parse_lenient};
 use crate::base::log;
 use crate::base::secret::{self, Secret};
 use crate::base::stop::Stop;
@@ -55,7 +55,7 @@ impl PostContent {
     /// `text` replaces the blocks in notifications and for screen readers.
     pub(crate) fn blocks(text: &str, blocks: &Value) -> PostContent {
         PostContent {
-            blocks: Some(blocks.to_string()),
+            blocks: Some(json::text(&blocks)),
             ..PostContent::plain(text)
         }
     }
@@ -128,7 +128,7 @@ pub(crate) struct Web {
     /// mom's user id and bot id, known after auth.test.
     own_ids: OnceLock<[String; 2]>,
     /// (method, channel) -> the earliest time of the next call.
-    limited: Mutex<Bounded<(&'static str, String), Instant>>,
+    limited: Mutex<Bounded<String, Instant>>,
 }
 
 impl Web {
@@ -331,7 +331,7 @@ impl Web {
             return Err(Failure::Failed("Slack takes no empty files".to_owned()));
         }
         let id = self.upload(name, bytes)?;
-        let files = json!([{"id": id, "title": title}]).to_string();
+        let files = json::text(&json!([{"id": id, "title": title}]));
         let mut args = vec![("files", files.as_str()), ("channel_id", channel)];
         args.extend(thread_ts.map(|ts| ("thread_ts", ts)));
         let share = || {
@@ -439,8 +439,8 @@ impl Web {
         let repeatable = !matches!(method, "chat.postMessage" | "files.completeUploadExternal");
         // Slack counts calls by method, posts by channel as well.
         let key = match method {
-            "chat.postMessage" => (method, channel.to_owned()),
-            _ => (method, String::new()),
+            "chat.postMessage" => format!("{method} {channel}"),
+            _ => method.to_owned(),
         };
         let mut backoff = backoff();
         loop {
@@ -483,7 +483,7 @@ impl Web {
         waited.map_err(|_| Failure::Stopped)
     }
 
-    fn wait_for(&self, key: &(&'static str, String), urgency: Urgency) -> SlackResult<()> {
+    fn wait_for(&self, key: &str, urgency: Urgency) -> SlackResult<()> {
         loop {
             let until = self.limited.lock().unwrap().get(key).copied();
             let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
@@ -497,9 +497,9 @@ impl Web {
         }
     }
 
-    fn limit(&self, key: &(&'static str, String), after: Duration) {
+    fn limit(&self, key: &str, after: Duration) {
         let until = Instant::now() + after;
-        self.limited.lock().unwrap().insert(key.clone(), until);
+        self.limited.lock().unwrap().insert(key.to_owned(), until);
     }
 
     /// One request, one answer.

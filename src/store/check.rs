@@ -39,7 +39,7 @@ pub(crate) fn check(path: Option<&Path>) -> (Vec<Finding>, Option<Dir>) {
         }
     };
     let probe = format!(".mom-check-{}", std::process::id());
-    let written = dir.put_probe(&probe, &[b' '; PROBE_BYTES]);
+    let written = dir.put_probe(&probe, " ".repeat(PROBE_BYTES).as_bytes());
     // The probe is removed after a failed write, too; then it does not matter if that fails.
     let removed = dir.remove(&probe);
     let mut findings = Vec::new();

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
+use crate::base::sort;
 use crate::base::time;
 use crate::store::lines::{Appended, Floor, LinesBack};
 use crate::store::lock::Lock;
@@ -369,7 +370,7 @@ impl Dir {
             });
             out.len() < max
         })?;
-        out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        sort::by(&mut out, &|a, b| a.name.cmp(&b.name));
         Ok(Some(out))
     }
 

@@ -2,12 +2,13 @@
 //! mom has introduced itself. One small file, rewritten as a whole; if it is missing or invalid
 //! (the agent can write there), the channels' logs are used instead.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, Result};
+use crate::base::json;
 use crate::base::log;
 use crate::base::time;
 use crate::store::dir::Dir;
@@ -77,7 +78,7 @@ impl HistoryCursors {
             log::warning!("", "{err}; going on without it");
             None
         });
-        let file: Option<HistoryFile> = serde_json::from_slice(&text.unwrap_or_default()).ok();
+        let file: Option<HistoryFile> = json::parse(&text.unwrap_or_default()).ok();
         let mut file = file.unwrap_or_default();
         for map in [&mut file.gaps, &mut file.first, &mut file.until] {
             map.retain(|_, ts| time::is_slack_ts(ts));
@@ -107,13 +108,14 @@ impl HistoryCursors {
     /// messages must not be logged, because the gap would be forgotten, and why.
     pub(crate) fn note_gaps(
         &self,
-        channels: &BTreeSet<&str>,
+        channels: &[&str],
         logged_until: &LoggedUntil<'_>,
     ) -> Vec<(String, Error)> {
         let mut state = self.state.lock().unwrap();
         let mut failed = Vec::new();
         for channel in channels {
-            if state.read.contains(*channel) || state.known_gap(channel).is_some() {
+            let has_failed = failed.iter().any(|(failed, _)| failed == channel);
+            if has_failed || state.read.contains(*channel) || state.known_gap(channel).is_some() {
                 continue;
             }
             let (map, ts) = match state.gap(channel, logged_until) {
@@ -228,14 +230,14 @@ mod tests {
         let is_first = |gap: Option<Gap>| matches!(gap, Some(Gap::First(..)));
         let kept = HistoryCursors::load(dir.clone());
         assert_eq!(kept.gap("C1", &later).unwrap(), since(LATER));
-        let channels = BTreeSet::from(["C1", "C2", "C3"]);
+        let channels = ["C1", "C2", "C3"];
         assert_eq!(kept.note_gaps(&channels, &heard), []);
         assert_eq!(kept.note_gaps(&channels, &later), []);
         let spoiled = |id: &str| match id {
             "C4" => Err(Error::failed("spoiled")),
             _ => later(id),
         };
-        let failed = kept.note_gaps(&BTreeSet::from(["C4", "C5"]), &spoiled);
+        let failed = kept.note_gaps(&["C4", "C5", "C4"], &spoiled);
         assert_eq!(failed, [("C4".to_owned(), Error::failed("spoiled"))]);
         assert_eq!(kept.gap("C5", &heard).unwrap(), since(LATER));
         assert_eq!(kept.gap("C1", &later).unwrap(), since(OLD));

@@ -1,7 +1,7 @@
 //! log.jsonl: what was said in a conversation, one line per message, in the original's format. Only
 //! this module appends to it; it also reads what others need from its end.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::json;
+use crate::base::sort;
 use crate::base::time;
 use crate::store::Store;
 use crate::store::ledger::LedgerRequest;
@@ -117,7 +118,7 @@ impl Store {
     ) -> Vec<(String, Error)> {
         let all = entries.iter().chain(heard);
         let mut channels: Vec<&str> = all.map(|(channel, _)| &**channel).collect();
-        channels.sort_unstable();
+        sort::ascending(&mut channels);
         channels.dedup();
         let batch = |channel: &str| LogBatch {
             channel: channel.to_owned(),
@@ -171,7 +172,7 @@ impl Store {
         }
         let tail = self.log_tail(channel, TAIL_BYTES)?;
         let key = |entry: &LogEntry| (entry.ts.clone(), entry.mention, entry.attachments.len());
-        let logged: HashSet<_> = tail.iter().map(key).collect();
+        let logged: Vec<_> = tail.iter().map(key).collect();
         entries.retain(|entry| !logged.contains(&key(entry)));
         let lines: String = entries
             .into_iter()

@@ -56,7 +56,7 @@ impl Args {
     pub(super) fn parse(spec: &ToolSpec, arguments: &str) -> Result<Args, String> {
         let wrong = |what: &str| format!("{}: {what}. Write the call again.", spec.name);
         let invalid = |why: &str| wrong(&format!("the arguments are not valid JSON: {why}"));
-        let mut given = match serde_json::from_str(arguments) {
+        let mut given = match json::parse(arguments) {
             Ok(Value::Object(given)) => given,
             Ok(_) => return Err(wrong("the arguments must be an object")),
             Err(err) => return Err(invalid(&err.to_string())),
@@ -70,7 +70,7 @@ impl Args {
         }
         // Some models write null for an argument that they leave out.
         given.retain(|_, value| !value.is_null());
-        let schema: Value = serde_json::from_str(spec.schema).unwrap_or_default();
+        let schema: Value = json::parse(spec.schema).unwrap_or_default();
         let mut values = Map::new();
         for (name, field_type, aliases) in FIELDS {
             if schema["properties"][name].is_null() {
@@ -148,7 +148,7 @@ fn coerce(value: Value, wanted: FieldType) -> Result<Value, String> {
         (FieldType::Text, Value::String(_)) | (FieldType::Number, Value::Number(_)) => {
             return Ok(value);
         }
-        (FieldType::Text, Value::Number(_) | Value::Bool(_)) => Some(value.to_string().into()),
+        (FieldType::Text, Value::Number(_) | Value::Bool(_)) => Some(json::text(&value).into()),
         (FieldType::Number, Value::String(text)) => json::number(text.trim()).map(Value::from),
         _ => None,
     };
@@ -157,14 +157,14 @@ fn coerce(value: Value, wanted: FieldType) -> Result<Value, String> {
             FieldType::Number => "a number",
             FieldType::Text => "a string",
         };
-        let given = text::one_line(&value.to_string(), VALUE_CHARS_MAX);
+        let given = text::one_line(&json::text(&value), VALUE_CHARS_MAX);
         format!("{wanted}, not {given}")
     })
 }
 
 /// What a person reads while the call runs: its `label`, or the tool's name. One line.
 pub(crate) fn label(call: &ToolCall) -> String {
-    let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+    let args: Value = json::parse(&call.arguments).unwrap_or_default();
     let label = text::one_line(args["label"].as_str().unwrap_or_default(), 150);
     if label.is_empty() {
         text::one_line(&call.name, 150)
@@ -175,7 +175,7 @@ pub(crate) fn label(call: &ToolCall) -> String {
 
 /// The arguments as a person reads them: values without names, one per line, without the label.
 pub(crate) fn arguments_text(call: &ToolCall) -> String {
-    let Ok(Value::Object(mut args)) = serde_json::from_str(&call.arguments) else {
+    let Ok(Value::Object(mut args)) = json::parse(&call.arguments) else {
         return call.arguments.clone();
     };
     if let Some(Value::String(text)) = args.remove(INVALID_JSON) {
@@ -201,7 +201,7 @@ pub(crate) fn arguments_text(call: &ToolCall) -> String {
 /// The whole call for the person who decides whether it may run: like `arguments_text`, but an
 /// edit as lines to remove (`-`) and lines to add (`+`).
 pub(crate) fn proposal_text(call: &ToolCall) -> String {
-    let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+    let args: Value = json::parse(&call.arguments).unwrap_or_default();
     let field = |name: &str| args[name].as_str();
     match (field("path"), field("oldText"), field("newText")) {
         (Some(path), Some(old), Some(new)) if call.name == "edit" => {
@@ -217,7 +217,7 @@ pub(crate) fn proposal_text(call: &ToolCall) -> String {
 fn value_text(value: &Value) -> String {
     value
         .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+        .map_or_else(|| json::text(value), str::to_owned)
 }
 
 /// `:120-160` behind a path, for an offset of 120 and a limit of 40.

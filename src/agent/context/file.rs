@@ -151,7 +151,7 @@ impl ContextFile {
             return Ok(());
         };
         let mut lines = head.split(|byte| *byte == b'\n');
-        let header = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let header = lines.find_map(|line| json::parse::<Value>(line).ok());
         let header = header.unwrap_or_default();
         if header["type"] != "session" || !header["id"].is_string() {
             let aside = format!("context.jsonl.unreadable-{}", time::now_ms());

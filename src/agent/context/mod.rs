@@ -20,6 +20,7 @@ use crate::base::command::Command;
 use crate::base::error::Result;
 use crate::base::json;
 use crate::base::secret;
+use crate::base::sort;
 use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
 use crate::store::dir::Dir;
@@ -172,8 +173,7 @@ impl Context {
             let first_ms = found.last().map_or_else(time::now_ms, |(ms, ..)| *ms);
             found.push((first_ms, OLDER.to_owned(), String::new()));
         }
-        found.reverse();
-        found.sort_by_key(|(date_ms, ..)| *date_ms);
+        sort::by(&mut found, &|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         let found = found.into_iter();
         let messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
         // These messages came before the run, although it has begun.

@@ -256,7 +256,7 @@ fn event(draft: &mut ReplyDraft<'_>, chunk: &Value) -> Result<()> {
         usage(draft, counts);
     }
     if refusal::is_error(&choice["error"]) {
-        draft.fail(&choice.to_string());
+        draft.fail(&json::text(choice));
         return Ok(());
     }
     let delta = match &choice["delta"] {
@@ -323,7 +323,7 @@ fn reasoning(draft: &mut ReplyDraft<'_>, delta: &Value) -> Result<()> {
         draft.thinking(piece, field)?;
     }
     for piece in delta["reasoning_details"].as_array().into_iter().flatten() {
-        draft.grow(piece.to_string().len())?;
+        draft.grow(json::text(piece).len())?;
         let details = &mut draft.chunks.details;
         let is_full = details.len() == reply::BLOCKS_MAX;
         match details.last_mut() {

@@ -10,7 +10,7 @@ use super::reply::{self, PieceKind, ReplyDraft, ReplyEnd};
 use super::request::{ContentPart, Outgoing, SentBlock, TurnEntry, data_url};
 use super::{Block, ToolSpec, token_count};
 use crate::base::error::Result;
-use crate::base::json::{Obj, array, is_whole};
+use crate::base::json::{self, Obj, array, is_whole};
 
 pub(super) const FORMAT: WireFormat = WireFormat {
     path: "/responses",
@@ -162,7 +162,7 @@ fn close(draft: &mut ReplyDraft<'_>, index: &Value, item: &Value) -> Result<()> 
             }
         }
         Some(Block::Thinking { signature, .. }) if item["encrypted_content"].is_string() => {
-            *signature = item.to_string();
+            *signature = json::text(item);
             let bytes = signature.len();
             draft.grow(bytes)?;
         }
@@ -174,7 +174,7 @@ fn close(draft: &mut ReplyDraft<'_>, index: &Value, item: &Value) -> Result<()> 
 fn end(draft: &mut ReplyDraft<'_>, response: &Value) {
     let incomplete = response["incomplete_details"]["reason"].as_str();
     draft.end = match (response["status"].as_str(), incomplete) {
-        (Some("failed" | "cancelled"), _) => return draft.fail(&response.to_string()),
+        (Some("failed" | "cancelled"), _) => return draft.fail(&json::text(response)),
         (_, Some("content_filter")) => Some(ReplyEnd::filtered()),
         (Some("incomplete"), _) | (_, Some(_)) => Some(ReplyEnd::Cut),
         _ => Some(ReplyEnd::Done),

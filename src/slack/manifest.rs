@@ -24,7 +24,7 @@ pub(crate) fn scopes() -> Vec<String> {
 
 /// A link below the 8 kB that browsers and Slack accept.
 pub(crate) fn create_link() -> String {
-    let compact = parsed().to_string();
+    let compact = json::text(&parsed());
     let mut link = String::from("https://api.slack.com/apps?new_app=1&manifest_json=");
     for byte in compact.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -246,18 +246,13 @@ impl Events {
     /// Like `scan`, but looks only at these files.
     fn scan_files(&self, names: BTreeSet<String>) -> Result<Vec<(String, Stamp)>> {
         let mut state = self.state();
-        if state.files.len() + names.len() > ENTRIES_MAX {
-            drop(state);
-            return self.scan();
-        }
         let mut changed = Vec::new();
         for name in names {
-            let stamp = self.0.dir.stamp_link(&path_of(&name))?;
             let known = state.files.get(&name).map(|file| file.stamp);
-            match stamp {
-                Some(stamp) if known != Some(stamp) => changed.push((name, stamp)),
-                Some(_) => {}
+            match self.0.dir.stamp_link(&path_of(&name))? {
                 None => drop(state.files.remove(&name)),
+                stamp if stamp == known => {}
+                Some(stamp) => changed.push((name, stamp)),
             }
         }
         Ok(changed)

@@ -32,8 +32,8 @@ use crate::store::ledger::LedgerRequest;
 use super::file::{self, Event, Unusable, When};
 use super::pace::{EventPace, EventWriter};
 use super::{
-    DIR, EventFile, EventPlan, Events, LATE_MAX_MS, Outside, PERIOD_MIN_MS, Uptake, next_run,
-    path_of, run_ts,
+    DIR, ENTRIES_MAX, EventFile, EventPlan, Events, LATE_MAX_MS, Outside, PERIOD_MIN_MS, Uptake,
+    next_run, path_of, run_ts,
 };
 
 /// A file that can't be used may be half written: it has this long to change.
@@ -59,8 +59,8 @@ struct EventWatch<'a, 'b> {
     /// `None`: the directory could not be opened, or was lost.
     inotify: Option<OwnedFd>,
     reopening: Backoff,
-    /// What the next scan looks at.
-    changed: Changed,
+    /// The files that the next scan looks at; `None`: all.
+    changed: Option<BTreeSet<String>>,
     /// When the directory is to be opened or read next; `None`: when it changes.
     look_at: Option<Instant>,
     rest_until: Instant,
@@ -71,24 +71,6 @@ enum Phase {
     /// The first scan: events that it finds may be overdue.
     Start,
     Running,
-}
-
-#[derive(Debug, PartialEq)]
-enum Changed {
-    Files(BTreeSet<String>),
-    /// Any file may have changed.
-    All,
-}
-
-impl Changed {
-    fn add(&mut self, name: &str) {
-        if let Changed::Files(names) = self {
-            names.insert(name.to_owned());
-            if names.len() > CHANGED_MAX {
-                *self = Changed::All;
-            }
-        }
-    }
 }
 
 impl Events {
@@ -160,7 +142,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             pace: EventPace::new(),
             inotify: None,
             reopening: Backoff::new(REOPEN, REOPEN_MAX),
-            changed: Changed::All,
+            changed: None,
             look_at: Some(Instant::now()),
             rest_until: Instant::now(),
         }
@@ -192,11 +174,11 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         while let Ok(event) = reader.next() {
             match event.file_name().map(CStr::to_str) {
                 Some(Ok(name)) if self.events.state().concerns(name, event.events()) => {
-                    self.changed.add(name);
+                    add(&mut self.changed, name);
                 }
                 Some(_) => continue,
                 // It is about the directory, or some changes were not reported (IN_Q_OVERFLOW).
-                None => self.changed = Changed::All,
+                None => self.changed = None,
             }
             all |= event.events();
         }
@@ -215,10 +197,12 @@ impl<'a, 'b> EventWatch<'a, 'b> {
 
     fn scan(&mut self, now_ms: i64) {
         let since = Instant::now();
-        let changed = std::mem::replace(&mut self.changed, Changed::Files(BTreeSet::new()));
-        let found = match changed {
-            Changed::Files(names) => self.events.scan_files(names),
-            Changed::All => self.events.scan(),
+        let found = match self.changed.replace(BTreeSet::new()) {
+            Some(names) if self.events.state().files.len() < ENTRIES_MAX => {
+                self.events.scan_files(names)
+            }
+            // Of too many files some are ignored, which only this finds out.
+            _ => self.events.scan(),
         };
         self.rest_until = Instant::now() + since.elapsed() * REST;
         match found {
@@ -230,7 +214,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
             }
             Err(err) => {
                 log::error!("", "events can't be read: {err}");
-                self.changed = Changed::All;
+                self.changed = None;
             }
         }
     }
@@ -314,7 +298,7 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         if !self.events.is_unchanged(name, &stamp) {
             // It changed at this moment: the next scan reads it again.
             self.events.state().files.remove(name);
-            self.changed.add(name);
+            add(&mut self.changed, name);
             self.look_at = Some(self.rest_until);
             return;
         }
@@ -406,6 +390,13 @@ impl<'a, 'b> EventWatch<'a, 'b> {
         }
         Ok(())
     }
+}
+
+fn add(changed: &mut Option<BTreeSet<String>>, name: &str) {
+    if let Some(names) = changed {
+        names.insert(name.to_owned());
+    }
+    changed.take_if(|names| names.len() > CHANGED_MAX);
 }
 
 /// When a file that was found now runs; an error says why it does not.
@@ -723,7 +714,7 @@ mod tests {
         let read = |watch: &mut EventWatch<'_, '_>, want: &[&str]| {
             let want = want.iter().map(ToString::to_string).collect();
             watch.read_changes();
-            assert_eq!(watch.changed, Changed::Files(want));
+            assert_eq!(watch.changed, Some(want));
         };
         let scan = |watch: &mut EventWatch<'_, '_>| {
             watch.scan(START);
@@ -746,7 +737,7 @@ mod tests {
             assert_eq!(scan(watch), 2);
             (0..=CHANGED_MAX).for_each(|n| put(&format!("{n}.json")));
             watch.read_changes();
-            assert_eq!(watch.changed, Changed::All);
+            assert_eq!(watch.changed, None);
             assert_eq!(scan(watch), CHANGED_MAX + 3);
         });
     }

@@ -476,13 +476,13 @@ impl Session<'_> {
         let is_image = |content: &&Content| matches!(content, Content::Image(_));
         let images = newest.iter().filter(is_image).count();
         // Only the outermost object is spread over lines: the messages may be megabytes.
-        let text = format!(
-            "{{\n  \"systemPrompt\": {},\n  \"messages\": {},\n  \"newUserMessage\": {},\n  \
-             \"imageAttachmentCount\": {images}\n}}\n",
-            json::quote(system),
-            self.context.messages_json(),
-            json::quote(&llm::words(newest))
+        let system = json::quote(system);
+        let head = format!("{{\n  \"systemPrompt\": {system},\n  \"messages\": ");
+        let newest = json::quote(&llm::words(newest));
+        let tail = format!(
+            ",\n  \"newUserMessage\": {newest},\n  \"imageAttachmentCount\": {images}\n}}\n"
         );
+        let text = json::pieces(head, self.context.messages_json(), &tail);
         if let Err(err) = self.agent.store.last_prompt(self.context.channel(), &text) {
             self.agent
                 .warn_once(self.context.channel(), vec![err.to_string()]);

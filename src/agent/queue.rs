@@ -3,6 +3,7 @@
 //! bounded, and they are in memory only: the ledger has the requests that are not answered.
 
 use std::collections::{HashMap, VecDeque};
+use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
@@ -343,6 +344,7 @@ impl Queue {
             lane.running = Some(running.clone());
             drop(state);
             work(&running);
+            return_memory();
             state = self.0.state.lock().unwrap();
             let lane = state.lanes.entry(channel.clone()).or_default();
             lane.running = None;
@@ -356,6 +358,14 @@ impl Queue {
         state.workers -= 1;
         self.0.idle.notify_all();
     }
+}
+
+/// Lets glibc return what a task has freed, a whole conversation perhaps: it does so only when a
+/// block is freed that is 64 KB together with the free memory around it. Each of these is smaller
+/// than the `mmap_threshold` in mom.service, above which a block has memory of its own.
+fn return_memory() {
+    let blocks = [0; 4].map(|_| Vec::<u8>::with_capacity(30_000));
+    drop(black_box(blocks));
 }
 
 /// Removes and returns the waiting messages for the run in `thread_ts`.

@@ -164,6 +164,27 @@ impl Obj {
         self.0.push('}');
         self.0
     }
+
+    /// Ends the object with a long list; see `pieces`.
+    pub(crate) fn end_with(self, key: &str, items: impl Iterator<Item = String>) -> Vec<String> {
+        pieces(self.raw(key, "").0, items, "}")
+    }
+}
+
+/// `[ITEM,ITEM]` between `head` and `tail`, in pieces of some 60 KB: a single block of memory would
+/// be copied as it grows, and when it is freed, glibc keeps twice its size for later blocks.
+pub(crate) fn pieces(head: String, items: impl Iterator<Item = String>, tail: &str) -> Vec<String> {
+    let (mut pieces, mut last, mut comma) = (Vec::new(), head + "[", "");
+    for item in items {
+        if last.len() + item.len() > 60_000 {
+            pieces.push(std::mem::take(&mut last));
+        }
+        last += comma;
+        last += &item;
+        comma = ",";
+    }
+    pieces.push(last + "]" + tail);
+    pieces
 }
 
 /// `items` are whole JSON values.

@@ -19,7 +19,7 @@ pub(super) const FORMAT: WireFormat = WireFormat {
     needs_close: true,
 };
 
-fn body(outgoing: &Outgoing<'_>) -> String {
+fn body(outgoing: &Outgoing<'_>) -> Vec<String> {
     let (model, lifetime) = (outgoing.model(), outgoing.endpoint.lifetime);
     let last = outgoing.entries.len().saturating_sub(1);
     let messages = outgoing.entries.iter().enumerate().map(|(index, entry)| {
@@ -54,8 +54,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
     request
         .list("tools", outgoing.tools.iter().map(tool))
         .list("system", system)
-        .raw("messages", &array(messages))
-        .end()
+        .end_with("messages", messages)
 }
 
 /// The block with a cache breakpoint. A thinking block is never the last.
@@ -249,7 +248,7 @@ mod tests {
     const ID: &str = "claude-sonnet-5-5";
 
     fn request(id: &str, turn: &Turn<'_>) -> String {
-        outgoing(turn, &model("anthropic", id), body)
+        outgoing(turn, &model("anthropic", id), body).concat()
     }
 
     #[test]

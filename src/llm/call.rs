@@ -26,7 +26,7 @@ use crate::base::text;
 /// How a wire format is written and read.
 pub(super) struct WireFormat {
     pub(super) path: &'static str,
-    pub(super) body: fn(&Outgoing<'_>) -> String,
+    pub(super) body: fn(&Outgoing<'_>) -> Vec<String>,
     /// Reads one event of the stream.
     pub(super) event: fn(&mut ReplyDraft<'_>, &Value) -> Result<()>,
     /// Reads an answer that came as one JSON object.

@@ -4,8 +4,8 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::RequestBuilder;
 use ureq::http::Response;
+use ureq::{RequestBuilder, SendBody};
 
 use super::Model;
 use super::models::CacheLifetime;
@@ -82,15 +82,21 @@ impl Endpoint {
     }
 
     /// Sends `body` to `path`; returns the stream that answers.
-    pub(super) fn stream(&self, path: &str, body: &str, stop: &Stop) -> Tried<ReplyStream> {
+    pub(super) fn stream(&self, path: &str, body: &[String], stop: &Stop) -> Tried<ReplyStream> {
         stop.check()?;
+        let bytes: usize = body.iter().map(String::len).sum();
         let request = self
             .net
             .agent(stop, self.limits(None))
             .post(format!("{}{path}", self.base_url))
             .header("content-type", "application/json")
+            .header("content-length", bytes)
             .header("accept", "text/event-stream");
-        let sent = self.with_key(request).send(body);
+        let mut reader: Box<dyn io::Read> = Box::new(io::empty());
+        for piece in body {
+            reader = Box::new(reader.chain(piece.as_bytes()));
+        }
+        let sent = (self.with_key(request)).send(SendBody::from_reader(&mut reader));
         let response = sent.map_err(|err| self.no_answer(stop, &err))?;
         if response.status() != 200 {
             return Err(Fault::Refused(refusal(response)));
@@ -275,7 +281,7 @@ pub(crate) mod tests {
             let (endpoint, server) = serve("openai", &[response]);
             let (stop, mut got) = (Stop::new(), String::new());
             let mut read = || -> Tried<()> {
-                let mut parts = endpoint.stream("/x", "{}", &stop)?;
+                let mut parts = endpoint.stream("/x", &[], &stop)?;
                 while let Some(part) = parts.next().map_err(|err| endpoint.broken_off(&stop, &err))? {
                     got += &match part {
                         StreamPart::Event { data, .. } => format!("{data} "),
@@ -301,7 +307,7 @@ pub(crate) mod tests {
         let (endpoint, server) = serve("openai", &["HTTP/1.1 200 OK\r\n\r\ndata: a\n\n: hold\n"]);
         let stop = Stop::new();
         let mut parts = endpoint
-            .stream("/x", "{}", &stop)
+            .stream("/x", &[], &stop)
             .unwrap_or_else(|_| panic!());
         assert!(parts.next().unwrap().is_some());
         let other = stop.clone();
@@ -310,7 +316,7 @@ pub(crate) mod tests {
         assert_eq!(endpoint.broken_off(&stop, &err), Error::Stopped);
         drop(parts);
         // Now the stop is set before anything is sent.
-        let sent = endpoint.stream("/x", "{}", &stop);
+        let sent = endpoint.stream("/x", &[], &stop);
         assert!(matches!(sent, Err(Fault::Other(Error::Stopped))));
         server.join().unwrap();
     }

@@ -98,10 +98,12 @@ impl Learned {
     }
 }
 
+const NULL: &str = "\"content\":null";
+
 /// The optional part of the request that the refusal is about.
 fn refused_part(
     refusal: &Refusal,
-    body: &str,
+    body: &[String],
     model: &Model,
     service: &Service,
 ) -> Option<Optional> {
@@ -113,7 +115,7 @@ fn refused_part(
         _ if is_unwanted("reasoning_effort") => Some(Optional::Effort),
         _ if is_unwanted("stream_options") => Some(Optional::StreamOptions),
         _ if is_unwanted(service.tokens_field) => Some(Optional::TokensField),
-        _ if refusal.says("content") && body.contains("\"content\":null") => {
+        _ if refusal.says("content") && body.iter().any(|piece| piece.contains(NULL)) => {
             Some(Optional::NullContent)
         }
         _ => None,

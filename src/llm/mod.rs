@@ -460,7 +460,7 @@ mod tests {
                 system,
                 ..turn(&messages)
             };
-            let body = outgoing(&turn, model, call::WireFormat::of(model).body);
+            let body = outgoing(&turn, model, call::WireFormat::of(model).body).concat();
             serde_json::from_str::<&serde_json::value::RawValue>(&body).expect(&body);
         });
     }

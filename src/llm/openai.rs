@@ -25,7 +25,7 @@ pub(super) const FORMAT: WireFormat = WireFormat {
     needs_close: false,
 };
 
-fn body(outgoing: &Outgoing<'_>) -> String {
+fn body(outgoing: &Outgoing<'_>) -> Vec<String> {
     let (service, model) = (outgoing.endpoint.service, outgoing.model());
     let mut messages = Messages {
         outgoing,
@@ -46,7 +46,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
     }
     let messages = messages
         .out
-        .iter()
+        .into_iter()
         .map(|(role, content, rest)| format!(r#"{{"role":"{role}","content":{content}{rest}}}"#));
     let tokens_field = match outgoing.is_refused(Optional::TokensField) {
         true => other_tokens_field(service.tokens_field),
@@ -70,7 +70,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
     };
     // An empty list of tools is refused by vLLM.
     let request = request.list("tools", outgoing.tools.iter().map(tool));
-    request.raw("messages", &array(messages)).end()
+    request.end_with("messages", messages)
 }
 
 struct Messages<'a> {
@@ -521,7 +521,7 @@ mod tests {
     use super::*;
 
     fn request(provider: &str, id: &str, turn: &Turn<'_>) -> String {
-        outgoing(turn, &model(provider, id), body)
+        outgoing(turn, &model(provider, id), body).concat()
     }
 
     /// One turn of a tool loop, by `provider`'s model `m`.

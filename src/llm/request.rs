@@ -38,7 +38,8 @@ pub(super) struct Outgoing<'a> {
 
 /// A request's text, and the parts of it that the server may refuse.
 pub(super) struct WrittenRequest {
-    pub(super) body: String,
+    /// In pieces, see `json::pieces`.
+    pub(super) body: Vec<String>,
     pub(super) output_tokens: u32,
     pub(super) pictures: SentPictures,
 }
@@ -277,7 +278,7 @@ impl<'a> Builder<'a> {
     }
 
     fn parts(&mut self, content: &'a [Content]) -> Vec<ContentPart<'a>> {
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(content.len());
         for content in content {
             match content {
                 Content::Text(text) if is_blank(text) => {}

@@ -20,7 +20,7 @@ pub(super) const FORMAT: WireFormat = WireFormat {
     needs_close: true,
 };
 
-fn body(outgoing: &Outgoing<'_>) -> String {
+fn body(outgoing: &Outgoing<'_>) -> Vec<String> {
     let mut items = Vec::new();
     for entry in &outgoing.entries {
         match entry {
@@ -52,8 +52,7 @@ fn body(outgoing: &Outgoing<'_>) -> String {
     request
         .list("tools", outgoing.tools.iter().map(tool))
         .opt_str("instructions", outgoing.system)
-        .raw("input", &array(items))
-        .end()
+        .end_with("input", items.into_iter())
 }
 
 fn message(role: &str, content: &str) -> String {

@@ -102,7 +102,7 @@ impl<'a> Terminal<'a> {
         }
         lines.reverse();
         let text = lines.join("\n") + "\n";
-        if let Err(err) = self.dir.replace_unsynced(HISTORY_FILE, text.as_bytes()) {
+        if let Err(err) = self.dir.replace_unsynced(HISTORY_FILE, &[text]) {
             log::debug!("", "the history cannot be saved: {err}");
         }
     }

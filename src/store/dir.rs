@@ -451,19 +451,24 @@ impl Dir {
 
     /// Replaces a file by a temporary file that is renamed, and syncs it to disk.
     pub(crate) fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let parent = self.put(path, bytes, File::sync_data)?;
+        let parent = self.put(path, &[bytes], File::sync_data)?;
         fs::fsync(&parent).map_err(|err| self.io("write", path, err))
     }
 
     /// Like `replace`, but does not wait for the disk: a power cut may undo it.
-    pub(crate) fn replace_unsynced(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        self.put(path, bytes, |_| Ok(())).map(drop)
+    pub(crate) fn replace_unsynced(&self, path: &str, pieces: &[String]) -> Result<()> {
+        self.put(path, pieces, |_| Ok(())).map(drop)
     }
 
     /// Writes and renames the temporary file. Returns the directory that the file is in.
-    fn put(&self, path: &str, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<OwnedFd> {
+    fn put(
+        &self,
+        path: &str,
+        pieces: &[impl AsRef<[u8]>],
+        sync: fn(&File) -> io::Result<()>,
+    ) -> Result<OwnedFd> {
         let (parent, name) = self.parent(path)?;
-        write_anew(&parent, name, bytes, sync)
+        write_anew(&parent, name, pieces, sync)
             .map_err(|err| Error::io("write", self.path.join(path), &err))?;
         Ok(parent)
     }
@@ -472,7 +477,7 @@ impl Dir {
     /// the directory, because the user knows that name.
     pub(crate) fn put_probe(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (parent, _) = self.parent(name)?;
-        write_anew(&parent, name, bytes, |_| Ok(())).map_err(|err| {
+        write_anew(&parent, name, &[bytes], |_| Ok(())).map_err(|err| {
             let shown = Error::io("write to the data directory", &self.path, &err);
             let next = match err.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -574,14 +579,15 @@ fn open_root(path: &Path) -> rustix::io::Result<OwnedFd> {
 fn write_anew(
     parent: &OwnedFd,
     name: &str,
-    bytes: &[u8],
+    pieces: &[impl AsRef<[u8]>],
     sync: fn(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     let temporary = format!(".{name}.tmp");
     // The temporary file was left by a crash, or put there by the agent.
     fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();
     let mut file = make_at(parent, &temporary)?;
-    let written = file.write_all(bytes).and_then(|()| sync(&file));
+    let written = (pieces.iter()).try_for_each(|piece| file.write_all(piece.as_ref()));
+    let written = written.and_then(|()| sync(&file));
     let put = written.and_then(|()| Ok(fs::renameat(parent, &*temporary, parent, name)?));
     put.inspect_err(|_| {
         fs::unlinkat(parent, &*temporary, AtFlags::empty()).ok();

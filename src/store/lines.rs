@@ -177,7 +177,8 @@ impl LinesBack {
         let len = CHUNK.max(self.carry.len() as u64);
         let from = self.start.saturating_sub(len).max(self.floor);
         let count = (self.start - from) as usize;
-        let mut chunk = vec![0; count];
+        let mut chunk = Vec::with_capacity(count + self.carry.len());
+        chunk.resize(count, 0);
         if let Err(err) = self.file.read_exact_at(&mut chunk, from) {
             self.start = self.floor;
             self.carry.clear();

@@ -172,7 +172,8 @@ impl Store {
         }
         let tail = self.log_tail(channel, TAIL_BYTES)?;
         let key = |entry: &LogEntry| (entry.ts.clone(), entry.mention, entry.attachments.len());
-        let logged: Vec<_> = tail.iter().map(key).collect();
+        let logged = tail.map(|entry| Ok(key(&entry?)));
+        let logged = logged.collect::<Result<Vec<_>>>()?;
         entries.retain(|entry| !logged.contains(&key(entry)));
         let lines: String = entries
             .into_iter()
@@ -193,8 +194,10 @@ impl Store {
             Some(known) => known,
             None => {
                 let mut known = KnownChannel::default();
-                let tail = self.log_tail(channel, TAIL_BYTES)?;
-                tail.iter().for_each(|entry| known.mark(entry));
+                for entry in self.log_tail(channel, TAIL_BYTES)?.take(KNOWN_MAX) {
+                    known.mark(&entry?);
+                }
+                known.0.make_contiguous().reverse();
                 known
             }
         };
@@ -206,24 +209,21 @@ impl Store {
 
     /// Messages of people that came with files since then, newest first.
     pub(crate) fn with_files(&self, channel: &str, since_ms: i64) -> Result<Vec<LogEntry>> {
-        let mut entries = self.log_tail(channel, TAIL_BYTES)?;
-        entries.retain(|entry| entry.date_ms() >= since_ms);
-        entries.retain(|entry| !entry.is_bot && !entry.attachments.is_empty());
-        entries.retain(|entry| time::is_slack_ts(&entry.ts));
-        entries.reverse();
-        Ok(entries)
+        let is_with_files = |entry: &LogEntry| {
+            let has_files = !entry.is_bot && !entry.attachments.is_empty();
+            has_files && entry.date_ms() >= since_ms && time::is_slack_ts(&entry.ts)
+        };
+        let tail = self.log_tail(channel, TAIL_BYTES)?;
+        tail.filter(|entry| entry.as_ref().map_or(true, is_with_files))
+            .collect()
     }
 
     /// Who wrote lately, newest first.
     pub(crate) fn people(&self, channel: &str) -> Result<Vec<String>> {
         let mut people: Vec<String> = Vec::new();
-        let floor = Floor::Last(PEOPLE_BYTES);
-        let lines = self.dir.lines_back(&log_path(channel), floor)?;
-        for line in lines.into_iter().flatten() {
-            let Some(entry) = LogEntry::parse(&line?).filter(|entry| !entry.is_bot) else {
-                continue;
-            };
-            if people.len() < PEOPLE_MAX && !people.contains(&entry.user) {
+        for entry in self.log_tail(channel, PEOPLE_BYTES)? {
+            let entry = entry?;
+            if !entry.is_bot && people.len() < PEOPLE_MAX && !people.contains(&entry.user) {
                 people.push(entry.user);
             }
         }
@@ -233,11 +233,16 @@ impl Store {
     /// The ts up to which the log is complete, as the lines of people show: mom's own lines are
     /// there even if nothing else was received. Without lines of people, the ts of mom's oldest.
     pub(crate) fn logged_until(&self, channel: &str) -> Result<Option<String>> {
-        let tail = self.log_tail(channel, TAIL_BYTES)?;
-        let (own, said): (Vec<_>, Vec<_>) = tail.into_iter().partition(|entry| entry.is_bot);
-        let in_slack = |entry: LogEntry| Some(entry.ts).filter(|ts| time::is_slack_ts(ts));
-        let said = said.into_iter().filter_map(in_slack).max();
-        Ok(said.or_else(|| own.into_iter().filter_map(in_slack).min()))
+        let (mut own, mut said) = (None, None);
+        for entry in self.log_tail(channel, TAIL_BYTES)? {
+            let LogEntry { ts, is_bot, .. } = entry?;
+            match time::is_slack_ts(&ts) {
+                true if is_bot => own = own.filter(|oldest| *oldest < ts).or(Some(ts)),
+                true => said = said.max(Some(ts)),
+                false => {}
+            }
+        }
+        Ok(said.or(own))
     }
 
     /// The ts of the messages near the end of the log, and whether each was addressed to mom: far
@@ -245,6 +250,7 @@ impl Store {
     pub(crate) fn logged(&self, channel: &str) -> Result<HashMap<String, bool>> {
         let mut logged = HashMap::new();
         for entry in self.log_tail(channel, HISTORY_BYTES)? {
+            let entry = entry?;
             *logged.entry(entry.ts).or_default() |= entry.mention;
         }
         Ok(logged)
@@ -252,36 +258,40 @@ impl Store {
 
     /// Whether mom wrote in this thread, or wrote its root, since then.
     pub(crate) fn wrote_in(&self, channel: &str, root: &str, since_ms: i64) -> Result<bool> {
-        let mut tail = self.log_tail(channel, TAIL_BYTES)?;
-        tail.retain(|entry| entry.is_bot && entry.date_ms() >= since_ms);
-        let in_thread =
-            |entry: &LogEntry| entry.ts == root || entry.thread_ts.as_deref() == Some(root);
-        Ok(tail.iter().any(in_thread))
+        for entry in self.log_tail(channel, TAIL_BYTES)? {
+            let entry = entry?;
+            let is_in_thread = entry.ts == root || entry.thread_ts.as_deref() == Some(root);
+            if is_in_thread && entry.is_bot && entry.date_ms() >= since_ms {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Roots of threads in which mom was addressed or wrote, newest first.
     pub(crate) fn own_threads(&self, channel: &str) -> Result<Vec<String>> {
         let mut roots = Vec::new();
-        let tail = self.log_tail(channel, TAIL_BYTES)?;
-        for entry in tail.into_iter().rev().filter(|e| e.is_bot || e.mention) {
+        for entry in self.log_tail(channel, TAIL_BYTES)? {
+            let entry = entry?;
+            let is_own = entry.is_bot || entry.mention;
             let root = entry.thread_ts.filter(|root| time::is_slack_ts(root));
-            roots.extend(root.filter(|root| !roots.contains(root)));
+            roots.extend(root.filter(|root| is_own && !roots.contains(root)));
         }
         Ok(roots)
     }
 
-    /// The entries in the last `bytes` of the log, in the log's order. That is not the order of
+    /// The entries in the last `bytes` of the log, the last line first. That is not the order of
     /// their dates: old messages are edited, and threads are read late.
-    fn log_tail(&self, channel: &str, bytes: u64) -> Result<Vec<LogEntry>> {
-        let mut entries = Vec::new();
+    fn log_tail(
+        &self,
+        channel: &str,
+        bytes: u64,
+    ) -> Result<impl Iterator<Item = Result<LogEntry>> + use<>> {
         let lines = self
             .dir
             .lines_back(&log_path(channel), Floor::Last(bytes))?;
-        for line in lines.into_iter().flatten() {
-            entries.extend(LogEntry::parse(&line?));
-        }
-        entries.reverse();
-        Ok(entries)
+        let parse = |line: Result<Vec<u8>>| line.map(|line| LogEntry::parse(&line)).transpose();
+        Ok(lines.into_iter().flatten().filter_map(parse))
     }
 }
 
@@ -519,11 +529,11 @@ mod tests {
             scratch.write("C1/log.jsonl", &whole[..len]);
             log(&store, &[entry("3.000001", "three")]);
             let tail = store.log_tail("C1", TAIL_BYTES).unwrap();
-            let texts: Vec<&str> = tail.iter().map(|entry| entry.text.as_str()).collect();
+            let texts: Vec<String> = tail.map(|entry| entry.unwrap().text).collect();
             let want = if len + 1 < whole.len() {
-                &["one", "three"][..]
+                &["three", "one"][..]
             } else {
-                &["one", "two", "three"]
+                &["three", "two", "one"]
             };
             assert_eq!(texts, want, "cut at {len}");
         }

@@ -64,10 +64,10 @@ impl Store {
     }
 
     /// Stores what the model is about to be sent, for whoever debugs a prompt.
-    pub(crate) fn last_prompt(&self, channel: &str, json: &str) -> Result<()> {
+    pub(crate) fn last_prompt(&self, channel: &str, json: &[String]) -> Result<()> {
         self.make_channel(channel)?;
         let path = format!("{channel}/last_prompt.jsonl");
-        self.dir.replace_unsynced(&path, json.as_bytes())
+        self.dir.replace_unsynced(&path, json)
     }
 
     pub(crate) fn channels(&self) -> Result<Vec<String>> {

@@ -83,7 +83,8 @@ impl WayBack {
     /// Goes on to the parent of the entry; false when the path ends at this entry.
     fn pass(&mut self, step: &BranchStep) -> bool {
         let mut is_last = step.parent.is_none() || self.kept.as_ref() == Some(&step.id);
-        if let (None, Some((_, first))) = (&self.kept, &step.compaction) {
+        let compaction = step.compaction.as_deref();
+        if let (None, Some((_, first))) = (&self.kept, compaction) {
             is_last |= *first == step.id || first.is_empty();
             self.kept = Some(first.clone());
         }
@@ -100,7 +101,7 @@ pub(super) struct BranchStep {
     pub(super) ts: Option<String>,
     pub(super) message: Option<Message>,
     /// A compaction, and the id of the first entry that it keeps.
-    pub(super) compaction: Option<(Compaction, String)>,
+    pub(super) compaction: Option<Box<(Compaction, String)>>,
     /// The entry is a shortened copy of a message that a compaction keeps.
     pub(super) is_copy: bool,
 }
@@ -331,7 +332,7 @@ impl BranchStep {
                 read_files: paths("readFiles"),
                 modified_files: paths("modifiedFiles"),
             };
-            (compaction, text("firstKeptEntryId"))
+            Box::new((compaction, text("firstKeptEntryId")))
         });
         BranchStep {
             id: text("id"),

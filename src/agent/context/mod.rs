@@ -32,6 +32,8 @@ use crate::store::{self, LogEntry, Store};
 const SYNC_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of text that one sync appends at most: about 1,500 messages, 2 MB of memory.
 const SYNC_TEXT_MAX: u64 = 128 << 10;
+/// Messages that one write of a sync appends.
+const SYNC_BATCH: usize = 50;
 const OLDER: &str =
     "(More was said here before that; it is not shown, and stands in this channel's log.jsonl.)";
 
@@ -175,10 +177,13 @@ impl Context {
         }
         sort::by(&mut found, &|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         let found = found.into_iter();
-        let messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
+        let mut messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
         // These messages came before the run, although it has begun.
         let is_before = self.run.start == self.messages.len();
-        self.append_all(messages.collect())?;
+        // A few at a time: what is written and what is kept must not be in memory twice.
+        while messages.len() > 0 {
+            self.append_all(messages.by_ref().take(SYNC_BATCH).collect())?;
+        }
         if is_before {
             self.start_run();
         }
@@ -330,9 +335,9 @@ impl Context {
         Ok(())
     }
 
-    /// The messages as a JSON array, in the session file's format, without the images' data.
-    pub(crate) fn messages_json(&self) -> String {
-        let write = |message: &Message| {
+    /// Each message as JSON, in the session file's format, without the images' data.
+    pub(crate) fn messages_json(&self) -> impl Iterator<Item = String> {
+        self.messages.iter().map(|message| {
             let mut message = message.clone();
             if let Message::User { content, .. } | Message::ToolResult(ToolResult { content, .. }) =
                 &mut message
@@ -344,8 +349,7 @@ impl Context {
                 }
             }
             session::write(&message)
-        };
-        json::array(self.messages.iter().map(write))
+        })
     }
 
     /// Index in `messages` of this run's first message.
@@ -414,7 +418,7 @@ impl Context {
         let mut kept = 0;
         if let Some(at) = compacted {
             let step = steps.remove(at);
-            if let Some((compaction, first)) = step.compaction {
+            if let Some((compaction, first)) = step.compaction.map(|boxed| *boxed) {
                 let from = steps[..at].iter().position(|step| step.id == first);
                 let from = from.unwrap_or(at);
                 kept = at - from;
@@ -728,7 +732,8 @@ pub(crate) mod tests {
         let loaded = Context::load(&store, "C1").unwrap();
         assert_eq!(loaded.messages(), context.messages());
         assert_eq!(loaded.tokens(), context.tokens());
-        assert!(loaded.messages_json().contains("(4 bytes of base64)"));
+        let written: String = loaded.messages_json().collect();
+        assert!(written.contains("(4 bytes of base64)"));
         let file = scratch.read(FILE);
         let lines = file.lines().map(serde_json::from_str);
         let lines: Vec<Value> = lines.collect::<std::result::Result<_, _>>().unwrap();

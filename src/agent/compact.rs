@@ -10,7 +10,6 @@ use crate::agent::run::text_of;
 use crate::agent::settings::Settings;
 use crate::base::error::{Error, Result};
 use crate::base::json;
-use crate::base::sort;
 use crate::base::stop::Stop;
 use crate::base::text;
 use crate::base::time;
@@ -387,8 +386,8 @@ fn files(old: &[Message], previous: Option<&Compaction>) -> (Vec<String>, Vec<St
             .for_each(|path| insert(&mut modified, path));
     }
     read.retain(|path| !modified.contains(path));
-    sort::ascending(&mut read);
-    sort::ascending(&mut modified);
+    read.sort_unstable();
+    modified.sort_unstable();
     (read, modified)
 }
 

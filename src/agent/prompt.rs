@@ -9,7 +9,6 @@
 //! into its newest user message, as a block of its own: `note`.
 
 use crate::agent::skills::Skill;
-use crate::base::sort;
 use crate::base::text::{self, one_line};
 use crate::base::time;
 use crate::host::sandbox::Sandbox;
@@ -193,7 +192,7 @@ fn identity(out: &mut String, facts: &Facts<'_>) {
 
 fn list_people(out: &mut String, people: &[Person], directory: &str) {
     let mut people: Vec<&Person> = people.iter().collect();
-    sort::ascending(&mut people);
+    people.sort_unstable();
     people.dedup();
     out.push_str("\nPeople of this channel (id, handle, name):\n");
     for person in people.iter().take(PEOPLE_MAX) {

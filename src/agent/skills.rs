@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use crate::base::sort;
 use crate::base::text::{self, cut, one_line};
 use crate::store::dir::{Dir, Kind};
 
@@ -51,7 +50,7 @@ pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
         warnings,
         ..
     } = search;
-    sort::by(&mut skills, &|a, b| a.name.cmp(&b.name));
+    skills.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     (skills, warnings)
 }
 

@@ -13,7 +13,6 @@ pub(crate) mod json;
 pub(crate) mod log;
 pub(crate) mod random;
 pub(crate) mod secret;
-pub(crate) mod sort;
 pub(crate) mod stop;
 pub(crate) mod text;
 pub(crate) mod time;

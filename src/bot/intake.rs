@@ -12,7 +12,6 @@ use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::secret;
-use crate::base::sort;
 use crate::base::text;
 use crate::base::time;
 use crate::events::{Outside, Uptake};
@@ -375,7 +374,7 @@ impl Intake {
         let people = messages.filter(|message| is_person(message));
         let new = people.map(|message| message.user.as_str());
         let mut new: Vec<&str> = new.filter(|id| names.is_new(id)).collect();
-        sort::ascending(&mut new);
+        new.sort_unstable();
         new.dedup();
         new
     }

@@ -12,7 +12,6 @@ use crate::agent::run::{Job, Outcome, Update};
 use crate::agent::{Conversation, Session};
 use crate::base::error::{Error, Result};
 use crate::base::log;
-use crate::base::sort;
 use crate::base::stop::{Cause, Stop};
 use crate::base::text;
 use crate::base::time;
@@ -438,7 +437,7 @@ fn people(services: &Services, job: &Job) -> Vec<Person> {
         .unwrap_or_default();
     ids.extend(job.requests.iter().map(|request| request.user.clone()));
     ids.retain(|id| is_user_id(id));
-    sort::ascending(&mut ids);
+    ids.sort_unstable();
     ids.dedup();
     let known = ids.into_iter().take(PEOPLE_MAX).filter_map(|id| {
         let user = services.names.user(&id)?;

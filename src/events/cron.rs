@@ -12,7 +12,6 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{self, AmbiguousOffset, Offset, TimeZone};
 
-use crate::base::sort;
 use crate::base::time;
 
 /// Longer schedules are not read. Characters.
@@ -171,7 +170,7 @@ pub(crate) fn zone_of(name: &str) -> Result<TimeZone, String> {
     let mut names: Vec<String> = names
         .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
         .collect();
-    sort::ascending(&mut names);
+    names.sort_unstable();
     if names.len() < 2 {
         return Err("this host has no time zones: install tzdata".to_owned());
     }

@@ -21,7 +21,6 @@ use rustix::fs::inotify::ReadFlags;
 use crate::agent::run::Job;
 use crate::base::error::Result;
 use crate::base::log;
-use crate::base::sort;
 use crate::base::text::one_line;
 use crate::base::time;
 use crate::events::cron::Schedule;
@@ -166,7 +165,7 @@ impl Events {
         let mut out: Vec<(String, i64)> = ours
             .filter_map(|(name, file)| Some((name.clone(), file.due_ms()?)))
             .collect();
-        sort::by(&mut out, &|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        out.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         out
     }
 
@@ -239,7 +238,7 @@ impl Events {
                 "events/ has more than {ENTRIES_MAX} files, the rest is ignored"
             );
         }
-        sort::by(&mut changed, &|a, b| a.0.cmp(&b.0));
+        changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(changed)
     }
 
@@ -351,7 +350,7 @@ impl EventsState {
             }
             out.push((due_ms, name.clone()));
         }
-        sort::ascending(&mut out);
+        out.sort_unstable();
         out
     }
 

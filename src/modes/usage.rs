@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::base::error::{Error, Result};
 use crate::base::json;
 use crate::base::log;
-use crate::base::sort;
 use crate::base::text;
 use crate::base::time;
 use crate::slack::users::DIRECTORY_FILE;
@@ -142,7 +141,7 @@ fn day(ms: i64) -> String {
 /// The rows in order: days by date, all others by cost, the most expensive first.
 fn sorted(title: &str, rows: UsageTable) -> Vec<(String, UsageSum)> {
     let mut rows: Vec<(String, UsageSum)> = rows.into_iter().collect();
-    sort::by(&mut rows, &|(name_a, a), (name_b, b)| {
+    rows.sort_unstable_by(|(name_a, a), (name_b, b)| {
         let cost = b.cost.total_cmp(&a.cost);
         let dearest = match title {
             "Day" => Ordering::Equal,

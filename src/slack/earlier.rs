@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::blocks;
 use super::web::{PAGE, PostContent, SlackResult, Web};
 use crate::base::json;
-use crate::base::sort;
 use crate::base::time;
 
 /// Name in the metadata for the first message of a run, or the answer to a command.
@@ -97,7 +96,7 @@ pub(crate) fn earlier_posts(
             }
         }
     }
-    sort::ascending(&mut earlier.detail_ts);
+    earlier.detail_ts.sort_unstable();
     Ok(earlier)
 }
 

@@ -17,7 +17,6 @@ use super::web::{Failure, PostContent, SlackResult, Urgency};
 use crate::agent::run::Outcome;
 use crate::base::error::{Error, Result};
 use crate::base::log;
-use crate::base::sort;
 use crate::base::stop::Cause;
 use crate::base::text;
 
@@ -214,7 +213,7 @@ impl Display {
                 .chain(&earlier.question_ts)
                 .cloned(),
         );
-        sort::ascending(&mut replies);
+        replies.sort_unstable();
         for ts in replies.iter().rev() {
             self.delete(ts, Urgency::Must)?;
         }

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
-use crate::base::sort;
 use crate::base::stop::Stop;
 use crate::store::history::Gap;
 
@@ -113,7 +112,7 @@ impl Missed<'_> {
             }
         }
         self.replies(channel, gap, &mut messages)?;
-        sort::by(&mut messages, &|a, b| ts_of(a).cmp(ts_of(b)));
+        messages.sort_unstable_by(|a, b| ts_of(a).cmp(ts_of(b)));
         messages.dedup_by(|a, b| ts_of(a) == ts_of(b));
         self.stop.check()?;
         let answered = match gap {

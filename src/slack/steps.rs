@@ -11,7 +11,6 @@ use super::blocks::{self, SentAs, StepStatus, words};
 use super::markdown::{self, TEXT_UNITS_MAX};
 use super::web::PostContent;
 use crate::agent::run::{ToolReport, ToolStep, Update};
-use crate::base::sort;
 use crate::base::text;
 
 /// What goes on while the model works.
@@ -289,7 +288,8 @@ impl Progress {
         }
         let mut all = Vec::new();
         for (number, page) in pages.iter_mut().enumerate() {
-            sort::by(&mut page.steps, &|a, b| a.call.number.cmp(&b.call.number));
+            page.steps
+                .sort_unstable_by(|a, b| a.call.number.cmp(&b.call.number));
             all.push(DetailsPage {
                 number,
                 steps: page.steps.iter().map(|step| step.call.number).collect(),

@@ -17,7 +17,6 @@ use rustix::io::Errno;
 
 use crate::base::error::{Error, Result};
 use crate::base::log;
-use crate::base::sort;
 use crate::base::time;
 use crate::store::lines::{Appended, Floor, LinesBack};
 use crate::store::lock::Lock;
@@ -370,7 +369,7 @@ impl Dir {
             });
             out.len() < max
         })?;
-        sort::by(&mut out, &|a, b| a.name.cmp(&b.name));
+        out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(out))
     }
 

@@ -9,7 +9,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::base::bounded::Bounded;
 use crate::base::error::{Error, Result};
 use crate::base::json;
-use crate::base::sort;
 use crate::base::time;
 use crate::store::Store;
 use crate::store::ledger::LedgerRequest;
@@ -118,7 +117,7 @@ impl Store {
     ) -> Vec<(String, Error)> {
         let all = entries.iter().chain(heard);
         let mut channels: Vec<&str> = all.map(|(channel, _)| &**channel).collect();
-        sort::ascending(&mut channels);
+        channels.sort_unstable();
         channels.dedup();
         let batch = |channel: &str| LogBatch {
             channel: channel.to_owned(),

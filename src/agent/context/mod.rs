@@ -20,7 +20,6 @@ use crate::base::command::Command;
 use crate::base::error::Result;
 use crate::base::json;
 use crate::base::secret;
-use crate::base::sort;
 use crate::base::time;
 use crate::llm::{Block, Content, Message, Model, StopReason, ToolResult, Usage};
 use crate::store::dir::Dir;
@@ -175,7 +174,7 @@ impl Context {
             let first_ms = found.last().map_or_else(time::now_ms, |(ms, ..)| *ms);
             found.push((first_ms, OLDER.to_owned(), String::new()));
         }
-        sort::by(&mut found, &|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+        found.sort_unstable_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         let found = found.into_iter();
         let mut messages = found.map(|(ms, text, ts)| (Message::user(text, ms), ts));
         // These messages came before the run, although it has begun.

@@ -45,17 +45,12 @@ pub(crate) fn load(dir: &Dir, channel: &str) -> (Vec<Skill>, Vec<String>) {
     for root in [format!("{channel}/skills"), "skills".to_owned()] {
         search.below(&root);
     }
-    let SkillSearch {
-        mut skills,
-        warnings,
-        ..
-    } = search;
-    skills.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    (skills, warnings)
+    (search.skills, search.warnings)
 }
 
 struct SkillSearch<'a> {
     dir: &'a Dir,
+    /// By name.
     skills: Vec<Skill>,
     warnings: Vec<String>,
 }
@@ -122,7 +117,11 @@ impl SkillSearch<'_> {
         };
         match skill {
             Ok(skill) if self.skills.iter().any(|known| known.name == skill.name) => {}
-            Ok(skill) => self.skills.push(skill),
+            Ok(skill) => {
+                let before = |known: &Skill| known.name < skill.name;
+                let at = self.skills.partition_point(before);
+                self.skills.insert(at, skill);
+            }
             Err(why) => self
                 .warnings
                 .push(format!("{path}: not used as a skill: {why}")),

@@ -170,7 +170,7 @@ fn status_lines(services: &Services, queue: &Queue, channel: &str) -> Vec<String
     if scheduled.is_empty() {
         lines.push("Scheduled: nothing".to_owned());
     }
-    for (name, due_ms) in scheduled.iter().take(SCHEDULED_MAX) {
+    for (due_ms, name) in scheduled.iter().take(SCHEDULED_MAX) {
         let due = time::prompt_stamp(*due_ms);
         lines.push(format!("Scheduled: {name} at {due}"));
     }

@@ -157,15 +157,15 @@ impl Events {
         self.0.state.lock().unwrap()
     }
 
-    /// Events scheduled in a channel: file name and due time in milliseconds, soonest first.
-    pub(crate) fn scheduled(&self, channel: &str) -> Vec<(String, i64)> {
+    /// Events scheduled in a channel: due time in milliseconds and file name, soonest first.
+    pub(crate) fn scheduled(&self, channel: &str) -> Vec<(i64, String)> {
         let state = self.state();
         let files = state.files.iter();
         let ours = files.filter(|(_, file)| file.channel == channel);
-        let mut out: Vec<(String, i64)> = ours
-            .filter_map(|(name, file)| Some((name.clone(), file.due_ms()?)))
+        let mut out: Vec<(i64, String)> = ours
+            .filter_map(|(name, file)| Some((file.due_ms()?, name.clone())))
             .collect();
-        out.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        out.sort_unstable();
         out
     }
 

@@ -644,7 +644,7 @@ mod tests {
             world.fire(START + HOUR),
             ["[EVENT:p.json:periodic:0 * * * *] do it"]
         );
-        let next = |world: &World| (world.events.scheduled("C1")[0].1 - START) / HOUR;
+        let next = |world: &World| (world.events.scheduled("C1")[0].0 - START) / HOUR;
         assert_eq!(next(&world), 2);
         // Back by half an hour: the same hour does not come twice.
         world.events.state().clock_was_set(START + HOUR / 2);

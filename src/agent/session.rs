@@ -297,7 +297,7 @@ pub(crate) fn from_version_1(text: &str) -> String {
                 entry["firstKeptEntryId"] = id(kept);
             }
         }
-        out.push_str(&json::text(&entry));
+        out.push_str(&json::text(entry));
         out.push('\n');
     }
     out

@@ -197,7 +197,7 @@ fn open(draft: &mut ReplyDraft<'_>, index: &Value, block: &Value) -> Result<()> 
         "tool_use" => reply::call(field("id"), field("name")),
         _ => return Ok(()),
     };
-    draft.grow(json::text(&block).len())?;
+    draft.grow(json::text(block).len())?;
     draft.open(index, opened)?;
     if kind == "text" {
         draft.add(index, PieceKind::Text, field("text"))?;

@@ -288,8 +288,7 @@ impl Progress {
         }
         let mut all = Vec::new();
         for (number, page) in pages.iter_mut().enumerate() {
-            page.steps
-                .sort_unstable_by(|a, b| a.call.number.cmp(&b.call.number));
+            page.steps.sort_unstable_by_key(|step| step.call.number);
             all.push(DetailsPage {
                 number,
                 steps: page.steps.iter().map(|step| step.call.number).collect(),

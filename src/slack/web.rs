@@ -55,7 +55,7 @@ impl PostContent {
     /// `text` replaces the blocks in notifications and for screen readers.
     pub(crate) fn blocks(text: &str, blocks: &Value) -> PostContent {
         PostContent {
-            blocks: Some(json::text(&blocks)),
+            blocks: Some(json::text(blocks)),
             ..PostContent::plain(text)
         }
     }

@@ -287,8 +287,7 @@ impl Progress {
             page.notes.push(note);
         }
         let mut all = Vec::new();
-        for (number, page) in pages.iter_mut().enumerate() {
-            page.steps.sort_unstable_by_key(|step| step.call.number);
+        for (number, page) in pages.iter().enumerate() {
             all.push(DetailsPage {
                 number,
                 steps: page.steps.iter().map(|step| step.call.number).collect(),
@@ -333,6 +332,7 @@ pub(super) struct DetailsPage {
 /// The content of one details message.
 #[derive(Default)]
 struct Page<'a> {
+    /// By number.
     steps: Vec<&'a Step>,
     notes: Vec<&'a str>,
     weight: usize,
@@ -360,7 +360,9 @@ fn page_for<'p, 'a>(
 impl<'a> Page<'a> {
     fn add(&mut self, step: &'a Step, sent_as: SentAs) {
         self.weight += step.weight(sent_as);
-        self.steps.push(step);
+        let before = |other: &&Step| other.call.number < step.call.number;
+        let at = self.steps.partition_point(before);
+        self.steps.insert(at, step);
     }
 
     fn content(&self, sent_as: SentAs) -> PostContent {

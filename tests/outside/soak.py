@@ -292,14 +292,16 @@ def everything(stage):
 
 
 def clocks(stage, _count, _chance):
-    """The host's clock jumps a day ahead and back again, while mom runs and while she doesn't."""
+    """The host's clock jumps almost a day ahead, and a day back, while mom runs and while she doesn't."""
     stage.fake_clock()
     if not stage.clock:
         print("skipped: libfaketime is not there (apt install faketime)")
         return []
     stage.start()
     faults = everything(stage)
-    for jump in ["+86400", "+0", "-86400", "+0"]:
+    # Not the whole day ahead: a request more than 24 hours old that had not begun when mom was
+    # killed is rightly not answered any more.
+    for jump in ["+82800", "+0", "-86400", "+0"]:
         stage.clock.write_text(jump)
         day = time.strftime("%Y-%m-%d ", time.localtime(time.time() + int(jump)))
         faults += [f"at {jump} s: {fault}" for fault in everything(stage)]
